@@ -18,9 +18,11 @@ export interface Plane {
 
 /** Scales or offsets: a factor, times an integer per group if there are several groups. */
 export interface BlockScales {
-  /** The byte of the factor: an f16, or the exponent of a power of two. */
+  /** The byte of the factor: an f16, an f32, or the exponent of a power of two. */
   readonly at: number;
-  readonly factor: "f16" | "e8m0";
+  readonly factor: "f16" | "f32" | "e8m0";
+  /** Bytes between the factors of two groups. Absent: there is one factor. */
+  readonly apart?: number;
   /** Integers, less `above`. `six`: the scales (0) or minimums (1) of six bits in twelve bytes. */
   readonly integers?:
     | { readonly planes: readonly Plane[]; readonly above: number }
@@ -30,7 +32,7 @@ export interface BlockScales {
 /** A block. */
 export interface Block {
   /** Elements per block, and bytes. */
-  readonly elements: 32 | 256;
+  readonly elements: 32 | 64 | 256;
   readonly bytes: number;
   readonly element: PackedElementName;
   /** Elements per scale. */
@@ -267,31 +269,52 @@ export function blockDecoder(
   };
 }
 
-function scalesReader(
+/** The scales or offsets of a file. */
+export interface ScalesReader {
+  /** The factor, with its sign. */
+  factor(block: Uint8Array): number;
+  /** Reads an integer per group, modulo 256: eight-bit integers are signed, smaller ones after `above` is subtracted. */
+  integers?(block: Uint8Array, to: Uint8Array): void;
+}
+
+/** A reader of the scales or offsets of `groups` groups. */
+export function readerOfScales(
   { at, factor, integers, negative }: NonNullable<Block["offsets"]>,
   groups: number,
-): (block: Uint8Array, to: Float32Array) => void {
+): ScalesReader {
   const sign = negative ? -1 : 1;
-  const factorOf = (block: Uint8Array) =>
-    sign * (factor === "f16" ? half(block, at) : 2 ** (block[at]! - 127));
-  if (integers === undefined) {
-    return (block, to) => {
-      to[0] = factorOf(block);
+  const reader: ScalesReader = {
+    factor: (block) =>
+      sign * (factor === "f16" ? half(block, at) : 2 ** (block[at]! - 127)),
+  };
+  if (integers === undefined) return reader;
+  if (!("six" in integers)) {
+    const planes = new Planes(integers.planes, groups);
+    return {
+      ...reader,
+      integers: (block, to) => planes.read(block, to, integers.above),
     };
   }
-  const numbers = new Uint8Array(groups);
-  const planes = "six" in integers
-    ? undefined
-    : new Planes(integers.planes, groups);
-  return (block, to) => {
-    if ("six" in integers) {
+  return {
+    ...reader,
+    integers: (block, to) => {
       const packed = block.subarray(integers.at, integers.at + 12);
       for (let i = 0; i < groups; i++) {
-        numbers[i] = sixBits(packed, i, integers.six);
+        to[i] = sixBits(packed, i, integers.six);
       }
-      // Eight-bit integers are signed, and so are smaller ones after the subtraction.
-    } else planes!.read(block, numbers, integers.above);
-    const value = factorOf(block);
+    },
+  };
+}
+
+function scalesReader(
+  part: NonNullable<Block["offsets"]>,
+  groups: number,
+): (block: Uint8Array, to: Float32Array) => void {
+  const reader = readerOfScales(part, groups);
+  const numbers = new Uint8Array(groups).fill(1);
+  return (block, to) => {
+    reader.integers?.(block, numbers);
+    const value = reader.factor(block);
     for (let i = 0; i < groups; i++) {
       to[i] = value * (numbers[i]! << 24 >> 24);
     }

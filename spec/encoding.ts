@@ -11,6 +11,7 @@ import {
   type Packing,
   PACKINGS,
   titleOf,
+  type WordsDType,
 } from "./packed.ts";
 import { type FileDType, STORED_BYTES, type StoredDType } from "./dtype.ts";
 
@@ -61,7 +62,7 @@ function packed(dtype: PackedDType): EncodingEntry {
   const { perWord, perScale, scale, block }: Packing = PACKINGS[dtype];
   if (block) {
     return {
-      title: () => titleOf(dtype as BlockName),
+      title: () => titleOf(dtype as BlockName | WordsDType),
       bytes: ({ rows, columns }) =>
         rows * groups(columns, block.elements) * block.bytes,
     };

@@ -6,6 +6,7 @@
 
 import { type Block, type BlockName, BLOCKS } from "./blocks.ts";
 import type { FileDType } from "./dtype.ts";
+import { inWords } from "./word_blocks.ts";
 
 /** An element kind. */
 export interface PackedElement {
@@ -95,6 +96,8 @@ export interface Packing {
   };
   /** Elements, scales and offsets are in the blocks of GGUF files, in one tensor. Only for quantized activations. */
   readonly block?: Block;
+  /** Blocks are rearranged: words, of adjacent columns unless rows are complete. */
+  readonly inWords?: true;
   /** Layout in safetensors files that kernels can read. Absent: it is read from other layouts. */
   readonly file?: {
     /** The dtype of elements. */
@@ -153,8 +156,18 @@ export function groupedDType(
   return `${element}x${group}`;
 }
 
+/** Blocks that are rearranged for kernels that load words. The others have bytes of scales or elements anyway. */
+export type WordsDType = `${Exclude<
+  BlockName,
+  "q8_0" | "mxfp4_block"
+>}_words`;
+
 /** A name in the table. */
-export type PackedDType = keyof typeof FILED | GroupedDType | BlockName;
+export type PackedDType =
+  | keyof typeof FILED
+  | GroupedDType
+  | BlockName
+  | WordsDType;
 
 /** Tensor name suffixes of a parameter with an element kind. */
 function namesOf(element: PackedElementName): Packing["names"] {
@@ -179,34 +192,47 @@ function grouped(element: PackedElementName, perScale: GroupSize): Packing {
 }
 
 /** Rows of blocks. */
-function inBlocks(name: BlockName): Packing {
-  const { element, group } = BLOCKS[name];
+function inBlocks(name: BlockName | WordsDType, block: Block): Packing {
   const elements = `:${name}`;
   return {
     title: `blocks of ${titleOf(name)}`,
-    element,
+    element: block.element,
     perWord: 4,
-    perScale: group,
+    perScale: block.group,
     scale: "f32",
     names: { elements, scales: elements },
-    block: BLOCKS[name],
+    block,
   };
 }
 
 /** Name of a block in GGUF files: `Q4_K`. */
-export function titleOf(name: BlockName): string {
-  return name.replace("_block", "").toUpperCase();
+export function titleOf(name: BlockName | WordsDType): string {
+  return name.replace(/_block|_words/, "").toUpperCase();
 }
 
 /** The encodings of blocks. */
 export const BLOCK_DTYPES = Object.keys(BLOCKS) as readonly BlockName[];
 
+/** The encodings of rearranged blocks, with the blocks of files. */
+const WORDS = BLOCK_DTYPES
+  .filter((name) => name !== "q8_0" && name !== "mxfp4_block")
+  .map((name) => [`${name}_words`, name] as const);
+
+/** The encodings of rearranged blocks. */
+export const WORDS_DTYPES: readonly WordsDType[] = WORDS.map(([name]) => name);
+
 /** The encodings. */
 export const PACKINGS: { readonly [D in PackedDType]: Packing } = {
   ...FILED,
   ...Object.fromEntries(
-    BLOCK_DTYPES.map((name) => [name, inBlocks(name)]),
+    BLOCK_DTYPES.map((name) => [name, inBlocks(name, BLOCKS[name])]),
   ) as { readonly [N in BlockName]: Packing },
+  ...Object.fromEntries(
+    WORDS.map(([name, file]) => [name, {
+      ...inBlocks(name, inWords(BLOCKS[file])),
+      inWords: true,
+    }]),
+  ) as { readonly [N in WordsDType]: Packing },
   ...Object.fromEntries(
     (Object.keys(PACKED_ELEMENTS) as PackedElementName[]).flatMap((element) =>
       GROUP_SIZES.filter((size) => size >= 32 / PACKED_ELEMENTS[element].bits)
@@ -239,6 +265,17 @@ export function packedDTypeOf(
     ? 32
     : widest;
   return size && groupedDType(element, size);
+}
+
+/** The encoding of a matrix in blocks for kernels that load words. Undefined: there is none. */
+export function wordsDType(
+  name: BlockName,
+  columns: number,
+): WordsDType | undefined {
+  const found = WORDS.find(([, file]) => file === name)?.[0];
+  return found && columns % PACKINGS[found].block!.elements === 0
+    ? found
+    : undefined;
 }
 
 /** The encoding of a matrix in blocks for devices and ranks that cannot read them. Undefined: f32. */
@@ -312,10 +349,16 @@ export function plannedParts(
     });
   }
   for (const name of names) {
-    const block = BLOCK_DTYPES.find((block) => name.endsWith(`:${block}`));
-    if (block !== undefined) {
-      const { elements, bytes } = BLOCKS[block];
-      parts.set(name, { title: titleOf(block), perWord: elements / bytes });
+    const dtype = [...BLOCK_DTYPES, ...WORDS_DTYPES].find((dtype) =>
+      name.endsWith(`:${dtype}`)
+    );
+    if (dtype !== undefined) {
+      const { block, inWords }: Packing = PACKINGS[dtype];
+      const { elements, bytes } = block!;
+      parts.set(name, {
+        title: titleOf(dtype),
+        perWord: elements / bytes * (inWords ? 4 : 1),
+      });
     }
     const [, title, rest] = /:([a-z]+\d)(_[a-z]+)?$/.exec(name) ?? [];
     if (title === undefined || !Object.hasOwn(PACKED_ELEMENTS, title)) continue;

@@ -116,39 +116,74 @@ function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
     ${rowsFrom(o, rows)}
     ${
     operands.flatMap(sumsOf).map((sums) => {
-      const { weight, columns } = sums;
-      const { sumOf } = weight;
-      const inPart = o.k / sumOf / parts;
+      const { columns } = sums;
+      const inPart = o.k / sums.weight.sumOf / parts;
+      const run = runOf(sums.weight, inPart);
+      const weight: BytesOperand = run > 0 && sums.weight.block!.sums > 1
+        ? { ...sums.weight, inRun: true }
+        : sums.weight;
+      const { i, together } = weight;
       const scales = scalesOfPart(o, sums, inPart);
+      const added = (before: KernelText) =>
+        addSums(o, { ...sums, weight }, {
+          n: wgsl`n`,
+          before,
+          codes: (word, part) => codeWord(weight, word, part),
+          words: wgsl`${
+            columns.map((c) =>
+              letBytes(o, weight, { c, sum: wgsl`n`, word: wgsl`word` })
+            )
+          }`,
+          factors: (part, at) =>
+            scales?.of(part, at) ??
+              wgsl`${
+                columns.map((c) => factorAt(o, weight, { ...at, c, part }))
+              }`,
+        });
+      const inBlock = (n: KernelText) =>
+        added(letBlocks(o, weight, { columns, sum: n }));
+      const loop = weight.inRun
+        ? wgsl`
+          for (var run = first_sum; run < first_sum + ${inPart}; run += ${run}) {
+            ${letBlocks(o, weight, { columns, sum: wgsl`run`, run: true })}
+            for (var s = 0u; s < ${run}; s += ${together}) {
+              let n = run + s;
+              ${added(wgsl`let in_block${i} = run_in_block${i} + s;`)}
+            }
+          }`
+        : run > 0
+        ? wgsl`
+          for (var s = 0u; s < ${inPart}; s += ${together}) {
+            let n = first_sum + s;
+            ${inBlock(wgsl`n`)}
+          }`
+        : wgsl`
+          for (var n = first_sum; n < first_sum + ${inPart}; n += ${together}) {
+            ${inBlock(wgsl`n`)}
+          }`;
       return addedParts(
         parts,
         registersOf("part", sums),
         wgsl`
           let first_sum = part_number * ${inPart};
           ${scales?.load}
-          for (var n = first_sum; n < first_sum + ${inPart}; n += ${weight.together}) {
-            ${
-          addSums(o, sums, {
-            n: wgsl`n`,
-            before: letBlocks(o, weight, { columns, sum: wgsl`n` }),
-            codes: (word, part) => codeWord(weight, word, part),
-            words: wgsl`${
-              columns.map((c) =>
-                letBytes(o, weight, { c, sum: wgsl`n`, word: wgsl`word` })
-              )
-            }`,
-            factors: (part, at) =>
-              scales?.of(part, at) ??
-                wgsl`${
-                  columns.map((c) => factorAt(o, weight, { ...at, c, part }))
-                }`,
-          })
-        }
-          }`,
+          ${loop}`,
       );
     })
   }
     ${finishAll(o, rows)}`;
+}
+
+/** Minimum sums of a run for a loop of their own. */
+const MIN_RUN = 2;
+
+/** Sums of a part whose loads have indices linear in their number. 0: runs are too short, or do not divide the part. */
+function runOf({ block }: BytesOperand, inPart: number): number {
+  if (block?.unit !== 4) return 0;
+  const { run } = block.codes;
+  if (block.sums === 1) return inPart;
+  const sums = inPart % run === 0 ? run : run % inPart === 0 ? inPart : 0;
+  return sums < MIN_RUN ? 0 : sums;
 }
 
 /** What is loaded before a part of a sum, and the factors of its sums. */

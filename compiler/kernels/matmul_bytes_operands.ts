@@ -91,6 +91,8 @@ export interface BytesOperand extends BytesWeight {
   /** Whether sums have offsets. */
   readonly hasOffsets: boolean;
   readonly block: BlockOperand | undefined;
+  /** Whether the run of a sum is declared. Default: no. */
+  readonly inRun?: true;
   /** The bytes of a stored word outside of blocks, part by part. */
   bytesOf(stored: KernelText): readonly KernelText[];
 }
@@ -101,6 +103,9 @@ interface BlockOperand {
   readonly codes: BlockWords;
   /** Sums of a block. */
   readonly sums: number;
+  /** Bytes of the units in which it is stored, bytes or words, and units between two of them. */
+  readonly unit: 1 | 4;
+  readonly stride: number;
 }
 
 /** The form of quantized rows that a weight requires. */
@@ -141,7 +146,13 @@ export function operandsOf(
         ? layout.offsets !== undefined
         : weight.offsets !== undefined,
       block: layout && codes &&
-        { layout, codes, sums: layout.elements / sumOf },
+        {
+          layout,
+          codes,
+          sums: layout.elements / sumOf,
+          unit: packing.inWords ? 4 : 1,
+          stride: weight.inside === "k" ? 1 : options.columns,
+        },
       bytesOf: bytes.of,
     };
   });
@@ -221,22 +232,28 @@ export function codeWord(
     : wgsl`(${word} + ${part * words})`;
 }
 
-/** Declares the block of a sum in each column, if the weight has blocks. */
+/** Declares the block of a sum in each column, if the weight has blocks. `run`: the first sum of its run is declared. */
 export function letBlocks(
   o: BytesMatmulOptions,
   weight: BytesOperand,
-  { columns, sum }: {
+  { columns, sum, run = false }: {
     readonly columns: readonly number[];
     readonly sum: KernelText;
+    readonly run?: boolean;
   },
 ): KernelText {
   const { i, block } = weight;
   if (!block) return wgsl``;
-  const { layout: { bytes, elements }, sums } = block;
-  const each = o.k / elements * bytes;
-  const n = wgsl`${sums === 1 ? sum : wgsl`${sum} / ${sums}`} * ${bytes}`;
+  const { layout: { bytes, elements }, sums, unit } = block;
+  const each = o.k / elements * bytes / unit;
+  const n = wgsl`${sums === 1 ? sum : wgsl`${sum} / ${sums}`} * ${
+    bytes / unit
+  }`;
   return wgsl`
-    ${sums > 1 && wgsl`let in_block${i} = ${sum} % ${sums};`}
+    ${
+    sums > 1 &&
+    wgsl`let ${run ? `run_in_block${i}` : `in_block${i}`} = ${sum} % ${sums};`
+  }
     ${
     columns.map((c) =>
       wgsl`let block_at${i}[${c}] = ${indexOf(o, weight, { each, c, n })};`
@@ -245,13 +262,16 @@ export function letBlocks(
 }
 
 function blockAt(
-  { i, block, binding }: BytesOperand,
+  { i, block, binding, inRun }: BytesOperand,
   c: number,
   next = 0,
 ): InBlock {
+  const { unit, stride } = block!;
   return {
     binding,
     from: wgsl`block_at${i}[${c}]`,
+    ...unit === 4 ? { stride } : {},
+    ...inRun ? { first: wgsl`run_in_block${i}` } : {},
     sum: block!.sums === 1
       ? wgsl`0u`
       : next === 0
@@ -308,8 +328,9 @@ export function factorAt(
   const { name, c, part } = at;
   const by = part === "scales" ? weight.step : 1;
   const scale = scaleAt(o, weight, at);
-  // f16 has no tiny numbers.
-  if (weight.block?.layout[part]?.factor === "f16") {
+  // f16 has no tiny numbers, also in 32 bits.
+  const { factor = "e8m0" } = weight.block?.layout[part] ?? {};
+  if (factor !== "e8m0") {
     return wgsl`let ${name}[${c}] = ${scale};`;
   }
   return wgsl`
@@ -327,6 +348,7 @@ function scaleAt(
     const found = blockAt(weight, c, next);
     return blockFactor(block.layout, block.layout[part]!, {
       ...found,
+      flushes: (o.arithmetic ?? "guarded") === "guarded",
       header: (word) =>
         header
           ? wgsl`${header.array}[${header.index(word)}]`

@@ -56,6 +56,7 @@ export function isByBlocks(o: BytesMatmul): boolean {
   return blocks >= lanes && words <= SHARED_WORDS &&
     operands.every((weight) =>
       weight.inside === "k" && weight.block?.sums === 1 &&
+      weight.block.unit === 1 &&
       !weight.hasOffsets && !hasHeader(weight) &&
       weight.left === first!.left
     );

@@ -13,6 +13,7 @@ import {
   type Packing,
   PACKINGS,
   repackedDType,
+  wordsDType,
 } from "../../spec/packed.ts";
 import type { FileSource, TensorEntry } from "../../runtime/mod.ts";
 
@@ -37,6 +38,8 @@ export interface StoredMatrix {
     readonly name: BlockName;
     readonly source: FileSource;
     readonly offset: number;
+    /** Reads the blocks of rows, rearranged in words. Throws DataError for non-finite values. */
+    words(begin: number, end: number): Promise<Uint8Array>;
   };
   /** Reads rows of a part: a byte per code, an f32 per scale or offset. Throws DataError for non-finite values. */
   read(
@@ -179,14 +182,15 @@ async function decodeRows(
   return values;
 }
 
-/** The bytes of blocks. */
+/** The bytes of blocks, and their words. */
 function blocksOf(
-  { param, rows, columns, of }: StoredMatrix,
-  { name, source, offset }: NonNullable<StoredMatrix["blocks"]>,
-): TensorEntry {
+  matrix: StoredMatrix,
+  { name, source, offset, words }: NonNullable<StoredMatrix["blocks"]>,
+): TensorEntry[] {
+  const { param, rows, columns, of } = matrix;
   const { elements, bytes } = BLOCKS[name];
   const shape = [rows, columns / elements, bytes];
-  return {
+  const filed = {
     name: param + PACKINGS[name].names.elements,
     dtype: "U8",
     shape,
@@ -195,6 +199,20 @@ function blocksOf(
     bytes: shape.reduce((n, size) => n * size, 1),
     of,
   };
+  const dtype = wordsDType(name, columns);
+  if (dtype === undefined) return [filed];
+  const { names, block }: Packing = PACKINGS[dtype];
+  const blocks = columns / block!.elements;
+  return [
+    filed,
+    computed(matrix, {
+      name: param + names.elements,
+      dtype: "U32",
+      rowShape: [blocks, block!.bytes / 4],
+      rowBytes: blocks * block!.bytes,
+      read: words,
+    }),
+  ];
 }
 
 /** The tensor names under which kernels and loaders find a matrix. */
@@ -207,11 +225,11 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
     rowBytes: 4 * columns,
     read: async (begin, end) => bytesOf(await decodeRows(matrix, begin, end)),
   });
-  const raw = blocks && blocksOf(matrix, blocks);
+  const raw = blocks ? blocksOf(matrix, blocks) : [];
   const packed = blocks
     ? repackedDType(blocks.name, columns)
     : packedDTypeOf(element, matrix);
-  if (packed === undefined) return raw ? [decoded, raw] : [decoded];
+  if (packed === undefined) return [decoded, ...raw];
   const { names, perWord, perScale: size = columns, scale }: Packing =
     PACKINGS[packed];
   const numbers = (part: "scales" | "offsets", ending: string) =>
@@ -249,7 +267,7 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
     });
   return [
     { ...decoded, packed: blocks?.name ?? packed },
-    ...raw ? [raw] : [],
+    ...raw,
     elements,
     numbers("scales", names.scales),
     ...names.offsets === undefined ? [] : [numbers("offsets", names.offsets)],

@@ -5,7 +5,9 @@ import { type FileSource, readExactly } from "../../runtime/file_source.ts";
 import { isAllowedScale } from "../../spec/activations.ts";
 import { DataError } from "../../spec/errors.ts";
 import { PACKED_ELEMENTS, type PackedElement } from "../../spec/packed.ts";
+import { BLOCKS } from "../../spec/blocks.ts";
 import { shown } from "../../spec/shown.ts";
+import { rearrangement } from "../../spec/word_blocks.ts";
 import { type Parts, type StoredMatrix, viewsOf } from "../encodings/matrix.ts";
 import type { TensorName } from "./architecture.ts";
 import { architectureOf } from "./architectures.ts";
@@ -220,12 +222,26 @@ function blockMatrix(
   const rowBytes = blocks * type.bytes;
   const { offset: hasOffset }: PackedElement = PACKED_ELEMENTS[type.element];
   const groups = type.elements / type.group;
-  const readAll = async (begin: number, end: number): Promise<Parts> => {
-    const raw = await readExactly(
+  const readRows = (begin: number, end: number) =>
+    readExactly(
       source,
       offset + begin * rowBytes,
       (end - begin) * rowBytes,
     );
+  const notFinite = () =>
+    new DataError(
+      `Cannot read tensor '${
+        shown(name)
+      }' of '${source.name}': a scale is not a finite number of at most 2^40. Get the file again`,
+    );
+  const rearranged = rearrangement(BLOCKS[type.block]);
+  const words = async (begin: number, end: number) => {
+    const found = rearranged(await readRows(begin, end));
+    if (found) return found;
+    throw notFinite();
+  };
+  const readAll = async (begin: number, end: number): Promise<Parts> => {
+    const raw = await readRows(begin, end);
     const count = (end - begin) * blocks;
     const codes = new Uint8Array(count * type.elements);
     const scales = new Float32Array(count * groups);
@@ -241,11 +257,7 @@ function blockMatrix(
       numbers.every(isAllowedScale)
     );
     if (finite) return { codes, scales, offsets };
-    throw new DataError(
-      `Cannot read tensor '${
-        shown(name)
-      }' of '${source.name}': a scale is not a finite number of at most 2^40. Get the file again`,
-    );
+    throw notFinite();
   };
   return {
     param,
@@ -254,7 +266,7 @@ function blockMatrix(
     columns,
     element: type.element,
     group: type.group,
-    blocks: { name: type.block, source, offset },
+    blocks: { name: type.block, source, offset, words },
     read: async (part, begin, end) => (await readAll(begin, end))[part],
     readAll,
   };

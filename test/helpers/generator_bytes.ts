@@ -46,7 +46,16 @@ const TILES: readonly MatmulTile[] = [
 ];
 
 export function* ofMatmulBytes(): Generator<Launch> {
-  for (const stored of ["int8x32", "int4x32", "mxfp4", "uint4x32"] as const) {
+  for (
+    const stored of [
+      "int8x32",
+      "int4x32",
+      "mxfp4",
+      "uint4x32",
+      "q4_0_words",
+      "q5_1_words",
+    ] as const
+  ) {
     for (const tile of TILES) {
       for (const columns of [4, 12]) {
         for (const rows of [0, 1, 3, 9]) {
@@ -74,7 +83,7 @@ function productLaunch(
   },
 ): Launch {
   const layout = quantizedLayoutOf(stored);
-  const { perWord, perScale = k, scale, names, block }: Packing =
+  const { perWord, perScale = k, scale, names, block, inWords }: Packing =
     PACKINGS[stored];
   const options = {
     name,
@@ -92,7 +101,7 @@ function productLaunch(
       binding: "weight",
       stored,
       scales: block ? "weight" : "scales",
-      ...block ? { inside: "k" as const } : {},
+      ...block && !inWords ? { inside: "k" as const } : {},
       ...names.offsets === undefined ? {} : { offsets: "offsets" },
       left: "left",
     }],

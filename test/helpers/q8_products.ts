@@ -34,6 +34,7 @@ import {
   PACKINGS,
 } from "../../spec/packed.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
+import { rearrangement } from "../../spec/word_blocks.ts";
 
 /** Numbers from a seed (xorshift). */
 function randomsFrom(seed: number): () => number {
@@ -83,7 +84,10 @@ function matrix(
 ): Matrix {
   const next = randomsFrom(seed);
   const packing: Packing = PACKINGS[stored];
-  if (packing.block) return inBlocks(stored as BlockName, { columns, k, next });
+  if (packing.block) {
+    const file = stored.replace("_words", "") as BlockName;
+    return { ...inBlocks(file, { columns, k, next }), stored };
+  }
   const { element, perScale = k, scale } = packing;
   const { bits, offset }: PackedElement = PACKED_ELEMENTS[element];
   const extreme = seed % 3 === 0;
@@ -163,12 +167,17 @@ function stored(
   { stored, codes, scales, offsets, columns, blocks }: Matrix,
   inside: "n" | "k",
 ): { readonly [part: string]: Uint32Array } {
+  const { perWord, scale, inWords: words }: Packing = PACKINGS[stored];
+  const order = <T extends Uint32Array | Float32Array>(values: T) =>
+    inside === "k" ? values : turned(values, columns);
   if (blocks) {
-    const weight = inWords(blocks);
+    const file = BLOCKS[stored.replace("_words", "") as BlockName];
+    const weight = words
+      ? order(inWords(rearrangement(file)(blocks)!))
+      : inWords(blocks);
     return { weight, scales: weight, offsets: weight };
   }
-  const { perWord, scale }: Packing = PACKINGS[stored];
-  const words = Uint32Array.from(
+  const elements = Uint32Array.from(
     { length: codes.length / perWord },
     (_, w) =>
       codes.subarray(w * perWord, (w + 1) * perWord).reduce(
@@ -176,14 +185,12 @@ function stored(
         0,
       ),
   );
-  const order = <T extends Uint32Array | Float32Array>(values: T) =>
-    inside === "k" ? values : turned(values, columns);
   const asWords = (values: Float32Array) =>
     scale === "u8"
       ? inWords(Uint8Array.from(order(values), (x) => Math.log2(x) + 127))
       : new Uint32Array(order(values).slice().buffer);
   return {
-    weight: order(words),
+    weight: order(elements),
     scales: asWords(scales),
     ...offsets ? { offsets: asWords(offsets) } : {},
   };

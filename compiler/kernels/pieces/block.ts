@@ -4,20 +4,31 @@ import type { Block, BlockScales, Plane } from "../../../spec/blocks.ts";
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 import { type Bytes, bytesOf } from "./bytes.ts";
 
+/** Largest stripe of a plane of one word per sum. */
+const ONE_WORD = 4;
+
 /** Words that contain the six-bit scales and minimums of a block, and both factors, from its first byte on. */
 export const HEADER_WORDS = 4;
 
-/** A sum in a block. */
-export interface InBlock {
+/** The location of a block. */
+export interface BlockAt {
   readonly binding: string;
-  /** The first byte of the block. */
+  /** The first byte of the block; its first word, if it has words. */
   readonly from: Hole;
+  /** Words between consecutive words of a block in words. Absent: it has bytes. */
+  readonly stride?: number | undefined;
+}
+
+/** A sum in a block. */
+export interface InBlock extends BlockAt {
   /** The number of a sum in the block. */
   readonly sum: Hole;
+  /** The first of its run of sums. Default: unknown. */
+  readonly first?: Hole | undefined;
 }
 
 /** An element of a block. */
-export interface ElementInBlock extends Pick<InBlock, "binding" | "from"> {
+export interface ElementInBlock extends BlockAt {
   /** The number of the element in the block. */
   readonly index: Hole;
 }
@@ -29,12 +40,46 @@ export interface BlockWords {
   /** Stored words, and words of four bytes in each: of consecutive parts of the sums. */
   readonly words: number;
   readonly parts: 1 | 2;
+  /** Sums of a run, which is a block or a part of it. Indices of loads are linear in the number of a sum in its run. */
+  readonly run: number;
   /** The offset of bytes from integers. */
   readonly above: number;
   /** The stored words of a word, plane by plane, each with the bits of four neighbours lowest. */
   load(at: InBlock, word: Hole): readonly KernelText[];
   /** A word's bytes from the names of its stored words, part by part. */
   of(stored: readonly Hole[], word: Hole): readonly KernelText[];
+}
+
+/** Numbers, each times a number of bytes: a multiple of words, or a divisor for the word that contains them. */
+type Terms = readonly (readonly [n: Hole, bytes: number])[];
+
+/** Four bytes of a block from byte `at` on, plus `terms`, plus `word` words: whole words if the block has words. */
+function loadAt(
+  { binding, from, stride }: BlockAt,
+  { at, terms = [], word }: {
+    readonly at: number;
+    readonly terms?: Terms;
+    readonly word?: Hole;
+  },
+): KernelText {
+  const unit = stride === undefined ? 1 : 4;
+  const inner = terms.reduce(
+    (sum, [n, bytes]) =>
+      bytes === unit
+        ? wgsl`${sum} + ${n}`
+        : bytes < unit
+        ? wgsl`${sum} + ${n} / ${unit / bytes}`
+        : wgsl`${sum} + ${n} * ${bytes / unit}`,
+    wgsl`${at / unit}u`,
+  );
+  const index = terms.length > 0 ? wgsl`(${inner})` : inner;
+  if (stride === undefined) {
+    return word === undefined
+      ? wgsl`bytesAt(${binding}, ${from} + ${index})`
+      : wgsl`bytesAt(${binding}, ${from} + ${index} + ${word} * 4)`;
+  }
+  const words = word === undefined ? index : wgsl`(${index} + ${word})`;
+  return wgsl`${binding}[${from} + ${words} * ${stride}]`;
 }
 
 /** Codes of a block as bytes. `pairs`: two sums that share words are read together, from an even one on. */
@@ -53,15 +98,20 @@ export function blockWords(
     ? bytesOf(element, sign)
     : { of: (word) => [wgsl`${word}`], above: above ?? 0 };
   const words = group * together / 4 / parts;
+  const rounds = more.map(({ stripe, bits }) => stripe * 8 / bits / group);
   return {
     together,
     words,
     parts,
+    run: Math.min(
+      block.elements / group,
+      ...rounds.filter((sums) => sums > together),
+    ),
     above: bytes.above,
     load: (at, word) =>
       codes.map((plane) =>
-        plane.stripe === 1
-          ? wgsl`bytesAt(${at.binding}, ${at.from} + ${plane.at})`
+        plane.stripe <= ONE_WORD
+          ? loadAt(at, { at: plane.at })
           : planeWord(block, plane, { ...at, word, together })
       ),
     of: ([low, ...high], word) => {
@@ -72,9 +122,12 @@ export function blockWords(
         }) & 0x0f0f0f0fu)`;
         return more.reduce((sum, { stripe, bits }, i) => {
           const number = wgsl`(${word} * 4 + ${part * words * 4})`;
+          const shift = stripe === ONE_WORD
+            ? wgsl`(${word} + ${part * words})`
+            : wgsl`${together === 2 ? bits * part : 0}`;
           const text = stripe === 1
             ? spread(high[i]!, number)
-            : wgsl`((${high[i]!} >> ${together === 2 ? bits * part : 0}) & ${
+            : wgsl`((${high[i]!} >> ${shift}) & ${
               bits === 1 ? 0x01010101 : 0x03030303
             }u)`;
           return wgsl`(${sum} | (${text} << 4))`;
@@ -87,7 +140,7 @@ export function blockWords(
 /** The code of one element, in the lowest bits. */
 export function blockCode(
   { codes, bytes, above = 0 }: Block,
-  { binding, from, index }: ElementInBlock,
+  { index, ...found }: ElementInBlock,
 ): KernelText {
   let low = 0;
   const code = codes.map(({ at, bits, stripe }) => {
@@ -95,13 +148,13 @@ export function blockCode(
     const byte =
       wgsl`(${at}u + ${index} / ${round} * ${stripe} + ${index} % ${stripe})`;
     // No load goes beyond the block.
-    const first = wgsl`min(${byte}, ${bytes - 4}u)`;
+    const first = found.stride === undefined
+      ? wgsl`min(${byte}, ${bytes - 4}u)`
+      : wgsl`(${byte} / 4 * 4)`;
+    const stored = loadAt(found, { at: 0, terms: [[first, 1]] });
     const shift =
       wgsl`((${byte} - ${first}) * 8 + ${index} % ${round} / ${stripe} * ${bits})`;
-    const number =
-      wgsl`((bytesAt(${binding}, ${from} + ${first}) >> ${shift}) & ${
-        (1 << bits) - 1
-      })`;
+    const number = wgsl`((${stored} >> ${shift}) & ${(1 << bits) - 1})`;
     const text = wgsl`(${number} << ${low})`;
     low += bits;
     return text;
@@ -113,20 +166,26 @@ export function blockCode(
 function planeWord(
   { group }: Block,
   { at, bits, stripe }: Plane,
-  { binding, from, sum, word, together }: InBlock & {
+  { sum, first = sum, word, together, ...found }: InBlock & {
     readonly word: Hole;
     readonly together: 1 | 2;
   },
 ): KernelText {
   const round = stripe * 8 / bits;
-  if (round <= group) {
-    const bytes = group / round * stripe;
-    return wgsl`bytesAt(${binding}, ${from} + (${at} + ${sum} * ${bytes}) + ${word} * 4)`;
-  }
+  const load = (terms: Terms) => loadAt(found, { at, terms, word });
+  if (round <= group) return load([[sum, group / round * stripe]]);
   // Several sums share bytes.
   const [inRound, inStripe] = [round / group, stripe / group];
-  const stored =
-    wgsl`bytesAt(${binding}, ${from} + (${at} + ${sum} / ${inRound} * ${stripe} + ${sum} % ${inStripe} * ${group}) + ${word} * 4)`;
+  const stored = found.stride === undefined
+    ? load([
+      [wgsl`${sum} / ${inRound}`, stripe],
+      [wgsl`${sum} % ${inStripe}`, group],
+    ])
+    : load([
+      inRound === together
+        ? [sum, stripe / inRound]
+        : [wgsl`${first} / ${inRound}`, stripe],
+    ]);
   return inRound === together
     ? stored
     : wgsl`(${stored} >> (${sum} % ${inRound} / ${inStripe} * ${bits}))`;
@@ -137,22 +196,32 @@ function spread(word: Hole, number: Hole): KernelText {
   return wgsl`((((${word} >> ${number}) & 15) * 0x00204081u) & 0x01010101u)`;
 }
 
-/** The scale or the offset of a sum. `header`: the first words of a block with six-bit integers. */
+/** The scale or the offset of a sum. */
 export function blockFactor(
   { bytes }: Block,
-  { at, factor, integers, negative }: NonNullable<Block["offsets"]>,
-  found: InBlock & { readonly header: (word: number) => KernelText },
+  { at, factor, apart, integers, negative }: NonNullable<Block["offsets"]>,
+  found: InBlock & {
+    /** The first words of a block with six-bit integers. */
+    readonly header: (word: number) => KernelText;
+    /** Whether the device may treat subnormal f16 numbers as 0. */
+    readonly flushes: boolean;
+  },
 ): KernelText {
-  const { binding, from, sum, header } = found;
+  const { sum, header, flushes } = found;
   const six = integers && "six" in integers ? integers : undefined;
   // No load goes beyond the block.
-  const first = Math.min(at, bytes - 4);
-  const word = six
-    ? header(at >> 2)
-    : wgsl`bytesAt(${binding}, ${from} + ${first})`;
+  const first = found.stride === undefined ? Math.min(at, bytes - 4) : at & ~3;
+  const word = six ? header(at >> 2) : loadAt(found, { at: first });
   const bitsBefore = six ? 8 * (at & 3) : 8 * (at - first);
-  const value = factor === "e8m0"
-    ? wgsl`bitcast<f32>(((${word} >> ${bitsBefore}) & 255) << 23u)`
+  const shift = apart === undefined
+    ? wgsl`${bitsBefore}`
+    : wgsl`(${sum} * ${8 * apart})`;
+  const value = factor === "f32"
+    ? wgsl`bitcast<f32>(${word})`
+    : factor === "e8m0"
+    ? wgsl`bitcast<f32>(((${word} >> ${shift}) & 255) << 23u)`
+    : flushes || found.stride !== undefined
+    ? halfOf(wgsl`(${word} << (16u - ${shift}))`, flushes)
     : bitsBefore === 16
     ? wgsl`unpack2x16float(${word}).y`
     : wgsl`unpack2x16float(${word}).x`;
@@ -163,6 +232,21 @@ export function blockFactor(
     : numberIn(integers, found);
   const product = integer ? wgsl`${value} * f32(${integer})` : value;
   return negative ? wgsl`-(${product})` : product;
+}
+
+/**
+ * The finite f16 in the upper half of a word. As an f32, its bits are too small by 2^112. `flushes`: a subnormal number
+ * is not that f32, but 1 + m / 1024 less 1, times 2^-14.
+ */
+function halfOf(word: KernelText, flushes: boolean): KernelText {
+  const bits = wgsl`(u32(i32(${word}) >> 3) & 0x8fffe000u)`;
+  if (!flushes) return wgsl`(bitcast<f32>(${bits}) * ${2 ** 112})`;
+  const small = wgsl`((${bits} & 0x0f800000u) == 0)`;
+  const added = wgsl`select(${112 << 23}u, ${113 << 23}u, ${small})`;
+  const taken = wgsl`select(0.0, ${2 ** -14}, ${small})`;
+  const magnitude =
+    wgsl`(bitcast<f32>((${bits} & 0x7fffffffu) + ${added}) - ${taken})`;
+  return wgsl`bitcast<f32>(bitcast<u32>(${magnitude}) | (${bits} & 0x80000000u))`;
 }
 
 /** The six-bit scale (0) or minimum (1) of a sum. */
@@ -186,20 +270,24 @@ function numberIn(
     NonNullable<BlockScales["integers"]>,
     { readonly planes: readonly Plane[] }
   >,
-  { binding, from, sum }: InBlock,
+  { sum, ...found }: InBlock,
 ): KernelText {
   const { planes, above } = integers;
-  if (planes[0]!.bits === 8) {
+  const { at, bits } = planes[0]!;
+  if (bits === 8 && found.stride !== undefined) {
+    const word = loadAt(found, { at, terms: [[sum, 1]] });
+    return wgsl`(i32(${word} << ((3 - ${sum} % 4) * 8)) >> 24)`;
+  }
+  if (bits === 8) {
     // From three bytes before, because the last ones end the block.
-    return wgsl`(i32(bytesAt(${binding}, ${from} + ${
-      planes[0]!.at - 3
-    } + ${sum})) >> 24)`;
+    return wgsl`(i32(${
+      loadAt(found, { at: at - 3, terms: [[sum, 1]] })
+    }) >> 24)`;
   }
   let low = 0;
   const parts = planes.map(({ at, bits }) => {
     const inByte = 8 / bits;
-    const byte =
-      wgsl`bytesAt(${binding}, ${from} + ${at} + ${sum} / ${inByte})`;
+    const byte = loadAt(found, { at, terms: [[wgsl`${sum} / ${inByte}`, 1]] });
     const shift = wgsl`(${sum} % ${inByte} * ${bits})`;
     const text = wgsl`(((${byte} >> ${shift}) & ${(1 << bits) - 1}) << ${low})`;
     low += bits;

@@ -96,7 +96,8 @@ function loadPacked(
   { stored, along, scales, offsets }: NonNullable<Storage["packed"]>,
   at: At,
 ): Expr {
-  const { block, perWord, perScale, scale }: Packing = PACKINGS[stored];
+  const { block, inWords, perWord, perScale, scale }: Packing =
+    PACKINGS[stored];
   const k = scope.bindValue(at.get(along));
   /** The index with the elements of `along` in groups; by default, all of them are one. */
   const groupAt = (per?: number) =>
@@ -109,22 +110,35 @@ function loadPacked(
     }, u32(0)));
   if (block) {
     const { elements, bytes, group } = block;
-    const from = scope.bindValue(mul(groupAt(elements), u32(bytes)));
+    // The axes inside of `along` are those of adjacent words.
+    const inside = axes.slice(axes.indexOf(along) + 1);
+    const stride = inside.reduce(
+      (n, axis) => n * scope.lowering.placed.axes[axis]!.size,
+      1,
+    );
+    const nth = groupAt(elements);
+    const from = scope.bindValue(
+      inWords
+        ? add(
+          mul(div(nth, u32(stride)), u32(stride * bytes / 4)),
+          rem(nth, u32(stride)),
+        )
+        : mul(nth, u32(bytes)),
+    );
     const index = scope.bindValue(rem(k, u32(elements)));
     const binding = scope.read(buffer);
+    const at = { binding, from, ...inWords ? { stride } : {} };
     const sum = scope.bindValue(div(index, u32(group)));
     const valueOf = (text: KernelText) => exprIn(scope.bindings, text);
     const factor = (part: BlockScales) =>
       valueOf(blockFactor(block, part, {
-        binding,
-        from,
+        ...at,
         sum,
+        flushes: true,
         header: (word) => wgsl`bytesAt(${binding}, ${from} + ${4 * word})`,
       }));
     return packedElement(stored, {
-      bits: scope.bindValue(
-        valueOf(blockCode(block, { binding, from, index })),
-      ),
+      bits: scope.bindValue(valueOf(blockCode(block, { ...at, index }))),
       factor: factor(block.scales),
       offset: block.offsets && factor(block.offsets),
     });

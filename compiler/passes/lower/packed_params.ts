@@ -176,9 +176,9 @@ export function addPacked(
     word(lowering, `${along}_${part}`, size);
   if (packing.block) {
     const { elements: per, bytes } = packing.block;
-    const buffer = add(elements, "u8", [
+    const buffer = add(elements, packing.inWords ? "u32" : "u8", [
       group("block", per),
-      width("byte", bytes),
+      packing.inWords ? width("word", bytes / 4) : width("byte", bytes),
     ]);
     stores(buffer, { scales: buffer });
     return;

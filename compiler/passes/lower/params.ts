@@ -6,12 +6,15 @@
 import type { Activations } from "../../../spec/activations.ts";
 import { type FileDType, isHalf, storedDType } from "../../../spec/dtype.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
-import { type BlockName, BLOCKS } from "../../../spec/blocks.ts";
+import type { BlockName } from "../../../spec/blocks.ts";
 import {
   isBlockDType,
   isPackedDType,
+  type PackedDType,
   packingOf,
+  PACKINGS,
   repackedDType,
+  wordsDType,
 } from "../../../spec/packed.ts";
 import { type DotShape, dotShape } from "./dot_shape.ts";
 import { addPacked, inGroups, packedAxis, takesQ8 } from "./packed_params.ts";
@@ -128,8 +131,8 @@ function isFiled(
     readsAlongK(stored, { k, segments: segments ?? segmentsOf(k) });
 }
 
-/** Whether kernels read a parameter in the blocks of its file. */
-function readsBlocks(
+/** The encoding of a parameter in blocks: as in the file, in words, or repacked; else f32. */
+function blocksAs(
   node: NodeOf<"param">,
   { dot, over }: {
     readonly dot: NodeOf<"dot"> | undefined;
@@ -140,16 +143,27 @@ function readsBlocks(
     readonly options: LayoutOptions;
     readonly stored: BlockName;
   },
-): boolean {
-  const { elements, bytes } = BLOCKS[stored];
+): FileDType {
+  const columns = placed.axes[node.axes.at(-1)!]!.total;
+  const words = wordsDType(stored, columns);
   const axis = placed.axes[over[0] ?? ""];
-  if (axis === undefined || !options.asFiled.includes(stored)) return false;
-  const isSupported = dot === undefined || options.activations === "q8" &&
-      takesQ8(over, { placed, stored }) && isFiled(dot, stored, placed);
   const all = node.axes.reduce((n, name) => n * placed.axes[name]!.size, 1);
-  // Kernels have addresses of 32 bits.
-  return isSupported && inGroups(placed, axis, elements) &&
-    all / elements * bytes < 2 ** 32;
+  const reads = (dtype: PackedDType, isRead: boolean) => {
+    const { elements, bytes } = PACKINGS[dtype].block!;
+    // Kernels have addresses of 32 bits.
+    return isRead && axis !== undefined && inGroups(placed, axis, elements) &&
+      all / elements * bytes < 2 ** 32 &&
+      (dot === undefined ||
+        options.activations === "q8" &&
+          takesQ8(over, { placed, stored: dtype }));
+  };
+  const filed = options.asFiled.includes(stored) &&
+    (dot === undefined || isFiled(dot, stored, placed));
+  return reads(stored, filed)
+    ? stored
+    : words !== undefined && reads(words, true)
+    ? words
+    : repackedDType(stored, columns) ?? "f32";
 }
 
 function layoutParam(
@@ -164,14 +178,9 @@ function layoutParam(
   const viewed = users.some((user) => FUSION_CLASS[user.primitive] === "view");
   const known = viewed || right !== node ? undefined : dot;
   const over = known?.params.over ?? rowAxis(node, users);
-  const named =
-    isBlockDType(found) && !readsBlocks(node, { dot: known, over }, {
-        placed,
-        options,
-        stored: found,
-      })
-      ? repackedDType(found, placed.axes[node.axes.at(-1)!]!.total) ?? "f32"
-      : found;
+  const named = isBlockDType(found)
+    ? blocksAs(node, { dot: known, over }, { placed, options, stored: found })
+    : found;
   const q8 = isPackedDType(named) && options.activations === "q8" &&
     known !== undefined && takesQ8(over, { placed, stored: named });
   const along = isPackedDType(named)
