@@ -73,7 +73,7 @@ const IMPORTED = [
 /** Programs that tests start as processes, and the programs that these start. */
 const STARTED_PROGRAMS = [
   "engine/untrusted/program.ts",
-  ...["exchange", "memory", "run", "stages", "training"].map((name) =>
+  ...["exchange", "memory", "run", "stages"].map((name) =>
     `test/helpers/${name}_rank.ts`
   ),
   ...["train_child", "lock_contender"].map((name) => `test/helpers/${name}.ts`),

@@ -27,11 +27,11 @@ const SHORT: {
 } = {
   kernel: {
     make: () => kernelClass() as FuzzClass<unknown>,
-    count: 250,
+    count: 150,
   },
   "kernel-native": { make: CLASSES["kernel-native"]!, count: 4 },
   "kernel-gpu": { make: CLASSES["kernel-gpu"]!, count: 4 },
-  "kernel-wgpu": { make: CLASSES["kernel-wgpu"]!, count: 2 },
+  "kernel-wgpu": { make: CLASSES["kernel-wgpu"]!, count: 1 },
   products: { make: CLASSES["products"]!, count: 5 },
   "products-native": { make: CLASSES["products-native"]!, count: 1 },
   "products-gpu": { make: CLASSES["products-gpu"]!, count: 1 },
@@ -42,7 +42,7 @@ const SHORT: {
         read: smallCheckpoint,
         sources: SOURCES.filter(({ name }) => TRIED.includes(name)),
       }) as FuzzClass<unknown>,
-    count: 20,
+    count: 12,
   },
   determinism: {
     make: () =>
@@ -59,10 +59,10 @@ const SHORT: {
   disk: { make: CLASSES["disk"]!, count: 2 },
   locks: { make: CLASSES["locks"]!, count: 100 },
   serve: { make: CLASSES["serve"]!, count: 2 },
-  model: { make: CLASSES["model"]!, count: 30 },
-  safetensors: { make: CLASSES["safetensors"]!, count: 500 },
+  model: { make: CLASSES["model"]!, count: 20 },
+  safetensors: { make: CLASSES["safetensors"]!, count: 250 },
   gguf: { make: CLASSES["gguf"]!, count: 125 },
-  config: { make: CLASSES["config"]!, count: 30 },
+  config: { make: CLASSES["config"]!, count: 20 },
   tokenizer: { make: CLASSES["tokenizer"]!, count: 2 },
   template: { make: CLASSES["template"]!, count: 2 },
 };

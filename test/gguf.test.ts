@@ -231,8 +231,10 @@ export const m = model({ token: 9, vocab: 14, embed: 512 }, (m) => {
     for (
       const argv of [
         ["--adapter", native],
-        ["--adapter", "cpu"],
-        ["--adapter", native, "--mesh", "tp=2", "--place", "vocab=tp"],
+        ...inTurn([
+          ["--adapter", "cpu"],
+          ["--adapter", native, "--mesh", "tp=2", "--place", "vocab=tp"],
+        ], 2),
       ]
     ) {
       const found = await run("q.gguf", ...argv);

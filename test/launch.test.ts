@@ -1,6 +1,6 @@
 // How `launch` sees a job end, with a program in the place of mpirun.
 // needs: mpi
-import { chmodSync, existsSync, writeFileSync } from "node:fs";
+import { chmodSync, readdirSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import path from "node:path";
 import process from "node:process";
@@ -69,7 +69,10 @@ async function run(
     if (process.platform === "linux") {
       t.strictSame(processesWith(job), [], "no process is left");
     }
-    t.notOk(existsSync(job), "no file is left");
+    const left = readdirSync(path.dirname(job)).filter((name) =>
+      name.startsWith(path.basename(job))
+    );
+    t.strictSame(left, [], "no file is left");
     const { code, finished, late } = ended;
     return { code, finished, late, failure: ended.failure, out, err };
   } finally {
@@ -78,6 +81,14 @@ async function run(
 }
 
 const DONE = `printf 'result\\n\\036%s\\n' "$1"`;
+
+t.test("Open MPI has a folder for each job", {
+  skip: process.platform === "win32" && "Windows has no shell scripts",
+}, async (t) => {
+  const folder = '"$PRTE_MCA_prte_local_tmpdir_base"';
+  const ended = await run(t, `mkdir ${folder} && ${DONE} && > ${folder}/file`);
+  t.match(ended, { code: 0, finished: true, err: "" });
+});
 
 t.test("finished ranks may take long to free their memory", {
   skip: process.platform === "win32" && "Windows has no shell scripts",

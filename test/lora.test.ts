@@ -43,12 +43,7 @@ import {
 import { gradientsHold, graphWithGradients } from "./helpers/gradients.ts";
 import { readJson, readTensors } from "./helpers/read_tensors.ts";
 import { closeDevices, matches } from "./helpers/run_model.ts";
-import {
-  contents,
-  TEXT,
-  tinyConfig,
-  tinyModel,
-} from "./helpers/tiny_training.ts";
+import { TEXT, tinyConfig, tinyModel } from "./helpers/tiny_training.ts";
 import { inTurn } from "./helpers/seed.ts";
 
 t.teardown(closeDevices);
@@ -310,21 +305,9 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
     JSON.parse(out.split("\n")[0]!).memoryBytes,
     "memory is planned exactly",
   );
-  await train("resumed", "ep=2", "--steps", "2", ...lora);
-  await train("resumed", "ep=2", "--steps", "4", "--resume", ...lora);
   const sharded = inTurn([["four", "tp=2,ep=2"], ["sliced", "tp=2"]], 2);
   for (const [out, mesh] of sharded) {
     await train(out!, mesh!, "--steps", "4", ...lora);
-  }
-  const [straight, resumed] = [
-    await contents(at("two")),
-    await contents(at("resumed")),
-  ];
-  for (const [name, bytes] of Object.entries(straight)) {
-    t.ok(
-      resumed[name] === bytes,
-      `a resumed training has the bytes of ${name}`,
-    );
   }
   const { values } = await adaptersIn(at("one"));
   for (const out of ["two", ...sharded.map(([out]) => out!)]) {
@@ -357,7 +340,7 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
       ])).out,
     );
   const adapted = await generate([demo, "--lora", at("one")]);
-  for (const mesh of ["ep=4", "tp=2,ep=2"]) {
+  for (const mesh of inTurn(["ep=4", "tp=2,ep=2"], 2)) {
     const found = await generate([demo, "--lora", at("one"), "--mesh", mesh]);
     t.strictSame(found.sequences, adapted.sequences, mesh);
   }

@@ -37,6 +37,7 @@ import {
 } from "./helpers/predictor_checkpoint.ts";
 import { isInTurn, repeatWith } from "./helpers/seed.ts";
 import { startServer } from "./helpers/serve.ts";
+import { metricOf } from "./helpers/serve_requests.ts";
 
 const NAMES = Object.keys(PREDICTORS);
 const WAYS = { greedy: {}, seeded: { temperature: 0.2, topK: 30, seed: 3 } };
@@ -61,7 +62,7 @@ const HIDDEN = "hidden";
 
 for (const [i, name] of NAMES.entries()) {
   t.test(`${name}: the layer computes its formula`, async (t) => {
-    if (!isInTurn(i, 2)) {
+    if (!isInTurn(i, 4)) {
       return t.comment(`Not run in this rotation. ${repeatWith()}`);
     }
     const folder = await predictorCheckpoint(name, temporaryFolder(t));
@@ -127,7 +128,7 @@ const UNWRITTEN = ["deepseekv3-16e", "longcatflash-12e"];
 
 for (const [at, name] of NAMES.entries()) {
   t.test(`${name}: a GGUF file drafts with the layer`, async (t) => {
-    if (!isInTurn(at, 2)) {
+    if (!isInTurn(at + 1, 4)) {
       return t.comment(`Not run in this rotation. ${repeatWith()}`);
     }
     const folder = await predictorCheckpoint(name, temporaryFolder(t));
@@ -212,9 +213,14 @@ t.test("--draft mtp in generate and serve, and checkpoints without such a layer"
       temperature: 0,
       logprobs: 0,
     });
-    return choices;
+    return {
+      choices,
+      drafted: await metricOf(server, "switchyard_drafted_tokens"),
+    };
   };
-  t.strictSame(await served(...draft), await served());
+  const drafting = await served(...draft);
+  t.strictSame(drafting.choices, (await served()).choices);
+  t.ok(drafting.drafted > 0, `${drafting.drafted} tokens are drafted`);
   const failed = await run(checkpointFolder(NAMES[0]!), ...draft);
   t.match([failed.code, failed.err], [
     1,

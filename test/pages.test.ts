@@ -20,7 +20,7 @@ import {
   meshOf,
   type Setup,
 } from "./helpers/checkpoints.ts";
-import { inTurn, isInTurn } from "./helpers/seed.ts";
+import { inTurn, isInTurn, oneInTurn } from "./helpers/seed.ts";
 
 /** Two that begin with the same tokens, one that is the beginning of another, and more than there is room for at once. */
 const COMMON = [5, 9, 2, 7, 11, 4, 8, 1, 3];
@@ -374,20 +374,23 @@ const FORKS = [5, 7, 9, 6, 8, 5].map((length, i) => [
 ]);
 
 for (
-  const [name, mesh] of Object.entries({
-    "qwen3next-16e": "ep=1",
-    "qwen35moe-16e": "tp=2",
-    "granitemoehybrid-12e": "ep=2",
-    "nemotronh-16e": "ep=1",
-    "lfm2moe-16e": "dp=2,ep=2",
-  })
+  const [name, mesh] of inTurn(
+    Object.entries({
+      "qwen3next-16e": "ep=1",
+      "qwen35moe-16e": "tp=2",
+      "granitemoehybrid-12e": "ep=2",
+      "nemotronh-16e": "ep=1",
+      "lfm2moe-16e": "dp=2,ep=2",
+    }),
+    2,
+  )
 ) {
   t.test(`${name}: prefixes are shared through snapshots`, async (t) => {
     const bounds = { maxContext: 24, maxSequences: 4 };
     const place = { mesh, adapter: "cpu", bounds } as const;
     const alone = await follow(name, place, FORKS);
     t.equal(alone.prefillTokens, FORKS.flat().length);
-    for (const pages of inTurn([MANY, FEW, { ...MANY, snapshots: 1 }], 3)) {
+    for (const pages of oneInTurn([MANY, FEW, { ...MANY, snapshots: 1 }])) {
       const paged = await follow(name, { ...place, pages }, FORKS);
       const title = JSON.stringify(pages);
       t.strictSame(paged.sequences, alone.sequences, title);
@@ -407,7 +410,7 @@ t.test("entries that stand for several tokens are not shared", async (t) => {
   const name = "deepseekv4-12e";
   const place = { mesh: "ep=1", adapter: "cpu" } as const;
   const alone = await follow(name, place);
-  for (const pages of [MANY, FEW]) {
+  for (const pages of inTurn([MANY, FEW], 2)) {
     const bounds = { maxContext: 24 };
     const paged = await follow(name, { ...place, pages, bounds });
     const title = `${name}, ${pages.count} pages`;
@@ -453,7 +456,7 @@ t.test("caches in 16 bits", async (t) => {
   });
   const [name, adapter] = ["olmoe-16e", "cpu"] as const;
   const exact = await follow(name, { mesh: "ep=1", adapter });
-  for (const kvCacheDtype of ["f16", "bf16"] as const) {
+  for (const kvCacheDtype of inTurn(["f16", "bf16"] as const, 2)) {
     const place = { adapter, kvCacheDtype };
     const one = await follow(name, { ...place, mesh: "ep=1" });
     const many = await follow(name, {

@@ -555,7 +555,7 @@ for (
     ...["qwen35moe-8e-wrapped", "gemma4moe-6e-wrapped"],
   ].entries()
 ) {
-  if (!isInTurn(i, 6)) {
+  if (!isInTurn(i, 9)) {
     t.comment(`${checkpoint} is not written in this run: ${repeatWith()}`);
     continue;
   }

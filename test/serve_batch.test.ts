@@ -15,7 +15,7 @@ import {
 } from "./helpers/serve_requests.ts";
 
 /** Number of requests; more for a long run, whose every configuration then serves all of them. */
-const COUNT = Number(process.env["SERVE_REQUESTS"] ?? 60);
+const COUNT = Number(process.env["SERVE_REQUESTS"] ?? 40);
 
 const folder = await chatCheckpoint(temporaryFolder(t));
 const REQUESTS = randomRequests(COUNT, { seed: SEED });

@@ -112,14 +112,14 @@ t.test("a checkpoint on other meshes", async (t) => {
   const folder = temporaryFolder(t);
   const saved = new Map<string, OnDisk>();
   const metrics = new Map<string, StepMetrics[]>();
-  const meshes = ["ep=1", "ep=2", "ep=4", "tp=2,ep=2"];
+  const meshes = ["ep=1", "ep=4", "tp=2,ep=2"];
   for (const mesh of meshes) {
     const out = path.join(folder, mesh);
     metrics.set(mesh, await steps(model, tinyOptions(mesh, 2, { out })));
     saved.set(mesh, await readOnDisk(out));
   }
   const alone = metrics.get("ep=1")!;
-  const spread = metrics.get("ep=2")!;
+  const spread = metrics.get("ep=4")!;
   t.equal(spread.length, 2, "two steps");
   t.ok(spread.every(({ sentBytes }) => sentBytes > 0), "ranks exchange");
   // Its embedding is its output layer too: one gradient is of a part of the vocabulary, the other of all of it.

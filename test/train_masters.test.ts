@@ -161,33 +161,6 @@ async function steps(...args: Parameters<typeof trainCheckpoint>) {
   return taken;
 }
 
-t.test("gone on with on another mesh", async (t) => {
-  const folder = temporaryFolder(t);
-  const tiny = await tinyModel(t);
-  const out = path.join(folder, "out");
-  const more = { out, dtype: "bf16" } as const;
-  await steps(tiny, files, tinyOptions("dp=2,ep=2", 2, { ...more, zero: 1 }));
-  const before = await readOnDisk(out);
-  await steps(out, files, tinyOptions("ep=4", 3, { ...more, resume: true }));
-  const after = await readOnDisk(out);
-  isRounded(t, after, "bf16");
-  const straight = path.join(folder, "straight");
-  const on = tinyOptions("dp=2,ep=2", 3, { ...more, out: straight });
-  await steps(tiny, files, on);
-  const wanted = await readOnDisk(straight);
-  let [far, moved] = [0, 0];
-  for (const name of Object.keys(wanted.parameters)) {
-    const [here, there] = [masterOf(after, name), masterOf(wanted, name)];
-    const old = masterOf(before, name);
-    here.forEach((x, i) => {
-      far = Math.max(far, Math.abs(x - there[i]!));
-      moved = Math.max(moved, Math.abs(x - old[i]!));
-    });
-  }
-  t.ok(moved > 5e-3, `a step moves by ${moved}`);
-  t.ok(far < 2e-3, `the step of the other mesh, to ${far}`);
-});
-
 t.test("what a checkpoint is stored as is kept", async (t) => {
   const folder = temporaryFolder(t);
   const tiny = await tinyModel(t);

@@ -10,6 +10,7 @@ import {
   mean,
   merge,
   model,
+  rmsNorm,
   sgd,
   split,
   sum,
@@ -88,6 +89,23 @@ t.test("the norm of gradients counts every parameter once", async (t) => {
   const norm = first![GRADIENT_NORM]!.data[0]!;
   t.ok(norm > 0.05, `the norm ${norm} is clipped`);
   t.not(second!["loss"]!.data[0], first!["loss"]!.data[0]);
+});
+
+t.test("norms with gathered gains on wide devices", async (t) => {
+  const normed = model({ token: upTo(40), embed: 6, out: 5 }, (m) => {
+    const x = m.input("x", "token embed");
+    const rows = rmsNorm(x, m.param("gain", "embed"), "embed");
+    const y = dot(rows, m.param("w", "out embed"), "embed");
+    return { loss: mean(sum(map((v) => v * v, y), "out"), "token") };
+  });
+  await matches(t, await stepCase(normed), "cpu", [
+    {
+      mesh: { dp: 2 },
+      place: { token: "dp" },
+      zero: 3,
+      tuning: TUNING.gpu,
+    },
+  ]);
 });
 
 t.test("parts are added and turned before they are sent", async (t) => {

@@ -43,6 +43,8 @@ export function openEditor(
       skipLibCheck: true,
       types: [],
       target: ts.ScriptTarget.ES2022,
+      // The types of pages take longer than those of a model.
+      lib: ["lib.es2022.d.ts"],
       module: ts.ModuleKind.ESNext,
       moduleResolution: ts.ModuleResolutionKind.Bundler,
       allowImportingTsExtensions: true,

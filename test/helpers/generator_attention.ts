@@ -35,7 +35,7 @@ import { u32 } from "../../spec/kernel/build.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { lengthAt } from "../../compiler/kernels/kernel.ts";
 import { product } from "./generator_sums.ts";
-import type { Launch } from "./launch_faults.ts";
+import { type Launch, launchOf } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
 
 const name = "kernel";
@@ -142,11 +142,11 @@ export function* ofAttention(): Generator<Launch> {
         (paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry) *
         width;
       const [keys, values] = [kvHeads * dim, kvHeads * valueDim];
-      yield {
-        kernel: attention({
+      yield launchOf(() =>
+        attention({
           ...options,
           ...paged ? { pages: { size: 2 } } : {},
-        }),
+        }), {
         grid: attentionGrid(options, batch.length),
         reads: {
           q: waves(batch.length * heads * dim),
@@ -162,7 +162,7 @@ export function* ofAttention(): Generator<Launch> {
           position: batch.map(([, position]) => position),
         },
         stores: { y: batch.length * heads * valueDim },
-      };
+      });
     }
   }
   yield* onRanks();

@@ -10,7 +10,7 @@ import { shift } from "../../compiler/kernels/shift.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { BATCHES } from "./generator_attention.ts";
 import { product } from "./generator_sums.ts";
-import type { Launch } from "./launch_faults.ts";
+import { type Launch, launchOf } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
 
 const name = "kernel";
@@ -131,8 +131,7 @@ export function* ofLinearRecurrence(): Generator<Launch> {
       const each = heads * dim * valueDim;
       const { length } = batch;
       const state = o.stateful;
-      yield {
-        kernel: linearRecurrence(options),
+      yield launchOf(() => linearRecurrence(options), {
         grid: recurrenceGrid(options),
         reads: {
           ...ofTokens(batch),
@@ -148,7 +147,7 @@ export function* ofLinearRecurrence(): Generator<Launch> {
           y: length * heads * valueDim,
           ...state ? { state: updated(batch, each, rows) } : {},
         },
-      };
+      });
     }
   }
 }

@@ -22,6 +22,20 @@ export interface Launch {
   readonly beyond?: readonly string[];
 }
 
+/** A launch whose kernel is built when it is first read. */
+export function launchOf(
+  build: () => Kernel,
+  launch: Omit<Launch, "kernel">,
+): Launch {
+  let kernel: Kernel | undefined;
+  return {
+    ...launch,
+    get kernel() {
+      return kernel ??= build();
+    },
+  };
+}
+
 /** The contents of bindings, as u32 words. */
 export interface Contents {
   readonly [binding: string]: Uint32Array;

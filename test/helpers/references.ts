@@ -186,7 +186,7 @@ const TURNS = ["ep=2", "ep=3", "ep=4", "dp=2,ep=2", "tp=2,ep=2"];
 
 /**
  * As `testReferences`, for families whose parts are tested with others. By `SEED`, half of them run one rank and one other
- * mesh; one of six families runs compiled C there, and one a software GPU.
+ * mesh; one of six families runs compiled C there, and one of twelve a software GPU.
  */
 export function testInTurns(names: readonly string[]): void {
   for (const [i, name] of names.entries()) {
@@ -203,18 +203,18 @@ export function testInTurns(names: readonly string[]): void {
         separate: [],
         native: isInTurn(i, 6) ? [mesh] : [],
       },
-      isInTurn(i + 2, 6) ? { shared: [mesh], separate: [] } : undefined,
+      isInTurn(i + 2, 12) ? { shared: [mesh], separate: [] } : undefined,
     );
   }
 }
 
-/** As `testReferences`, for published families. By `SEED`, a third of them runs on a software GPU. */
+/** As `testReferences`, for published families. By `SEED`, a fifth of them runs on a software GPU. */
 export function testFamilies(names: readonly string[]): void {
   for (const [i, name] of names.entries()) {
     testCheckpoint(
       name,
       familyMeshes(i),
-      isInTurn(i, 3) ? { shared: ["ep=3"], separate: [] } : undefined,
+      isInTurn(i, 5) ? { shared: ["ep=3"], separate: [] } : undefined,
     );
   }
 }

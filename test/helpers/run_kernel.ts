@@ -222,7 +222,7 @@ let running: { readonly t: Test; readonly target: KernelTarget } | undefined;
 /**
  * Run a property a few times, more often where a kernel of new constants costs little. Software GPUs take seconds of
  * processor to compile a kernel: they run a fifth of the cases, of which each run of the tests draws new ones. What a
- * kernel computes is held on the CPU device by five times as many cases of the same trees.
+ * kernel computes is held on the CPU device by three times as many cases of the same trees.
  */
 export async function holds<T>(
   values: fc.Arbitrary<T>,
@@ -232,7 +232,7 @@ export async function holds<T>(
   if (!running) throw new Error("Cannot hold a property outside testKernels");
   const { t, target } = running;
   const often = target === cpu
-    ? 5 * runs
+    ? 3 * runs
     : target.software
     ? Math.ceil(runs / 5)
     : runs;

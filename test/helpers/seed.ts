@@ -37,13 +37,17 @@ export function inTurn<T>(cases: readonly T[], every: number): readonly T[] {
   return cases.filter((_, i) => isInTurn(i, every));
 }
 
+/** One of the cases, by `INNER_SEED`; with `TURNS=all`, all. */
+export function oneInTurn<T>(cases: readonly T[]): readonly T[] {
+  return cases.filter((_, i) => ALL || (INNER_SEED + i) % cases.length === 0);
+}
+
 /** One of the cases that can run here, by `INNER_SEED`, and all skipped cases; with `TURNS=all`, all. */
 export function ableInTurn<T extends { readonly skip: false | string }>(
   cases: readonly T[],
 ): readonly T[] {
-  const able = cases.filter(({ skip }) => !skip);
   return [
-    ...able.filter((_, i) => ALL || (INNER_SEED + i) % able.length === 0),
+    ...oneInTurn(cases.filter(({ skip }) => !skip)),
     ...cases.filter(({ skip }) => skip),
   ];
 }

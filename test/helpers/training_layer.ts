@@ -8,6 +8,7 @@ import {
   dot,
   map,
   mean,
+  type Model,
   model,
   mul,
   route,
@@ -54,9 +55,11 @@ export const CALLS = [{ x: waves(37 * 6) }, { x: waves(3 * 6) }, {
   x: waves(6),
 }];
 
-/** Steps of training it whose gradients are clipped, so that what they do depends on their norm; next values are outputs. */
-export async function stepCase(): Promise<Case> {
-  const graph = trace(layer("mixtral", 2));
+/** Steps of training a model, by default the layer, whose gradients are clipped, so that what they do depends on their norm; next values are outputs. */
+export async function stepCase(
+  trained: Model = layer("mixtral", 2),
+): Promise<Case> {
+  const graph = trace(trained);
   const step = trainStep(graph, {
     loss: "loss",
     optimizer: { kind: "sgd", momentum: 0.5 },

@@ -11,13 +11,8 @@ import {
   temporaryFolder,
   writeRaw,
 } from "../helpers/cli.ts";
-import {
-  alternating,
-  LAUNCHERS,
-  launchersInTurn,
-  startWith,
-  withoutMpi,
-} from "../helpers/mpi.ts";
+import { launchersInTurn, startWith, withoutMpi } from "../helpers/mpi.ts";
+import { inTurn } from "../helpers/seed.ts";
 
 const scratch = temporaryFolder(t);
 const [inputs, shared, apart] = ["inputs", "shared", "apart"].map((name) =>
@@ -44,8 +39,8 @@ function checkFigures(t: Test, out: string, ranks: number): void {
 
 const whole = await switchyard([...RUN, "--outputs", shared]);
 
-for (const launcher of LAUNCHERS) {
-  for (const { ranks, chunks } of alternating(JOBS, launcher)) {
+for (const launcher of launchersInTurn()) {
+  for (const { ranks, chunks } of inTurn(JOBS, 2)) {
     t.test(`${launcher.name}: ${chunks} chunks on ${ranks} ranks`, {
       skip: launcher.skip,
     }, async (t) => {

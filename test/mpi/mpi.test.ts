@@ -163,6 +163,31 @@ const GENERATE = [
   ...["--adapter", "cpu"],
 ];
 
+/** Commands that fail on every rank: a wrong file, flag and mesh. */
+const ERRORS: readonly {
+  readonly argv: readonly string[];
+  readonly code: number;
+  readonly state: string;
+}[] = [
+  {
+    argv: [
+      ...["run", MIXTRAL, "--inputs", file("none"), "--outputs", file("x")],
+    ],
+    code: 1,
+    state: "read '.*none': there is no such file or folder",
+  },
+  {
+    argv: [...GENERATE, "--none"],
+    code: 2,
+    state: "run the command: unknown option '--none'",
+  },
+  {
+    argv: [...GENERATE, "--mesh", "ep=4"],
+    code: 2,
+    state: "run a mesh of 4 ranks on 2 processes",
+  },
+];
+
 interface Ranks {
   readonly ranks: readonly {
     readonly rank: number;
@@ -350,36 +375,21 @@ for (const launcher of LAUNCHERS) {
     });
   }
 
-  t.test(
-    `${name}: a wrong flag, file or mesh is said once, with its exit code`,
-    {
+  // What comes of an error does not depend on the MPI.
+  if (launchersInTurn().includes(launcher)) {
+    t.test(`${name}: an error of all ranks is said once, with its exit code`, {
       skip,
-    },
-    async (t) => {
-      const missing = await launch(2, [
-        ...["run", MIXTRAL, "--inputs", file("none"), "--outputs", file("x")],
-      ]).ended;
-      t.equal(missing.code, 1);
-      t.match(
-        missing.err,
-        /^rank [01] on \S+: Cannot read '.*none': there is no such file or folder\. Check the path\n$/,
-      );
-      // What comes of an error does not depend on the MPI.
-      if (launcher !== LAUNCHERS.find(({ skip }) => !skip)) return;
-      const flag = await launch(2, [...GENERATE, "--none"]).ended;
-      t.equal(flag.code, 2);
-      t.match(
-        flag.err,
-        /^rank [01] on \S+: Cannot run the command: unknown option '--none'\. .*\n$/,
-      );
-      const mesh = await launch(2, [...GENERATE, "--mesh", "ep=4"]).ended;
-      t.equal(mesh.code, 2);
-      t.match(
-        mesh.err,
-        /^rank [01] on \S+: Cannot run a mesh of 4 ranks on 2 processes\. .*\n$/,
-      );
-    },
-  );
+    }, async (t) => {
+      for (const { argv, code, state } of inTurn(ERRORS, ERRORS.length)) {
+        const ended = await launch(2, argv).ended;
+        t.equal(ended.code, code);
+        t.match(
+          ended.err,
+          new RegExp(`^rank [01] on \\S+: Cannot ${state}\\. .*\\n$`),
+        );
+      }
+    });
+  }
 }
 
 t.test("the version that ranks compare is that of the package", (t) => {

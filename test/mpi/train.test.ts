@@ -40,13 +40,22 @@ function training(
   ];
 }
 
-/** A training in this process. */
-async function trainHere(argv: readonly string[]): Promise<void> {
-  const { code, err } = await switchyard(argv);
+/** A training in this process. Returns what it prints. */
+async function trainHere(argv: readonly string[]): Promise<string> {
+  const { code, out, err } = await switchyard(argv);
   if (code !== 0) throw new Error(err);
+  return out;
 }
 
-// Checkpoints of ep=2 are below, of the other MPI; test/mpi/training.test.ts has steps on both axes.
+/** Losses and gradient norms of the steps that a training printed. */
+function figures(out: string): readonly (readonly [number, number])[] {
+  return out.match(/^\{"step".*$/gm)!.map((line) => {
+    const { loss, gradientNorm } = JSON.parse(line);
+    return [loss, gradientNorm];
+  });
+}
+
+// Checkpoints of ep=2 are below, of the other MPI.
 const JOBS: readonly {
   readonly what: string;
   readonly mesh: string;
@@ -60,6 +69,18 @@ const JOBS: readonly {
     more: ["--dtype", "bf16", "--zero", "1"],
   },
   {
+    what: "experts and copies",
+    mesh: "dp=2,ep=2",
+    ranks: 4,
+    more: [],
+  },
+  {
+    what: "heads and experts in parts",
+    mesh: "tp=2,ep=2",
+    ranks: 4,
+    more: ["--accumulate", "2"],
+  },
+  {
     what: "stages of two ranks, split gradients",
     mesh: "pp=2,ep=2",
     ranks: 4,
@@ -67,17 +88,17 @@ const JOBS: readonly {
   },
 ];
 
-for (const { what, mesh, ranks, more } of inTurn(JOBS, 2)) {
+for (const { what, mesh, ranks, more } of inTurn(JOBS, JOBS.length)) {
   t.test(`checkpoints of ${what}`, { skip: skipWithoutMpi }, async (t) => {
     const model = await tinyModel(t);
     const scratch = temporaryFolder(t);
     const [here, out] = ["here", "out"].map((name) =>
       path.join(scratch, name)
     ) as [string, string];
-    const job = { mesh, steps: 2, more };
-    await trainHere(training(model, here, job));
+    const job = { mesh, steps: 2, more: [...more, "--json"] };
+    const printed = await trainHere(training(model, here, job));
     const [launcher] = launchersInTurn();
-    const { code, err } = await startWith(launcher!, scratch, [
+    const { code, out: found, err } = await startWith(launcher!, scratch, [
       ...["launch", "-n", String(ranks), "--", ...training(model, out, job)],
     ]).ended;
     t.equal(code, 0, err);
@@ -86,6 +107,8 @@ for (const { what, mesh, ranks, more } of inTurn(JOBS, 2)) {
       await contents(here),
       "every byte, a file of each rank",
     );
+    t.equal(figures(printed).length, 2);
+    t.strictSame(figures(found), figures(printed), "losses and norms");
   });
 }
 

@@ -83,7 +83,7 @@ for (const [generator, cases] of Object.entries(CASES)) {
   t.test(`${generator}() stores each element once`, (t) => {
     let launches = 0;
     for (const launch of cases()) {
-      if (!isInTurn(launches++, 3)) continue;
+      if (!isInTurn(launches++, 6)) continue;
       const faults = faultsOf(launch);
       if (faults.length === 0) continue;
       const { kernel: _, ...rest } = launch;
