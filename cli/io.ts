@@ -9,6 +9,7 @@ import { userCache } from "../runtime/cache/folders.ts";
 import { adapterSystemInfo } from "./adapter_system_info.ts";
 import { fileError, hasGraphics, nodeFiles } from "./files.ts";
 import { type HubSettings, hubSettings } from "./hub_settings.ts";
+import { startSearchThread } from "./search_thread.ts";
 
 /** The streams, files and clock of a command. */
 export interface CliIo {
@@ -31,6 +32,8 @@ export interface CliIo {
   readonly environment: { readonly [name: string]: string | undefined };
   /** Number of hardware threads. */
   readonly threads: number;
+  /** Starts another thread for a search. Default: there is none. */
+  readonly searchThread?: typeof startSearchThread;
   /** Whether the system has a graphics device, as far as is known without WebGPU. */
   readonly graphics: boolean;
   /** Returns the locations of adapters, which distinguish adapters of the same name. */
@@ -83,6 +86,7 @@ export function processIo(): CliIo {
     hub: hubSettings(),
     environment: process.env,
     threads: availableParallelism(),
+    searchThread: startSearchThread,
     graphics: hasGraphics(),
     systemInfo: adapterSystemInfo,
     browse,

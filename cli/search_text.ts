@@ -7,9 +7,6 @@ import {
   type Searched,
   type SearchPhase,
 } from "../engine/mod.ts";
-import { heldAxis, partLengths } from "../spec/axis_parts.ts";
-import { isPageAxis, WITHIN } from "../spec/pages.ts";
-import type { Plan } from "../spec/plan/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { strategyFlags } from "../spec/strategies.ts";
 import { ratesText, rateText, timeText } from "../spec/time_text.ts";
@@ -84,14 +81,21 @@ function advice(
   { context, phase, dtype = "bf16" }: SearchTerms,
 ): string[] {
   const { zero = 0, recompute = false } = strategy;
-  const { microBatches = 1 } = step.of.plan.pipeline ?? {};
+  const { pages, microBatches } = step.of;
   const flags = [
     ...phase === "train" ? ["--train"] : [],
     `--mesh ${meshName(mesh) === "1 device" ? "ep=1" : meshName(mesh)}`,
     `--max-tokens ${step.tokens / microBatches}`,
     `--max-sequences ${step.sequences / microBatches}`,
     `--max-context ${context}`,
-    ...pageFlags(step.of.plan, context),
+    // At least those of a sequence.
+    ...pages
+      ? [
+        `--pages ${
+          Math.max(pages.count, Math.ceil(context / pages.size))
+        }x${pages.size}`,
+      ]
+      : [],
     ...strategyFlags(strategy),
     ...zero > 0 ? [`--zero ${zero}`] : [],
     ...recompute ? ["--recompute"] : [],
@@ -101,17 +105,6 @@ function advice(
   return [
     `plan    ${flags.join(" ")}${replicas > 1 ? `, ${replicas} times` : ""}`,
   ];
-}
-
-/** Returns the number of cache pages, for layers with full attention if there are any: the minimum for a sequence. */
-function pageFlags(plan: Plan, context: number): string[] {
-  const counts = Object.keys(plan.axes).filter(isPageAxis).flatMap((name) => {
-    const axis = heldAxis(plan, name);
-    return partLengths(plan, axis) ?? [axis.size];
-  });
-  if (counts.length === 0) return [];
-  const { size } = plan.axes[WITHIN]!;
-  return [`--pages ${Math.max(...counts, Math.ceil(context / size))}x${size}`];
 }
 
 /** Formats the rates that predict the time of arithmetic. Comparisons with published speeds may need other rates. */

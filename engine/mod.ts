@@ -110,9 +110,12 @@ export { given } from "./given.ts";
 export { joinJob, RankCountError } from "./job.ts";
 export { type Layers, layersOf } from "../spec/plan/layers.ts";
 export {
+  type ClaimedResults,
   type CurvePoint,
   type ExpertLoad,
   type Found,
+  helpSearch,
+  knownOf,
   type MachineMeter,
   type MeasureMachineOptions,
   meshName,
@@ -122,8 +125,11 @@ export {
   planSummary,
   recordedLoad,
   search,
+  type SearchBatch,
   type Searched,
+  type SearchHelper,
   type SearchPhase,
+  type SearchTask,
   type Summarized,
   summarizeTarget,
   type SummarizeTargetOptions,

@@ -19,7 +19,8 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
  * output is cached until one of these files changes.
  */
 export const ENTRIES = [
-  ...["cli/main.ts", "cli/start.ts", "cli/files.ts", "cli/http_program.ts"],
+  ...["cli/main.ts", "cli/start.ts", "cli/files.ts"],
+  ...["cli/http_program.ts", "cli/search_program.ts"],
   ...["compiler/mod.ts", "spec/mod.ts", "runtime/mod.ts"],
   ...["engine/mod.ts", "engine/untrusted/program.ts"],
   ...["compiler/editor/tracer.ts", "models/mod.ts", "models/published.ts"],

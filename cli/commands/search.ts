@@ -6,6 +6,7 @@ import {
   replicaMesh,
   search,
   type SearchPhase,
+  type SearchTask,
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { EncodingName } from "../../spec/encoding.ts";
@@ -51,47 +52,27 @@ export async function searchCommand(
     revision,
     extent: "headers",
   });
-  const { phase = "decode", objective = "throughput", ranks } = flags;
-  const machine = await findMachine(io, flags.target, {
-    ...flags.ranks === undefined ? {} : { ranks: flags.ranks },
+  const { objective = "throughput", ranks } = flags;
+  const thread = io.threads > 1 ? io.searchThread?.(model, flags) : undefined;
+  const task = await searchTask(io, model, flags).catch((error) => {
+    thread?.close();
+    throw error;
   });
-  const target = await targetOf(io, model, {
-    family: flags.family,
-    withoutWeights: true,
-  });
-  if (target.kind !== "configuration" && target.kind !== "checkpoint") {
-    throw new DataError(
-      `Cannot search with '${model}': it is not a published model, so its sequences are unknown. Give a config.json, or a folder with one`,
-    );
-  }
-  const { dtype, limits } = flags;
-  if (phase === "train" && dtype !== undefined) trainedFlag(dtype);
-  const { decoder } = target.kind === "checkpoint"
-    ? target.checkpoint.published
-    : target.configuration.published;
-  const task = {
-    target,
-    machine,
-    phase,
-    files: io.files,
-    context: flags.maxContext ?? Math.min(CONTEXT, decoder.maxPositions),
-    experts: await expertLoad(io, flags.experts),
-    ...flags.maxStep === undefined ? {} : { goal: flags.maxStep / 1000 },
-    compile: {
-      ...dtype === undefined ? {} : { dtype },
-      ...limits === undefined ? {} : { limits },
-    },
-  };
+  const { machine, phase } = task;
   const searched = await search(task, {
     objective,
     ranks,
     curve: flags.svg !== undefined,
-  });
+    helper: thread,
+  }).finally(() => thread?.close());
   const terms = {
-    ...task,
+    machine,
+    phase,
+    context: task.context,
+    ...task.goal === undefined ? {} : { goal: task.goal },
     objective,
     experts: flags.experts ?? "even",
-    ...dtype === undefined ? {} : { dtype },
+    ...flags.dtype === undefined ? {} : { dtype: flags.dtype },
   };
   if (flags.svg !== undefined) {
     const curve = searched.curve.map(({ devices, best, single }) => ({
@@ -119,6 +100,45 @@ export async function searchCommand(
       : formatSearch(searched, terms),
   );
   return searched.found.length > 0 ? 0 : 3;
+}
+
+/** Reads the task of a search: the configuration of a model, and a machine. */
+export async function searchTask(
+  io: CliIo,
+  model: string,
+  flags: SearchFlags,
+): Promise<SearchTask> {
+  const { phase = "decode" } = flags;
+  const machine = await findMachine(io, flags.target, {
+    ...flags.ranks === undefined ? {} : { ranks: flags.ranks },
+  });
+  const target = await targetOf(io, model, {
+    family: flags.family,
+    withoutWeights: true,
+  });
+  if (target.kind !== "configuration" && target.kind !== "checkpoint") {
+    throw new DataError(
+      `Cannot search with '${model}': it is not a published model, so its sequences are unknown. Give a config.json, or a folder with one`,
+    );
+  }
+  const { dtype, limits } = flags;
+  if (phase === "train" && dtype !== undefined) trainedFlag(dtype);
+  const { decoder } = target.kind === "checkpoint"
+    ? target.checkpoint.published
+    : target.configuration.published;
+  return {
+    target,
+    machine,
+    phase,
+    files: io.files,
+    context: flags.maxContext ?? Math.min(CONTEXT, decoder.maxPositions),
+    experts: await expertLoad(io, flags.experts),
+    ...flags.maxStep === undefined ? {} : { goal: flags.maxStep / 1000 },
+    compile: {
+      ...dtype === undefined ? {} : { dtype },
+      ...limits === undefined ? {} : { limits },
+    },
+  };
 }
 
 /** Returns the flags that plan one replica of a search result. */

@@ -9,14 +9,20 @@ export {
   openMachineMeter,
 } from "./machine/measure_machine.ts";
 export {
+  type Batch as SearchBatch,
+  type ClaimedResults,
   type CurvePoint,
   type Found,
+  helpSearch,
+  knownOf,
   meshName,
   meshOf,
   type Objective,
   search,
   type Searched,
+  type SearchHelper,
   type SearchPhase,
+  type SearchTask,
 } from "./search/mod.ts";
 export { type ExpertLoad, recordedLoad } from "./simulate/mod.ts";
 export { forMachine } from "./summary/compiled.ts";

@@ -1,6 +1,8 @@
 /** Evaluates one replica on a mesh: the memory of its ranks, by exact bytes, and the times of its steps. */
 
 import type { ZeroStage } from "../../../compiler/mod.ts";
+import { heldAxis, partLengths } from "../../../spec/axis_parts.ts";
+import { isPageAxis, WITHIN } from "../../../spec/pages.ts";
 import { cachedIn } from "../../../spec/bounded_cache.ts";
 import {
   MachineError,
@@ -65,17 +67,28 @@ export interface SearchTask {
   readonly compile: Pick<CompileRepresentativesOptions, "dtype" | "limits">;
 }
 
-/** A plan of one replica. */
-export interface ReplicaPlan {
+/** Facts of a replica's plan. */
+export interface Replica {
   readonly mesh: ReplicaMesh;
   readonly ranks: number;
   readonly strategy: SearchStrategy;
   /** Capacity: sequences (decode, train), or tokens (prefill) per group of `tp` ranks. */
   readonly load: number;
-  readonly plan: Plan;
-  readonly weights: ModelWeights;
   /** The ranks with the most memory. */
   readonly fullest: RankClass;
+  /** Pages of caches on a rank, those of layers with full attention if there are any, and positions of a page. */
+  readonly pages?: { readonly count: number; readonly size: number };
+  readonly microBatches: number;
+  /** Ops of its steps, with their parts. */
+  readonly ops: string;
+  /** Whether all tokens are deduplicated, as if it were requested. */
+  readonly deduplicates: boolean;
+}
+
+/** A replica with its plan. */
+export interface ReplicaPlan extends Replica {
+  readonly plan: Plan;
+  readonly weights: ModelWeights;
   /** For training: plans with one more layer, and the number of equal layers. */
   readonly grown?: TrainingRepresentatives["grown"];
 }
@@ -88,7 +101,7 @@ export interface ThrownOut {
 
 /** A step of a replica. */
 export interface ReplicaStep {
-  readonly of: ReplicaPlan;
+  readonly of: Replica;
   /** Tokens of the step on all ranks, and sequences. */
   readonly tokens: number;
   readonly sequences: number;
@@ -170,7 +183,10 @@ async function compileLoad(
         maxContext: task.context,
       },
     });
-    return { mesh, ranks: replicaRanks(mesh), strategy, load, ...compiled };
+    return {
+      ...replicaOf(compiled.plan, mesh, { strategy, load }),
+      ...compiled,
+    };
   }
   const { plan, weights } = await compileRepresentatives(target, files, {
     ...task.compile,
@@ -197,13 +213,41 @@ async function compileLoad(
   const { times } = weights.representatives;
   const ranks = summarizeRanks(plan, { machine, times, experts: [] });
   return {
+    ...replicaOf(plan, mesh, { strategy, load }),
+    plan,
+    weights,
+    fullest: ranks.reduce((a, b) => b.bytes.total > a.bytes.total ? b : a),
+  };
+}
+
+function replicaOf(
+  plan: Plan,
+  mesh: ReplicaMesh,
+  { strategy, load }: Pick<Replica, "strategy" | "load">,
+): Omit<Replica, "fullest"> {
+  const { steps } = plan.programs[0]!;
+  const routings = (name: string) =>
+    new Set(
+      steps.flatMap(({ part }) => part?.part === name ? [part.routing] : []),
+    ).size;
+  const sent = routings("exchange indices");
+  const pages = Object.keys(plan.axes).filter(isPageAxis).flatMap((name) => {
+    const axis = heldAxis(plan, name);
+    return partLengths(plan, axis) ?? [axis.size];
+  });
+  return {
     mesh,
     ranks: replicaRanks(mesh),
     strategy,
     load,
-    plan,
-    weights,
-    fullest: ranks.reduce((a, b) => b.bytes.total > a.bytes.total ? b : a),
+    microBatches: plan.pipeline?.microBatches ?? 1,
+    ...pages.length > 0
+      ? {
+        pages: { count: Math.max(...pages), size: plan.axes[WITHIN]!.size },
+      }
+      : {},
+    ops: steps.map(({ op, part }) => `${op} ${part?.part}`).join(),
+    deduplicates: sent > 0 && sent === routings("count"),
   };
 }
 
@@ -223,17 +267,17 @@ export function stepReplica(
   of: ReplicaPlan,
   load = of.load,
 ): ReplicaStep {
-  const { plan, weights } = of;
+  const { plan, weights, grown, ...replica } = of;
   const { machine, phase, experts } = task;
   const known = stepOf(task, of.mesh, load);
   const step: PhaseWorkload = [phase, {
     ...known,
     past: phase === "decode" ? task.context - 1 : 0,
   }];
-  if (of.grown) {
+  if (grown) {
     const workload = { ...known, past: 0, ...experts ? { experts } : {} };
     const first = simulate(plan, machine, workload);
-    const all = of.grown.reduce(
+    const all = grown.reduce(
       (sum, { plan, layers }) =>
         withLayers(sum, layers, {
           from: first,
@@ -244,7 +288,7 @@ export function stepReplica(
     const microBatches = microBatchesOf(of.mesh);
     const tokens = microBatches * known.tokens;
     return {
-      of,
+      of: replica,
       tokens,
       sequences: microBatches * known.sequences,
       step: all,
@@ -258,7 +302,7 @@ export function stepReplica(
     workloads: [step],
   });
   const { step: one, tokensPerSecond } = predicted.get(phase)!;
-  return { of, ...known, step: one, tokensPerSecond };
+  return { of: replica, ...known, step: one, tokensPerSecond };
 }
 
 /** A step with more layers, each taking as long as the first. */

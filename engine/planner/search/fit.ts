@@ -7,6 +7,7 @@ import type { ModelWeights } from "../summary/weights.ts";
 import {
   compileReplica,
   fits,
+  type Replica,
   type ReplicaPlan,
   type ReplicaStep,
   type SearchPhase,
@@ -104,7 +105,7 @@ export async function firstThatFits(
 /** Steps of the largest load that fits, if it is larger than that of a plan. */
 export async function largerSteps(
   task: SearchTask,
-  one: ReplicaPlan,
+  one: Replica,
 ): Promise<ReplicaStep[]> {
   const larger = await largestThatFits(task, one);
   return larger ? stepsOf(task, larger) : [];
@@ -153,7 +154,7 @@ async function smallestLoad(
 /** The plan with the largest load that fits. Undefined if it is not larger. */
 async function largestThatFits(
   task: SearchTask,
-  one: ReplicaPlan,
+  one: Replica,
 ): Promise<ReplicaPlan | undefined> {
   const { mesh, strategy } = one;
   const { bytes, limit = Infinity } = one.fullest;
@@ -180,16 +181,16 @@ function rounded(value: number): number {
 /** Steps of a mesh with other strategies than that of a plan, if they change anything and fit. */
 export async function otherStrategies(
   task: SearchTask,
-  of: ReplicaPlan,
+  of: Replica,
 ): Promise<ReplicaStep[]> {
   const { mesh, load } = of;
   const steps: ReplicaStep[] = [];
-  const compiled = [of];
+  const compiled: Replica[] = [of];
   for (const strategy of STRATEGIES[task.phase]) {
     const { deduplicate, ...others } = strategy;
     const isKnown = compiled.some((plan) =>
       sameStrategy(strategy, plan.strategy) ||
-      deduplicate && sameStrategy(others, plan.strategy) && deduplicates(plan)
+      deduplicate && sameStrategy(others, plan.strategy) && plan.deduplicates
     );
     if (isKnown) continue;
     const plan = await compileReplica(task, mesh, { strategy, load });
@@ -206,7 +207,7 @@ export async function otherStrategies(
 /** Steps with exchanges in two levels, between hosts and within a host, if experts are on several and it fits. */
 export async function stepsOverNodes(
   task: SearchTask,
-  { mesh, load, strategy }: ReplicaPlan,
+  { mesh, load, strategy }: Replica,
   host: number,
 ): Promise<ReplicaStep[]> {
   const nodes = overNodes(mesh, host);
@@ -225,28 +226,9 @@ function sameStrategy(a: SearchStrategy, b: SearchStrategy): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
 }
 
-/** Whether all tokens are deduplicated, as if it were requested. */
-function deduplicates({ plan: { programs: [program] } }: ReplicaPlan): boolean {
-  const routings = (name: string) =>
-    new Set(
-      program!.steps.flatMap(({ part }) =>
-        part?.part === name ? [part.routing] : []
-      ),
-    ).size;
-  const sent = routings("exchange indices");
-  return sent > 0 && sent === routings("count");
-}
-
 /** Whether a strategy changes anything: not if one row per choice is sent anyway. */
-function isOther(
-  a: Pick<ReplicaPlan, "plan" | "fullest">,
-  b: Pick<ReplicaPlan, "plan" | "fullest">,
-): boolean {
-  const [x, y] = [a, b].map(({ plan: { programs }, fullest }) =>
-    programs[0]!.steps.map(({ op, part }) => `${op} ${part?.part}`).join() +
-    fullest.bytes.total
-  );
-  return x !== y;
+function isOther(a: Replica, b: Replica): boolean {
+  return a.ops !== b.ops || a.fullest.bytes.total !== b.fullest.bytes.total;
 }
 
 /** Steps of several loads of one plan, and of a single sequence. */

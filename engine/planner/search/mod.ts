@@ -5,4 +5,10 @@ export type { SearchPhase, SearchTask, ThrownOut } from "./evaluate.ts";
 export { meshName, meshOf, type ReplicaMesh } from "./meshes.ts";
 export type { CurvePoint } from "./curve.ts";
 export type { Found, Objective } from "./found.ts";
-export { search, type Searched, type SearchOptions } from "./search.ts";
+export {
+  type Batch,
+  type ClaimedResults,
+  helpSearch,
+  type SearchHelper,
+} from "./claims.ts";
+export { knownOf, search, type Searched } from "./search.ts";

@@ -12,12 +12,8 @@ import {
   type SearchTask,
   type ThrownOut,
 } from "./evaluate.ts";
-import {
-  firstThatFits,
-  largerSteps,
-  otherStrategies,
-  stepsOverNodes,
-} from "./fit.ts";
+import { executeAll, type SearchHelper } from "./claims.ts";
+import { type Known, largerSteps } from "./fit.ts";
 import {
   bestOfMeshes,
   compareBy,
@@ -56,15 +52,28 @@ export interface SearchOptions {
   readonly ranks?: number | undefined;
   /** For training: whether to compute the curve, which takes a search per number of devices. */
   readonly curve?: boolean;
+  /** Another thread with the same task. Default: none. */
+  readonly helper?: SearchHelper | undefined;
 }
 
 /** Number of meshes whose strategies are tried. */
 const FINALISTS = 2;
 
+/** Facts known before compilation. */
+export async function knownOf(
+  { target, files, machine, compile }: SearchTask,
+): Promise<Known> {
+  const { kind } = placeRanks(machine)[0]!;
+  return {
+    weights: await representativeWeights(target, files, compile),
+    limit: usableMemory(machine.devices[kind]!),
+  };
+}
+
 /** Searches. Throws DataError if the machine has fewer ranks than requested. */
 export async function search(
   task: SearchTask,
-  { objective, ranks: asked, curve = false }: SearchOptions,
+  { objective, ranks: asked, curve = false, helper }: SearchOptions,
 ): Promise<Searched> {
   const { machine, goal } = task;
   const placements = placeRanks(machine);
@@ -75,13 +84,8 @@ export async function search(
     );
   }
   const trains = task.phase === "train";
-  const weights = await representativeWeights(
-    task.target,
-    task.files,
-    task.compile,
-  );
-  const limit = usableMemory(machine.devices[placements[0]!.kind]!);
-  const known = { weights, limit };
+  const known = await knownOf(task);
+  const { weights } = known;
   const sizes = {
     host: placements.filter(({ host }) => host === placements[0]!.host).length,
     experts: Math.max(
@@ -97,8 +101,8 @@ export async function search(
   const thrownOut: ThrownOut[] = [];
   const steps: ReplicaStep[] = [];
   const evaluate = async (meshes: readonly ReplicaMesh[]) => {
-    for (const mesh of meshes) {
-      const found = await firstThatFits(task, mesh, known);
+    const tasks = meshes.map((mesh) => ({ kind: "mesh", mesh } as const));
+    for (const found of await executeAll(task, known, { tasks, helper })) {
       if ("why" in found) thrownOut.push(found);
       else steps.push(...found);
     }
@@ -125,10 +129,12 @@ export async function search(
       steps.push(...await largerSteps(task, step.of));
     }
   }
-  for (const { mesh, step } of finalists()) {
-    if (replicaRanks(mesh) === 1) continue;
-    steps.push(...await otherStrategies(task, step.of));
-    steps.push(...await stepsOverNodes(task, step.of, sizes.host));
+  const tasks = finalists().filter(({ mesh }) => replicaRanks(mesh) > 1)
+    .map(({ step }) =>
+      ({ kind: "strategies", of: step.of, host: sizes.host }) as const
+    );
+  for (const found of await executeAll(task, known, { tasks, helper })) {
+    if (!("why" in found)) steps.push(...found);
   }
   const all = within();
   const front = paretoOf(all);

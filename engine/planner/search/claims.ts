@@ -1,0 +1,114 @@
+/** Tasks of a search, of which threads take the next ones: the main thread from the first on, the helper from the last. */
+
+import type {
+  Replica,
+  ReplicaStep,
+  SearchTask,
+  ThrownOut,
+} from "./evaluate.ts";
+import {
+  firstThatFits,
+  type Known,
+  otherStrategies,
+  stepsOverNodes,
+} from "./fit.ts";
+import type { ReplicaMesh } from "./meshes.ts";
+
+/** A task: the steps of a mesh, or those of a replica with other strategies. */
+export type Claimable =
+  | { readonly kind: "mesh"; readonly mesh: ReplicaMesh }
+  | {
+    readonly kind: "strategies";
+    readonly of: Replica;
+    /** Ranks per host. */
+    readonly host: number;
+  };
+
+/** Result of a task. */
+export type Claimed = ReplicaStep[] | ThrownOut;
+
+/** Results by the index of the task. */
+export type ClaimedResults = readonly (readonly [number, Claimed])[];
+
+/** Tasks, and the shared word of each: whether a thread has taken it. */
+export interface Batch {
+  readonly tasks: readonly Claimable[];
+  readonly taken: Int32Array;
+}
+
+/** Another thread with the same search. */
+export interface SearchHelper {
+  /** Executes tasks that are not taken, the last first. Resolves to the results of those that did not fail. */
+  help(batch: Batch): Promise<ClaimedResults>;
+}
+
+/** Executes tasks that are not taken, in this order. Failed ones are omitted if `skipsFailed`. */
+async function claim(
+  task: SearchTask,
+  known: Known,
+  { batch: { tasks, taken }, order, skipsFailed = false }: {
+    readonly batch: Batch;
+    readonly order: readonly number[];
+    readonly skipsFailed?: boolean;
+  },
+): Promise<[number, Claimed][]> {
+  const results: [number, Claimed][] = [];
+  for (const i of order) {
+    if (Atomics.exchange(taken, i, 1) !== 0) continue;
+    try {
+      results.push([i, await execute(task, known, tasks[i]!)]);
+    } catch (error) {
+      if (!skipsFailed) throw error;
+    }
+  }
+  return results;
+}
+
+async function execute(
+  task: SearchTask,
+  known: Known,
+  claimed: Claimable,
+): Promise<Claimed> {
+  if (claimed.kind === "mesh") {
+    return await firstThatFits(task, claimed.mesh, known);
+  }
+  const { of, host } = claimed;
+  return [
+    ...await otherStrategies(task, of),
+    ...await stepsOverNodes(task, of, host),
+  ];
+}
+
+/** Executes tasks in this thread and in the helper. Returns their results in order. */
+export async function executeAll(
+  task: SearchTask,
+  known: Known,
+  { tasks, helper }: {
+    readonly tasks: readonly Claimable[];
+    readonly helper: SearchHelper | undefined;
+  },
+): Promise<Claimed[]> {
+  const taken = new Int32Array(new SharedArrayBuffer(4 * tasks.length));
+  const batch = { tasks, taken };
+  const order = [...tasks.keys()];
+  const helped = tasks.length > 1 ? helper?.help(batch) : undefined;
+  const results = new Map(await claim(task, known, { batch, order }));
+  // The helper may not even have started.
+  const others = results.size < tasks.length ? await helped ?? [] : [];
+  for (const [i, result] of others) results.set(i, result);
+  // Those that failed in the helper.
+  const failed = order.filter((i) => !results.has(i));
+  for (const i of failed) {
+    results.set(i, await execute(task, known, tasks[i]!));
+  }
+  return order.map((i) => results.get(i)!);
+}
+
+/** Executes the tasks of a helper, the last first. */
+export async function helpSearch(
+  task: SearchTask,
+  { known, batch }: { readonly known: Known; readonly batch: Batch },
+): Promise<ClaimedResults> {
+  const order = [...batch.tasks.keys()].reverse();
+  return await claim(task, known, { batch, order, skipsFailed: true });
+}
