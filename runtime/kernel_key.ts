@@ -1,7 +1,9 @@
 /** Device keys of kernels: plans that share a device may use one name for different kernels. */
 
 import { invariant } from "../spec/errors.ts";
-import { kernelText } from "../spec/kernel/exact_json.ts";
+import { cachedWith } from "../spec/bounded_cache.ts";
+import { kernelHead, kernelText } from "../spec/kernel/exact_json.ts";
+import type { Kernel } from "../spec/kernel/tree.ts";
 import type { Plan, PlanKernel } from "../spec/plan/plan.ts";
 import type { DeviceKernel } from "./device.ts";
 
@@ -21,9 +23,19 @@ export function kernelKey(plan: Plan, name: string): string {
 export function keyOf(name: string, kernel: PlanKernel): string {
   let key = keys.get(kernel);
   if (!key) {
-    keys.set(kernel, key = `${name}#${hash(kernelText(kernel.tree))}`);
+    keys.set(kernel, key = `${name}#${hashOf(kernel.tree)}`);
   }
   return key;
+}
+
+/** Hashes by body, then by name and the rest: plans compiled one after the other share most bodies. */
+const hashes = new WeakMap<Kernel["body"], Map<string, string>>();
+
+function hashOf(tree: Kernel): string {
+  return cachedWith(hashes, tree.body, {
+    key: kernelHead(tree),
+    create: () => hash(kernelText(tree)),
+  });
 }
 
 /** The launched kernels of a plan by key, for devices. */

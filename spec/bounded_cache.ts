@@ -1,4 +1,4 @@
-/** Caches with a maximum size. */
+/** Caches with a maximum size, or for as long as an object lives. */
 
 /** Returns the cached value of a key, or creates it. A full cache is emptied first. */
 export function cachedIn<K, V>(
@@ -12,4 +12,15 @@ export function cachedIn<K, V>(
   if (cache.size >= max) cache.clear();
   cache.set(key, value);
   return value;
+}
+
+/** Returns the cached value of an object and a key, or creates it. */
+export function cachedWith<O extends object, V>(
+  cache: WeakMap<O, Map<string, V>>,
+  object: O,
+  { key, create }: { readonly key: string; readonly create: () => V },
+): V {
+  let values = cache.get(object);
+  if (!values) cache.set(object, values = new Map());
+  return cachedIn(values, key, { max: Infinity, create });
 }

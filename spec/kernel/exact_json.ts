@@ -29,11 +29,16 @@ const kernels = new WeakMap<Kernel, string>();
 export function kernelText(kernel: Kernel): string {
   const known = kernels.get(kernel);
   if (known !== undefined) return known;
-  const { name, workgroupSize, bindings, shared, body } = kernel;
-  const rest = exactJson([name, workgroupSize, bindings, shared]);
-  const text = rest + cachedJson(body);
+  const text = kernelHead(kernel) + cachedJson(kernel.body);
   kernels.set(kernel, text);
   return text;
+}
+
+/** The part of `kernelText` before the body. */
+export function kernelHead(
+  { name, workgroupSize, bindings, shared }: Kernel,
+): string {
+  return exactJson([name, workgroupSize, bindings, shared]);
 }
 
 /** Whether a value contains a number that JSON cannot represent. */

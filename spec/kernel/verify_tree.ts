@@ -8,6 +8,8 @@ import {
   type ScalarType,
   type Stmt,
 } from "./tree.ts";
+import { cachedWith } from "../bounded_cache.ts";
+import { exactJson } from "./exact_json.ts";
 import { binaryType, fitsType, FUNCTIONS, UNARY } from "./semantics.ts";
 import { scalarLoads } from "./vectors.ts";
 import { loopFaults, MAX_NODES, treeNodes } from "./verify_loops.ts";
@@ -395,12 +397,23 @@ class Reader {
 /** Facts of kernels that were read without options. Kernels are immutable. */
 const read = new WeakMap<Kernel, KernelFacts>();
 
+/** The same by body: plans compiled one after the other share most bodies. */
+const readBodies = new WeakMap<Kernel["body"], Map<string, KernelFacts>>();
+
 /** Reads a kernel tree, once without options. Never throws on a tree that fits the schema. */
 export function readTree(kernel: Kernel, options?: TreeOptions): KernelFacts {
   if (options) return readWith(kernel, options);
-  const facts = read.get(kernel) ?? readWith(kernel, {});
-  read.set(kernel, facts);
+  let facts = read.get(kernel);
+  if (!facts) read.set(kernel, facts = readByBody(kernel));
   return facts;
+}
+
+function readByBody(kernel: Kernel): KernelFacts {
+  const { workgroupSize, bindings, shared, body } = kernel;
+  return cachedWith(readBodies, body, {
+    key: exactJson([workgroupSize, bindings, shared]),
+    create: () => readWith(kernel, {}),
+  });
 }
 
 function readWith(kernel: Kernel, options: TreeOptions): KernelFacts {

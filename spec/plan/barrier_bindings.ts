@@ -2,6 +2,7 @@
  * Bindings of a kernel that determine whether invocations reach a barrier: WGSL requires them to be read-only storage.
  */
 
+import { cachedWith } from "../bounded_cache.ts";
 import { exactJson } from "../kernel/exact_json.ts";
 import { isReadOnly, type Kernel, type Stmt } from "../kernel/tree.ts";
 import { readTree } from "../kernel/verify_tree.ts";
@@ -18,16 +19,14 @@ export function barrierBindings(
   const names = kernel.bindings.filter(isReadOnly).map(({ name }) => name)
     .filter(among);
   if (names.length === 0 || !kernel.body.some(surroundsBarrier)) return [];
-  const known = found.get(kernel.body) ?? new Map<string, string[]>();
-  found.set(kernel.body, known);
-  const key = exactJson([names, kernel.bindings, kernel.workgroupSize]);
-  // Most kernels have none, which one check detects.
-  const result = known.get(key) ??
-    (diverges(kernel, names)
-      ? names.filter((name) => diverges(kernel, [name]))
-      : []);
-  known.set(key, result);
-  return result;
+  return cachedWith(found, kernel.body, {
+    key: exactJson([names, kernel.bindings, kernel.workgroupSize]),
+    // Most kernels have none, which one check detects.
+    create: () =>
+      diverges(kernel, names)
+        ? names.filter((name) => diverges(kernel, [name]))
+        : [],
+  });
 }
 
 function surroundsBarrier(stmt: Stmt): boolean {
