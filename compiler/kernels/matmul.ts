@@ -18,6 +18,7 @@ import { indicesOfTerms, rightAt, termsOf } from "./matmul_right.ts";
 import { scalesOfBlock } from "./matmul_scales.ts";
 import { beginWords, nextTerms, termsAtOnce } from "./matmul_words.ts";
 import { sumsByPanels } from "./matmul_panels.ts";
+import { rowInLanes, sumsInLanes } from "./matmul_row.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { normOfRow } from "./matmul_norm.ts";
 import {
@@ -204,10 +205,26 @@ function rowsInPasses(o: Matmul, rows: number): KernelText {
 
 /** So few rows that the first team processes all of them. Time is dominated by weight loads. */
 function ofFirstTeam(o: Matmul, rows: number): KernelText {
+  if (rows === 1 && isByColumn(o) && sumsInLanes(o)) return oneRow(o);
   return wgsl`
     if (lane < ${teamsOf(o).lanes}) {
       ${isByColumn(o) ? columnByColumn(o, rows) : rowsTimesColumns(o, rows)}
     }`;
+}
+
+/** One row, by all teams. */
+function oneRow(o: Matmul): KernelText {
+  const prefixes = termsOf(o).map(({ prefix }) => prefix);
+  return rowInLanes(o, {
+    left: leftOf(o, { rows: 1, ofGroup: 1, stretch: SUM_BLOCK, waits: false }),
+    add: (weight) =>
+      addProducts(o, 1, { prefixes, sums: [{ weight, columns: [0] }] }),
+    finish: (column) => [finish(o, {
+      row: register("row", [0], "u32"),
+      column,
+      sums: o.weights.map((_, i) => register(`sum${i}`, [0, 0])),
+    })],
+  });
 }
 
 /** One column of a lane after another, and one weight after another. */

@@ -398,6 +398,8 @@ export class Emitter {
           this.#labels.set(s.label, this.#depth);
           this.list(s.body);
         });
+      case "once":
+        return this.list(s.body);
       case "leave":
         return f.branch(this.#depth - this.#labels.get(s.label)!);
       case "zero":

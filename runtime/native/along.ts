@@ -3,32 +3,54 @@
 /** Bytes of a cache line. */
 export const LINE = 64;
 
-/** Added to the words of a load in `along_binding`: if rows are blocks with scales, and if several arrays are read. */
-export const BLOCKS = 64, ARRAYS = 128;
+/**
+ * Added to the words of a load in `along_binding`: if rows are blocks with scales, if several arrays are read, and if
+ * one row of the other operand reads them as streams.
+ */
+export const BLOCKS = 64, ARRAYS = 128, STREAM = 256;
+
+/** Bytes between the loads of lanes up to which the loads of a loop are consecutive: a block of 32 values. */
+export const STREAM_APART = 2 * LINE;
 
 /**
  * Shapes of prefetches. The first is used unless another is measured to be faster. `ahead`: bytes from a load to its
  * prefetch in the same rows; 0: the following rows are prefetched line after line, as one stream. `near`: into the
- * first-level cache, where rows whose distance is a power of two share a set and may evict each other.
+ * first-level cache, where rows whose distance is a power of two share a set and may evict each other. `stream`: bytes
+ * from a load to its prefetch if the loads of all lanes are one stream; 0: the loaded lines themselves.
  */
 export const SHAPES = [
-  { ahead: 1024, near: 0 },
-  { ahead: 512, near: 1 },
-  { ahead: 2048, near: 0 },
-  { ahead: 0, near: 1 },
+  { ahead: 1024, near: 0, stream: 8192 },
+  { ahead: 512, near: 1, stream: 0 },
+  { ahead: 2048, near: 0, stream: 16384 },
+  { ahead: 0, near: 1, stream: 4096 },
 ] as const;
 
 /**
  * Prefetches a line of each lane's row next to a transposed load. Past the end of the rows it continues with the
  * following rows or, if two arrays alternate, with the next rows of the other array. `SHAPE_OF` selects a shape by its
  * index.
+ *
+ * Loads that are one stream have a run in each array. If two arrays alternate, prefetches past the end of a run, which
+ * is as long as the last one, continue the last run of the other array. `stream_line` returns the line for the first
+ * lane.
  */
 export const ALONG_IN_C = `
-struct along { const char *array, *next, *other; u ahead, near; };
-static const struct { u ahead, near; } SHAPES[] = { ${
-  SHAPES.map(({ ahead, near }) => `{ ${ahead}, ${near} }`).join(", ")
+struct along { const char *array, *next, *other, *start; uint64_t run; u ahead, near, stream; };
+static const struct { u ahead, near, stream; } SHAPES[] = { ${
+  SHAPES.map(({ ahead, near, stream }) => `{ ${ahead}, ${near}, ${stream} }`)
+    .join(", ")
 } };
-#define SHAPE_OF(i) .ahead = SHAPES[i].ahead, .near = SHAPES[i].near
+#define SHAPE_OF(i) .ahead = SHAPES[i].ahead, .near = SHAPES[i].near, .stream = SHAPES[i].stream
+INLINE const char *stream_line(const char *array, const char *from, uint64_t at, uint64_t apart, struct along *s) {
+  if (s->array != array) {
+    if (s->array) s->other = s->next, s->run = s->next - s->start;
+    s->array = array;
+    s->start = from - at;
+  }
+  s->next = from - at + LANES * apart;
+  const char *line = from + s->stream;
+  return s->other && line - s->start >= s->run ? s->other + (line - s->start - s->run) : line;
+}
 INLINE void prefetch_along(const char *array, const char *from, uint64_t at, uint64_t apart, uint64_t step, struct along *s) {
   const char *next = from - at + LANES * apart;
   if (at < step && s->next != next) s->other = s->array == array ? 0 : s->next, s->array = array, s->next = next;

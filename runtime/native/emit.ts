@@ -13,7 +13,7 @@ import type {
   Value,
 } from "../vector/ir.ts";
 import { repeatedIn } from "../vector/ir.ts";
-import { ARRAYS, BLOCKS } from "./along.ts";
+import { ARRAYS, BLOCKS, STREAM, STREAM_APART } from "./along.ts";
 import { Writer } from "./writer.ts";
 
 /** An array in memory: its address and its length. */
@@ -77,7 +77,7 @@ function nesting(text: string): number {
 export class Emitter {
   readonly writer: Writer;
   readonly arrays = new Map<Memory, ArrayNames>();
-  /** The binding whose rows are prefetched along loads, their stride in bytes, and the words of a load. */
+  /** The binding whose rows are prefetched along loads, their largest stride in bytes, and the words of a load. */
   along?: {
     readonly binding: number;
     readonly apart: number;
@@ -326,6 +326,14 @@ export class Emitter {
         return writer.line(`${this.name(s.label)}:;`);
       case "leave":
         return writer.line(`goto ${this.name(s.label)};`);
+      case "once": {
+        const [x, , z] = this.#program!.groups.map((local) => this.name(local));
+        const key = `${s.number}ull << 32 | ${z} << 16 | ${x}`;
+        return writer.block(`if (saved != (${key}))`, () => {
+          writer.line(`saved = ${key};`);
+          this.list(s.body);
+        });
+      }
       case "zero":
         return writer.line(
           `__builtin_memset(scratch + ${s.offset}, 0, ${s.bytes});`,
@@ -349,17 +357,7 @@ export class Emitter {
         const step = s.ahead === "none" ? 0 : (s.bytes ? 4.5 : 4) * s.words;
         const later = s.ahead === "later" ? "&later" : "0";
         const isAlong = s.ahead === "along";
-        if (isAlong && "binding" in s.from) {
-          const { binding } = s.from;
-          const words = s.words + (s.bytes ? BLOCKS : 0);
-          this.along ??= { binding, apart: width * s.apart, words };
-          if (this.along.binding !== binding) {
-            this.along = {
-              ...this.along,
-              words: this.along.words | ARRAYS,
-            };
-          }
-        }
+        if (isAlong && "binding" in s.from) this.#noteAlong(s, s.from.binding);
         const along = isAlong ? `&along_${s.several ? "several" : "one"}` : "0";
         return writer.line(
           `turn${s.words}(${tile}, ${address}, ${at}, ${
@@ -370,6 +368,20 @@ export class Emitter {
       case "prefetch":
         return writer.line("prefetch_ahead(&later);");
     }
+  }
+
+  /** Notes the binding and the kind of a load beside which lines are prefetched. */
+  #noteAlong(s: Extract<Statement, { op: "turn" }>, binding: number): void {
+    const apart = (s.bytes ? 1 : 4) * s.apart;
+    const known = this.along ?? { binding, apart, words: s.words };
+    const flags = (s.bytes ? BLOCKS : 0) |
+      (known.binding === binding ? 0 : ARRAYS) |
+      (apart <= STREAM_APART ? STREAM : 0);
+    this.along = {
+      ...known,
+      apart: Math.max(known.apart, apart),
+      words: known.words | flags,
+    };
   }
 
   #store(s: Extract<Statement, { op: "store" }>): void {

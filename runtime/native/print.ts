@@ -65,6 +65,8 @@ function bodyInC(program: Program): string {
   writer.line("struct ahead later = { 0 };");
   writer.line("struct along along_one = { SHAPE_OF(launch->shape & 255) };");
   writer.line("struct along along_several = { SHAPE_OF(launch->shape >> 8) };");
+  // The last `once`, and the x and z of its workgroup.
+  writer.line("uint64_t saved = ~0ull;");
   const [x, y, z] = program.groups.map((local) => emitter.name(local));
   writer.block(
     "for (u group = first_group; group < end_group; group++)",

@@ -8,7 +8,7 @@ import { MATH } from "../vector/math.ts";
 import { Emitter } from "./emit.ts";
 import { Writer } from "./writer.ts";
 import { FUSED_MACROS } from "./compiler.ts";
-import { ALONG_IN_C, LINE } from "./along.ts";
+import { ALONG_IN_C, LINE, STREAM_APART } from "./along.ts";
 import { LAUNCH_STRUCT } from "./records.ts";
 
 /** Readable bytes before and after every array: one vector of the widest kind. */
@@ -86,11 +86,19 @@ function turnInC(lanes: number, words: number): string {
   const text = [
     `INLINE void turn${words}(vu *tile, const word *array, uint64_t at, uint64_t apart, uint64_t step, struct ahead *later, struct along *along) {`,
     "  const char *from = (const char *)array + at;",
-    ...vectors.map((i) => `  vu v${i} = ${load(i)};`),
+    `  const u streams = along && apart <= ${STREAM_APART};`,
+    `  const char *line = streams ? stream_line((const char *)array, from, at % apart, apart, along) : 0;`,
+    // Prefetches of a stream are between its loads.
+    ...vectors.flatMap((i) => [
+      `  vu v${i} = ${load(i)};`,
+      ...all.slice(i * lanes / words, (i + 1) * lanes / words).map((lane) =>
+        `  if (streams) __builtin_prefetch(line + ${lane} * apart, 0, 3);`
+      ),
+    ]),
     `  if (step && apart < ${LINE}) prefetch_stream(from, apart);`,
     `  else if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
     `  else if (!along) prefetch_next(from, at % apart, apart, step);`,
-    `  else prefetch_along((const char *)array, from, at % apart, apart, step, along);`,
+    `  else if (apart > ${STREAM_APART}) prefetch_along((const char *)array, from, at % apart, apart, step, along);`,
     "  vu a, b;",
   ];
   for (let step = 1; step < words; step *= 2) {

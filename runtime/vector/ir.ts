@@ -181,6 +181,15 @@ export type Statement =
     readonly body: readonly Statement[];
   }
   | { readonly op: "leave"; readonly label: Label }
+  /**
+   * Runs `body`, unless no other `once` was run since it was run for the last workgroup with the same x and z, whose
+   * workgroup memory is still there. Emitters may always run it. `number`: of the statement in its program.
+   */
+  | {
+    readonly op: "once";
+    readonly number: number;
+    readonly body: readonly Statement[];
+  }
   /** Sets workgroup memory to 0. */
   | { readonly op: "zero"; readonly offset: number; readonly bytes: number }
   /** Selects the current vector's part of scratch memory. */

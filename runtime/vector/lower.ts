@@ -17,6 +17,7 @@ import {
   u,
   word,
 } from "./ir.ts";
+import { type SavedPhases, savedPhases } from "./saved_phases.ts";
 import {
   arraysReadIn,
   invocationsOf,
@@ -59,6 +60,7 @@ class KernelLowering {
   /** Slots of variables that outlive a phase and have a register in it. */
   readonly #slots = new Map<string, Local>();
   readonly #crossing: ReadonlySet<string>;
+  readonly #saved: SavedPhases;
   #scratch: number;
   #partBytes = 0;
 
@@ -87,6 +89,9 @@ class KernelLowering {
     const { outer, crossing } = splitPhases(kernel, body, shapes);
     this.#outer = outer;
     this.#crossing = crossing;
+    this.#saved = options.loops === "tiles" && !this.#isSingle
+      ? savedPhases(outer, { shapes, writable: this.#on.writable })
+      : new Map();
     const outliving = this.#isSingle ? new Set<string>() : crossing;
     if (options.inMemory === "outliving") {
       this.#outlive(outliving, (name) => this.#on.typeOf(name) === "vf");
@@ -207,7 +212,11 @@ class KernelLowering {
   #lower(o: Outer): void {
     const on = this.#on;
     if (o.op === "phase") return this.#phase(o);
-    if (o.op === "zero") return this.#zero(o.arrays);
+    if (o.op === "zero") {
+      const saved = [...this.#saved.values()].flatMap((arrays) => [...arrays]);
+      const arrays = [...o.arrays].filter((name) => !saved.includes(name));
+      return this.#zero(new Set(arrays));
+    }
     on.x.begin();
     this.#recall();
     if (o.op === "if") {
@@ -263,7 +272,14 @@ class KernelLowering {
     });
     const all = invocationsOf(phase, this.#kernel.workgroupSize);
     const condition = u.lt_u(get(this.#first), all);
-    on.emit({ op: "repeat", body, condition });
+    const saved = this.#saved.get(phase);
+    if (!saved) return on.emit({ op: "repeat", body, condition });
+    const once = on.listOf(() => {
+      this.#zero(saved);
+      on.emit({ op: "repeat", body, condition });
+    });
+    const number = [...this.#saved.keys()].indexOf(phase);
+    on.emit({ op: "once", number, body: once });
   }
 
   #load(name: string): void {

@@ -342,6 +342,18 @@ export function* ofMatmul(): Generator<Launch> {
       yield productLaunch(ofOneRow, shape);
     }
   }
+  // One row by weights with k innermost: lanes sum different blocks of k.
+  const ofRuns: MatmulTile = {
+    rows: 2,
+    columns: 2,
+    lanes: 16,
+    split: 4,
+    right: "workgroup",
+  };
+  for (const [columns, grouped] of [[4, true], [11, false]] as const) {
+    const shape = { columns, rows: 1, k: 512, grouped, inside: "k" as const };
+    yield productLaunch(ofRuns, shape);
+  }
   for (const tile of TILES) {
     const height = tile.rows * (tile.split ?? 1);
     for (const columns of [1, 2, 4, 5, 9]) {
@@ -369,7 +381,7 @@ export function* ofMatmulMatrices(): Generator<Launch> {
 
 function productLaunch(
   tile: MatmulTile,
-  { columns, rows, k, grouped, normed = false, matrices }: {
+  { columns, rows, k, grouped, normed = false, matrices, inside = "n" }: {
     readonly columns: number;
     readonly rows: number;
     readonly k: number;
@@ -378,25 +390,31 @@ function productLaunch(
     readonly normed?: boolean;
     /** With 16-bit operands. */
     readonly matrices?: MatrixShape;
+    /** The innermost axis of weights. */
+    readonly inside?: "n" | "k";
   },
 ): Launch {
   const counts = grouped ? [rows, 1, 0] : [rows];
   const all = counts.reduce((a, b) => a + b, 0);
-  const rowStride = columns % 2 === 1 ? columns : Math.ceil(columns / 4) * 4;
+  const rowStride = inside === "k"
+    ? k
+    : columns % 2 === 1
+    ? columns
+    : Math.ceil(columns / 4) * 4;
   const element = (base: Expr, k: Expr) => load("x", add(base, k));
   const scaled = (base: Expr, k: Expr) =>
     mul(element(base, k), local("norm_scale", "f32"));
   const options = {
     name,
     k,
-    segments: k % 2 === 0 ? 2 : 1,
+    segments: inside === "k" ? 4 : k % 2 === 0 ? 2 : 1,
     columns,
     tile,
     bindings: bindings(
       { x: "f32", w: "f32", tiles: "u32" },
       { y: "f32", normed: "f32" },
     ),
-    weights: [{ binding: "w", stored: "f32" as const, rowStride }],
+    weights: [{ binding: "w", stored: "f32" as const, rowStride, inside }],
     rows: lengthAt(0),
     ...grouped ? { grouped: { tiles: "tiles" } } : {},
     leftRow: (row: Expr) => mul(row, u32(k)),
@@ -439,7 +457,7 @@ function productLaunch(
     reads: {
       x: waves(all * k),
       lengths: [all],
-      w: waves(counts.length * k * rowStride),
+      w: waves(counts.length * (inside === "k" ? columns : k) * rowStride),
       tiles: [tiles.length / 3, ...tiles],
     },
     stores: { y: all * columns, ...normed ? { normed: all * k } : {} },
