@@ -63,6 +63,16 @@ export async function measureStreamed(
   const now = () => performance.now();
   const threads = availableParallelism();
   const context = tokens * Object.keys(ROUTINGS).length;
+  // Its arrays are large: they are freed before experts are in memory.
+  const meter = await openMachineMeter({
+    adapter: "native",
+    threads,
+    repetitions: REPETITIONS,
+    host: "this",
+    now,
+  });
+  const machine = await meter.measure();
+  await meter.close();
   const opened = await openOurs(target, {
     adapter: "native",
     threads,
@@ -72,18 +82,10 @@ export async function measureStreamed(
   });
   const { plan, session } = opened;
   const decoder = new Decoder(session, decoderShape(plan)!);
-  const meter = await openMachineMeter({
-    adapter: "native",
-    threads,
-    repetitions: REPETITIONS,
-    host: "this",
-    now,
-  });
   const disk = (await openDiskMeter({ now, repetitions: REPETITIONS }))!;
   const found: { [routing: string]: Streamed } = {};
   let position = 0;
   for (const [name, routing] of Object.entries(ROUTINGS)) {
-    const machine = await meter.measure();
     const names = decoder.choices.map(([name]) => name);
     const topK = decoder.width(decoder.choices[0]![1]);
     const choices = choicesOf(routing, {
@@ -154,7 +156,6 @@ export async function measureStreamed(
       disk: rates,
     };
   }
-  await meter.close();
   await disk.close();
   await opened.close();
   return found;

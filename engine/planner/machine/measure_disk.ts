@@ -13,8 +13,11 @@ import {
   reportedMedian,
 } from "./meter.ts";
 
-/** Bytes of an expert, their number in the file, and the number of them in memory. */
-const BYTES = 1 << 23, EXPERTS = 32, RESIDENT = 8;
+/**
+ * Bytes of an expert, their number in the file, and the number of them in memory. Readers of few experts wait for the
+ * last one of each round; those of a run continue with experts of the next launch.
+ */
+const BYTES = 1 << 23, EXPERTS = 32, RESIDENT = 16;
 
 /** Reads a value of the first expert. */
 export const READ_EXPERTS: Kernel = {
