@@ -4,7 +4,7 @@
  * would wait for those of earlier runs.
  */
 
-import { ARRAYS } from "../../runtime/host_tensor.ts";
+import { bytesOf, tensorOf, words } from "../../runtime/host_tensor.ts";
 import type { HostTensor, RunOptions, Session } from "../../runtime/mod.ts";
 import type { Runs } from "../decoder.ts";
 import type { Opened } from "../open.ts";
@@ -21,7 +21,10 @@ type Message =
   | { readonly kind: "idle" }
   | { readonly kind: "end" };
 
-/** An input: its data, or the elements that differ from those of the previous run with this input. */
+/**
+ * An input: its data, or the elements that differ from those of the previous run with this input. Elements are the u32 of
+ * their bits, because JSON has neither -0 nor NaN.
+ */
 interface SentTensor {
   readonly name: string;
   readonly dtype: HostTensor["dtype"];
@@ -79,7 +82,7 @@ export function createLeader(channel: Channel): Leader {
     last = sent.catch(() => {});
     return sent;
   };
-  const sent = new Map<string, HostTensor["data"]>();
+  const sent = new Map<string, Uint32Array>();
   return {
     lead: (session, { companion } = {}) => ({
       concurrentRuns: session.concurrentRuns,
@@ -87,7 +90,9 @@ export function createLeader(channel: Channel): Leader {
       run: async (name, inputs, given) => {
         const options = { ...given, everywhere: false };
         const tensors = Object.entries(inputs).map(
-          ([name, { dtype, shape, data }]): SentTensor => {
+          ([name, tensor]): SentTensor => {
+            const { dtype, shape } = tensor;
+            const data = words(tensor);
             const before = sent.get(name);
             const changes = before && changesOf(before, data);
             if (changes?.length !== 0) sent.set(name, data.slice());
@@ -136,9 +141,9 @@ export async function follow(
       : opened.companions[companion]!;
     for (const { name, dtype, shape, data, changes = [] } of message.inputs) {
       // Runs in flight use the previous elements.
-      const values = ARRAYS[dtype].from(data ?? known[name]!.data);
+      const values = Uint32Array.from(data ?? words(known[name]!));
       for (const [index, element] of changes) values[index] = element;
-      known[name] = { dtype, shape, data: values };
+      known[name] = tensorOf(bytesOf(values), { dtype, shape });
     }
     const { name, inputs } = plan.programs[0]!;
     const given = Object.keys(inputs).map((input) => [input, known[input]!]);

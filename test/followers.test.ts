@@ -1,0 +1,56 @@
+// Inputs that rank 0 of a server sends to the other ranks.
+
+import t from "tap";
+import type { OpenedCompanion } from "../engine/companions.ts";
+import { createLeader, follow } from "../engine/server/mod.ts";
+import type { HostTensor } from "../runtime/mod.ts";
+import { words } from "../runtime/host_tensor.ts";
+
+/** Quiet NaNs of both signs, with payloads. */
+const NANS = [0x7fc00001, 0xffc12345];
+
+function f32(bits: readonly number[]): HostTensor {
+  const data = new Float32Array(Uint32Array.from(bits).buffer);
+  return { dtype: "f32", shape: [data.length], data };
+}
+
+t.test("elements arrive with their bits, changed ones too", async (t) => {
+  const texts: string[] = [];
+  const session = { concurrentRuns: 1, runsAhead: false };
+  const leader = createLeader({
+    session,
+    gatherTexts: (text) => {
+      texts.push(text);
+      return Promise.resolve([text]);
+    },
+    broadcastText: () => Promise.reject(new Error("one run at a time")),
+  });
+  const sent: (readonly number[])[] = [
+    [0, NANS[0]!, 2, 3, 4, 5, 6, 0x80000000],
+    // Fewer than half of the elements differ: 0 becomes -0 and -0 becomes 0, and a NaN another one.
+    [0x80000000, NANS[0]!, 7, 3, 4, 5, 6, 0x80000000],
+    [0x80000000, NANS[1]!, 7, 3, 4, 5, 6, 0],
+  ];
+  const led = leader.lead({ ...session, run: () => Promise.resolve({}) });
+  for (const bits of sent) {
+    await led.run("main", { hidden: f32(bits), ids: f32([1]) }, {});
+  }
+  await leader.end();
+  t.notMatch(texts.slice(1).join(), /"data"/, "changes are sent");
+  const found: number[][] = [];
+  const follower = {
+    ...session,
+    run: (_: string, inputs: { readonly [name: string]: HostTensor }) => {
+      found.push([...words(inputs["hidden"]!)]);
+      return Promise.resolve({});
+    },
+  };
+  const plan = { programs: [{ name: "main", inputs: { hidden: 0, ids: 0 } }] };
+  await follow({
+    ...{ plan, session: follower } as unknown as OpenedCompanion,
+    companions: [],
+    gatherTexts: () => Promise.resolve([texts.shift()!]),
+    broadcastText: () => Promise.reject(new Error("one run at a time")),
+  });
+  t.strictSame(found, sent);
+});
