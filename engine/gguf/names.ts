@@ -1,7 +1,7 @@
 /** Names of tensors: those of llama.cpp and those of checkpoints. */
 
 import type { GgufArchitecture, TensorName } from "./architecture.ts";
-import { ATTENTION, OUTER } from "./common_names.ts";
+import { ATTENTION, NEXT, OUTER } from "./common_names.ts";
 
 /** Start of the names of layers in most checkpoints. */
 const LAYERS = "model.layers";
@@ -49,6 +49,11 @@ function entryOf(found: string | TensorName): TensorName {
 /** The name of a tensor in a model without images. */
 function textName(name: string): string {
   return name.replace(/^model\.language_model\./, "model.");
+}
+
+/** Whether files of an architecture may have the layer that predicts a further token. */
+export function namesPredictor({ tensors }: GgufArchitecture): boolean {
+  return Object.keys(NEXT).every((name) => name in tensors);
 }
 
 /** Starts of names in the module that predicts a further token, and of those of a layer. The first one matches last. */

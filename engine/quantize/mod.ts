@@ -10,7 +10,7 @@ import {
 import type { FileSystem } from "../files.ts";
 import { keysOf } from "../gguf/config.ts";
 import { isGguf } from "../gguf/folder.ts";
-import { numberedName } from "../gguf/names.ts";
+import { namesPredictor, numberedName } from "../gguf/names.ts";
 import type { GgufValues } from "../gguf/write.ts";
 import { tokenizerKeys } from "../gguf/write_tokenizer.ts";
 import { readJsonObject } from "../json_file.ts";
@@ -90,7 +90,8 @@ export async function quantizeCheckpoint(
       const { published } = checkpoint;
       const tensors = sourceTensors(directory, published, {
         where: folder,
-        predictor: kind === "file",
+        predictor: kind === "file" &&
+          namesPredictor(architectureFor(published.architecture).row),
       });
       const write = kind === "file" ? writeFile : writeFolder;
       const types = await write({ checkpoint, tensors }, files, options);

@@ -43,8 +43,8 @@ function withoutExpert(name: string): string[] {
 const BOUNDS = { maxTokens: 1, maxSequences: 1, maxContext: 64 };
 
 /**
- * Returns the tensors that are parameters of the model, and with `predictor` also those of its layer that predicts a further
- * token, if the checkpoint has it. Throws DataError if one is missing or of another dtype.
+ * Returns the tensors that are parameters of the model. `predictor`: also those of the layer that predicts a further token,
+ * if the checkpoint has it; the family must declare it. Throws DataError if one is missing or of another dtype.
  */
 export function sourceTensors(
   tensors: TensorDirectory,
@@ -52,12 +52,15 @@ export function sourceTensors(
   { where, predictor }: { readonly where: string; readonly predictor: boolean },
 ): SourceTensor[] {
   const params = paramFacts(trace(build(BOUNDS)));
-  const further = predictor ? predictorParams(build) : [];
+  const further = predictor
+    ? paramFacts(trace(build({ ...BOUNDS, next: { predicts: true } })))
+    : [];
   const isThere = further.every(({ tensor }) => tensors.has(tensor));
   const byName = new Map<string, ParamFacts>(
-    [...isThere ? further : [], ...params].map((
+    [...isThere ? further : [], ...params].map((param) => [
+      param.name.replace(/\{\w+\}/, "{}"),
       param,
-    ) => [param.name.replace(/\{\w+\}/, "{}"), param]),
+    ]),
   );
   const missing = params.find(({ tensor }) => !tensors.has(tensor));
   if (missing) {
@@ -89,16 +92,6 @@ export function sourceTensors(
       ofExperts: param.expert !== undefined,
     }];
   });
-}
-
-/** Parameters of the layer that predicts a further token. Empty if the family declares none. */
-function predictorParams(build: PublishedModel["build"]): ParamFacts[] {
-  try {
-    return paramFacts(trace(build({ ...BOUNDS, next: { predicts: true } })));
-  } catch (error) {
-    if (error instanceof DataError) return [];
-    throw error;
-  }
 }
 
 /** Whether the elements of a tensor are integers, such as the experts of token ids. They are stored in 32 bits. */

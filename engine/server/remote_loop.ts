@@ -129,7 +129,7 @@ export function createLoop(
   let grown: Running[] = [];
   const send = (report: Report) => port.send(report);
   let reported = options.now();
-  /** Sends what was collected. */
+  /** Sends the collected tokens and endings, if there are any. */
   const report = () => {
     if (tokens.length + endings.length === 0) return;
     reported = options.now();
