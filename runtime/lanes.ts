@@ -63,20 +63,22 @@ export function laneProgram(
     readonly lanes: readonly Lane[];
   },
 ): LaneProgram {
-  /** By outputs, and by launches that are left out. */
-  const known = new Map<string, LaneParts>();
+  const byOutputs = new Map<string, LaneParts>();
+  /** By launches that are not executed, which may be the same for other outputs. */
+  const byLaunches = new Map<string, LaneParts>();
   return {
     program,
     inFlight,
     partsFor: (outputs) => {
       const names = outputs.join();
-      const found = known.get(names);
+      const found = byOutputs.get(names);
       if (found) return found;
       const launches = unneededLaunches(plan, program, outputs);
-      const without = `without ${[...launches].join()}`;
-      const parts = known.get(without) ??
+      const without = [...launches].join();
+      const parts = byLaunches.get(without) ??
         divideParts(partsWithout(launches), lanes);
-      known.set(without, parts).set(names, parts);
+      byLaunches.set(without, parts);
+      byOutputs.set(names, parts);
       return parts;
     },
   };

@@ -28,6 +28,7 @@ import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import {
   DRAFT_PROMPTS,
   draftsChangeNoToken,
+  FREE_DRAFTS,
   type Tokens,
 } from "./helpers/drafts.ts";
 import {
@@ -36,7 +37,7 @@ import {
   PREDICTORS,
 } from "./helpers/predictor_checkpoint.ts";
 import { isInTurn, repeatWith } from "./helpers/seed.ts";
-import { startServer } from "./helpers/serve.ts";
+import { startServerWith } from "./helpers/serve.ts";
 import { metricOf } from "./helpers/serve_requests.ts";
 
 const NAMES = Object.keys(PREDICTORS);
@@ -204,7 +205,7 @@ t.test("--draft mtp in generate and serve, and checkpoints without such a layer"
     );
   }
   const served = async (...args: string[]) => {
-    const server = await startServer(folder, ...args);
+    const server = await startServerWith(FREE_DRAFTS, [folder, ...args]);
     t.teardown(() => server.stop());
     const { choices } = await server.client.completions.create({
       model: NAMES[0]!,

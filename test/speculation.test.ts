@@ -2,6 +2,7 @@
 // needs: cpu
 
 import t from "tap";
+import { main } from "../cli/main.ts";
 import {
   type Drafter,
   generate,
@@ -16,13 +17,19 @@ import {
   type Loaded,
   type Setup,
 } from "./helpers/checkpoints.ts";
-import { copyCheckpoint, switchyard, temporaryFolder } from "./helpers/cli.ts";
+import {
+  copyCheckpoint,
+  switchyard,
+  temporaryFolder,
+  withOutput,
+} from "./helpers/cli.ts";
 import {
   DRAFT_PROMPTS,
   draftsChangeNoToken,
+  FREE_DRAFTS,
   type Tokens,
 } from "./helpers/drafts.ts";
-import { startServer } from "./helpers/serve.ts";
+import { startServerWith } from "./helpers/serve.ts";
 import { inTurn, isInTurn } from "./helpers/seed.ts";
 import { metricOf } from "./helpers/serve_requests.ts";
 
@@ -82,8 +89,7 @@ t.test("thousands of tokens are those without speculation", async (t) => {
       const speculation = new Speculation({
         max: 3,
         drafter: DRAFTERS[drafter](own),
-        // Drafted tokens cost nothing, so they always pay.
-        now: () => 0,
+        ...FREE_DRAFTS,
       });
       const found = await run(way, speculation);
       t.strictSame(found, plain[way], `${way} on ${mesh}`);
@@ -147,10 +153,14 @@ t.test("recurrent states are rolled back", async (t) => {
 
 t.test("--speculate changes no token, and --stats counts drafts", async (t) => {
   const run = async (...args: string[]) => {
-    const { code, out, err } = await switchyard([
+    const argv = [
       ...["generate", DEMO, "--adapter", "cpu", "--json", "--stats"],
       ...["-p", `${LINE} and a crow. ${LINE}`, "-n", "40", ...args],
-    ]);
+    ];
+    const { code, out, err } = await withOutput(
+      (io) => main(argv, io),
+      FREE_DRAFTS,
+    );
     t.equal(code, 0, err);
     return JSON.parse(out) as {
       readonly sequences: unknown;
@@ -177,7 +187,7 @@ t.test("--speculate changes no token, and --stats counts drafts", async (t) => {
 });
 
 t.test("a server drafts, and its metrics count", async (t) => {
-  const server = await startServer(DEMO, "--speculate", "4");
+  const server = await startServerWith(FREE_DRAFTS, [DEMO, "--speculate", "4"]);
   t.teardown(() => server.stop());
   const { client } = server;
   const { choices } = await client.completions.create({

@@ -14,7 +14,7 @@ export function unneededLaunches(
   outputs: readonly string[],
 ): ReadonlySet<number> {
   const started = startedBy(program.steps);
-  const steps = program.steps.map((step, index) => ({
+  let left = program.steps.map((step, index) => ({
     index,
     isLaunch: step.op === "launch",
     ...accessesOf(step, started, {
@@ -27,22 +27,21 @@ export function unneededLaunches(
         };
       },
     }),
-  }));
+  })).reverse();
   const needed = new Set(
     outputs.map((output) => program.outputs[output]!.buffer),
   );
   const isNeeded = (buffer: string) =>
     needed.has(buffer) ||
     !["scratch", "output"].includes(buffers[buffer]!.kind);
-  // Steps are repeated in rounds, so a later step may precede an earlier one.
-  let left = steps;
+  // From the last step to the first; again, because a step of rounds may write what an earlier one reads in the next round.
   for (let before = -1; before !== left.length;) {
     before = left.length;
-    left = left.toReversed().filter(({ isLaunch, reads, writes }) => {
+    left = left.filter(({ isLaunch, reads, writes }) => {
       if (isLaunch && !writes.some(isNeeded)) return true;
       for (const buffer of reads) needed.add(buffer);
       return false;
-    }).toReversed();
+    });
   }
   return new Set(left.map(({ index }) => index));
 }

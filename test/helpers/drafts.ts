@@ -18,6 +18,9 @@ export const DRAFT_PROMPTS: Tokens = [9, 20, 33, 14].map((length, i) =>
   Array.from({ length }, (_, j) => (j < 8 ? 7 : 31 + i) * (j + 1) % 190)
 );
 
+/** A clock by which drafted tokens cost nothing, so that they always pay. */
+export const FREE_DRAFTS = { now: () => 0 } as const;
+
 /**
  * Fails if drafts change a token that a decoder generates from `DRAFT_PROMPTS`, or if all or few drafts are accepted.
  * Returns the tokens without drafts, which `plain` gives if they are known.
@@ -45,7 +48,7 @@ export async function draftsChangeNoToken(
   const speculation = new Speculation({
     max: 3,
     drafter: drafter(wanted),
-    now: () => 0,
+    ...FREE_DRAFTS,
   });
   t.strictSame(await run(speculation), wanted, `${title}. ${repeatWith()}`);
   const { accepted, drafted } = speculation.stats;

@@ -3,6 +3,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import OpenAI from "openai";
+import type { CliIo } from "../../cli/io.ts";
 import { main } from "../../cli/main.ts";
 import { checkpointFolder } from "./checkpoints.ts";
 import { copyCheckpoint, type Finished, withOutput } from "./cli.ts";
@@ -55,6 +56,14 @@ export async function startServer(
   folder = checkpointFolder("demo-lm"),
   ...args: string[]
 ): Promise<TestServer> {
+  return await startServerWith({}, [folder, ...args]);
+}
+
+/** As `startServer`, with another clock, for example. */
+export async function startServerWith(
+  given: Partial<CliIo>,
+  [folder, ...args]: readonly [folder: string, ...args: string[]],
+): Promise<TestServer> {
   let interrupt = () => {};
   let ended: Promise<Finished>;
   const address = await new Promise<string>((resolve, reject) => {
@@ -73,8 +82,7 @@ export async function startServer(
           interrupt = action;
           return () => {};
         },
-      })
-    );
+      }), given);
     ended.then(({ err }) => reject(new Error(err)), reject);
   });
   return {

@@ -375,7 +375,7 @@ for (const launcher of LAUNCHERS) {
     });
   }
 
-  // What comes of an error does not depend on the MPI.
+  // Messages and exit codes of errors do not depend on the MPI.
   if (launchersInTurn().includes(launcher)) {
     t.test(`${name}: an error of all ranks is said once, with its exit code`, {
       skip,

@@ -88,7 +88,7 @@ for (
     t.ok(readFileSync(file("apart")).equals(readFileSync(file("shared"))));
   });
 
-  // What comes of an error does not depend on the MPI, and test/mpi/faults.test.ts has it of both with 'launch'.
+  // Messages and exit codes of errors do not depend on the MPI; test/mpi/faults.test.ts tests both MPIs with 'launch'.
   if (family === LAUNCHERS.find(({ skip }) => !skip)?.family) {
     t.test(`${name}: ranks with other plans, without launch`, async (t) => {
       // Each rank asks for another length.
