@@ -6,7 +6,12 @@
 import { pick } from "../../spec/kernel/pick.ts";
 import type { Expr, Kernel, KernelText } from "./kernel.ts";
 import { bindings, kernelOf, local, SHARED_WORDS, wgsl } from "./kernel.ts";
-import { lanesFor, laneShare, scanCells } from "./pieces/counting_sort.ts";
+import {
+  cellStride,
+  lanesFor,
+  laneShare,
+  scanCells,
+} from "./pieces/counting_sort.ts";
 import { listTiles } from "./pieces/list_tiles.ts";
 
 /** The send row of a dropped choice. */
@@ -65,19 +70,20 @@ export const ASSIGN_BINDINGS = bindings({
 export function assign(o: AssignOptions): Kernel {
   const { experts, k, tokens } = o;
   const units = (o.units?.length ?? 1) - 1;
-  const lanes = lanesFor(experts + units, {
+  const stride = cellStride(experts);
+  const lanes = lanesFor(o.units ? [experts, units] : [experts], {
     words: SHARED_WORDS,
     others: o.units ? 2 : 1,
   });
   const sent = o.units && tokensSent(o, { lanes, units: o.units });
   const counted = wgsl`
-    cells[lane * ${experts} + expert]++;
+    cells[lane * ${stride} + expert]++;
     ${sent?.counted}`;
   const numbered = wgsl`
-    let next = cells[lane * ${experts} + expert];
+    let next = cells[lane * ${stride} + expert];
     sendRow[a] = next;
     ${o.grouped && wgsl`tokenOf[next] = a / ${k}; expertOf[next] = expert;`}
-    cells[lane * ${experts} + expert] = next + 1;
+    cells[lane * ${stride} + expert] = next + 1;
     ${sent?.numbered}`;
   const dropped = wgsl`
     sendRow[a] = ${DROPPED};
@@ -94,7 +100,7 @@ export function assign(o: AssignOptions): Kernel {
     workgroupSize: lanes,
     bindings: ASSIGN_BINDINGS,
     body: wgsl`
-      var<workgroup> cells: array<u32, ${lanes * experts}>;
+      var<workgroup> cells: array<u32, ${lanes * stride}>;
       var<workgroup> experts: array<u32, ${experts}>;
       ${sent?.begin}
 
@@ -103,7 +109,7 @@ export function assign(o: AssignOptions): Kernel {
       ${laneShare(wgsl`choices`, lanes, o.units && k)}
 
       // Number of this lane's choices per expert.
-      for (var e = 0u; e < ${experts}; e++) { cells[lane * ${experts} + e] = 0; }
+      for (var e = 0u; e < ${experts}; e++) { cells[lane * ${stride} + e] = 0; }
       ${eachChoice(o, counted)}
       workgroupBarrier();
 
@@ -115,7 +121,7 @@ export function assign(o: AssignOptions): Kernel {
       // Across experts: each lane adds to its own cells.
       var start = 0u;
       for (var e = 0u; e < ${experts}; e++) {
-        let cell = lane * ${experts} + e;
+        let cell = lane * ${stride} + e;
         cells[cell] += start;
         start += experts[e];
       }
@@ -139,20 +145,21 @@ function tokensSent(
 ) {
   const { experts, k, dropping } = o;
   const count = units.length - 1;
+  const stride = cellStride(count);
   const there = wgsl`unit_of[${indexOf(o, "b")}] == unit`;
   const found = wgsl`
     let unit = unit_of[expert];
-    let cell = lane * ${count} + unit;
+    let cell = lane * ${stride} + unit;
     var fresh = 1u;
     for (var b = a / ${k} * ${k}; b < a; b++) {
       if (${dropping ? wgsl`slot[b] >= 0 && ${there}` : there}) { fresh = 0; }
     }`;
   return {
     begin: wgsl`
-      var<workgroup> destined: array<u32, ${lanes * count}>;
+      var<workgroup> destined: array<u32, ${lanes * stride}>;
       var<workgroup> sent: array<u32, ${count}>;
       var<workgroup> unit_of: array<u32, ${experts}>;
-      for (var u = 0u; u < ${count}; u++) { destined[lane * ${count} + u] = 0; }
+      for (var u = 0u; u < ${count}; u++) { destined[lane * ${stride} + u] = 0; }
       for (var u = lane; u < ${count}; u += ${lanes}) {
         let end = ${pick(units.slice(1), U)};
         for (var e = ${pick(units.slice(0, -1), U)}; e < end; e++) {

@@ -1,6 +1,7 @@
 /** Counting sort by several lanes. Each lane counts its own consecutive items and then numbers them. */
 
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+import { sum } from "../../../spec/sum.ts";
 
 /** Names in the text, and sizes. */
 export interface CountingSortOptions {
@@ -17,13 +18,19 @@ export interface CountingSortOptions {
   readonly totals: string;
 }
 
-/** Number of lanes that fit into workgroup memory with a cell per bucket, and `others` more words per bucket. */
+/** Words between the cells of adjacent lanes: odd, so that the lanes' cells of one bucket are in different banks. */
+export function cellStride(buckets: number): number {
+  return buckets | 1;
+}
+
+/** Number of lanes whose cells fit into workgroup memory, with `others` more words per bucket. `sorts`: buckets of each. */
 export function lanesFor(
-  buckets: number,
+  sorts: readonly number[],
   { words, others }: { readonly words: number; readonly others: number },
 ): number {
+  const cells = sum(sorts.map(cellStride));
   let lanes = 64;
-  while (lanes > 1 && (lanes + others) * buckets > words) lanes /= 2;
+  while (lanes > 1 && lanes * cells + others * sum(sorts) > words) lanes /= 2;
   return lanes;
 }
 
@@ -36,12 +43,13 @@ export function scanCells(
 ): KernelText {
   const { lanes, buckets, bucket: b, counts, totals } = o;
   const { cells = "cells", first = 0 } = o;
+  const cell = wgsl`l * ${cellStride(buckets)} + ${b}`;
   return wgsl`
     for (var ${b} = lane; ${b} < ${buckets}; ${b} += ${lanes}) {
       var count = 0u;
       for (var l = 0u; l < ${lanes}; l++) {
-        let here = ${cells}[l * ${buckets} + ${b}];
-        ${cells}[l * ${buckets} + ${b}] = count;
+        let here = ${cells}[${cell}];
+        ${cells}[${cell}] = count;
         count += here;
       }
       ${counts}[${first} + ${b}] = count;
