@@ -13,7 +13,17 @@ import {
 import { describedGpu, GPU_NAMES } from "../bench/traffic/gpus.ts";
 import { countStep } from "../bench/traffic/step.ts";
 import { layerTables, missedOf } from "../bench/traffic/tables.ts";
-import { sampledGroups } from "../engine/planner/simulate/launch_work.ts";
+import {
+  type LaunchSetup,
+  launchWork,
+  sampledGroups,
+} from "../engine/planner/simulate/launch_work.ts";
+import {
+  elementwise,
+  ELEMENTWISE_LANES,
+  elementwiseGrid,
+} from "../spec/kernel/elementwise.ts";
+import { GRID_LIMIT } from "../spec/kernel/make.ts";
 import {
   bindings,
   kernelOf,
@@ -219,6 +229,21 @@ t.test("workgroups with equal work along z are sampled once", (t) => {
       .map(({ group, share }) => [...group, Math.round(z * share)]);
   t.strictSame(samples(1), [[2, 1, 0, 1]]);
   t.strictSame(samples(33), [[2, 1, 15, 30], [2, 1, 31, 3]]);
+  t.end();
+});
+
+t.test("workgroups after the last item of a folded grid do not work", (t) => {
+  const items = 80_000 * ELEMENTWISE_LANES;
+  const copy = elementwise({
+    name: "copy",
+    count: wgsl`${items}u`,
+    bindings: bindings({ x: "f32" }, { y: "f32" }),
+    body: wgsl`y[i] = x[i];`,
+  });
+  const workgroups = elementwiseGrid(items) as LaunchSetup["workgroups"];
+  t.strictSame(workgroups, [GRID_LIMIT, 2, 1]);
+  const { loads: [bytes] } = launchWork(copy, { workgroups, typical: [] });
+  t.ok(Math.abs(bytes! / (4 * items) - 1) < 0.05, `${bytes}`);
   t.end();
 });
 

@@ -1,7 +1,9 @@
 /** Counts the work of a launch on a rank: the work of some invocations of one workgroup, times the workgroups. */
 
+import { GRID_LIMIT } from "../../../spec/kernel/make.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import { type KernelWork, kernelWork } from "../../../spec/kernel/work.ts";
+import { range } from "../../../spec/range.ts";
 import { wordsOn } from "../../../spec/per_rank.ts";
 import { onRank, type Plan, type PlanBuffer } from "../../../spec/plan/plan.ts";
 import type { RoutingRows } from "./routings.ts";
@@ -44,8 +46,8 @@ const LANES = 4, MORE_LANES = 16;
 /** Number of sampled workgroups along y if they do different work. */
 const MERGED = 8;
 
-/** Maximum number of workgroups along z whose work is compared. */
-const DEPTHS = 256;
+/** Maximum number of workgroups along z whose work is compared, and of workgroups that x and y count. */
+const DEPTHS = 256, FOLDED = 16;
 
 /** Work of a launch, and the known data that counting read: launches with equal data have equal work. */
 interface KnownWork {
@@ -112,33 +114,38 @@ export interface SampledGroup {
 
 /**
  * Workgroups of a launch that represent all: evenly distributed over x, and over y if work differs along y; along z, one
- * for each amount of work, because attention has blocks of keys outside its window.
+ * for each amount of work, because attention has blocks of keys outside its window. Also one for each amount of work if
+ * x and y count the same items, because the last of these workgroups have none.
  */
 export function sampledGroups(
   kernel: Kernel,
   setup: LaunchSetup,
 ): SampledGroup[] {
   const { workgroups: [x, y, z], groups = 1 } = setup;
+  const load = typicalLoad(kernel, setup);
+  const evenly = (count: number, of: number) =>
+    range(count).map((n) => Math.floor((n + 0.5) * of / count));
+  const isFolded = x === GRID_LIMIT && y > 1 && z === 1;
   const looked = Math.max(1, Math.min(groups, x));
   const across = Math.min(isMerged(kernel) ? MERGED : 1, y);
-  const load = typicalLoad(kernel, setup);
-  return Array.from({ length: looked * across }, (_, n) => [
-    Math.floor((n % looked + 0.5) * x / looked),
-    Math.floor((Math.floor(n / looked) + 0.5) * y / across),
-  ]).flatMap(([atX, atY]) => {
-    const equal = new Map<string, number[]>();
-    const depths = Math.min(z, DEPTHS);
-    for (let n = 0; n < depths; n++) {
-      const atZ = Math.floor((n + 0.5) * z / depths);
-      const group = [atX!, atY!, atZ] as const;
-      const key = z === 1
+  const candidates = isFolded
+    ? [evenly(FOLDED, x * y).map((n) => [n % x, Math.floor(n / x), 0] as const)]
+    : evenly(across, y).flatMap((atY) =>
+      evenly(looked, x).map((atX) =>
+        evenly(Math.min(z, DEPTHS), z).map((atZ) => [atX, atY, atZ] as const)
+      )
+    );
+  return candidates.flatMap((all) => {
+    const equal = new Map<string, SampledGroup["group"][]>();
+    for (const group of all) {
+      const key = all.length === 1
         ? ""
         : JSON.stringify(kernelWork(kernel, { group, lane: 0, load }));
-      equal.set(key, [...equal.get(key) ?? [], atZ]);
+      equal.set(key, [...equal.get(key) ?? [], group]);
     }
-    return [...equal.values()].map((all): SampledGroup => ({
-      group: [atX!, atY!, all[all.length >> 1]!],
-      share: all.length / depths / looked / across,
+    return [...equal.values()].map((some): SampledGroup => ({
+      group: some[some.length >> 1]!,
+      share: some.length / all.length / candidates.length,
     }));
   });
 }
