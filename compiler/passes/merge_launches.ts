@@ -14,9 +14,9 @@ import type { Kernel } from "../../spec/kernel/tree.ts";
 import { limitOf } from "../../spec/limits.ts";
 import { rankSetText } from "../../spec/mesh.ts";
 import type { LaunchStep, Step } from "../../spec/plan/plan.ts";
+import { dependencies, type DependsOn } from "./dependencies.ts";
 import { sharedBytes } from "./limits.ts";
 import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
-import { passed } from "./overlap.ts";
 import { type SharedInputs, sharedInputs } from "./share_inputs.ts";
 
 /** Merges launches of `steps`. Unused kernels are removed from the draft. */
@@ -38,11 +38,11 @@ export function mergeLaunches(
     const { bindings } = bound;
     return { ...step, bindings, kernel: addKernel(lowering, bound.kernel) };
   });
+  const dependsOn = dependencies(rest, kernels);
+  const merging = { rest, dependsOn, limits, known, inputs };
   for (let first; (first = rest.shift());) {
     result.push(
-      canMerge(first, kernels)
-        ? takeMerged(lowering, first, { rest, limits, known, inputs })
-        : first,
+      canMerge(first, kernels) ? takeMerged(lowering, first, merging) : first,
     );
   }
   const used = new Set(
@@ -74,8 +74,9 @@ function canMerge(
 function takeMerged(
   lowering: Lowering,
   first: LaunchStep,
-  { rest, limits, known, inputs }: {
+  { rest, dependsOn, limits, known, inputs }: {
     readonly rest: Step[];
+    readonly dependsOn: DependsOn;
     readonly limits: { readonly [limit: string]: number };
     /** The merged kernels of earlier layers. */
     readonly known: Map<string, string>;
@@ -87,8 +88,7 @@ function takeMerged(
     ...step,
     kernel: kernels.get(step.kernel)!,
   });
-  const before = passed({ kernels, started: new Map() });
-  before.add(first);
+  const before = new Set<Step>([first]);
   const steps = [first];
   let merged: Merged | undefined;
   let shares = false;
@@ -105,27 +105,25 @@ function takeMerged(
     shares = true;
     return packed;
   };
-  for (let i = 0; i < rest.length;) {
+  const ranks = rankSetText(first.ranks);
+  const nested = `${first.block}.`;
+  const isNear = ({ op, block }: Step) =>
+    lengths.uneven
+      ? op !== "wait" && (block === first.block || block?.startsWith(nested))
+      : op === "launch" && block === first.block;
+  for (let i = 0; i < rest.length && isNear(rest[i]!);) {
     const step = rest[i]!;
-    const isNear = lengths.uneven
-      ? step.op !== "wait" && `${step.block}.`.startsWith(`${first.block}.`)
-      : step.op === "launch" && step.block === first.block;
-    if (!isNear) break;
-    const stops = before.stops(step);
+    const launch = canMerge(step, kernels) && !dependsOn(step, before) &&
+        rankSetText(step.ranks) === ranks
+      ? step
+      : undefined;
+    const next = launch && merge([...steps, launch].map(launched));
     before.add(step);
-    if (
-      canMerge(step, kernels) && !stops &&
-      rankSetText(step.ranks) === rankSetText(first.ranks)
-    ) {
-      const next = merge([...steps, step].map(launched));
-      if (next) {
-        steps.push(step);
-        merged = next;
-        rest.splice(i, 1);
-        continue;
-      }
-    }
-    i++;
+    if (launch && next) {
+      steps.push(launch);
+      merged = next;
+      rest.splice(i, 1);
+    } else i++;
   }
   if (!merged) return first;
   if (shares) inputs.store();

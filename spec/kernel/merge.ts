@@ -48,12 +48,13 @@ export function mergeKernels(
   const heights = parts.map(({ workgroups: [, y, z] }) =>
     z === 1 && typeof y === "number" ? y : undefined
   );
-  const widest = parts.map(({ workgroups: [x] }) => x)
-    .reduce<Size | undefined>((a, b) => largerOf(a, b, lengths), 0);
   if (
-    widest === undefined || heights.includes(undefined) ||
+    heights.includes(undefined) ||
     parts.some(({ kernel }) => kernel.workgroupSize !== workgroupSize)
   ) return undefined;
+  const widest = parts.map(({ workgroups: [x] }) => x)
+    .reduce<Size | undefined>((a, b) => largerOf(a, b, lengths), 0);
+  if (widest === undefined) return undefined;
   const bindings = new Map<string, Shared>();
   const shared = new Map<string, SharedArray>();
   const bodies: (() => Stmt[])[] = [];
@@ -213,6 +214,7 @@ function inKernel(
 }
 
 function sameSize(a: Size, b: Size): boolean {
+  if (typeof a === "number" || typeof b === "number") return a === b;
   return JSON.stringify(a) === JSON.stringify(b);
 }
 
