@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";
-import t from "tap";
+import t, { type Test } from "tap";
 import { compileTraining } from "../compiler/mod.ts";
 import {
   randomNumbers,
@@ -25,9 +25,10 @@ import { assertLegal } from "../spec/mod.ts";
 import { files, meshOf } from "./helpers/checkpoints.ts";
 import { temporaryFolder } from "./helpers/cli.ts";
 import { startedProgram } from "./helpers/compiled.ts";
-import { inTurn, isInTurn, repeatWith, SEED } from "./helpers/seed.ts";
+import { inTurn, repeatWith, SEED } from "./helpers/seed.ts";
 import {
   contents,
+  floatsOf,
   type OnDisk,
   readOnDisk,
   TEXT,
@@ -224,6 +225,22 @@ t.test("weights in 16 bits and their masters on other meshes", async (t) => {
     );
     t.same(found, wanted, `on ${mesh}: all bytes`);
   }
+  const further = { ...options, steps: 3, resume: true };
+  await steps(gathered, { ...further, out: gathered, zero: 3 });
+  await steps(out, { ...further, mesh: meshOf("ep=4"), zero: 0 });
+  const [there, here] = await Promise.all([gathered, out].map(readOnDisk));
+  let [far, moved] = [0, 0];
+  for (const name of masters) {
+    const [before, same, other] = [wanted, there!, here!].map((saved) =>
+      floatsOf(saved.optimizerState[name]!)
+    );
+    other!.forEach((x, i) => {
+      far = Math.max(far, Math.abs(x - same![i]!));
+      moved = Math.max(moved, Math.abs(x - before![i]!));
+    });
+  }
+  t.ok(moved > 5e-3, `a step moves by ${moved}`);
+  t.ok(far < 2e-3, `the step of another mesh, to ${far}`);
 });
 
 /**
@@ -232,14 +249,16 @@ t.test("weights in 16 bits and their masters on other meshes", async (t) => {
  */
 const KILLS = 2;
 
-t.test("killed at any moment, a training leaves a checkpoint", async (t) => {
+/** Weights in f32, and in 16 bits with masters in parts. */
+const STORED = [{}, { dtype: "bf16", zero: 1 }] as const;
+
+async function killTraining(t: Test, more: typeof STORED[number]) {
   const model = await tinyModel(t);
   const folder = temporaryFolder(t);
   const out = path.join(folder, "out");
   const random = randomNumbers(SEED >>> 0, 0);
   const below = (n: number) => Math.floor(random() * n);
   t.comment(repeatWith());
-  const more = isInTurn(0, 2) ? {} : { dtype: "bf16", zero: 1 } as const;
   const hasIndex = () =>
     existsSync(path.join(out, "model.safetensors.index.json"));
   let [step, unfinished, before] = [0, 0, 0];
@@ -295,7 +314,14 @@ t.test("killed at any moment, a training leaves a checkpoint", async (t) => {
   const whole = { ...more, out: straight };
   await steps(model, tinyOptions("ep=2", step + 3, whole));
   t.same(await contents(out), await contents(straight), "the same bytes");
-});
+}
+
+for (const more of inTurn(STORED, STORED.length)) {
+  t.test(
+    "killed at any moment, a training leaves a checkpoint",
+    (t) => killTraining(t, more),
+  );
+}
 
 /** Whether a file is of another step than the one that counts. */
 function isOther(name: string, number: string): boolean {

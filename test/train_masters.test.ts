@@ -28,6 +28,7 @@ import { inTurn, repeatWith } from "./helpers/seed.ts";
 import { layer } from "./helpers/training_layer.ts";
 import {
   contents,
+  floatsOf,
   type OnDisk,
   readOnDisk,
   TEXT,
@@ -48,11 +49,6 @@ async function succeed(argv: readonly string[]): Promise<string> {
   return out;
 }
 
-function floats(hex: string): Float32Array {
-  const bytes = Uint8Array.from(Buffer.from(hex, "hex"));
-  return new Float32Array(bytes.buffer);
-}
-
 function bitsOf(hex: string): Uint16Array {
   const bytes = Uint8Array.from(Buffer.from(hex, "hex"));
   return new Uint16Array(bytes.buffer);
@@ -64,8 +60,8 @@ function masterOf({ optimizerState }: OnDisk, name: string, kind = "adamw") {
   const whole = name.replace(/\.experts\.\d+\./, ".experts.{expert}.");
   const hex = optimizerState[`${kind}.master.${whole}`];
   if (hex === undefined) throw new Error(`'${name}' has no master`);
-  if (!expert) return floats(hex);
-  const all = floats(hex);
+  if (!expert) return floatsOf(hex);
+  const all = floatsOf(hex);
   const size = all.length / 4;
   return all.subarray(size * Number(expert[1]), size * (Number(expert[1]) + 1));
 }

@@ -106,7 +106,7 @@ t.test("the command line: on-policy bits between meshes, kill -9 and a resumed r
   await same("killed", "straight");
 
   // Adapters: the last flag of a kind counts.
-  const lora = ["--lora", "rank=2,targets=attention", "--steps"];
+  const lora = ["--lora", "rank=2,targets=attention+experts", "--steps"];
   const [, second] = await run("adapters", ...lora, "2");
   t.equal(second!.policy.logRatio, 0);
   t.ok(second!.policy.movedBytes < straight[1]!.policy.movedBytes);

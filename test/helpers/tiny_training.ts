@@ -117,6 +117,11 @@ export interface OnDisk {
   readonly shards: readonly string[];
 }
 
+/** The f32 of hexadecimal digits. */
+export function floatsOf(hex: string): Float32Array {
+  return new Float32Array(Uint8Array.from(Buffer.from(hex, "hex")).buffer);
+}
+
 /** Read a training; throws where a file is missing or a tensor is not what its hash says. */
 export async function readOnDisk(folder: string): Promise<OnDisk> {
   const { weight_map, metadata } = JSON.parse(
