@@ -28,7 +28,7 @@ export function commandOf(
     : ["taskset", "-c", `${core}`, ...command];
 }
 
-/** Starts `switchyard serve` at a free port. */
+/** Starts `switchyard serve` at a free port. It also ends with this process, unless that is killed by SIGKILL. */
 export async function startServer(
   checkpoint: string,
   flags: readonly string[],
@@ -39,6 +39,11 @@ export async function startServer(
     options,
   );
   const child = spawn(command, argv, { stdio: ["ignore", "pipe", "inherit"] });
+  process.once("exit", () => child.kill("SIGTERM"));
+  // A signal alone would not emit "exit".
+  for (const [signal, number] of Object.entries({ SIGINT: 2, SIGTERM: 15 })) {
+    process.once(signal, () => process.exit(128 + number));
+  }
   const url = await new Promise<string>((resolve, reject) => {
     child.once("exit", (code) => reject(new Error(`serve ends with ${code}`)));
     child.stdout.setEncoding("utf8").on("data", (text: string) => {
