@@ -9,7 +9,7 @@ import { determinismClass } from "./fuzz/determinism.ts";
 import { fuzz, type FuzzClass, reportText } from "./fuzz/fuzz.ts";
 import { kernelClass } from "./fuzz/kernel.ts";
 import { planClass } from "./fuzz/plan.ts";
-import { repeatWith, SEED } from "./helpers/seed.ts";
+import { repeatWith, RUNS, SEED } from "./helpers/seed.ts";
 
 const TRIED: readonly string[] = [
   "inference ep=2",
@@ -73,9 +73,10 @@ t.same(
   "every class is tried",
 );
 
-for (const [name, { make, count }] of Object.entries(SHORT)) {
+for (const [name, { make, count: least }] of Object.entries(SHORT)) {
   t.test(name, async (t) => {
     const of = make();
+    const count = least * RUNS;
     const report = await fuzz(of, { seed: SEED, count, findings: 1 });
     await of.close();
     t.comment(reportText(report));

@@ -25,6 +25,9 @@ function seedOf(text: string | undefined): number {
 /** Seed of a rotation within another one: independent of rotations of 2, 3, 4, 6 and 12 cases by `SEED`. */
 export const INNER_SEED = Math.floor(Math.abs(SEED) / 12);
 
+/** Factor of the numbers of random cases: `RUNS=10 npm test -- FILE` for a long run. */
+export const RUNS = Number(process.env["RUNS"] ?? 1);
+
 const ALL = process.env["TURNS"] === "all";
 
 /** Whether case `i` of a rotation runs: one of `every` cases in each run of the tests, by `SEED`; with `TURNS=all`, all. */
@@ -74,7 +77,7 @@ export async function holdsFor<T>(
       await check(value);
       if (!t.passing()) throw new Error("the assertions before this one");
     }),
-    { numRuns: runs, endOnFailure: true },
+    { numRuns: runs * RUNS, endOnFailure: true },
   );
   if (!result.failed) return;
   const reason = result.errorInstance instanceof Error
