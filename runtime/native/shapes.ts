@@ -7,11 +7,17 @@ import { cpus } from "node:os";
 import { ALONG_IN_C, SHAPES } from "./along.ts";
 import type { ObjectCache } from "./objects.ts";
 
-/** Measured launches of each shape; their median counts. */
+/** Measured launches of each shape. */
 const ROUNDS = 7;
 
-/** Another shape replaces the first if it takes at most this part of its time. */
+/**
+ * Another shape replaces the first if its median and its minimum are at most this part of those of the first: on a busy
+ * machine, medians differ by chance, but a slow shape has no fast launch.
+ */
 const MAX_TIME = 0.95;
+
+/** Timed launches after one that used an unknown shape: the next ones probably use it, too. */
+const TIMED = 8;
 
 /** Minimum bytes of measured weights: smaller ones are in caches. */
 const MIN_BYTES = 1 << 20;
@@ -30,12 +36,11 @@ const UNKNOWN = 255;
 
 /**
  * C text of the runtime: shapes of a pool by kind of weights. The first launches of a kind, all of one kernel, use
- * random shapes. Their times are compared per workgroup of the leader. A launch is timed if the last one of its kind
- * used an unknown shape, because most launches use the same shapes as the last one. One in eight of the others is timed,
- * too.
+ * random shapes. Their times are compared per workgroup of the leader. Whether a launch uses the shape for one or for
+ * several rows, or none, is known when it ends. `TIMED` launches after it are timed.
  */
 export const SHAPES_IN_C = `
-enum { UNKNOWN = ${UNKNOWN}, SHAPE_COUNT = ${SHAPES.length}, ROUNDS = ${ROUNDS}, MAX_SHAPES = ${MAX_SHAPES} };
+enum { UNKNOWN = ${UNKNOWN}, SHAPE_COUNT = ${SHAPES.length}, ROUNDS = ${ROUNDS}, MAX_SHAPES = ${MAX_SHAPES}, TIMED = ${TIMED} };
 struct shape { uint32_t words, apart, align, shape; };
 struct times { uint32_t kernel, counts[SHAPE_COUNT]; double list[SHAPE_COUNT][ROUNDS]; };
 struct shapes {
@@ -43,8 +48,8 @@ struct shapes {
   struct shape list[MAX_SHAPES];
   // For one and for several rows.
   struct times times[MAX_SHAPES][2];
-  // The used shapes of the last launch: 1 if it used the shape for one row, 2 for several, 3 for both.
-  uint32_t used[MAX_SHAPES];
+  // Timed launches that are left, for one and for several rows.
+  uint32_t left[MAX_SHAPES][2];
   // A launch of a kind with unknown shapes: its kind from 1, or 0; whether it is timed; its shape; and faults and time of
   // the leader, which waits for other threads after \`end\`.
   struct { uint32_t kind, timed, shape, faults; double begin, end; } now;
@@ -64,11 +69,21 @@ static uint32_t thread_faults(void) {
   return 0;
 }
 
-// Whether times of launches of a kernel that use these shapes of a kind are missing.
+// Whether times of launches of a kernel are missing. \`used\`: 1 if they use the shape of a kind for one row, 2 for
+// several, 3 for both.
 static int lacks_times(const struct shapes *s, uint32_t kind, uint32_t kernel, uint32_t used) {
   if (used != 1 && used != 2) return 0;
   uint32_t first = s->times[kind][used - 1].kernel;
   return (s->list[kind].shape >> 8 * (used - 1) & 255) == UNKNOWN && (!first || first == kernel);
+}
+
+// Whether the next launch of a kernel is timed.
+static uint32_t next_timed(struct shapes *s, uint32_t kind, uint32_t kernel) {
+  uint32_t timed = 0;
+  for (uint32_t used = 1; used <= 2; used++) {
+    if (s->left[kind][used - 1] && lacks_times(s, kind, kernel, used)) s->left[kind][used - 1]--, timed = 1;
+  }
+  return timed;
 }
 
 // The shapes of a launch. May begin a measurement if one is unknown.
@@ -81,10 +96,10 @@ static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct 
   uint32_t one = x[i].shape & 255, several = x[i].shape >> 8, other = 0;
   if (one != UNKNOWN && several != UNKNOWN) return x[i].shape;
   if (!l->experts && 4 * l->bindings[b->binding].length >= ${MIN_BYTES}) {
-    s->seed = s->seed * 1664525 + 1013904223;
     s->now.kind = i + 1;
-    s->now.timed = lacks_times(s, i, l->kernel, s->used[i]) || s->seed >> 29 == 0;
+    s->now.timed = next_timed(s, i, l->kernel);
     if (s->now.timed) {
+      s->seed = s->seed * 1664525 + 1013904223;
       other = (s->seed >> 16) % SHAPE_COUNT;
       s->now.shape = other, s->now.faults = thread_faults(), s->now.begin = thread_time();
     }
@@ -96,9 +111,9 @@ static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct 
 static void end_shape(struct shapes *s, const struct launch *l, uint32_t groups, uint32_t used) {
   uint32_t kind = s->now.kind - 1, timed = s->now.timed;
   s->now.kind = s->now.timed = 0;
-  if (groups == 0) return;
-  s->used[kind] = used;
-  if (!timed || !lacks_times(s, kind, l->kernel, used)) return;
+  if (groups == 0 || !lacks_times(s, kind, l->kernel, used)) return;
+  s->left[kind][used - 1] = TIMED;
+  if (!timed) return;
   if (thread_faults() != s->now.faults && s->faults++ < ${MAX_FAULTS}) return;
   struct shape *x = &s->list[kind];
   struct times *t = &s->times[kind][used - 1];
@@ -112,7 +127,8 @@ static void end_shape(struct shapes *s, const struct launch *l, uint32_t groups,
   list[at] = time;
   for (int i = 0; i < SHAPE_COUNT; i++) {
     if (t->counts[i] < ROUNDS) return;
-    if (t->list[i][ROUNDS / 2] < t->list[best][ROUNDS / 2] * (best ? 1 : ${MAX_TIME})) best = i;
+    if (t->list[i][ROUNDS / 2] < t->list[0][ROUNDS / 2] * ${MAX_TIME} &&
+        t->list[i][0] < t->list[best][0] * (best ? 1 : ${MAX_TIME})) best = i;
   }
   x->shape = (x->shape & ~(UNKNOWN << shift)) | best << shift;
   __atomic_store_n(&s->news, 1, __ATOMIC_SEQ_CST);
@@ -147,7 +163,7 @@ export async function savedShapes(objects: ObjectCache): Promise<Uint32Array> {
   return Uint32Array.from(words);
 }
 
-/** Saves measured shapes for later processes, with those that others saved in the meantime. */
+/** Merges measured shapes into the saved ones. */
 export async function saveShapes(
   objects: ObjectCache,
   shapes: Uint32Array,
