@@ -161,14 +161,14 @@ function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
           for (var n = first_sum; n < first_sum + ${inPart}; n += ${together}) {
             ${inBlock(wgsl`n`)}
           }`;
-      return addedParts(
+      return addedParts(o, {
         parts,
-        registersOf("part", sums),
-        wgsl`
+        totals: registersOf("part", sums),
+        body: wgsl`
           let first_sum = part_number * ${inPart};
           ${scales?.load}
           ${loop}`,
-      );
+      });
     })
   }
     ${finishAll(o, rows)}`;

@@ -214,6 +214,13 @@ export function letBytes(
     ${bytes.map((text, part) => wgsl`let bytes${i}_${part}[${c}] = ${text};`)}`;
 }
 
+/** Whether drivers may fuse products with sums, flush subnormals and ignore the sign of 0. */
+export function isGuarded(
+  { arithmetic = "guarded" }: Pick<BytesMatmulOptions, "arithmetic">,
+): boolean {
+  return arithmetic === "guarded";
+}
+
 /** Partial sums with the given number of products. */
 export function partsOf(
   { k, segments = EXACT.segments }: Pick<BytesMatmulOptions, "k" | "segments">,
@@ -348,7 +355,7 @@ function scaleAt(
     const found = blockAt(weight, c, next);
     return blockFactor(block.layout, block.layout[part]!, {
       ...found,
-      flushes: (o.arithmetic ?? "guarded") === "guarded",
+      flushes: isGuarded(o),
       header: (word) =>
         header
           ? wgsl`${header.array}[${header.index(word)}]`
@@ -388,7 +395,7 @@ export function leftStarts(
 
 /** A product that no driver fuses with its sum: the sign of an activation's scale is always 0. */
 export function term(
-  { arithmetic = "guarded" }: BytesMatmulOptions,
+  o: BytesMatmulOptions,
   { integer, factor, scale }: {
     readonly integer: KernelText;
     readonly factor: KernelText;
@@ -396,7 +403,7 @@ export function term(
   },
 ): KernelText {
   const product = wgsl`f32(${integer}) * (${factor} * bitcast<f32>(${scale}))`;
-  return arithmetic === "guarded"
+  return isGuarded(o)
     ? wgsl`bitcast<f32>(bitcast<u32>(${product}) ^ (${scale} & 0x80000000u))`
     : product;
 }

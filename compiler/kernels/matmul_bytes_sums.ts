@@ -16,6 +16,7 @@ import { expr, local, wgsl } from "./kernel.ts";
 import {
   type BytesMatmul,
   type BytesOperand,
+  isGuarded,
   leftStarts,
   operandsOf,
   product,
@@ -30,12 +31,15 @@ export const SCALE_WORDS = 1024;
 
 /**
  * Partial sums, added as a tree into sum<i>[r][c]: `body` adds those of `part_number` to part<i>[r][c], which start at
- * 0.
+ * 0. No sum from 0 is -0, but drivers may remove the addition of 0, so GPUs replace -0.
  */
 export function addedParts(
-  parts: number,
-  totals: readonly Register[],
-  body: KernelText,
+  o: BytesMatmul,
+  { parts, totals, body }: {
+    readonly parts: number;
+    readonly totals: readonly Register[];
+    readonly body: KernelText;
+  },
 ): KernelText {
   const results = totals.map(({ base, indices }) => ({
     base: base.replace("part", "sum"),
@@ -45,12 +49,18 @@ export function addedParts(
     setEach([results[at]!], "", () => register(total.base, total.indices))
   );
   const tree = sumTree(totals, parts);
+  const fromZero = setEach(
+    totals,
+    "",
+    (of) => expr`select(${of("")}, 0.0, ${of("")} == 0.0)`,
+  );
   return wgsl`
     ${declareEach(results)}
     ${tree.declare}
     for (var part_number = 0u; part_number < ${parts}; part_number++) {
       ${declareEach(totals)}
       ${body}
+      ${isGuarded(o) && fromZero}
       ${tree.add(local("part_number", "u32"), done)}
     }`;
 }
