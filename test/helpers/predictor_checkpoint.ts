@@ -31,6 +31,10 @@ interface Names {
   readonly aloneName?: (rest: string) => string;
   /** Factors of gains in that model, by the end of their names. */
   readonly factors?: { readonly [end: string]: number };
+  /** Added to mean squares. Default: 1e-6. */
+  readonly epsilon?: number;
+  /** Whether gains are stored minus 1. */
+  readonly centred?: true;
 }
 
 const NUMBERED: Names = {
@@ -66,16 +70,18 @@ const LONGCAT: Names = {
     num_experts_per_tok: 4,
     n_group: 1,
     topk_group: 1,
-    ...Object.fromEntries(
-      ["expert_ffn_hidden_size", "ffn_hidden_size", "moe_topk", "num_layers"]
-        .concat("zero_expert_num").map((field) => [field, undefined]),
-    ),
+    expert_ffn_hidden_size: undefined,
+    ffn_hidden_size: undefined,
+    moe_topk: undefined,
+    num_layers: undefined,
+    zero_expert_num: undefined,
   },
   aloneName: (rest) => rest.replace("transformer_layer.", ""),
   factors: {
     "q_a_layernorm.weight": Math.sqrt(48 / 24),
     "kv_a_layernorm.weight": Math.sqrt(48 / 16),
   },
+  epsilon: 1e-5,
 };
 
 /** The names by recorded checkpoint. */
@@ -93,6 +99,7 @@ export const PREDICTORS: { readonly [checkpoint: string]: Names } = {
     norm: "mtp.norm.weight",
     declared: {},
     alone: { layer_types: ["full_attention"] },
+    centred: true,
   },
 };
 
@@ -142,16 +149,15 @@ export async function layerAlone(
     readonly folder: string;
   },
 ): Promise<string> {
-  const { to: from, alone, aloneName = same, factors = {}, ...names } =
-    PREDICTORS[name]!;
-  const { tokenNorm, hiddenNorm, join: joining, norm } = names;
+  const names = PREDICTORS[name]!;
+  const { to: from, tokenNorm, hiddenNorm, join: joining, norm } = names;
+  const { aloneName = same, factors = {}, epsilon = 1e-6, centred } = names;
   const table = tensors["model.embed_tokens.weight"]!;
   const embed = table.shape[1]!;
   const dataOf = (name: string) => tensors[name]!.data;
-  const centre = name === "qwen3next-16e" ? 1 : 0;
+  const centre = centred ? 1 : 0;
   const normed = (x: ArrayLike<number>, gains: string): number[] => {
     const squares = Array.from(x, (value) => value ** 2);
-    const epsilon = name === "longcatflash-12e" ? 1e-5 : 1e-6;
     const rms = Math.sqrt(sum(squares) / embed + epsilon);
     const gain = dataOf(gains);
     return Array.from(x, (value, i) => value / rms * (centre + gain[i]!));
@@ -174,12 +180,10 @@ export async function layerAlone(
     ![tokenNorm, hiddenNorm, joining, norm].includes(name)
   );
   const scaled = (name: string, tensor: HostTensor): HostTensor => {
-    const [, factor] = Object.entries(factors)
+    const [, factor = 1] = Object.entries(factors)
       .find(([end]) => name.endsWith(end)) ?? [];
     const data = tensor.data as Float32Array;
-    return factor === undefined
-      ? tensor
-      : { ...tensor, data: data.map((value) => factor * value) };
+    return { ...tensor, data: data.map((value) => factor * value) };
   };
   return await change(
     await copyCheckpoint(name, folder),
@@ -192,7 +196,7 @@ export async function layerAlone(
       "model.norm.weight": tensors[norm]!,
       "lm_head.weight": tensors["lm_head.weight"]!,
     }),
-    { num_hidden_layers: 1, ...alone },
+    { num_hidden_layers: 1, ...names.alone },
   );
 }
 
