@@ -23,7 +23,7 @@ import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 
 /** A program whose steps are bound. */
 export interface BoundProgram {
-  /** The parts on their ranks, in order, without some launches, by index of the step. */
+  /** Returns the parts on their ranks, in order. `launches`: indices of steps that are left out. */
   partsWithout(launches: ReadonlySet<number>): readonly ReadyPart[];
   /** Exchanges that a failed run has left in flight. */
   readonly inFlight: InFlight;

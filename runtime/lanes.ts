@@ -54,7 +54,7 @@ export interface LaneProgram {
   partsFor(outputs: readonly string[]): LaneParts;
 }
 
-/** Divides the parts of a program among lanes, on the first run with some outputs. */
+/** Divides the parts of a program among lanes, once for each list of outputs. */
 export function laneProgram(
   plan: Plan,
   program: Program,

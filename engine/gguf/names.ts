@@ -56,7 +56,10 @@ export function namesPredictor({ tensors }: GgufArchitecture): boolean {
   return Object.keys(NEXT).every((name) => name in tensors);
 }
 
-/** Starts of names in the module that predicts a further token, and of those of a layer. The first one matches last. */
+/**
+ * Prefixes of names in the module that predicts a further token, and in a layer. The first row matches all names of a layer,
+ * so the others are tried before it.
+ */
 const MODULE = [
   ["mtp.layers.0.", ""],
   ["mtp.fc.", "eh_proj."],

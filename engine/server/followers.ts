@@ -141,7 +141,7 @@ export async function follow(
       : opened.companions[companion]!;
     for (const { name, dtype, shape, data, changes = [] } of message.inputs) {
       // Runs in flight use the previous elements.
-      const values = Uint32Array.from(data ?? words(known[name]!));
+      const values = new Uint32Array(data ?? words(known[name]!));
       for (const [index, element] of changes) values[index] = element;
       known[name] = tensorOf(bytesOf(values), { dtype, shape });
     }

@@ -1,6 +1,6 @@
 /**
- * The loop of a server in another thread than its routes, so that connections do not delay steps. A message of the
- * thread of the loop contains the streamed tokens of all sequences since the last one, and all sequences that ended.
+ * The loop of a server in another thread than its routes, so that connections do not delay steps. Each message
+ * of the loop's thread contains the tokens streamed since the previous message, and the sequences that ended.
  */
 
 import type {
@@ -117,7 +117,7 @@ export function createLoop(
       readonly openGrammars: () => Promise<Grammars>;
       /** Bytes sent between ranks, by kind. */
       readonly sentBytes?: () => { readonly [kind: string]: number };
-      /** Milliseconds during which streamed tokens are collected. Steps with prompts and ends of sequences end it. */
+      /** Milliseconds during which streamed tokens are collected. Steps with prompts and ends of sequences send them at once. */
       readonly streamInterval: number;
     },
 ): BatchLoop {
@@ -180,7 +180,7 @@ export function createLoop(
         one.first = false;
       }
       grown = [];
-      // The next step is as long as this one, unless it has prompts.
+      // Without prompts, the next step probably takes as long as this one.
       const collects = step.prompted + endings.length === 0 &&
         now + ms < reported + streamInterval;
       if (!collects) report();

@@ -34,7 +34,7 @@ export function unneededLaunches(
   const isNeeded = (buffer: string) =>
     needed.has(buffer) ||
     !["scratch", "output"].includes(buffers[buffer]!.kind);
-  // From the last step to the first; again, because a step of rounds may write what an earlier one reads in the next round.
+  // From the last step to the first. Rounds repeat steps, so a step may also write for one before it.
   for (let before = -1; before !== left.length;) {
     before = left.length;
     left = left.filter(({ isLaunch, reads, writes }) => {
