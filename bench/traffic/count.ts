@@ -38,7 +38,10 @@ export interface Site {
   passes: number;
 }
 
-/** Distinct sectors of a binding that a workgroup loads, and the bytes in them that it asks for. */
+/**
+ * Distinct sectors of a binding that a workgroup loads, and the bytes in them that it asks for: loads of the same sector
+ * count as cached, however many others are between.
+ */
 export interface Touched {
   sectors: number;
   bytes: number;
