@@ -14,6 +14,7 @@ import {
   blockSums,
   DIMENSION,
   dimensionOf,
+  eachTokenRun,
   ofTokens,
   onRank,
   operandsOf,
@@ -76,17 +77,11 @@ function together(o: AttentionOptions, tile: QueryTile): KernelText {
   const few = half > 1
     ? wgsl`if (run > 1) { ${run(half)} } else { ${run(1)} }`
     : run(1);
-  return wgsl`
-    let end_token = min(first_token + ${tile.tokens}, ${o.tokens});
-    for (var token = first_token; token < end_token; token++) {
-      if (token == first_token || sequence[max(token, 1) - 1] != sequence[token]) {
-        var run = 1u;
-        for (var other = token + 1; other < end_token; other++) {
-          if (other == token + run && sequence[other] == sequence[token]) { run += 1u; }
-        }
-        if (run > ${half}) { ${run(tile.tokens)} } else { ${few} }
-      }
-    }`;
+  return eachTokenRun(
+    o,
+    tile,
+    wgsl`if (run > ${half}) { ${run(tile.tokens)} } else { ${few} }`,
+  );
 }
 
 /** The heads of tokens of one sequence. */

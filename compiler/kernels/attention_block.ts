@@ -108,6 +108,25 @@ export interface TokenRun {
   readonly run?: string | undefined;
 }
 
+/** Executes `body` for the tokens of each sequence in a tile: `run` of them from `token` on, before `end_token`. */
+export function eachTokenRun(
+  o: AttentionOptions,
+  tile: QueryTile,
+  body: KernelText,
+): KernelText {
+  return wgsl`
+    let end_token = min(first_token + ${tile.tokens}, ${o.tokens});
+    for (var token = first_token; token < end_token; token++) {
+      if (token == first_token || sequence[max(token, 1) - 1] != sequence[token]) {
+        var run = 1u;
+        for (var other = token + 1; other < end_token; other++) {
+          if (other == token + run && sequence[other] == sequence[token]) { run += 1u; }
+        }
+        ${body}
+      }
+    }`;
+}
+
 /** Queries of one workgroup. Register `top[t][h]` belongs to head h of token t. */
 export interface Queries extends QueryTile, TokenRun {
   readonly o: AttentionOptions;

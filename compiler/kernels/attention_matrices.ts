@@ -17,6 +17,7 @@ import {
 import type { QueryTile } from "../tuning/queries.ts";
 import {
   type AttentionOptions,
+  eachTokenRun,
   operandsOf,
   sinkOf,
 } from "./attention_block.ts";
@@ -66,42 +67,20 @@ export function attentionMatrices(
       var<workgroup> of_lanes: array<f32, ${lanes}>;
 
       let first_token = ${GROUP_YZ} * ${tile.tokens};
-      let end_token = min(first_token + ${tile.tokens}, ${o.tokens});
       let query = lane / ${PER_QUERY};
       let part = lane % ${PER_QUERY};
-      var runs = 0u;
-      ${eachToken(wgsl`if (${BEGINS}) { runs += 1u; }`)}
-      for (var n = 0u; n < runs; n++) { ${ofRun(of)} }`,
+      ${eachTokenRun(o, tile, ofRun(of))}`,
   });
 }
 
-/** Whether `other` is the first token of a sequence in this workgroup. */
-const BEGINS =
-  wgsl`other == first_token || sequence[max(other, 1) - 1] != sequence[other]`;
-
-function eachToken(body: KernelText): KernelText {
-  return wgsl`
-    for (var other = first_token; other < end_token; other++) { ${body} }`;
-}
-
-/** The tokens of one sequence, from `token` to before `run_end`. */
+/** The tokens of one sequence: `run` of them from `token` on. */
 function ofRun(of: Tiled): KernelText {
   const { o, tile, cache } = of;
   const seenFrom = (next: string) =>
     firstSeenText(o, { position: wgsl`(${next} - 1)`, next });
   const first = seenFrom("next");
   return wgsl`
-    var token = first_token;
-    var run_end = first_token;
-    var begun = 0u;
-    ${
-    eachToken(wgsl`
-      if (${BEGINS}) {
-        if (begun == n) { token = other; }
-        begun += 1u;
-      }
-      if (begun == n + 1) { run_end = other + 1; }`)
-  }
+    let run_end = token + run;
     ${cache.begin}
     var keys_end = 0u;
     var keys_first = ${first ? wgsl`0xffffffffu` : wgsl`0u`};
@@ -146,19 +125,17 @@ function largestScores(of: Tiled): KernelText {
     }
     of_lanes[lane] = top;
     workgroupBarrier();
-    let row_top = ${ofParts((a, b) => wgsl`max(${a}, ${b})`)};
+    let row_top = ${
+    partsOf(u("query")).reduce((a, b) => expr`max(${a}, ${b})`)
+  };
     workgroupBarrier();`;
 }
 
-/** The values of all lanes of a query. */
-function ofParts(
-  of: (a: KernelText, b: KernelText) => KernelText,
-  query: string = "query",
-): KernelText {
+/** The numbers in `of_lanes` of all lanes with a query. */
+function partsOf(query: Expr): readonly Expr[] {
   return range(PER_QUERY).map((n) =>
-    wgsl`of_lanes[${query} * ${PER_QUERY} + ${n}]`
-  )
-    .reduce(of);
+    shared("of_lanes", expr`${query} * ${PER_QUERY} + ${n}`)
+  );
 }
 
 function scoreAt({ o }: Tiled): KernelText {
@@ -322,9 +299,7 @@ function weightedValues(of: Tiled): KernelText {
 /** Stores the sums of values, divided by those of weights. */
 function results({ o, tile, width }: Tiled): KernelText {
   const [row, token] = [u("of_query"), u("result_token")];
-  const total = range(PER_QUERY)
-    .map((n) => shared("of_lanes", expr`${row} * ${PER_QUERY} + ${n}`))
-    .reduce((a, b) => expr`${a} + ${b}`);
+  const total = partsOf(row).reduce((a, b) => expr`${a} + ${b}`);
   const head = expr`group.x * ${tile.heads} + ${row} % ${tile.heads}`;
   const index = expr`(${token} * ${o.heads} + ${head}) * ${width} + ${
     u("column")
