@@ -25,7 +25,7 @@ export function contextBlocks(
   return { over, ranks, perRank: all / ranks, all };
 }
 
-/** Blocks with keys before a position that a token there sees: the first, and the end. */
+/** The blocks of earlier keys that a token at a position sees: the first, and the end. */
 export function earlierBlocks(
   axis: KeysAxis,
   position: number,
@@ -36,7 +36,7 @@ export function earlierBlocks(
   ];
 }
 
-/** Whether ranks gather these blocks: they are fewer bytes than the running sums of the tokens. */
+/** Whether ranks gather so many blocks for so many tokens: the blocks have fewer bytes than the tokens' running sums. */
 export function gathersKeys(
   { blockBytes, tokenBytes }: KeysAxis,
   blocks: number,

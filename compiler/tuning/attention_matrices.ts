@@ -30,8 +30,8 @@ export function rightElements(
 }
 
 /**
- * The queries of a workgroup: heads with the same key head, and tokens. Undefined if the operands have 32 bits: a
- * dimension does not consist of matrices, keys are given, ranks share positions, or memory is too small.
+ * The queries of a workgroup: heads with the same key head, and tokens. Undefined if the operands have 32 bits
+ * (`spec/numerics.md` lists the cases).
  */
 export function matrixQueries(
   o: MatrixAttention,

@@ -106,7 +106,7 @@ export function lowerMatmul(
   const { maxBindings } = lowering.options;
   const computesNorm = normed && normed.kernel.bindings.length <= maxBindings;
   const { stores } = norm ?? {};
-  // Other dots may read what one stores.
+  // If another dot stores the norm, this one reads it.
   if (norm && !computesNorm && (stores ?? first) === first) {
     launchForAllRows(lowering, norm);
   }

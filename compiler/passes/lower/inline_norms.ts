@@ -1,7 +1,7 @@
 /**
  * Norms of one row that the matmuls after it compute themselves: a launch costs more than the repeated sum of squares,
- * and matmuls that do not wait for each other share a launch. If other kernels read the norm too, the first matmul stores it. Norms of more rows are launched, as on devices that are
- * not wide.
+ * and matmuls that do not wait for each other share a launch. If other kernels read the norm too, the first matmul
+ * stores it. Norms of more rows are launched, as are all norms on devices that are not wide.
  */
 
 import { invariant } from "../../../spec/errors.ts";
