@@ -17,6 +17,7 @@ import {
   register,
   setEach,
 } from "../../spec/kernel/registers.ts";
+import { loadsAtOnce } from "./pieces/at_once.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
 /** Sums of teams. */
@@ -64,18 +65,29 @@ export function sumsOfTeams(
   const even = blocks.count % inRound === 0;
   // The round's first block.
   const start = single ? wgsl`0u` : wgsl`round_block`;
-  const blockSumAt = (sum: Hole) =>
-    wgsl`(block * ${sums} + ${sum}) * ${lanes} + lane_column`;
+  const blockSumAt = (sum: Hole, block: Hole = wgsl`block`) =>
+    wgsl`(${block} * ${sums} + ${sum}) * ${lanes} + lane_column`;
   const totals = o.weights.map((_, i) => ({
     base: `total${i}`,
     indices: ["j"],
   }));
+  // Of one segment, in every round.
+  const together = loadsAtOnce(
+    blocks.ofSegment,
+    (n) => single || inRound % n === 0 && blocks.count % n === 0,
+  );
   const added = addedBlocks(totals, blocks, {
     number: wgsl`${start} + block`,
+    together,
+    load: o.weights.map((_, i) =>
+      wgsl`@unroll (n < ${together}) {
+        let of_block${i}[n] = block_sums[${
+        blockSumAt(wgsl`${i * cells} + cell[j]`, wgsl`(block + n)`)
+      }];
+      }`
+    ),
     add: o.weights.map((_, i) =>
-      wgsl`total${i}[j] += block_sums[${
-        blockSumAt(wgsl`${i * cells} + cell[j]`)
-      }];`
+      wgsl`@unroll (n < ${together}) { total${i}[j] += of_block${i}[n]; }`
     ),
   });
   /** For each result of a lane; the last ones may not suffice for all teams. */
@@ -159,8 +171,8 @@ export function sumsOfTeams(
     workgroupBarrier();
     ${
     eachResult(wgsl`
-      for (var block = 0u; block < ${inThisRound}; block++) {
-        ${added.addBlock}
+      for (var block = 0u; block < ${inThisRound}; block += ${together}) {
+        ${added.addBlocks}
       }`)
   }`;
   const allRounds = single ? round : wgsl`
@@ -187,29 +199,34 @@ export function sumsOfTeams(
 function addedBlocks(
   totals: readonly Register[],
   { count, ofSegment }: SumBlocks,
-  { number, add }: {
-    /** The number of a block. */
+  { number, together, load, add }: {
+    /** The number of the first of some blocks. */
     readonly number: KernelText;
-    /** Adds a block to each total. */
+    /** Blocks that are loaded and added together, all of one segment. */
+    readonly together: number;
+    readonly load: readonly KernelText[];
+    /** Adds them to each total. */
     readonly add: readonly KernelText[];
   },
-): { readonly declare: Statements; readonly addBlock: KernelText } {
+): { readonly declare: Statements; readonly addBlocks: KernelText } {
   const segments = count / ofSegment;
   const zero = declareEach(totals);
-  if (segments === 1) return { declare: zero, addBlock: wgsl`${add}` };
+  if (segments === 1) return { declare: zero, addBlocks: wgsl`${load} ${add}` };
   const tree = sumTree(totals, segments);
+  const several = ofSegment > together;
   const begins = wgsl`block_number % ${ofSegment} == 0`;
-  const ends = wgsl`(block_number + 1) % ${ofSegment} == 0`;
+  const ends = wgsl`(block_number + ${together}) % ${ofSegment} == 0`;
   const restart = setEach(totals, "", () => f32(0));
   return {
     declare: [...zero, ...tree.declare],
-    addBlock: wgsl`
+    addBlocks: wgsl`
+      ${load}
       let block_number = ${number};
-      ${guarded(ofSegment > 1, begins, restart)}
+      ${guarded(several, begins, restart)}
       ${add}
       ${
       guarded(
-        ofSegment > 1,
+        several,
         ends,
         tree.add(expr`${u("block_number")} / ${ofSegment}`),
       )

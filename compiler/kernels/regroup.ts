@@ -7,7 +7,7 @@ import { expertRanges } from "../../spec/plan/bytes.ts";
 import { pick } from "../../spec/kernel/pick.ts";
 import { listTiles } from "./pieces/list_tiles.ts";
 import type { Size } from "../../spec/size.ts";
-import type { Grid, Kernel } from "./kernel.ts";
+import type { Grid, Kernel, KernelText } from "./kernel.ts";
 import {
   bindings,
   foldGrid,
@@ -86,25 +86,14 @@ export function regroup(o: RegroupOptions): Kernel {
     rowCount[1] = all;`;
   const most = Math.max(...parts.map(([first, end]) => end - first));
   const staged = o.wide === true && sources * most <= MAX_STAGED;
-  const countOf = (source: string, expert: string) =>
-    staged
-      ? wgsl`received[${source} * ${most} + ${expert}]`
-      : wgsl`counts[${source} * ${each} + first + ${expert}]`;
-  const stage = wgsl`
-    var<workgroup> received: array<u32, ${sources * most}>;
-    for (var i = lane; i < ${sources * most}; i += ${LANES}) {
-      let of_expert = i % ${most};
-      if (of_expert < experts) {
-        received[i] = counts[i / ${most} * ${each} + first + of_expert];
-      }
-    }
-    workgroupBarrier();`;
+  const count = wgsl`counts[s * ${each} + first + e]`;
+  const sumOfExpert = wgsl`
+    var of_expert = 0u;
+    for (var s = 0u; s < ${sources}; s++) { of_expert += ${count}; }`;
   /** Predictions know counts in bindings, but not in workgroup memory. */
   const ofLane = wgsl`
     var of_lane = 0u;
-    for (var s = 0u; s < ${sources}; s++) {
-      of_lane += counts[s * ${each} + first + e];
-    }`;
+    for (var s = 0u; s < ${sources}; s++) { of_lane += ${count}; }`;
   return kernelOf({
     name: o.name,
     workgroupSize: LANES,
@@ -129,8 +118,8 @@ export function regroup(o: RegroupOptions): Kernel {
       let experts = ${pick(parts.map(([, end]) => end), ME)} - first;
       ${skips && wgsl`let skipped = ${pick(skipped, ME)};`}
 
-      ${staged && stage}
-
+      ${
+      staged ? stagedSearch({ sources, most, each }) : wgsl`
       // Searches the grouped order for the block (expert, source) that contains row g.
       var before = 0u;
       var expert = 0u;
@@ -138,7 +127,7 @@ export function regroup(o: RegroupOptions): Kernel {
       var row = 0u;
       for (var e = 0u; e < experts; e++) {
         for (var s = 0u; s < ${sources}; s++) {
-          let here = ${countOf("s", "e")};
+          let here = ${count};
           if (g >= before && g < before + here) {
             expert = e;
             source = s;
@@ -146,18 +135,23 @@ export function regroup(o: RegroupOptions): Kernel {
           }
           before += here;
         }
-      }
+      }`
+    }
       if (g < before) {
-        ${o.once && wgsl`var tokens = 0u;`}
+        ${
+      staged ? stagedRow({ sources, most }) : wgsl`
         // In received order: all rows of earlier sources, then this source's rows for earlier experts.
         for (var s = 0u; s < ${sources}; s++) {
           for (var e = 0u; e < experts; e++) {
-            if (s < source || (s == source && e < expert)) { row += ${
-      countOf("s", "e")
-    }; }
+            if (s < source || (s == source && e < expert)) { row += ${count}; }
           }
-          ${o.once && wgsl`if (s < source) { tokens += ${tokensFrom("s")}; }`}
-        }
+        }`
+    }
+        ${
+      o.once && wgsl`
+        var tokens = 0u;
+        for (var s = 0u; s < source; s++) { tokens += ${tokensFrom("s")}; }`
+    }
         rowOf[g] = row;
         ${o.once && wgsl`tokenOf[g] = tokens + tokenIndices[row];`}
         expertOf[g] = ${skips ? wgsl`skipped + expert` : "expert"};
@@ -172,10 +166,7 @@ export function regroup(o: RegroupOptions): Kernel {
         var tile = 0u;
         var first_row = 0u;
         for (var e = 0u; e < experts; e++) {
-          var of_expert = 0u;
-          for (var s = 0u; s < ${sources}; s++) {
-            of_expert += ${countOf("s", "e")};
-          }
+          ${staged ? wgsl`let of_expert = per_expert[e];` : sumOfExpert}
           ${
       listTiles({
         ...o,
@@ -189,4 +180,75 @@ export function regroup(o: RegroupOptions): Kernel {
         if (lane == 0) { tiles[0] = tile; }
       }`,
   });
+}
+
+/** Source ranks, the most experts of a rank, and counts per rank. */
+interface Staged {
+  readonly sources: number;
+  readonly most: number;
+  readonly each: number;
+}
+
+/**
+ * Loads the counts into workgroup memory, with their sums per expert and per source, and searches the experts in order
+ * for row g: `before` is the number of all rows, `row` the index within the expert.
+ */
+function stagedSearch({ sources, most, each }: Staged): KernelText {
+  return wgsl`
+    var<workgroup> received: array<u32, ${sources * most}>;
+    var<workgroup> per_expert: array<u32, ${most}>;
+    var<workgroup> per_source: array<u32, ${sources}>;
+    for (var i = lane; i < ${sources * most}; i += ${LANES}) {
+      let of_expert = i % ${most};
+      if (of_expert < experts) {
+        received[i] = counts[i / ${most} * ${each} + first + of_expert];
+      }
+    }
+    workgroupBarrier();
+    for (var e = lane; e < experts; e += ${LANES}) {
+      var sum = 0u;
+      for (var s = 0u; s < ${sources}; s++) { sum += received[s * ${most} + e]; }
+      per_expert[e] = sum;
+    }
+    for (var s = lane; s < ${sources}; s += ${LANES}) {
+      var sum = 0u;
+      for (var e = 0u; e < experts; e++) { sum += received[s * ${most} + e]; }
+      per_source[s] = sum;
+    }
+    workgroupBarrier();
+    var before = 0u;
+    var expert = 0u;
+    var row = 0u;
+    for (var e = 0u; e < experts; e++) {
+      let here = per_expert[e];
+      if (g >= before && g < before + here) {
+        expert = e;
+        row = g - before;
+      }
+      before += here;
+    }`;
+}
+
+/** Finds the source of a row of an expert. The row becomes that of all received rows, which are ordered by source. */
+function stagedRow(
+  { sources, most }: Pick<Staged, "sources" | "most">,
+): KernelText {
+  return wgsl`
+    let place = row;
+    var passed = 0u;
+    var source = 0u;
+    var earlier = 0u;
+    var of_sources = 0u;
+    for (var s = 0u; s < ${sources}; s++) {
+      let here = received[s * ${most} + expert];
+      if (place >= passed && place < passed + here) {
+        source = s;
+        row = place - passed;
+        earlier = of_sources;
+      }
+      passed += here;
+      of_sources += per_source[s];
+    }
+    row += earlier;
+    for (var e = 0u; e < expert; e++) { row += received[source * ${most} + e]; }`;
 }

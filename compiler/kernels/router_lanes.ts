@@ -17,6 +17,7 @@ import {
 import { ASSIGN_BINDINGS } from "./assign.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { GROUP_XY, kernelOf, wgsl } from "./kernel.ts";
+import { loadsAtOnce } from "./pieces/at_once.ts";
 import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
 
 /** Lanes of a workgroup of `routerByLanes`. */
@@ -49,9 +50,9 @@ export function routerByLanes(o: RouterByLanesOptions): Kernel {
   const raw = operands.includes("weights")
     ? wgsl`weights[choices_at + better]`
     : score(rule, "e");
-  const counted = wgsl`
-    let other = worths[n];
-    if (other > value || (other == value && n < e)) { better++; }`;
+  const counted = (other: KernelText, n: KernelText) =>
+    wgsl`
+    if (${other} > value || (${other} == value && ${n} < e)) { better++; }`;
   const compared = wgsl`
     let value = worths[e];
     var better = 0u;
@@ -136,20 +137,33 @@ function assignChoice(
     }`;
 }
 
-/** Executes `body` for each expert `n` that may be chosen. */
+/** Executes `body` for each expert that may be chosen, with its worth. */
 function eachCandidate(
   { experts, rule: { expertGroups } }: RouterOptions,
-  body: KernelText,
+  body: (worth: KernelText, expert: KernelText) => KernelText,
 ): KernelText {
-  if (!expertGroups) {
-    return wgsl`for (var n = 0u; n < ${experts}; n++) { ${body} }`;
-  }
+  if (!expertGroups) return eachWorth(wgsl`0u`, experts, body);
   const size = experts / expertGroups.count;
   return wgsl`
     for (var g = 0u; g < ${expertGroups.count}; g++) {
       if (kept[g] == 1) {
-        for (var n = g * ${size}; n < g * ${size} + ${size}; n++) { ${body} }
+        let of_group = g * ${size};
+        ${eachWorth(wgsl`of_group`, size, body)}
       }
+    }`;
+}
+
+/** Executes `body` for `count` experts from `first` on, with their worths. */
+function eachWorth(
+  first: KernelText,
+  count: number,
+  body: (worth: KernelText, expert: KernelText) => KernelText,
+): KernelText {
+  const atOnce = loadsAtOnce(count);
+  return wgsl`
+    for (var n = ${first}; n < ${first} + ${count}; n += ${atOnce}) {
+      @unroll (m < ${atOnce}) { let other[m] = worths[n + m]; }
+      @unroll (m < ${atOnce}) { ${body(wgsl`other[m]`, wgsl`n + m`)} }
     }`;
 }
 
@@ -159,10 +173,17 @@ function softmaxByLanes(
   each: (body: KernelText) => KernelText,
 ): KernelText {
   const blocks = Math.ceil(experts / SUM_BLOCK);
-  const ofBlock = (body: KernelText) =>
+  const even = experts % SUM_BLOCK === 0;
+  /** Executes `body` for the worths of the block of a lane. */
+  const ofBlock = (body: (worth: KernelText) => KernelText) =>
+    even ? eachWorth(wgsl`block_first`, SUM_BLOCK, body) : wgsl`
+      for (var n = block_first; n < min(block_first + ${SUM_BLOCK}, ${experts}); n++) {
+        ${body(wgsl`worths[n]`)}
+      }`;
+  const byBlock = (body: KernelText) =>
     wgsl`
     if (lane < ${blocks}) {
-      let end = min(lane * ${SUM_BLOCK} + ${SUM_BLOCK}, ${experts});
+      let block_first = lane * ${SUM_BLOCK};
       ${body}
     }
     workgroupBarrier();`;
@@ -171,9 +192,9 @@ function softmaxByLanes(
     ${each(wgsl`worths[e] = logits[row + e];`)}
     workgroupBarrier();
     ${
-    ofBlock(wgsl`
-      var block_top = worths[lane * ${SUM_BLOCK}];
-      for (var n = lane * ${SUM_BLOCK}; n < end; n++) { block_top = max(block_top, worths[n]); }
+    byBlock(wgsl`
+      var block_top = worths[block_first];
+      ${ofBlock((worth) => wgsl`block_top = max(block_top, ${worth});`)}
       blocks[lane] = block_top;`)
   }
     var top = blocks[0];
@@ -181,9 +202,9 @@ function softmaxByLanes(
     ${each(wgsl`worths[e] = exp(worths[e] - top);`)}
     workgroupBarrier();
     ${
-    ofBlock(wgsl`
+    byBlock(wgsl`
       var block = 0.0;
-      for (var n = lane * ${SUM_BLOCK}; n < end; n++) { block += worths[n]; }
+      ${ofBlock((worth) => wgsl`block += ${worth};`)}
       blocks[lane] = block;`)
   }
     var total = 0.0;

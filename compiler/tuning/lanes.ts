@@ -64,7 +64,7 @@ export function matmulGrid(o: TiledMatmul, rowsOrTiles: Size): Grid {
 }
 
 /** Words of workgroup memory for the left operand, and for block sums beyond the first of each lane's results. */
-const LEFT_WORDS = 2560, ROUND_WORDS = 1024;
+const LEFT_WORDS = 2560, ROUND_WORDS = 2048;
 
 /** Whether lanes load the left operand together: two blocks of every row, and the start of each row, must fit. */
 export function isStaged(o: TiledMatmul): boolean {

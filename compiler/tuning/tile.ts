@@ -144,8 +144,10 @@ export function tileOfWeights(
     readonly stored: FileDType;
     readonly inside?: "n" | "k";
   }[],
-  { grouped, columns }: {
+  { grouped, k, columns }: {
     readonly grouped: boolean;
+    /** Products per sum. */
+    readonly k: number;
     /** Columns of the result. */
     readonly columns: number;
   },
@@ -158,12 +160,44 @@ export function tileOfWeights(
       ? tile
       : { rows, columns: 1, lanes: Math.max(4, powerFrom(columns)) };
   }
-  const inWords = weights.some(({ stored }) =>
-    stored === "f16" || stored === "bf16"
-  );
-  return inWords && tile.columns % 2 === 1
-    ? { ...tile, columns: 2 * tile.columns }
-    : tile;
+  if (weights.some(({ stored }) => isHalf(stored))) {
+    return tile.columns % 2 === 1
+      ? { ...tile, columns: 2 * tile.columns }
+      : tile;
+  }
+  return narrowed(tile, { k, columns, grouped });
+}
+
+/** Workgroups for one row, below which a tile with teams becomes narrower: one for each core of a large GPU, or two. */
+const FEW_WORKGROUPS = 256;
+
+/** Words of a sector, the unit of memory traffic. */
+const SECTOR_WORDS = 8;
+
+/**
+ * A tile with fewer columns per workgroup, so that few columns have more of them: teams of half the lanes, twice as many,
+ * while each has a block of k. The words of adjacent columns remain whole sectors.
+ */
+function narrowed(
+  tile: MatmulTile,
+  { k, columns, grouped }: {
+    readonly k: number;
+    readonly columns: number;
+    readonly grouped: boolean;
+  },
+): MatmulTile {
+  const { split = 1, rows, lanes } = tile;
+  const words = lanes / split / 2 * tile.columns;
+  const narrower = sharesAnyBlocks(tile) &&
+    Number.isInteger(lanes / split / 2) &&
+    words >= SECTOR_WORDS && columns < 2 * words * FEW_WORKGROUPS &&
+    k >= 2 * split * EXACT.block && !(grouped && rows % 2 === 1);
+  if (!narrower) return tile;
+  return narrowed({
+    ...tile,
+    rows: grouped ? rows / 2 : rows,
+    split: 2 * split,
+  }, { k, columns, grouped });
 }
 
 /** The smallest power of two that is not smaller. */

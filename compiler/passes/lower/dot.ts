@@ -209,6 +209,7 @@ function matmulOf(
     columns: width,
     tile: tileOfWeights(chosen, weights, {
       grouped: grouped !== undefined,
+      k,
       columns: width,
     }),
     rows: grouped ? u32(0) : productOf(scope, rows),
