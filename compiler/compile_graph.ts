@@ -183,7 +183,12 @@ export function compileLowered(
   const fusion = fuse(
     graph,
     (node) => isMatmul(node, layouts, dispatched),
-    { dispatched, layouts, placed },
+    {
+      dispatched,
+      layouts,
+      placed,
+      joins: options.tuning?.wideRows === true,
+    },
   );
   const limits = { ...GUARANTEED_LIMITS, ...options.limits };
   const lowering = startLowering({

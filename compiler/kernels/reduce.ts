@@ -31,6 +31,11 @@ export interface ReduceOptions extends ResultOptions {
   readonly segments?: number;
   /** Terms that are loaded before the first is added, if blocks of a sum of products have so many. Default: 1. */
   readonly atOnce?: number | undefined;
+  /** Indices that are not reductions, and the code for them. Default: none. */
+  readonly others?: {
+    isResult(i: Expr): Expr;
+    store(i: Expr): readonly Stmt[];
+  };
   /** Term k of result i, f32: a value, or for sums two factors. */
   terms(i: Expr, k: Expr): readonly Expr[];
 }
@@ -72,14 +77,20 @@ export function reduce(o: ReduceOptions): Kernel {
       return [wgsl`${largest} ${powers}`, expr`${TOP} + log(${SUM})`] as const;
     },
   }[o.kind]();
+  const body = wgsl`
+      ${from && wgsl`let from = ${from};`}
+      ${text}
+      ${o.epilogue(INDEX, result)}`;
   return elementwise({
     name: o.name,
     count: o.count,
     bindings: o.bindings,
-    body: wgsl`
-      ${from && wgsl`let from = ${from};`}
-      ${text}
-      ${o.epilogue(INDEX, result)}`,
+    body: o.others
+      ? wgsl`
+      if (${o.others.isResult(INDEX)}) { ${body} } else { ${
+        o.others.store(INDEX)
+      } }`
+      : body,
   });
 }
 

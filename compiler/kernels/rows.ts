@@ -25,6 +25,11 @@ export interface RowsOptions {
   load(row: Expr, i: Expr): Expr;
   /** Consumes the result at `i`; `value` returns the result at any index of the row. */
   epilogue(row: Expr, i: Expr, value: (i: Expr) => Expr): readonly Stmt[];
+  /** Elements of the result beyond the row, and the code for them. Default: none. */
+  readonly others?: {
+    readonly end: number;
+    store(row: Expr, i: Expr): readonly Stmt[];
+  };
 }
 
 /** The grid of `rmsNorm`, `softmax` and `topK`. */
@@ -70,7 +75,13 @@ export function rmsNorm(o: RowsOptions & { readonly epsilon: number }): Kernel {
     o,
     wgsl`
     ${rmsScale(o)}
-    ${eachElement(o, o.epilogue(ROW, ELEMENT, scaled))}`,
+    ${eachElement(o, o.epilogue(ROW, ELEMENT, scaled))}
+    ${
+      o.others && wgsl`
+    for (var i = ${o.length}u + lane; i < ${o.others.end}; i += ${
+        lanesOfRow(o)
+      }) { ${o.others.store(ROW, ELEMENT)} }`
+    }`,
   );
 }
 

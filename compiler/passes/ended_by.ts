@@ -1,6 +1,6 @@
-/** Norms and contractions fused with following rotations or cache writes. */
+/** Norms and contractions fused with following rotations, concatenations or cache writes. */
 
-import type { Node } from "../graph/graph.ts";
+import type { Node, NodeOf } from "../graph/graph.ts";
 import { dotShape } from "./lower/dot_shape.ts";
 
 /** A kernel, and the nodes between it and its last node. */
@@ -14,6 +14,10 @@ export interface EndOptions {
   /** Whether a node has one user and is not an output. */
   single(node: Node): boolean;
   isMatmul(node: Node): boolean;
+  /**
+   * Whether kernels compute the other parts of a concatenation too: a launch costs more than a branch.
+   */
+  readonly joins: boolean;
 }
 
 /**
@@ -22,8 +26,15 @@ export interface EndOptions {
  */
 export function endedBy(
   node: Node,
-  { single, isMatmul }: EndOptions,
+  { single, isMatmul, joins }: EndOptions,
 ): Ended | undefined {
+  if (node.primitive === "concat" && joins) {
+    const root = joinedPart(
+      node,
+      (part) => part.primitive === "dot" && single(part) && !isMatmul(part),
+    );
+    return root && { root, between: [] };
+  }
   if (node.primitive !== "cacheWrite" && node.primitive !== "rope") return;
   const written = node.primitive === "cacheWrite";
   if (node.primitive === "cacheWrite" && node.params.sparse) return;
@@ -35,6 +46,15 @@ export function endedBy(
   const between: Node[] = [];
   for (; single(last); last = last.inputs[0]!) {
     switch (last.primitive) {
+      case "concat": {
+        const root = written && joins && between.length === 0 &&
+          joinedPart(
+            last,
+            (part, i) =>
+              i === 0 && part.primitive === "rmsNorm" && single(part),
+          );
+        return root ? { root, between: [last] } : undefined;
+      }
       case "rmsNorm": {
         const { over } = last.params;
         const outer = last.axes.slice(0, -1);
@@ -63,6 +83,18 @@ export function endedBy(
     between.push(last);
   }
   return undefined;
+}
+
+/** The first suitable part of a concatenation along the last axis. */
+function joinedPart(
+  { axes, inputs, params }: NodeOf<"concat">,
+  isRoot: (part: Node, i: number) => boolean,
+): Node | undefined {
+  return axes.at(-1) === params.to
+    ? inputs.find((part, i) =>
+      isRoot(part, i) && part.axes.at(-1) === params.axes[i]
+    )
+    : undefined;
 }
 
 function isHalfCache({ primitive, inputs }: Node): boolean {

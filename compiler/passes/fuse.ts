@@ -8,7 +8,7 @@ import { ofCollectives } from "../graph/collectives.ts";
 import type { Graph, Node, Primitive } from "../graph/graph.ts";
 import type { FusionClass } from "../graph/primitives/definition.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
-import { endedBy } from "./ended_by.ts";
+import { endedBy, type EndOptions } from "./ended_by.ts";
 import type { ParamLayout } from "./param_layout.ts";
 import { type Expressions, storeWide } from "./store_wide.ts";
 import { usersOf } from "../graph/users.ts";
@@ -75,11 +75,15 @@ export interface Fusion {
   readonly absorbed: ReadonlySet<Node>;
 }
 
-/** Decides storage and fusion. `isMatmul`: whether the tiled kernel supports a dot. */
+/**
+ * Decides storage and fusion. `isMatmul`: whether the tiled kernel supports a dot. `joins`: see `EndOptions`.
+ */
 export function fuse(
   graph: Graph,
   isMatmul: (node: Node) => boolean,
-  known: Pick<Expressions, "dispatched" | "layouts" | "placed">,
+  { joins, ...known }:
+    & Pick<Expressions, "dispatched" | "layouts" | "placed">
+    & Pick<EndOptions, "joins">,
 ): Fusion {
   const users = usersOf(graph);
   const named: ReadonlySet<Node> = new Set([
@@ -93,10 +97,11 @@ export function fuse(
     const kind = FUSION_CLASS[node.primitive];
     if (kind === "view" || kind === "kernel" || kind === "tuple") {
       node.inputs.forEach((input, i) => {
-        // A cache write computes its value in its own kernel; the general contraction reads a slice in place.
+        // A cache write computes its value in its own kernel; norms and the general contraction read a slice in place.
         const inPlace = node.primitive === "cacheWrite"
           ? i === 1
-          : node.primitive === "dot" && !isMatmul(node) && isPlainSlice(input);
+          : (node.primitive === "rmsNorm" && i === 0 ||
+            node.primitive === "dot" && !isMatmul(node)) && isPlainSlice(input);
         if (!inPlace) required.add(input);
       });
     }
@@ -112,7 +117,8 @@ export function fuse(
   const isInline = (node: Node) => FUSION_CLASS[node.primitive] === "inline";
   const single = (node: Node) =>
     users.get(node)?.length === 1 && !named.has(node);
-  const canEnd = (node: Node) => single(node) && isMatmul(node);
+  const canEnd = (node: Node) =>
+    single(node) && isMatmul(node) && !isTermOfCombine(node, { users, single });
   storeWide({ graph, isInline, canEnd, ...known }, stored);
   const absorbs = new Map<Node, readonly Node[]>();
   const absorbed = new Set<Node>();
@@ -121,7 +127,7 @@ export function fuse(
       continue;
     }
     const roots = absorbable(node, stored, single, {
-      isMatmul,
+      canEnd,
       layouts: known.layouts,
     });
     if (!roots.length) continue;
@@ -134,7 +140,7 @@ export function fuse(
   for (const node of graph.nodes) {
     if (!stored.has(node) || absorbs.has(node)) continue;
     const rows = [node, ...node.inputs].some((n) => known.dispatched.has(n));
-    const ended = rows ? undefined : endedBy(node, { single, isMatmul });
+    const ended = rows ? undefined : endedBy(node, { single, isMatmul, joins });
     if (!ended || ended.between.some((inner) => absorbs.has(inner))) continue;
     absorbs.set(node, [ended.root]);
     for (const inner of [ended.root, ...ended.between]) {
@@ -156,8 +162,8 @@ function absorbable(
   node: Node,
   stored: ReadonlySet<Node>,
   single: (node: Node) => boolean,
-  { isMatmul, layouts }: {
-    readonly isMatmul: (node: Node) => boolean;
+  { canEnd, layouts }: {
+    readonly canEnd: (node: Node) => boolean;
     readonly layouts: ReadonlyMap<Node, ParamLayout>;
   },
 ): Node[] {
@@ -172,9 +178,7 @@ function absorbable(
       if (elementwise && !stored.has(input)) visit(input);
       else if (single(input) && input.primitive === "combine") {
         combines.push(input);
-      } else if (
-        single(input) && input.primitive === "dot" && isMatmul(input)
-      ) dots.push(input);
+      } else if (input.primitive === "dot" && canEnd(input)) dots.push(input);
       else if (isTerm(input)) terms++;
     }
   };
@@ -193,6 +197,34 @@ function absorbable(
   const begins = isTerm(first!) && !first!.inputs.some(isTerm);
   const readsTerms = terms > 0 || dots.length > roots.length;
   return begins && readsTerms ? [] : roots;
+}
+
+/**
+ * Whether a contraction and a combine are in one expression of elementwise nodes with their axes, as shared and routed
+ * experts are. The combine computes the expression, so that the contraction does not wait for the exchange.
+ */
+function isTermOfCombine(
+  node: Node,
+  { users, single }: {
+    readonly users: ReadonlyMap<Node, readonly Node[]>;
+    readonly single: (node: Node) => boolean;
+  },
+): boolean {
+  const axes = node.axes.join();
+  const continues = ({ primitive, axes: own }: Node) =>
+    (primitive === "map" || primitive === "cast") && own.join() === axes;
+  let last = node;
+  for (let [user] = users.get(node)!; user && continues(user);) {
+    last = user;
+    user = single(user) ? users.get(user)![0] : undefined;
+  }
+  const combines = (inner: Node): boolean =>
+    inner.inputs.some((input) =>
+      input.axes.join() === axes && !isTerm(input) &&
+      (input.primitive === "combine" && single(input) ||
+        continues(input) && single(input) && combines(input))
+    );
+  return last !== node && !isTerm(node) && combines(last);
 }
 
 /** Whether ranks have terms of the value. */

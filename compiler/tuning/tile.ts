@@ -165,7 +165,7 @@ export function tileOfWeights(
       ? { ...tile, columns: 2 * tile.columns }
       : tile;
   }
-  return narrowed(tile, { k, columns, grouped });
+  return narrowed(tile, { k, columns });
 }
 
 /** Workgroups for one row, below which a tile with teams becomes narrower: one for each core of a large GPU, or two. */
@@ -175,29 +175,22 @@ const FEW_WORKGROUPS = 256;
 const SECTOR_WORDS = 8;
 
 /**
- * A tile with fewer columns per workgroup, so that few columns have more of them: teams of half the lanes, twice as many,
- * while each has a block of k. The words of adjacent columns remain whole sectors.
+ * A tile of the same height with fewer columns per workgroup, so that few columns have more of them: twice as many teams
+ * of half the lanes and rows, while each has a block of k. The words of adjacent columns remain whole sectors.
  */
 function narrowed(
   tile: MatmulTile,
-  { k, columns, grouped }: {
-    readonly k: number;
-    readonly columns: number;
-    readonly grouped: boolean;
-  },
+  sizes: { readonly k: number; readonly columns: number },
 ): MatmulTile {
   const { split = 1, rows, lanes } = tile;
   const words = lanes / split / 2 * tile.columns;
   const narrower = sharesAnyBlocks(tile) &&
-    Number.isInteger(lanes / split / 2) &&
-    words >= SECTOR_WORDS && columns < 2 * words * FEW_WORKGROUPS &&
-    k >= 2 * split * EXACT.block && !(grouped && rows % 2 === 1);
-  if (!narrower) return tile;
-  return narrowed({
-    ...tile,
-    rows: grouped ? rows / 2 : rows,
-    split: 2 * split,
-  }, { k, columns, grouped });
+    Number.isInteger(lanes / split / 2) && rows % 2 === 0 &&
+    words >= SECTOR_WORDS && sizes.columns < 2 * words * FEW_WORKGROUPS &&
+    sizes.k >= 2 * split * EXACT.block;
+  return narrower
+    ? narrowed({ ...tile, rows: rows / 2, split: 2 * split }, sizes)
+    : tile;
 }
 
 /** The smallest power of two that is not smaller. */

@@ -41,6 +41,7 @@ import { emitValue, loadFrom, rowIn } from "./emit.ts";
 import { resultOf, targetStorage, writeTarget } from "./epilogue.ts";
 import { rowMajorStorage } from "./elementwise.ts";
 import { dotShape } from "./dot_shape.ts";
+import { joinedPart } from "./joined.ts";
 import { hasMatmulShape } from "./is_matmul.ts";
 import { filedAxes, isGathered, rightAxes } from "./params.ts";
 import { atRow } from "./index_space.ts";
@@ -364,10 +365,18 @@ function contracted(
   return { length: k, segments: segments ?? segmentsOf(k) };
 }
 
-/** Lowers a dot that the tiled kernel does not support: one invocation per element. */
-export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
+/**
+ * Lowers a dot that the tiled kernel does not support: one invocation per element. `joined`: the concatenation that
+ * contains it, whose kernel computes all parts.
+ */
+export function lowerContract(
+  lowering: Lowering,
+  node: NodeOf<"dot">,
+  joined?: NodeOf<"concat">,
+): void {
   const { over } = node.params;
-  const { scope, space, epilogue, launch } = resultOf(lowering, node);
+  const { scope, space, epilogue, launch } = resultOf(lowering, joined ?? node);
+  const part = joined && joinedPart(scope, joined, node);
   launch(reduce({
     name: `contract_${over.join("_")}`,
     kind: "sum",
@@ -376,9 +385,19 @@ export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
     bindings: scope.bindings,
     epilogue,
     ...lowering.options.tuning.wideRows ? { atOnce: 16 } : {},
+    ...part
+      ? {
+        others: {
+          isResult: (i) => part.contains(space.at(i)),
+          store: (i) => epilogue(i, (at) => part.outside(at)),
+        },
+      }
+      : {},
     terms: (i, k) => {
-      const at = atJoined(over, atFlat(scope, over, k), space.at(i));
-      return node.inputs.map((input) => emitValue(scope, input, at));
+      const at = space.at(i);
+      const inner = part ? part.within(at) : at;
+      const all = atJoined(over, atFlat(scope, over, k), inner);
+      return node.inputs.map((input) => emitValue(scope, input, all));
     },
   }));
 }

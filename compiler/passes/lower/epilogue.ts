@@ -38,7 +38,7 @@ export interface Target {
 export interface Result {
   readonly scope: KernelScope;
   readonly space: IndexSpace;
-  readonly epilogue: (i: Expr, value: Expr) => Stmt[];
+  readonly epilogue: (i: Expr, value: Expr | ((at: At) => Expr)) => Stmt[];
   /** Launches it; each invocation computes this many indices. */
   readonly launch: (kernel: Kernel, cells?: number) => void;
 }

@@ -63,9 +63,9 @@ export function dotsWithNorm(
   const { over } = node.params;
   const [x, gain] = node.inputs.map((input) => values.storages.get(input)!);
   // Indices of other gains, such as those of buckets, need statements.
-  const isStored = isPlain(x!) && x!.dtype === "f32" && !x!.packed &&
+  const isStored = x && isPlain(x) && x.dtype === "f32" && !x.packed &&
     isPlain(gain!) && !gain!.packed &&
-    x!.axes.join() === node.axes.join() && node.axes.at(-1) === over;
+    x.axes.join() === node.axes.join() && node.axes.at(-1) === over;
   const isNamed = [graph.outputs, graph.states].some((named) =>
     Object.values(named).includes(node)
   );

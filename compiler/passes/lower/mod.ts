@@ -211,6 +211,9 @@ function lowerNode(lowering: Lowering, node: Node): void {
   if (roots?.[0]?.primitive === "rmsNorm") {
     return lowerRmsNorm(lowering, roots[0], node);
   }
+  if (node.primitive === "concat" && roots) {
+    return lowerContract(lowering, roots[0] as NodeOf<"dot">, node);
+  }
   if (roots) return lowerMatmul(lowering, node, roots as NodeOf<"dot">[]);
   const inline = RULES[node.primitive] === lowerElementwise as Rule<Primitive>;
   if (inline && !stored.has(node)) return;

@@ -13,8 +13,9 @@ import {
 } from "../../kernels/rows.ts";
 import { lengthOf, type Lowering } from "./context.ts";
 import { resultOf, targetStorage, writeTarget } from "./epilogue.ts";
-import type { At } from "./indices.ts";
-import { loadFrom } from "./emit.ts";
+import { type At, atWith } from "./indices.ts";
+import { joinedPart } from "./joined.ts";
+import { emitValue, loadFrom } from "./emit.ts";
 import { alongRow, indexSpaceOf } from "./index_space.ts";
 import { dotsWithNorm, forRows } from "./inline_norms.ts";
 import { KernelScope } from "./scope.ts";
@@ -36,7 +37,6 @@ function rowParts(
   const { over } = node.params;
   const x = node.inputs[0]!;
   const { storages } = lowering.values;
-  const source = storages.get(x)!;
   const storage = targetStorage(lowering, target);
   const { size, dynamic } = lowering.placed.axes[over]!;
   const length = lengthOf(scope, over);
@@ -49,6 +49,14 @@ function rowParts(
       i,
       length,
     });
+  const written = target.primitive === "cacheWrite"
+    ? target.inputs[1]!
+    : target;
+  const joined = written.primitive === "concat" ? written : undefined;
+  const part = joined && joinedPart(scope, joined, node);
+  const to = { scope, node: target, storage, roots: [joined ?? node] };
+  const targetAt = (row: Expr, i: Expr): At =>
+    joined ? atWith(rows.at(row), joined.params.to, () => i) : indexAt(row, i);
   const options: RowsOptions = {
     name: `${node.primitive}_${size}`,
     rows: rows.count,
@@ -56,17 +64,26 @@ function rowParts(
     actual: dynamic ? length : undefined,
     bindings: scope.bindings,
     wide: lowering.options.tuning.wideRows,
-    load: (row, i) => loadFrom(scope, source, indexAt(row, i)),
+    load: (row, i) => emitValue(scope, x, indexAt(row, i)),
     epilogue: (row, i, valueAt) => {
       const value = (at: At) => {
-        const value = valueAt(at.get(over));
+        const inner = part ? part.within(at) : at;
+        const value = valueAt(inner.get(over));
         return gain
-          ? binary("mul", loadFrom(scope, storages.get(gain)!, at), value)
+          ? binary("mul", loadFrom(scope, storages.get(gain)!, inner), value)
           : value;
       };
-      const to = { scope, node: target, storage, roots: [node] };
-      return writeTarget(to, indexAt(row, i), [value]);
+      return writeTarget(to, targetAt(row, i), [value]);
     },
+    ...part
+      ? {
+        others: {
+          end: lowering.placed.axes[joined.params.to]!.size,
+          store: (row, i) =>
+            writeTarget(to, targetAt(row, i), [(at) => part.outside(at)]),
+        },
+      }
+      : {},
   };
   return { scope, options, size: rows.size };
 }
