@@ -41,6 +41,7 @@ const TILES: readonly MatmulTile[] = [
   { rows: 4, columns: 4, lanes: 32, left: "workgroup" },
   { rows: 2, columns: 4, lanes: 32, split: 4, right: "vector" },
   { rows: 2, columns: 2, lanes: 64, split: 16 },
+  { rows: 2, columns: 4, lanes: 128, split: 64, right: "vector" },
 ];
 
 /** Lengths of a segment: shorter than a block, whole blocks, and with a short last block. */

@@ -34,7 +34,16 @@ import {
   topKPart,
   topKParts,
 } from "../../compiler/kernels/top_k.ts";
-import { add, load, local, mul, store, u32 } from "../../spec/kernel/build.ts";
+import {
+  add,
+  f32,
+  load,
+  local,
+  lt,
+  mul,
+  store,
+  u32,
+} from "../../spec/kernel/build.ts";
 import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
 
@@ -116,6 +125,14 @@ export function* ofReduce(): Generator<Launch> {
               how === 2 ? load("x", k) : at("x", i, length, k),
             ],
             epilogue: stored,
+            ...how === 1
+              ? {
+                others: {
+                  isResult: (i) => lt(i, u32(2)),
+                  store: (i) => stored(i, f32(0)),
+                },
+              }
+              : {},
           }),
           grid: elementwiseGrid(count),
           reads: {
@@ -158,8 +175,28 @@ function* ofRows(make: typeof softmax): Generator<Launch> {
 
 export const ofSoftmax = (): Generator<Launch> => ofRows(softmax);
 
-export const ofRmsNorm = (): Generator<Launch> =>
-  ofRows((o) => rmsNorm({ ...o, epsilon: 1e-5 }));
+export function* ofRmsNorm(): Generator<Launch> {
+  yield* ofRows((o) => rmsNorm({ ...o, epsilon: 1e-5 }));
+  // Elements of other parts follow those of a row.
+  for (const end of [33, 100]) {
+    const to = (row: Expr, i: Expr) => add(mul(row, u32(end)), i);
+    yield {
+      kernel: rmsNorm({
+        name,
+        rows: lengthAt(0),
+        length: 32,
+        epsilon: 1e-5,
+        bindings: bindings({ x: "f32" }, { y: "f32" }),
+        load: (row, i) => at("x", row, 32, i),
+        epilogue: (row, i, value) => stored(to(row, i), value(i)),
+        others: { end, store: (row, i) => stored(to(row, i), f32(0)) },
+      }),
+      grid: rowsGrid(3),
+      reads: { x: waves(3 * 32), lengths: [3] },
+      stores: { y: 3 * end },
+    };
+  }
+}
 
 export function* ofTopK(): Generator<Launch> {
   for (const count of [1, 2, 7, 8, 9, 33, 257]) {
