@@ -1,15 +1,20 @@
 // Untrusted kernels: they are printed in little time, end, and do on WebAssembly what the tree says.
 // needs: cpu
 import t from "tap";
+import fc from "fast-check";
+import { divergentBarriers } from "../spec/kernel/barrier_control.ts";
 import {
   add,
+  barrier,
   binary,
   f32,
   for_,
   id,
+  if_,
   let_,
   load,
   local,
+  lt,
   mul,
   set,
   store,
@@ -22,6 +27,7 @@ import { printWgsl } from "../spec/kernel/wgsl.ts";
 import { readTree } from "../spec/kernel/verify_tree.ts";
 import { interpretKernel } from "./helpers/interpret_kernel.ts";
 import { runWasm } from "./helpers/run_wasm.ts";
+import { RUNS } from "./helpers/seed.ts";
 
 function kernel(body: readonly Stmt[]): Kernel {
   return {
@@ -217,5 +223,57 @@ t.test("a kernel tree has a largest size", (t) => {
   t.match(readTree(kernel(many)).faults, [
     "its tree has 40000 statements and expressions, and at most 32768 are allowed",
   ]);
+  t.end();
+});
+
+/** Bodies with barriers in loops and conditions, of which some differ between invocations. */
+const { body: NESTED } = fc.letrec<{ body: Stmt[]; stmt: Stmt }>((tie) => {
+  const name = fc.constantFrom("v0", "v1", "v2", "v3");
+  const value = fc.oneof(
+    fc.constantFrom(group, id("local"), u32(2)),
+    fc.tuple(fc.constantFrom("n", "m"), name).map(([binding, name]) =>
+      load(binding, u(name), "u32")
+    ),
+    fc.tuple(name, name).map(([a, b]) => add(u(a), u(b))),
+  );
+  return {
+    body: fc.array(tie("stmt"), { maxLength: 4 }),
+    stmt: fc.oneof(
+      { depthSize: "small" },
+      fc.constant(null).map(barrier),
+      fc.tuple(name, value).map(([name, value]) => set(name, value)),
+      fc.tuple(value, tie("body"), tie("body")).map(([value, then, others]) =>
+        if_(lt(value, u32(3)), then, others)
+      ),
+      fc.tuple(fc.nat(1e9), value, tie("body")).map(([n, value, body]) =>
+        for_(`q${n}`, u32(0), value, [set("v0", u(`q${n}`)), ...body])
+      ),
+    ),
+  };
+});
+
+t.test("divergent barriers are found without the rest of a kernel", (t) => {
+  const found = { none: 0, some: 0 };
+  fc.assert(
+    fc.property(NESTED, (body) => {
+      const one: Kernel = {
+        ...kernel([
+          ...[0, 1, 2, 3].map((n) => var_(`v${n}`, u32(n))),
+          ...body,
+        ]),
+        bindings: [
+          { name: "n", type: "u32", access: "read" },
+          { name: "m", type: "u32", access: "read_write" },
+        ],
+      };
+      const { divergent } = readTree(one);
+      found[divergent.size > 0 ? "some" : "none"]++;
+      const faster = divergentBarriers(one);
+      t.equal(faster.size, divergent.size);
+      t.ok([...divergent].every((barrier) => faster.has(barrier)));
+    }),
+    { numRuns: 300 * RUNS },
+  );
+  t.ok(found.some > 10 && found.none > 10, JSON.stringify(found));
   t.end();
 });

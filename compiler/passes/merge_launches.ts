@@ -10,6 +10,7 @@ import {
   type Merged,
   mergeKernels,
 } from "../../spec/kernel/merge.ts";
+import { sharedBody } from "../../spec/kernel/shared_body.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { limitOf } from "../../spec/limits.ts";
 import { rankSetText } from "../../spec/mesh.ts";
@@ -178,8 +179,6 @@ function kernelOf(
 
 /** Bodies of merged kernels, of the last plans, by all that they depend on. */
 const bodies = new Map<string, Kernel["body"]>();
-const numbers = new WeakMap<Kernel["body"], number>();
-let numbered = 0;
 
 /** Maximum number of these bodies. */
 const MAX_BODIES = 1024;
@@ -196,11 +195,11 @@ function bodyOf(
     readonly parts: readonly Kernel[];
   },
 ): Kernel["body"] {
-  const joined = parts.map(({ body, bindings, shared }) => {
-    const number = numbers.get(body) ?? ++numbered;
-    numbers.set(body, number);
-    return [number, bindings, shared];
-  });
+  const joined = parts.map(({ body, bindings, shared }) => [
+    sharedBody(body).number,
+    bindings,
+    shared,
+  ]);
   const key = JSON.stringify([launches, layout, joined]);
   return cachedIn(bodies, key, { max: MAX_BODIES, create });
 }

@@ -3,6 +3,7 @@
 import { cachedIn } from "../bounded_cache.ts";
 import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
+import { divergentBarriers } from "./barrier_control.ts";
 import { add, id, load, mul, u32 } from "./build.ts";
 import { exactJson } from "./exact_json.ts";
 import { expandMatrices, matrixStatements } from "./matrices.ts";
@@ -11,7 +12,6 @@ import { KernelText, type Statements } from "./text.ts";
 import { textKey } from "./text_key.ts";
 import type { Binding, Expr, IdName, Kernel, Stmt } from "./tree.ts";
 import type { Size } from "../size.ts";
-import { readTree } from "./verify_tree.ts";
 import { walkExpression, walkExpressions, walkStatements } from "./walk.ts";
 
 /** Maximum number of workgroups in one dimension guaranteed by every WebGPU device. */
@@ -143,7 +143,7 @@ export function makeKernel(parts: KernelParts): Kernel {
     ...form ? { matrixForm: form } : {},
   };
   if (nestedBarriers.size > 0) {
-    for (const barrier of readTree(kernel).divergent) {
+    for (const barrier of divergentBarriers(kernel)) {
       const error = nestedBarriers.get(barrier)?.();
       if (error) throw error;
     }

@@ -26,7 +26,10 @@ export function operands(e: Expr): readonly Expr[] {
 }
 
 /** Whether an operand of an expression passes a test. Unlike `operands`, it allocates nothing. */
-function someOperand(e: Expr, test: (operand: Expr) => boolean): boolean {
+export function someOperand(
+  e: Expr,
+  test: (operand: Expr) => boolean,
+): boolean {
   switch (e.op) {
     case "const":
     case "local":

@@ -3,9 +3,9 @@
  */
 
 import { cachedWith } from "../bounded_cache.ts";
+import { divergentBarriers } from "../kernel/barrier_control.ts";
 import { exactJson } from "../kernel/exact_json.ts";
 import { isReadOnly, type Kernel, type Stmt } from "../kernel/tree.ts";
-import { readTree } from "../kernel/verify_tree.ts";
 import { bodiesOf, someStatement } from "../kernel/walk.ts";
 
 /** Results by the body of a kernel: plans compiled one after the other share most bodies. */
@@ -42,5 +42,5 @@ function diverges(kernel: Kernel, writable: readonly string[]): boolean {
       ? { ...binding, writable: true as const }
       : binding
   );
-  return readTree({ ...kernel, bindings }).divergent.size > 0;
+  return divergentBarriers({ ...kernel, bindings }).size > 0;
 }

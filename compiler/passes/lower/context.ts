@@ -1,6 +1,5 @@
 /** State of lowering: buffers, kernels, steps, and the storage of each node's value. */
 
-import { cachedIn } from "../../../spec/bounded_cache.ts";
 import { isCollective } from "../../graph/collectives.ts";
 import { blockOfAxis, isWithin } from "../../../spec/axis_name.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
@@ -10,7 +9,7 @@ import { groupRanks, type RankSet, stageAxis } from "../../../spec/mesh.ts";
 import { dataPerRank } from "../../../spec/per_rank.ts";
 import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import { load, mul, u32 } from "../../../spec/kernel/build.ts";
-import { cachedJson, exactJson } from "../../../spec/kernel/exact_json.ts";
+import { sharedBody } from "../../../spec/kernel/shared_body.ts";
 import {
   type AllGatherStep,
   type BufferAxis,
@@ -316,33 +315,15 @@ export function sizeOf(
 export function addKernel(lowering: Lowering, kernel: Kernel): string {
   const { kernelNames } = lowering.draft;
   // Equal layers often share one kernel object.
-  const name = kernelNames.get(kernel) ?? addByText(lowering, kernel);
+  const name = kernelNames.get(kernel) ?? addByBody(lowering, kernel);
   kernelNames.set(kernel, name);
   return name;
 }
 
-/** Bodies by text, of the last plans. */
-const bodies = new Map<string, Kernel["body"]>();
-
-/** Maximum number of bodies found by text. */
-const MAX_BODIES = 4096;
-
-/**
- * The first equal body. Plans that are compiled one after another share most kernels, and facts about a kernel are
- * cached by its body.
- */
-function sharedBody(body: Kernel["body"]): Kernel["body"] {
-  return cachedIn(bodies, cachedJson(body), {
-    max: MAX_BODIES,
-    create: () => body,
-  });
-}
-
-function addByText(lowering: Lowering, kernel: Kernel): string {
+function addByBody(lowering: Lowering, kernel: Kernel): string {
   const { workgroupSize, bindings, shared } = kernel;
-  const body = sharedBody(kernel.body);
-  const rest = exactJson([workgroupSize, bindings, shared]);
-  const key = rest + cachedJson(body);
+  const { body, number } = sharedBody(kernel.body);
+  const key = JSON.stringify([number, workgroupSize, bindings, shared]);
   const known = lowering.draft.kernelNames.get(key);
   if (known) return known;
   // The name may contain axis names, which may have any characters.

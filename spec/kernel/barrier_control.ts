@@ -1,0 +1,76 @@
+/** The part of a kernel that decides which invocations reach its barriers: small, and fast to read. */
+
+import type { Kernel, Stmt } from "./tree.ts";
+import { readTree } from "./verify_tree.ts";
+import {
+  bodiesOf,
+  expressionsOf,
+  mapStatement,
+  walkExpression,
+} from "./walk.ts";
+
+/** A statement, and the loop or condition that contains it. */
+interface Nested {
+  readonly stmt: Stmt;
+  readonly outer: Nested | undefined;
+}
+
+/** Barriers that some invocations may not reach: those of `readTree`. */
+export function divergentBarriers(kernel: Kernel): ReadonlySet<Stmt> {
+  const body = barrierControl(kernel.body);
+  return body.length === 0
+    ? new Set()
+    : readTree({ ...kernel, body }, {}).divergent;
+}
+
+/**
+ * The barriers in loops and conditions, all that surrounds them, and the variables on which these loops and conditions
+ * depend.
+ */
+function barrierControl(body: readonly Stmt[]): readonly Stmt[] {
+  const writers = new Map<string, Nested[]>();
+  const barriers: Nested[] = [];
+  const read = (body: readonly Stmt[], outer?: Nested) => {
+    for (const stmt of body) {
+      const at = { stmt, outer };
+      if (stmt.op === "barrier" && outer) barriers.push(at);
+      for (const name of writtenBy(stmt)) {
+        const others = writers.get(name);
+        if (others) others.push(at);
+        else writers.set(name, [at]);
+      }
+      for (const inner of bodiesOf(stmt)) read(inner, at);
+    }
+  };
+  read(body);
+  const kept = new Set<Stmt>();
+  const keep = (at: Nested | undefined): void => {
+    if (!at || kept.has(at.stmt)) return;
+    kept.add(at.stmt);
+    keep(at.outer);
+    for (const e of expressionsOf(at.stmt)) {
+      walkExpression(e, (node) => {
+        if (node.op === "local") writers.get(node.name)?.forEach(keep);
+      });
+    }
+  };
+  barriers.forEach(keep);
+  const only = (body: readonly Stmt[]): readonly Stmt[] =>
+    body.filter((s) => kept.has(s)).map((s) => mapStatement(s, { body: only }));
+  return only(body);
+}
+
+/** Variables that a statement sets. */
+function writtenBy(s: Stmt): readonly string[] {
+  switch (s.op) {
+    case "let":
+    case "var":
+    case "set":
+    case "for":
+      return [s.name];
+    case "loads":
+      return s.names;
+    default:
+      return [];
+  }
+}
