@@ -114,16 +114,22 @@ export function eachTokenRun(
   tile: QueryTile,
   body: KernelText,
 ): KernelText {
+  const begins = (token: string) =>
+    wgsl`${token} == first_token || sequence[max(${token}, 1) - 1] != sequence[${token}]`;
   return wgsl`
     let end_token = min(first_token + ${tile.tokens}, ${o.tokens});
-    for (var token = first_token; token < end_token; token++) {
-      if (token == first_token || sequence[max(token, 1) - 1] != sequence[token]) {
-        var run = 1u;
-        for (var other = token + 1; other < end_token; other++) {
-          if (other == token + run && sequence[other] == sequence[token]) { run += 1u; }
-        }
-        ${body}
+    var runs = 0u;
+    for (var other = first_token; other < end_token; other++) {
+      if (${begins("other")}) { runs += 1u; }
+    }
+    var token = first_token;
+    for (var nth_run = 0u; nth_run < runs; nth_run++) {
+      var run = 1u;
+      for (var other = token + 1; other < end_token; other++) {
+        if (other == token + run && sequence[other] == sequence[token]) { run += 1u; }
       }
+      ${body}
+      token += run;
     }`;
 }
 
