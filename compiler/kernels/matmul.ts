@@ -128,7 +128,9 @@ function teamOf(o: Matmul): KernelText {
  */
 function rowsOfTile(o: Matmul): KernelText {
   const { rows } = o.tile;
-  const full = blocksInPanel(o) > 0
+  const full = o.inTeams
+    ? fewRows(o, rows)
+    : blocksInPanel(o) > 0
     ? rowsByPanels(o)
     : rowsTimesColumns(o, rows, { joint: isJoint(o) });
   const columns = columnsAndWeights(o, { lanes: teamsOf(o).lanes });
@@ -182,6 +184,9 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
   // Without a barrier, lanes of different rows may be at different branches.
   const fits = [...new Set([...heights, Math.ceil(rows / 2), rows])]
     .filter((n) => blocksInRound(o, n) > 0);
+  if (o.inTeams) {
+    return fits.filter((n) => n < rows).map((n) => [n, fewRows(o, n)]);
+  }
   const max = fits.at(-1) ?? 0;
   // No more passes than the workgroup has teams, whose rows it computes.
   const passes = Math.min(PASSES * max, teamsOf(o).teams * rows);

@@ -46,7 +46,22 @@ export function teamsOf(o: Omit<TiledMatmul, "k">): Teams {
 export function matmulShape(o: TiledMatmul): { rows: number; columns: number } {
   const tile = tileTaken(o);
   const { lanes, teams } = teamsOf({ ...o, tile });
-  return { rows: tile.rows * teams, columns: tile.columns * lanes };
+  return {
+    rows: o.inTeams ? tile.rows : tile.rows * teams,
+    columns: tile.columns * lanes,
+  };
+}
+
+/** Columns of a result below which many rows still have too few workgroups, as in routers. */
+const FEW_COLUMNS = 512;
+
+/**
+ * Whether teams sum different blocks of k for any number of rows: a lane that sums all of k waits for as many loads as
+ * blocks, while most of a large GPU is idle. Weights of few columns are cheap to load again.
+ */
+export function sumsInTeams(o: TiledMatmul & StoredWeights): boolean {
+  return !o.grouped && o.columns < FEW_COLUMNS && sharesAnyBlocks(o.tile) &&
+    blocksInRound(o, o.tile.rows) > 0;
 }
 
 /**

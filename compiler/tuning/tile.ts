@@ -70,6 +70,11 @@ export interface TiledMatmul {
   readonly segments?: number;
   readonly columns: number;
   readonly tile: MatmulTile;
+  /**
+   * Teams sum different blocks of k for any number of rows, so a workgroup has the rows of one team. Only if
+   * `sumsInTeams`. Default: false.
+   */
+  readonly inTeams?: boolean;
   /** The binding of the tile list of `regroup`; its tile height must be `matmulShape(o).rows`. */
   readonly grouped?: { readonly tiles: string };
 }

@@ -1,6 +1,6 @@
 /** Merges several kernels into one: workgroups along y are those of the first, then those of the next. */
 
-import { add, div, id, if_, load, lt, mul, sub, u32 } from "./build.ts";
+import { add, div, id, if_, load, lt, mul, select, sub, u32 } from "./build.ts";
 import { replaceIn } from "./replace.ts";
 import type { Binding, Expr, Kernel, SharedArray, Stmt } from "./tree.ts";
 import { vectorWidths } from "./vectors.ts";
@@ -204,6 +204,19 @@ function inKernel(
     const [dividend, by] = size.ceilDiv;
     const value = part(dividend);
     return value && div(add(value, u32(by - 1)), u32(by));
+  }
+  const conditional = "upTo" in size
+    ? size.upTo
+    : "above" in size
+    ? size.above
+    : undefined;
+  if (conditional) {
+    const [by, then] = [part(conditional[0]), part(conditional[2])];
+    if (!by || !then) return undefined;
+    const isAbove = lt(u32(conditional[1]), by);
+    return "above" in size
+      ? select(isAbove, then, u32(0))
+      : select(isAbove, u32(0), then);
   }
   if (!("mul" in size)) return undefined;
   const factors = size.mul.map(part);

@@ -391,6 +391,11 @@ export function* ofMatmul(): Generator<Launch> {
     const shape = { columns, rows: 1, k: 512, grouped, inside: "k" as const };
     yield productLaunch(ofRuns, shape);
   }
+  const ofTeams: MatmulTile = { rows: 4, columns: 2, lanes: 8, split: 4 };
+  for (const rows of [0, 3, 4, 9]) {
+    const shape = { columns: 5, rows, k: 96, grouped: false, inTeams: true };
+    yield productLaunch(ofTeams, shape);
+  }
   for (const tile of TILES) {
     const height = tile.rows * (tile.split ?? 1);
     for (const columns of [1, 2, 4, 5, 9]) {
@@ -418,13 +423,24 @@ export function* ofMatmulMatrices(): Generator<Launch> {
 
 function productLaunch(
   tile: MatmulTile,
-  { columns, rows, k, grouped, normed = false, matrices, inside = "n" }: {
+  {
+    columns,
+    rows,
+    k,
+    grouped,
+    normed = false,
+    inTeams = false,
+    matrices,
+    inside = "n",
+  }: {
     readonly columns: number;
     readonly rows: number;
     readonly k: number;
     readonly grouped: boolean;
     /** Stores the norm of the only row. */
     readonly normed?: boolean;
+    /** Teams sum different blocks of k. */
+    readonly inTeams?: boolean;
     /** With 16-bit operands. */
     readonly matrices?: MatrixShape;
     /** The innermost axis of weights. */
@@ -447,6 +463,7 @@ function productLaunch(
     segments: inside === "k" ? 4 : k % 2 === 0 ? 2 : 1,
     columns,
     tile,
+    inTeams,
     bindings: bindings(
       { x: "f32", w: "f32", tiles: "u32" },
       { y: "f32", normed: "f32" },

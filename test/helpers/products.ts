@@ -16,6 +16,7 @@ import {
   type MatmulTile,
   matrixGrid,
   matrixTiling,
+  sumsInTeams,
 } from "../../compiler/tuning/mod.ts";
 import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
@@ -122,7 +123,7 @@ function namesOf({ pair }: Product): string[] {
   return pair ? ["v", "w"] : ["w"];
 }
 
-/** A product with a tile. */
+/** A product with a tile. Teams of half of the products sum different blocks of k for any number of rows. */
 export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
   const { columns, grouped, late, part } = product;
   const k = product.k / (part?.of ?? 1);
@@ -130,7 +131,7 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
   const names = namesOf(product);
   const weights = weightsOf(product);
   const type = product.stored === "f32" ? "f32" : "u32";
-  return {
+  const o: MatmulOptions = {
     name: "matmul",
     ...late ? { k: lengthAt(1) } : { k, segments },
     columns,
@@ -163,6 +164,7 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
       ),
     ],
   };
+  return { ...o, inTeams: product.seed % 2 === 0 && sumsInTeams(o) };
 }
 
 /** A product as it was computed with a tile: the bytes behind the results have their old values. */

@@ -18,7 +18,7 @@ import {
 } from "../../kernels/matmul_bytes_operands.ts";
 import { quantizedValue } from "./quantized.ts";
 import type { MatmulOptions } from "../../kernels/matmul_options.ts";
-import { blocksInRound, matmulGrid } from "../../tuning/lanes.ts";
+import { blocksInRound, matmulGrid, sumsInTeams } from "../../tuning/lanes.ts";
 import {
   matrixGrid,
   type MatrixTiling,
@@ -301,7 +301,8 @@ function matmulOf(
     };
   }
   if (!norm || only !== "one") {
-    return { scope, kernel: matmul(options), grid: matmulGrid(options, tiles) };
+    const inTeams = { ...options, inTeams: sumsInTeams(options) };
+    return { scope, kernel: matmul(inTeams), grid: matmulGrid(inTeams, tiles) };
   }
   const tile = { ...options.tile, rows: 1 };
   const normed = { ...options, ...normOperands(scope, norm, first!), tile };
