@@ -30,6 +30,7 @@ import {
   bundleBrowser,
   bundlePage,
   bundleProgram,
+  ENTRIES,
   loadEsbuild,
   MODULES,
   PROGRAM,
@@ -46,6 +47,8 @@ const DECLARED = join(COMPILED, "declared");
 const CODE = join(COMPILED, "code");
 /** The bundled programs that tests start, by their paths in the clone. */
 const STARTED = join(COMPILED, "started");
+/** The bundled test files, by their paths in the clone. */
+const TESTS = join(COMPILED, "tests");
 
 /**
  * The test library. As a single file it loads in a third of the time, for each test file. It omits stack lines inside
@@ -114,6 +117,7 @@ export function bundledFile(source) {
  */
 export async function bundle() {
   return await bundleStale(DIST, () => {
+    forgetDeclarations();
     removeFolder(CODE);
     return [
       bundleProgram(DIST),
@@ -130,10 +134,39 @@ export async function bundleStarted() {
       ...PROGRAM,
       entryPoints: STARTED_PROGRAMS,
       outdir: STARTED,
-      plugins: [...PROGRAM.plugins, PLACED],
+      plugins: [...PROGRAM.plugins, placed(() => true)],
       define: SOURCE_META,
     }),
   ]);
+}
+
+/** Returns the bundled file of a test, by its path in the clone. */
+export function bundledTest(source) {
+  return join(TESTS, source.replace(/\.ts$/, ".js"));
+}
+
+/** Sources whose separately compiled file is used: kernel printers, as part of the key of cached kernels, and the editor. */
+const SEPARATE_FILE = /^(runtime.\w+.print|compiler.editor.mod)\.ts$/;
+
+/**
+ * Bundles all test files, in the same way as `bundle`: a process finds and reads a fifth of the files.
+ */
+export async function bundleTests() {
+  const files = filesOf("test", ".test.ts").filter((file) => !DATA.test(file));
+  return await bundleStale(TESTS, () => [
+    loadEsbuild().build({
+      ...PROGRAM,
+      entryPoints: [...ENTRIES, ...files],
+      outdir: TESTS,
+      plugins: [
+        ...PROGRAM.plugins,
+        SHARED_TAP,
+        SCRIPTS,
+        placed((source) => isProgram(source) || SEPARATE_FILE.test(source)),
+      ],
+      define: SOURCE_META,
+    }),
+  ], files);
 }
 
 /** Bundles the test library, in the same way as `bundle`. */
@@ -171,12 +204,14 @@ export function declare() {
   rmSync(fresh, { recursive: true, force: true });
 }
 
-/** Bundles into a folder if a source has changed. A failed bundle is built again the next time. */
-async function bundleStale(folder, make) {
+/**
+ * Bundles into a folder if a source has changed or is not one of the bundled. A failed bundle is built again the next
+ * time.
+ */
+async function bundleStale(folder, make, entries = []) {
   forgetOtherVersions();
   const sources = join(folder, "sources.json");
-  if (!isStale(sources)) return new Map();
-  forgetDeclarations();
+  if (!isStale(sources, entries)) return new Map();
   const start = Date.now();
   try {
     const wanted = await Promise.all(make());
@@ -198,11 +233,13 @@ export async function bundleOrExit() {
   process.exit(1);
 }
 
-/** Returns whether the modification time of a source has changed since bundling. */
-function isStale(sources) {
+/** Returns whether the modification time of a source has changed since bundling, or an entry is not bundled. */
+function isStale(sources, entries) {
   if (!existsSync(sources)) return true;
-  return Object.entries(JSON.parse(readFileSync(sources, "utf8")))
-    .some(([file, change]) => !isSameTime(changeOf(ROOT + file), change));
+  const bundled = JSON.parse(readFileSync(sources, "utf8"));
+  return entries.some((file) => !(file in bundled)) ||
+    Object.entries(bundled)
+      .some(([file, change]) => !isSameTime(changeOf(ROOT + file), change));
 }
 
 /**
@@ -369,7 +406,7 @@ async function build(esbuild, files) {
     esbuild.build({
       ...options,
       entryPoints: others.filter(isProgram),
-      plugins: [SEPARATE, PLACED],
+      plugins: [SEPARATE, placed(() => true)],
       define: SOURCE_META,
     }),
   ]);
@@ -381,6 +418,28 @@ async function build(esbuild, files) {
   return { outputs: results.flatMap(({ value }) => value.outputFiles) };
 }
 
+/** Imports of the test library become imports of its bundle. */
+const SHARED_TAP = {
+  name: "shared tap",
+  setup(build) {
+    build.onResolve(
+      { filter: /^tap$/ },
+      () => ({ path: pathToFileURL(join(TAP, "mod.js")).href, external: true }),
+    );
+  },
+};
+
+/** Scripts are not part of bundles: they run in their place. */
+const SCRIPTS = {
+  name: "scripts",
+  setup(build) {
+    build.onResolve({ filter: /^\..*\.mjs$/ }, ({ path, importer }) => ({
+      path: pathToFileURL(resolve(dirname(importer), path)).href,
+      external: true,
+    }));
+  },
+};
+
 /** Imports of TypeScript become imports of the compiled files. */
 const SEPARATE = {
   name: "separate",
@@ -390,10 +449,7 @@ const SEPARATE = {
       const url = relative(from, target).replaceAll(sep, "/");
       return { path: url.startsWith(".") ? url : `./${url}`, external: true };
     };
-    build.onResolve(
-      { filter: /^tap$/ },
-      ({ importer }) => external(importer, join(TAP, "mod.js")),
-    );
+    SHARED_TAP.setup(build);
     build.onResolve({ filter: /^(\.|switchyard-moe)/ }, (found) => {
       const { kind, path, importer } = found;
       if (kind === "entry-point") return undefined;
@@ -414,21 +470,24 @@ const SEPARATE = {
 };
 
 /**
- * Defines the location of a program's source, and of its bundle when compiled. It is on the first line, so that line
- * numbers do not change.
+ * Defines the location of a program's source, and of its separately compiled file for a library source. It is on the
+ * first line, so that line numbers do not change. Files without a place are located where they run.
  */
-const PLACED = {
-  name: "placed",
-  setup(build) {
-    build.onLoad({ filter: /\.ts$/ }, ({ path }) => {
-      const source = relative(ROOT, path);
-      const file = isProgram(source) ? path : compiledFile(source);
-      const place = { url: pathToFileURL(file), dirname: dirname(file) };
-      const first = `const sourceMeta = ${JSON.stringify(place)};`;
-      return { contents: first + readFileSync(path, "utf8"), loader: "ts" };
-    });
-  },
-};
+function placed(hasPlace) {
+  return {
+    name: "placed",
+    setup(build) {
+      build.onLoad({ filter: /\.ts$/ }, ({ path }) => {
+        const source = relative(ROOT, path);
+        const file = isProgram(source) ? path : compiledFile(source);
+        const place = { url: pathToFileURL(file), dirname: dirname(file) };
+        const meta = hasPlace(source) ? JSON.stringify(place) : "import.meta";
+        const first = `const sourceMeta = ${meta};`;
+        return { contents: first + readFileSync(path, "utf8"), loader: "ts" };
+      });
+    },
+  };
+}
 
 const SOURCE_META = {
   "import.meta.url": "sourceMeta.url",

@@ -12,8 +12,10 @@ import { relative } from "node:path";
 import process from "node:process";
 import {
   bundle,
+  bundledTest,
   bundleStarted,
   bundleTap,
+  bundleTests,
   compile,
   compiledFile,
   declare,
@@ -29,6 +31,8 @@ const TIMEOUT = 3600;
 const JOBS = Math.min(4, availableParallelism() + 1);
 /** Maximum number of parallel files while cores are idle because several files wait. More would only use memory. */
 const MAX_JOBS = JOBS + 2;
+/** Number of files that run from a bundle: for fewer, creating it after a change takes longer than it saves. */
+const MANY = 25;
 /** Idle fraction of all cores that starts another file, and milliseconds between checks. */
 const IDLE = 0.08, LOOK_MS = 1000;
 
@@ -145,7 +149,7 @@ function runFile(file) {
     process.execPath,
     [
       ...["--enable-source-maps", "--import", TEST_PROCESS],
-      compiledFile(file),
+      place(file),
     ],
     {
       cwd: ROOT,
@@ -297,6 +301,9 @@ const mistakes = new Map([
   ...await bundleStarted(),
   ...await bundleTap(),
 ]);
+const isBundled = files.length >= MANY && (await bundleTests()).size === 0;
+/** The compiled file of a test. */
+const place = isBundled ? bundledTest : compiledFile;
 // For a single file, creating the declarations takes longer than checking models without them.
 if (files.length > 1) declare();
 counted = childSeconds();
