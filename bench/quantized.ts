@@ -1,8 +1,8 @@
 /**
  * Prefill and decode of a GGUF file of OLMoE's or gpt-oss-20b's width: activations in f32, in q8, and llama.cpp,
  * interleaved. `--type Q8_0`, `--width olmoe|gpt-oss`, `--layers N`, `--tokens N` (of a prompt), `--batch N` (prompts),
- * `--runs N`, `--threads N`, `--clock cpu|wall` (processor time or the clock: waiting threads of llama.cpp spin),
- * `--only f32|q8`, `--no-llama`, `--out FILE`.
+ * `--runs N` after `--warm-up N`, `--threads N`, `--clock cpu|wall` (processor time or the clock: waiting threads of
+ * llama.cpp spin, so it also runs with fewer threads), `--only f32|q8`, `--no-llama`, `--out FILE`.
  */
 
 import process from "node:process";
@@ -30,6 +30,7 @@ const { values: flags } = parseArgs({
     batch: { type: "string", default: "1" },
     tokens: { type: "string", default: "256" },
     runs: { type: "string", default: "5" },
+    "warm-up": { type: "string", default: "1" },
     threads: { type: "string", default: "1" },
     clock: { type: "string", default: "cpu" },
     "no-llama": { type: "boolean", default: false },
@@ -41,13 +42,14 @@ const { values: flags } = parseArgs({
 const { type, out, only } = flags;
 const width = flags.width as WidthName;
 const now = flags.clock === "wall" ? () => performance.now() : coresMs;
-const [layers, length, batch, runs, threads] = [
+const [layers, length, batch, runs, warmUp, threads] = [
   flags.layers,
   flags.tokens,
   flags.batch,
   flags.runs,
+  flags["warm-up"],
   flags.threads,
-].map(Number) as [number, number, number, number, number];
+].map(Number) as [number, number, number, number, number, number];
 const NEW_TOKENS = 17;
 const file = quantizedFile({ type, layers, width });
 const prompts = Array.from({ length: batch }, (_, sequence) =>
@@ -97,23 +99,25 @@ const llama = flags["no-llama"] ? undefined : await (async () => {
     threads,
     now,
   });
-  const context = await model.context(threads);
-  sides["llama.cpp"] = () => context.generate();
+  for (let count = threads; count > 0; count--) {
+    const context = await model.context(count);
+    sides[`llama.cpp, ${count} threads`] = () => context.generate();
+  }
   return model;
 })();
 
 const times: {
   [side: string]: { readonly prefill: number[]; readonly decode: number[] };
 } = {};
-for (let run = -1; run < runs; run++) {
+for (let run = -warmUp; run < runs; run++) {
   for (const [side, once] of Object.entries(sides)) {
     await pause();
     const { prefillMs, decodeMs, tokens } = await once();
     const of = times[side] ??= { prefill: [], decode: [] };
-    if (run < 0) {
+    if (run === -warmUp) {
       console.log(`${side}: ${tokens.slice(0, 8).join(" ")}`);
-      continue;
     }
+    if (run < 0) continue;
     of.prefill.push(prefillMs);
     of.decode.push(decodeMs / (NEW_TOKENS - 1));
   }

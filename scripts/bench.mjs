@@ -12,6 +12,9 @@ const PARTS = [
   ...["wgsl_matmul", "work"],
 ];
 
+/** Programs that run llama.cpp on several threads. Each thread that calls it leaves spinning ones, so one thread calls. */
+const CALLING = ["peers", "quantized"];
+
 const programs = readdirSync(join(ROOT, "bench"))
   .filter((file) => file.endsWith(".ts"))
   .map((file) => file.slice(0, -".ts".length))
@@ -30,6 +33,13 @@ ensurePackages();
 const { status } = spawnSync(
   process.execPath,
   [join(ROOT, "scripts/run.mjs"), join("bench", `${name}.ts`), ...flags],
-  { cwd: ROOT, stdio: "inherit" },
+  {
+    cwd: ROOT,
+    stdio: "inherit",
+    env: {
+      ...CALLING.includes(name) ? { UV_THREADPOOL_SIZE: "1" } : {},
+      ...process.env,
+    },
+  },
 );
 process.exit(status ?? 1);

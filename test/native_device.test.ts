@@ -28,6 +28,7 @@ import {
   let_,
   load,
   local,
+  lt,
   mul,
   set,
   shared,
@@ -37,6 +38,7 @@ import {
   u32,
   var_,
 } from "../spec/kernel/build.ts";
+import { GROUP_XZ } from "../spec/kernel/make.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
 import { evaluateSize } from "../spec/size.ts";
 import { runNative } from "./helpers/run_native.ts";
@@ -535,6 +537,43 @@ t.test(
     await pool!.settle();
     await setImmediate();
     t.notOk(isMapped(), "until the device is destroyed");
+  },
+);
+
+t.test(
+  "workgroups after those of the listed tiles are skipped",
+  { skip },
+  async (t) => {
+    const [tiles, groups] = [5, 3];
+    const at = add(mul(id("group.x"), u32(groups)), id("group.y"));
+    const kernel: Kernel = {
+      name: "listed",
+      workgroupSize: 1,
+      bindings: [
+        { name: "list", type: "u32", access: "read" },
+        { name: "y", type: "u32", access: "read_write" },
+      ],
+      shared: [],
+      body: [
+        if_(lt(GROUP_XZ, load("list", u32(0), "u32")), [
+          store("y", at, add(load("y", at, "u32"), add(id("group.x"), u32(1)))),
+        ]),
+      ],
+    };
+    t.match(printKernel(kernel, { lanes: 4 }).text, "{ { 0, 0, 0 }, 1 }");
+    for (const listed of [0, 1, 4, tiles, 2 ** 31]) {
+      const y = new Uint32Array(tiles * groups);
+      const list = Uint32Array.of(listed);
+      await runNative(pool!, kernel, {
+        bindings: { list, y },
+        groups: [tiles, groups, 1],
+      });
+      const wanted = y.map((_, at) => {
+        const tile = Math.floor(at / groups);
+        return tile < listed ? tile + 1 : 0;
+      });
+      t.same(y, wanted, `${listed} tiles`);
+    }
   },
 );
 

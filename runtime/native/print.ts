@@ -1,5 +1,6 @@
 /** Prints kernels as C. Kernels whose workgroup size is not a multiple of the vector size use shorter vectors. */
 
+import { GROUP_XZ } from "../../spec/kernel/make.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { Program } from "../vector/ir.ts";
 import { lowerKernel } from "../vector/lower.ts";
@@ -32,7 +33,7 @@ export function printKernel(
     loops: "tiles",
     inMemory: "outliving",
   });
-  const body = bodyInC(program);
+  const body = bodyInC(program, listOfTiles(kernel));
   const bytes = /\b(v_dot4|v_lookup|strided)/.test(body);
   return {
     prelude: vectorsInC({ lanes, fused, bytes }),
@@ -45,7 +46,24 @@ ${body}
   };
 }
 
-function bodyInC(program: Program): string {
+/** The number of the binding, from 1, whose first word is the number of workgroups along x and z with work. 0: none. */
+function listOfTiles({ body, bindings }: Kernel): number {
+  const [first] = body;
+  if (body.length !== 1 || first?.op !== "if" || first.else) return 0;
+  const { condition } = first;
+  if (condition.op !== "binary" || condition.fn !== "lt") return 0;
+  const { a, b } = condition;
+  if (JSON.stringify(a) !== JSON.stringify(GROUP_XZ)) return 0;
+  if (b.op !== "load" || b.index.op !== "const" || b.index.value !== 0) {
+    return 0;
+  }
+  return 1 +
+    bindings.findIndex(({ name, access }) =>
+      name === b.binding && access === "read"
+    );
+}
+
+function bodyInC(program: Program, tiles: number): string {
   const writer = new Writer();
   const emitter = new Emitter(writer);
   for (const memory of program.memories) {
@@ -83,9 +101,13 @@ function bodyInC(program: Program): string {
     },
   );
   const { along } = emitter;
-  if (!along) return writer.text();
-  const values = `{ ${along.binding}, ${along.apart}, ${along.words} }`;
-  return `if (launch->words == 0) { *(struct along_binding *)scratch = (struct along_binding)${values}; return; }
-${writer.text()}  ((u *)scratch)[-1] |= (along_one.array ? 1 : 0) | (along_several.array ? 2 : 0);
-`;
+  if (!along && tiles === 0) return writer.text();
+  const { binding, apart, words } = along ?? { binding: 0, apart: 0, words: 0 };
+  const values = `{ { ${binding}, ${apart}, ${words} }, ${tiles} }`;
+  return `if (launch->words == 0) { *(struct traits *)scratch = (struct traits)${values}; return; }
+${writer.text()}${
+    along
+      ? "  ((u *)scratch)[-1] |= (along_one.array ? 1 : 0) | (along_several.array ? 2 : 0);\n"
+      : ""
+  }`;
 }

@@ -28,9 +28,10 @@ export const BINDING_WORDS = 4;
 /**
  * The record in C, and the signature of compiled kernels: workgroups `first` to `end` of a launch. Before a launch, the
  * runtime sets `shape`: its low byte is the shape of prefetches in loops over one row, the next byte that in loops over
- * several rows. A kernel that prefetches rows writes its `along_binding` to scratch memory if it is called with an empty
- * record: the binding of the rows, their stride in bytes, and the words of a load, plus `BLOCKS` and `ARRAYS`. After
- * other calls, the word before scratch memory contains the used shapes: bit 0 for one row, bit 1 for several.
+ * several rows. A kernel writes its `traits` to scratch memory if it is called with an empty record. If it prefetches
+ * rows: their binding, their stride in bytes, and the words of a load, plus `BLOCKS` and `ARRAYS`. If it has a list of
+ * tiles: its binding, from 1. After other calls, the word before scratch memory contains the used shapes: bit 0 for one
+ * row, bit 1 for several.
  */
 export const LAUNCH_STRUCT = `
 struct launch {
@@ -39,5 +40,6 @@ struct launch {
   struct { uint32_t *address; uint64_t length; } bindings[];
 };
 struct along_binding { uint32_t binding, apart, words; };
+struct traits { struct along_binding along; uint32_t tiles; };
 typedef void kernel_function(const struct launch *, uint32_t first, uint32_t end, char *scratch, const volatile uint32_t *stop);
 `;

@@ -47,7 +47,7 @@ export const THREADS_IN_C = `
 #include <unistd.h>
 ${LAUNCH_STRUCT}
 ${SHAPES_IN_C}
-struct kernel { kernel_function *run; double cost; struct along_binding along; };
+struct kernel { kernel_function *run; double cost; struct traits traits; };
 struct pool {
   uint32_t threads;
   pthread_t *ids;
@@ -151,14 +151,14 @@ static void leader_ended(struct pool *p, uint32_t groups) {
   if (p->shapes.now.timed) p->shapes.now.end = thread_time();
 }
 
-static void share(struct pool *p, const struct launch *l, struct kernel *kernel) {
-  uint32_t chunk = l->groups / (p->threads * 32);
+static void share(struct pool *p, const struct launch *l, struct kernel *kernel, uint32_t groups) {
+  uint32_t chunk = groups / (p->threads * 32);
   uint32_t min = kernel->cost > 0 ? ${SHARE_FROM_NS} / kernel->cost : 1;
-  uint32_t max = (l->groups + p->threads - 1) / p->threads;
+  uint32_t max = (groups + p->threads - 1) / p->threads;
   if (chunk < min) chunk = min;
   if (chunk > max) chunk = max;
   p->chunk = chunk ? chunk : 1;
-  p->groups = l->groups;
+  p->groups = groups;
   p->run = kernel->run;
   atomic_store(&p->next, 0);
   atomic_store(&p->current, l);
@@ -175,17 +175,25 @@ static void share(struct pool *p, const struct launch *l, struct kernel *kernel)
   kernel->cost = kernel->cost < 0 ? each : 0.5 * (kernel->cost + each);
 }
 
+// Workgroups of a launch that have work: the others are after those of the listed tiles.
+static uint32_t groups_of(const struct launch *l, const struct kernel *kernel) {
+  if (!kernel->traits.tiles) return l->groups;
+  uint64_t listed = (uint64_t)*l->bindings[kernel->traits.tiles - 1].address * l->y;
+  return listed < l->groups ? listed : l->groups;
+}
+
 // Runs a launch, alone or shared. Returns its end time.
 static uint64_t run_launch(struct pool *p, struct launch *l, struct kernel *kernel, uint64_t begin) {
-  if (p->threads == 1 || l->groups == 1 || (kernel->cost >= 0 && kernel->cost * l->groups < ${SHARE_FROM_NS})) {
-    kernel->run(l, 0, l->groups, p->scratch[0], &p->stop);
-    leader_ended(p, l->groups);
+  uint32_t groups = groups_of(l, kernel);
+  if (p->threads == 1 || groups <= 1 || (kernel->cost >= 0 && kernel->cost * groups < ${SHARE_FROM_NS})) {
+    kernel->run(l, 0, groups, p->scratch[0], &p->stop);
+    leader_ended(p, groups);
     uint64_t end = now();
-    double each = (double)(end - begin) / l->groups;
+    double each = groups ? (double)(end - begin) / groups : kernel->cost;
     kernel->cost = kernel->cost < 0 ? each : 0.5 * (kernel->cost + each);
     return end;
   }
-  share(p, l, kernel);
+  share(p, l, kernel, groups);
   return now();
 }
 
@@ -253,10 +261,10 @@ int32_t switchyard_load(struct pool *p, const char *path, const char *name, uint
   p->kernels = kernels;
   // An empty record with more bindings than any kernel.
   static const uint64_t empty[1 << 10];
-  struct along_binding along = { 0 };
+  struct traits traits = { 0 };
   uint32_t stop = 0;
-  run((const struct launch *)empty, 0, 0, (char *)&along, &stop);
-  kernels[p->kernel_count] = (struct kernel){ run, -1, along };
+  run((const struct launch *)empty, 0, 0, (char *)&traits, &stop);
+  kernels[p->kernel_count] = (struct kernel){ run, -1, traits };
   return p->kernel_count++;
 }
 
@@ -268,12 +276,12 @@ uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t
   for (; from < to && !p->stop && !atomic_load(&lost); from += words[from]) {
     struct launch *l = (struct launch *)(words + from);
     struct kernel *kernel = &p->kernels[l->kernel];
-    double predicted = kernel->cost * l->groups;
-    uint32_t sharers = l->groups < p->threads ? l->groups : p->threads;
-    if (budget > 0 && (l->experts || kernel->cost < 0 || last - begin + predicted / sharers > budget)) break;
+    uint32_t groups = groups_of(l, kernel), sharers = groups < p->threads ? groups : p->threads;
+    double predicted = groups ? kernel->cost * groups / sharers : 0;
+    if (budget > 0 && (l->experts || kernel->cost < 0 || last - begin + predicted > budget)) break;
     p->position = from;
     l->start = last;
-    if (kernel->along.words) l->shape = shape_of(&p->shapes, l, &kernel->along);
+    if (kernel->traits.along.words) l->shape = shape_of(&p->shapes, l, &kernel->traits.along);
     if (p->shapes.now.kind) *used_shapes(p->scratch[0]) = 0;
     if (l->experts) run_streamed(p, l, kernel), last = now();
     else last = run_launch(p, l, kernel, last);
