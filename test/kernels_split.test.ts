@@ -12,6 +12,7 @@ import {
   reduce,
   writes,
 } from "../compiler/kernels/mod.ts";
+import { reduceInTeams } from "../compiler/kernels/reduce_teams.ts";
 import { type MatmulTile, tileName } from "../compiler/tuning/mod.ts";
 import { dot, model, trace } from "../compiler/mod.ts";
 import { add, load, mul, store, u32 } from "../spec/kernel/build.ts";
@@ -166,9 +167,13 @@ testKernels("reduce() over ranks has the bits of one", async (t, target) => {
   await holds(drawn, async ({ length, segments, seed }) => {
     const [count, k] = [5, length * segments];
     const [x, y] = [randoms(count * k, seed), randoms(k, seed + 1)];
-    const part = async (size: number, rank: number): Promise<Words> => {
+    const part = async (
+      size: number,
+      rank: number,
+      make: typeof reduceInTeams = reduce,
+    ): Promise<Words> => {
       const own = k / size;
-      const kernel = reduce({
+      const kernel = make({
         name: "contract",
         kind: "sum",
         count: u32(count),
@@ -186,6 +191,7 @@ testKernels("reduce() over ranks has the bits of one", async (t, target) => {
       return (await target.run(kernel, buffers, groups)).z!;
     };
     const whole = bits(await part(1, 0));
+    t.same(bits(await part(1, 0, reduceInTeams)), whole, "in teams");
     const sizes = target.software ? [2] : [2, 4, 8];
     for (const size of sizes.filter((n) => n <= segments)) {
       const parts = [];

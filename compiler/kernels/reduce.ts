@@ -3,7 +3,14 @@
  * not apply), and sums over ranges of grouped rows. `pieces/blocked_sum.ts` contains the sum of the contract.
  */
 
-import type { Binding, Expr, Kernel, KernelText, Stmt } from "./kernel.ts";
+import type {
+  Binding,
+  Expr,
+  Hole,
+  Kernel,
+  KernelText,
+  Stmt,
+} from "./kernel.ts";
 import { elementwise, expr, INDEX, local, wgsl } from "./kernel.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 import { range } from "../../spec/range.ts";
@@ -50,24 +57,17 @@ const [K, SUM, TOP] = [
 export function reduce(o: ReduceOptions): Kernel {
   const [from, to] = typeof o.length === "function" ? o.length(INDEX) : [];
   const length = typeof o.length === "function" ? wgsl`${to} - from` : o.length;
-  const [a, b] = o.terms(
-    INDEX,
-    from ? expr`${local("from", "u32")} + ${K}` : K,
-  );
+  const first = from && local("from", "u32");
+  const [a, b] = o.terms(INDEX, first ? expr`${first} + ${K}` : K);
   const largest = wgsl`
     var top = ${-Infinity};
     for (var k = 0u; k < ${length}; k++) { top = max(top, ${a}); }`;
   const total = (add: KernelText, terms = 1) =>
     blockedSum("sum", { length, segments: o.segments, terms }, add);
-  const terms = b ? termsAtOnce(o) : 1;
-  const sum = total(
-    terms > 1
-      ? productsAtOnce(o, terms)
-      : b
-      ? wgsl`sum_block = fma(${a}, ${b}, sum_block);`
-      : wgsl`sum_block += ${a};`,
-    terms,
-  );
+  const products = b && productsAtOnce(o, first ? { first } : {});
+  const sum = products
+    ? total(products.add, products.terms)
+    : total(wgsl`sum_block += ${a};`);
   const [text, result] = {
     sum: () => [sum, SUM] as const,
     mean: () => [sum, meanOf(o.length as number | Expr)] as const,
@@ -104,16 +104,30 @@ function termsAtOnce(
     : 1;
 }
 
-/** The products of the terms from `count` * k on. */
-function productsAtOnce(o: ReduceOptions, count: number): KernelText {
-  const factors = range(count).map((n) =>
-    o.terms(INDEX, expr`${K} * ${count} + ${n}`)
-  );
-  return wgsl`
+/** The products of an iteration of a blocked sum: `add` adds `terms` of them, from `first` + `terms` * k on. */
+export function productsAtOnce(
+  o: ReduceOptions,
+  { sum = "sum", first }: {
+    /** The variable of the sum. */
+    readonly sum?: string;
+    /** The first term. Default: 0. */
+    readonly first?: Expr;
+  } = {},
+): { readonly terms: number; readonly add: KernelText } {
+  const count = termsAtOnce(o);
+  const factors = range(count).map((n) => {
+    const k = count > 1 ? expr`${K} * ${count} + ${n}` : K;
+    return o.terms(INDEX, first ? expr`${first} + ${k}` : k);
+  });
+  const block = `${sum}_block`;
+  const add = (a: Hole, b: Hole) => wgsl`${block} = fma(${a}, ${b}, ${block});`;
+  const [[a, b]] = factors as [readonly Expr[]];
+  return {
+    terms: count,
+    add: count === 1 ? add(a!, b!) : wgsl`
     ${factors.map(([a, b], n) => wgsl`let a_${n} = ${a}; let b_${n} = ${b};`)}
-    ${
-    factors.map((_, n) => wgsl`sum_block = fma(a_${n}, b_${n}, sum_block);`)
-  }`;
+    ${factors.map((_, n) => add(wgsl`a_${n}`, wgsl`b_${n}`))}`,
+  };
 }
 
 function meanOf(length: number | Expr): Expr {

@@ -23,6 +23,7 @@ import {
   type MatrixShape,
 } from "../../compiler/tuning/mod.ts";
 import { reduce, type ReduceOptions } from "../../compiler/kernels/reduce.ts";
+import { reduceInTeams } from "../../compiler/kernels/reduce_teams.ts";
 import { rmsNorm, rowsGrid, softmax } from "../../compiler/kernels/rows.ts";
 import {
   segmentCells,
@@ -144,6 +145,28 @@ export function* ofReduce(): Generator<Launch> {
           stores: { y: count },
         };
       }
+    }
+  }
+}
+
+export function* ofReduceInTeams(): Generator<Launch> {
+  for (const [length, segments] of [[32, 4], [96, 8]] as const) {
+    for (const count of COUNTS) {
+      yield {
+        kernel: reduceInTeams({
+          name,
+          kind: "sum",
+          count: lengthAt(0),
+          length,
+          segments,
+          bindings: bindings({ x: "f32" }, { y: "f32" }),
+          terms: (i, k) => [at("x", i, length, k), load("x", k)],
+          epilogue: stored,
+        }),
+        grid: elementwiseGrid(count),
+        reads: { x: waves(Math.max(count, 1) * length), lengths: [count] },
+        stores: { y: count },
+      };
     }
   }
 }

@@ -46,6 +46,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   quantize: bytes.ofQuantize,
   queryGrad: heads.ofQueryGrad,
   reduce: sums.ofReduce,
+  reduceInTeams: sums.ofReduceInTeams,
   regroup: dispatch.ofRegroup,
   rmsNorm: sums.ofRmsNorm,
   roundRows: dispatch.ofRoundRows,

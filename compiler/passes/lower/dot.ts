@@ -8,7 +8,8 @@ import type { Grid } from "../../../spec/kernel/make.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { reduce } from "../../kernels/reduce.ts";
+import { reduce, type ReduceOptions } from "../../kernels/reduce.ts";
+import { REDUCE_TEAMS, reduceInTeams } from "../../kernels/reduce_teams.ts";
 import { matmul } from "../../kernels/matmul.ts";
 import { matmulMatrices } from "../../kernels/matmul_matrices.ts";
 import { matmulBytes } from "../../kernels/matmul_bytes.ts";
@@ -378,14 +379,17 @@ export function lowerContract(
   const { over } = node.params;
   const { scope, space, epilogue, launch } = resultOf(lowering, joined ?? node);
   const part = joined && joinedPart(scope, joined, node);
-  launch(reduce({
+  const wide = lowering.options.tuning.wideRows === true;
+  const { length, segments = 1 } = contracted(scope, node.params);
+  const options: ReduceOptions = {
     name: `contract_${over.join("_")}`,
     kind: "sum",
     count: space.count,
-    ...contracted(scope, node.params),
+    length,
+    segments,
     bindings: scope.bindings,
     epilogue,
-    ...lowering.options.tuning.wideRows ? { atOnce: 16 } : {},
+    ...wide ? { atOnce: 16 } : {},
     ...part
       ? {
         others: {
@@ -400,5 +404,19 @@ export function lowerContract(
       const all = atJoined(over, atFlat(scope, over, k), inner);
       return node.inputs.map((input) => emitValue(scope, input, all));
     },
-  }));
+  };
+  const inTeams = wide && !part && typeof length === "number" &&
+    segments >= REDUCE_TEAMS && resultsOfToken(lowering, node) < FEW_RESULTS;
+  launch(
+    inTeams ? reduceInTeams({ ...options, length, segments }) : reduce(options),
+  );
+}
+
+/** Results of a token below which a lane per result leaves most of a wide device idle. */
+const FEW_RESULTS = 32_768;
+
+/** The product of the constant axes of a value. */
+function resultsOfToken({ placed }: Lowering, { axes }: Node): number {
+  return axes.map((axis) => placed.axes[axis]!)
+    .reduce((n, { dynamic, size }) => dynamic ? n : n * size, 1);
 }
