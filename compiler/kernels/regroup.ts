@@ -94,6 +94,8 @@ export function regroup(o: RegroupOptions): Kernel {
   const ofLane = wgsl`
     var of_lane = 0u;
     for (var s = 0u; s < ${sources}; s++) { of_lane += ${count}; }`;
+  const tilesOfExpert = (listed?: KernelText) =>
+    listTiles({ ...o, expert, lanes: LANES, listed });
   return kernelOf({
     name: o.name,
     workgroupSize: LANES,
@@ -163,21 +165,17 @@ export function regroup(o: RegroupOptions): Kernel {
 
       // One invocation of the first workgroup per expert lists its tiles, after those of earlier experts.
       if (group_number == 0) {
+        ${
+      staged ? stagedTiles(o.tileRows, tilesOfExpert(ofLane)) : wgsl`
         var tile = 0u;
         var first_row = 0u;
         for (var e = 0u; e < experts; e++) {
-          ${staged ? wgsl`let of_expert = per_expert[e];` : sumOfExpert}
-          ${
-      listTiles({
-        ...o,
-        expert,
-        lanes: LANES,
-        listed: staged ? ofLane : undefined,
-      })
-    }
+          ${sumOfExpert}
+          ${tilesOfExpert()}
           first_row += of_expert;
         }
-        if (lane == 0) { tiles[0] = tile; }
+        if (lane == 0) { tiles[0] = tile; }`
+    }
       }`,
   });
 }
@@ -251,4 +249,22 @@ function stagedRow(
     }
     row += earlier;
     for (var e = 0u; e < expert; e++) { row += received[source * ${most} + e]; }`;
+}
+
+/** Lists the tiles of the experts of a lane, after those of earlier experts. */
+function stagedTiles(tileRows: number, tilesOfExpert: KernelText): KernelText {
+  return wgsl`
+    for (var e = lane; e < experts; e += ${LANES}) {
+      var tile = 0u;
+      var first_row = 0u;
+      for (var n = 0u; n < e; n++) {
+        let rows = per_expert[n];
+        tile += (rows + ${tileRows - 1}) / ${tileRows};
+        first_row += rows;
+      }
+      let of_expert = per_expert[e];
+      ${tilesOfExpert}
+      if (e == experts - 1) { tiles[0] = tile; }
+    }
+    if (lane == 0 && experts == 0) { tiles[0] = 0; }`;
 }
