@@ -18,6 +18,13 @@ export interface MatrixShape {
 const MAX_ROWS = 128, MAX_COLUMNS = 128, MAX_DEPTH = 2 * MATRIX_SIZE;
 
 /**
+ * The tile of few columns: more workgroups, which wait for memory half as often. Both panels fill 32 KiB as well. More
+ * than 4,096 rows would be faster with larger tiles.
+ */
+const NARROW: MatrixShape = { rows: 64, columns: 64, depth: 4 * MATRIX_SIZE };
+const MAX_NARROW_COLUMNS = 1024;
+
+/**
  * Maximum rows of a launch with 32-bit operands, because memory limits so few rows: tokens, or mean rows of an expert.
  */
 export const FEW_ROWS = 64, FEW_EXPERT_ROWS = 16;
@@ -54,6 +61,16 @@ export function matrixTiling(
   if (k % MATRIX_SIZE !== 0 || k === 0 || columns < MIN_COLUMNS) {
     return undefined;
   }
+  const above = experts === undefined
+    ? FEW_ROWS
+    : Math.ceil(FEW_EXPERT_ROWS * experts / topK);
+  const { rows: side, depth } = NARROW;
+  const isNarrow = experts === undefined &&
+    weights * columns <= MAX_NARROW_COLUMNS && k % depth === 0 &&
+    4 * depth * 2 * side <= memory;
+  if (isNarrow) {
+    return { shape: { ...NARROW, columns: side / weights }, above };
+  }
   const needed = Math.max(MATRIX_SIZE, 2 ** Math.ceil(Math.log2(height)));
   const rows = Math.min(MAX_ROWS, needed);
   const isDeep = k % MAX_DEPTH === 0 &&
@@ -64,9 +81,7 @@ export function matrixTiling(
       columns: MAX_COLUMNS / weights,
       depth: isDeep ? MAX_DEPTH : MATRIX_SIZE,
     },
-    above: experts === undefined
-      ? FEW_ROWS
-      : Math.ceil(FEW_EXPERT_ROWS * experts / topK),
+    above,
   };
 }
 
