@@ -3,16 +3,16 @@
  * depend on values. Only integers that a condition, a loop or another such integer reads are evaluated.
  */
 
+import { cachedIn } from "../bounded_cache.ts";
 import { STORED_BYTES } from "../dtype.ts";
 import { exactJson } from "./exact_json.ts";
-import { FUNCTIONS } from "./semantics.ts";
-import type { Expr, ForStmt, ScalarType, Stmt } from "./tree.ts";
+import { BINARY, converted, FUNCTIONS, UNARY } from "./semantics.ts";
+import type { Expr, ForStmt, IdName, ScalarType, Stmt } from "./tree.ts";
 import { scalarLoads } from "./vectors.ts";
 import {
-  addLocals,
   expressionsOf,
   operands,
-  someNode,
+  someOperand,
   someStatement,
   walkStatements,
 } from "./walk.ts";
@@ -26,204 +26,407 @@ const SCATTERED_OPERATIONS = 5;
 /** Operations to add to one, if the index differs. */
 export const SCATTERED_MORE = SCATTERED_OPERATIONS - 1;
 
-/** Variables that a value depends on; true if it depends on the number of the invocation. */
-export type Sources = true | readonly string[];
+/** Variables that a value depends on, by number; true if it depends on the number of the invocation. */
+export type Sources = true | readonly number[];
 
-/** Cost of the expressions and accesses of a statement. */
+/** Cost of the expressions and accesses of statements. */
 export interface Cost {
   /** Pairs of an index of totals and a number to add. Each access counts as one operation. */
   readonly fixed: readonly (readonly [total: number, added: number])[];
-  /** Sources of the indices of loads and stores that may differ between invocations. */
-  readonly accesses: readonly Sources[];
-  readonly sources: Sources;
+  /** Sources of the indices of loads and stores that may differ between invocations, and the number of these accesses. */
+  readonly accesses: readonly (readonly [Sources, number])[];
 }
 
-/** A statement, as it is counted. */
+/** A statement, as it is counted, with the cost of the statements before it that set nothing. */
 export type Counted =
-  | {
-    readonly op: "evaluate";
+  & {
     readonly cost: Cost;
-    /** The variable that is set. */
-    readonly name?: string;
-    /** Its value if it is needed. */
-    readonly value?: Expr;
+    /** What its value, its condition or its bounds depend on. */
+    readonly sources: Sources;
   }
-  | {
-    readonly op: "if";
-    readonly cost: Cost;
-    readonly condition: Expr;
-    readonly then: readonly Counted[];
-    readonly else: readonly Counted[];
-    /** Variables set in a branch. */
-    readonly sets: readonly string[];
-  }
-  | {
-    readonly op: "for";
-    readonly cost: Cost;
-    readonly name: string;
-    readonly from: Expr;
-    readonly to: Expr;
-    readonly step: Expr;
-    readonly body: readonly Counted[];
-    /** Variables set in the body. */
-    readonly sets: readonly string[];
-    /** Whether iterations pass no integers on, so that they can be counted in any order. */
-    readonly steady: boolean;
-    /** Maximum iterations if the bounds are unknown. */
-    readonly max: number | undefined;
-  };
+  & (
+    | {
+      readonly op: "evaluate";
+      /** The variable that is set, if accesses or conditions depend on it. */
+      readonly name: number | undefined;
+      /** Its value if it is needed. */
+      readonly value: Evaluated | undefined;
+    }
+    | {
+      readonly op: "if";
+      readonly condition: Evaluated;
+      readonly then: readonly Counted[];
+      readonly else: readonly Counted[];
+      /** Variables set in a branch. */
+      readonly sets: readonly number[];
+    }
+    | {
+      readonly op: "for";
+      readonly name: number;
+      readonly from: Evaluated;
+      readonly to: Evaluated;
+      readonly step: Evaluated;
+      readonly body: readonly Counted[];
+      /** Variables set in the body. */
+      readonly sets: readonly number[];
+      /** Whether iterations pass no integers on, so that they can be counted in any order. */
+      readonly steady: boolean;
+      /** Maximum iterations if the bounds are unknown. */
+      readonly max: number | undefined;
+    }
+  );
 
 /** A body, as it is counted. */
 export interface CountedBody {
   readonly body: readonly Counted[];
   /** The number of each used binding in the totals. */
   readonly bindings: ReadonlyMap<string, number>;
+  /** Number of variables. */
+  readonly variables: number;
 }
 
 /** Prepares a body. */
 export function countedBody(body: readonly Stmt[]): CountedBody {
   const bindings = new Map<string, number>();
-  const needed = neededNames(body);
+  const variables = new Map<string, number>();
+  const context = { bindings, variables, ...usedNames(body) };
   return {
-    body: body.flatMap((s) => countedStatement(s, { bindings, needed })),
+    body: countedBlock(body, context),
     bindings,
+    variables: variables.size,
   };
 }
 
 interface Context {
   readonly bindings: Map<string, number>;
+  readonly variables: Map<string, number>;
+  /** Variables that conditions and loops depend on. */
   readonly needed: ReadonlySet<string>;
+  /** Variables that conditions, loops and accesses depend on. */
+  readonly marked: ReadonlySet<string>;
 }
 
-function countedStatement(s: Stmt, context: Context): readonly Counted[] {
-  const block = (body: readonly Stmt[]) =>
-    body.flatMap((s) => countedStatement(s, context));
-  switch (s.op) {
-    case "let":
-    case "var":
-    case "set": {
-      const { name, value } = s;
-      const known = context.needed.has(name) ? { value } : {};
-      return [{ op: "evaluate", cost: costOf(context, s), name, ...known }];
+function countedBlock(body: readonly Stmt[], context: Context): Counted[] {
+  const block: Counted[] = [];
+  let cost = new CostOf(context);
+  const next = () => {
+    const done = cost.done();
+    cost = new CostOf(context);
+    return done;
+  };
+  const variable = (name: string) => numberOf(context.variables, name);
+  const known = (e: Expr) => evaluated(e, variable);
+  const sets = (body: readonly Stmt[]) =>
+    setNames(body).filter((name) => context.needed.has(name)).map(variable);
+  const add = (s: Stmt): void => {
+    switch (s.op) {
+      case "let":
+      case "var":
+      case "set": {
+        const { name, value } = s;
+        cost.add(s);
+        if (!context.marked.has(name)) return;
+        block.push({
+          op: "evaluate",
+          ...next(),
+          name: variable(name),
+          value: context.needed.has(name) ? known(value) : undefined,
+        });
+        return;
+      }
+      case "loads":
+        return scalarLoads(s).forEach(add);
+      case "store":
+      case "sharedStore":
+        return cost.add(s);
+      case "if":
+        cost.add(s);
+        block.push({
+          op: "if",
+          ...next(),
+          condition: known(s.condition),
+          then: countedBlock(s.then, context),
+          else: countedBlock(s.else ?? [], context),
+          sets: sets([s]),
+        });
+        return;
+      case "for":
+        cost.add(s);
+        block.push({
+          op: "for",
+          ...next(),
+          name: variable(s.name),
+          from: known(s.from),
+          to: known(s.to),
+          step: known(s.step),
+          body: countedBlock(s.body, context),
+          sets: sets(s.body),
+          steady: !someStatement(
+            s.body,
+            (s) => s.op === "set" && s.value.type !== "f32",
+          ),
+          max: maxIterations(s),
+        });
     }
-    case "loads":
-      return block(scalarLoads(s));
-    case "store":
-    case "sharedStore":
-      return [{ op: "evaluate", cost: costOf(context, s) }];
-    case "if":
-      return [{
-        op: "if",
-        cost: costOf(context, s),
-        condition: s.condition,
-        then: block(s.then),
-        else: block(s.else ?? []),
-        sets: setNames([s]),
-      }];
-    case "for":
-      return [{
-        op: "for",
-        cost: costOf(context, s),
-        name: s.name,
-        from: s.from,
-        to: s.to,
-        step: s.step,
-        body: block(s.body),
-        sets: setNames(s.body),
-        steady: !someStatement(
-          s.body,
-          (s) => s.op === "set" && s.value.type !== "f32",
-        ),
-        max: maxIterations(s),
-      }];
-    case "barrier":
-      return [];
+  };
+  body.forEach(add);
+  const rest = next();
+  if (rest.cost.fixed.length > 0) {
+    block.push({ op: "evaluate", ...rest, name: undefined, value: undefined });
+  }
+  return block;
+}
+
+/** The number of a name; a new one if it has none. */
+function numberOf(numbers: Map<string, number>, name: string): number {
+  return cachedIn(numbers, name, {
+    max: Infinity,
+    create: () => numbers.size,
+  });
+}
+
+/** Adds up the cost of statements, without that of their bodies. */
+class CostOf {
+  #multiplyAdds = 0;
+  #operations = 0;
+  readonly #bytes = new Map<number, number>();
+  readonly #accesses = new Map<string, readonly [Sources, number]>();
+  readonly #context: Context;
+  /** Those of the last statement. */
+  #sources: Sources = NONE;
+
+  constructor(context: Context) {
+    this.#context = context;
+  }
+
+  add(s: Stmt): void {
+    const all = expressionsOf(s).map((e) => this.#evaluate(e));
+    this.#sources = all.reduce(both, NONE);
+    if (s.op === "store") this.#access(s.binding, all[0]!, [1, s.value.type]);
+    if (s.op === "sharedStore") this.#operations++;
+  }
+
+  done(): { readonly cost: Cost; readonly sources: Sources } {
+    const numbers = [[FMA, this.#multiplyAdds], [OTHER, this.#operations]];
+    const fixed = [...numbers as [number, number][], ...this.#bytes]
+      .filter(([, added]) => added > 0);
+    const accesses = [...this.#accesses.values()];
+    return { cost: { fixed, accesses }, sources: this.#sources };
+  }
+
+  /** Adds an access at an index with these sources: a load (0) or a store (1). */
+  #access(
+    binding: string,
+    sources: Sources,
+    [stored, type]: readonly [0 | 1, ScalarType],
+  ): void {
+    const number = numberOf(this.#context.bindings, binding);
+    const at = BINDINGS + 2 * number + stored;
+    const bytes = type === "bool" ? 4 : STORED_BYTES[type];
+    this.#bytes.set(at, (this.#bytes.get(at) ?? 0) + bytes);
+    this.#operations += sources === true ? SCATTERED_OPERATIONS : 1;
+    if (sources === true || sources.length === 0) return;
+    const key = sources.join();
+    const [, times] = this.#accesses.get(key) ?? [sources, 0];
+    this.#accesses.set(key, [sources, times + 1]);
+  }
+
+  /** Adds the cost of an expression. Returns its sources. */
+  #evaluate(e: Expr): Sources {
+    switch (e.op) {
+      case "const":
+        return NONE;
+      case "id":
+        return e.name === "local" || NONE;
+      case "local": {
+        const { marked, variables } = this.#context;
+        return marked.has(e.name) ? [numberOf(variables, e.name)] : NONE;
+      }
+      case "load": {
+        const sources = this.#evaluate(e.index);
+        this.#access(e.binding, sources, [0, e.type]);
+        return sources;
+      }
+      case "shared":
+        this.#operations++;
+        return this.#evaluate(e.index);
+      case "unary":
+      case "convert":
+        this.#operations++;
+        return this.#evaluate(e.a);
+      case "bitcast":
+        return this.#evaluate(e.a);
+      case "binary":
+        this.#operations++;
+        return both(this.#evaluate(e.a), this.#evaluate(e.b));
+      case "call":
+        if (e.fn === "fma") this.#multiplyAdds++;
+        else this.#operations += FUNCTIONS[e.fn].operations;
+        break;
+      case "select":
+        this.#operations++;
+    }
+    return operands(e).map((a) => this.#evaluate(a)).reduce(both, NONE);
   }
 }
 
-/** The cost of a statement, without that of its bodies. */
-function costOf({ bindings }: Context, s: Stmt): Cost {
-  const totals = new Map<number, number>();
-  const accesses: Sources[] = [];
-  const add = (at: number, n: number) =>
-    void totals.set(at, (totals.get(at) ?? 0) + n);
-  /** An access at an index: a load (0) or a store (1). */
-  const access = (
-    { binding, index }: { readonly binding: string; readonly index: Expr },
-    { stored, type }: { readonly stored: 0 | 1; readonly type: ScalarType },
-  ) => {
-    const number = bindings.get(binding) ?? bindings.size;
-    bindings.set(binding, number);
-    const bytes = type === "bool" ? 4 : STORED_BYTES[type];
-    add(BINDINGS + 2 * number + stored, bytes);
-    const sources = sourcesOf([index]);
-    add(OTHER, sources === true ? SCATTERED_OPERATIONS : 1);
-    if (sources !== true && sources.length > 0) accesses.push(sources);
-  };
-  const evaluate = (e: Expr): void => {
-    if (e.op === "load") access(e, { stored: 0, type: e.type });
-    else if (e.op === "call") {
-      if (e.fn === "fma") add(FMA, 1);
-      else add(OTHER, FUNCTIONS[e.fn].operations);
-    } else if (ARITHMETIC.has(e.op)) add(OTHER, 1);
-    operands(e).forEach(evaluate);
-  };
-  const values = expressionsOf(s);
-  values.forEach(evaluate);
-  if (s.op === "store") access(s, { stored: 1, type: s.value.type });
-  if (s.op === "sharedStore") add(OTHER, 1);
-  return { fixed: [...totals], accesses, sources: sourcesOf(values) };
+const NONE: Sources = [];
+
+function both(a: Sources, b: Sources): Sources {
+  if (a === true || b === true) return true;
+  if (a.length === 0) return b;
+  const more = b.filter((source) => !a.includes(source));
+  return more.length === 0 ? a : [...a, ...more];
 }
 
-/** Nodes that count as one operation. */
-const ARITHMETIC: ReadonlySet<Expr["op"]> = new Set<Expr["op"]>([
-  "shared",
-  "unary",
-  "convert",
-  "select",
-  "binary",
-]);
+/** Integers and booleans (0 and 1); floats are never known. */
+export type Value = number | undefined;
 
-function sourcesOf(values: readonly Expr[]): Sources {
-  const names = new Set<string>();
-  for (const e of values) addLocals(e, names);
-  const differs = values.some((e) =>
-    someNode(e, (e) => e.op === "id" && e.name === "local")
-  );
-  return differs || [...names];
+/** A number of the invocation, or an integer in a binding. */
+export type Read = IdName | {
+  readonly binding: string;
+  readonly index: number;
+};
+
+/** The state in which an expression is evaluated. */
+export interface State {
+  /** Values of variables, by number. */
+  readonly values: readonly Value[];
+  read(what: Read): Value;
+}
+
+/** An expression, prepared for evaluation. */
+export type Evaluated = (state: State) => Value;
+
+function unknown(): Value {
+  return undefined;
+}
+
+/** Prepares an expression. `variable`: the number of a variable. */
+function evaluated(e: Expr, variable: (name: string) => number): Evaluated {
+  if (!isKnowable(e)) return unknown;
+  const of = (e: Expr) => evaluated(e, variable);
+  switch (e.op) {
+    case "const": {
+      const value = Number(e.value);
+      return () => value;
+    }
+    case "local": {
+      const number = variable(e.name);
+      return ({ values }) => values[number];
+    }
+    case "id":
+      return (state) => state.read(e.name);
+    case "load": {
+      const { binding } = e;
+      const at = of(e.index);
+      return (state) => {
+        const index = at(state);
+        return index === undefined ? undefined : state.read({ binding, index });
+      };
+    }
+    case "unary": {
+      const fn = UNARY[e.type][e.fn];
+      return fn ? known(of(e.a), fn) : unknown;
+    }
+    case "convert": {
+      const { type, a } = e;
+      return known(of(a), (value) => converted(value, a.type, type));
+    }
+    case "select": {
+      const [condition, a, b] = [of(e.condition), of(e.a), of(e.b)];
+      return (state) => {
+        const value = condition(state);
+        return value === undefined ? undefined : (value ? a : b)(state);
+      };
+    }
+    case "binary":
+      return binaryOf(e, of(e.a), of(e.b));
+    default:
+      return unknown;
+  }
+}
+
+/** A function of a value, if it is known. */
+function known(a: Evaluated, fn: (value: number) => number): Evaluated {
+  return (state) => {
+    const value = a(state);
+    return value === undefined ? undefined : fn(value);
+  };
+}
+
+function binaryOf(
+  { fn, a: { type } }: Expr & { readonly op: "binary" },
+  left: Evaluated,
+  right: Evaluated,
+): Evaluated {
+  const result = BINARY[type][fn];
+  // A known operand of these may be enough.
+  const enough = fn === "land" ? 0 : fn === "lor" ? 1 : undefined;
+  return (state) => {
+    const [a, b] = [left(state), right(state)];
+    if (enough !== undefined && (a === enough || b === enough)) return enough;
+    return a === undefined || b === undefined ? undefined : result?.(a, b);
+  };
 }
 
 /** Whether counting may know a value: not floats, words of packed bytes, shared memory, bitcasts or results of functions. */
-export function isKnowable(e: Expr): boolean {
+function isKnowable(e: Expr): boolean {
   const unknown = e.op === "shared" || e.op === "bitcast" || e.op === "call" ||
     e.op === "load" && e.bytes === true;
   return e.type !== "f32" && !unknown;
 }
 
-/** Variables that conditions and loops depend on. */
-function neededNames(body: readonly Stmt[]): Set<string> {
+/** Variables that conditions and loops depend on, and those that accesses depend on, too. */
+function usedNames(
+  body: readonly Stmt[],
+): Pick<Context, "needed" | "marked"> {
   const values = new Map<string, Expr[]>();
   const roots: Expr[] = [];
-  walkStatements(body, (s) => {
-    const set = s.op === "loads" ? scalarLoads(s) : [s];
-    for (const s of set) {
-      if (s.op === "let" || s.op === "var" || s.op === "set") {
-        values.set(s.name, [...values.get(s.name) ?? [], s.value]);
-      }
+  const indices: Expr[] = [];
+  const addIndices = (e: Expr): false => {
+    if (e.op === "load") indices.push(e.index);
+    someOperand(e, addIndices);
+    return false;
+  };
+  const add = (s: Stmt): void => {
+    expressionsOf(s).forEach(addIndices);
+    if ("name" in s) {
+      const all = cachedIn(values, s.name, { max: Infinity, create: () => [] });
+      all.push(...expressionsOf(s));
     }
-    if (s.op === "if") roots.push(s.condition);
-    if (s.op === "for") roots.push(s.from, s.to, s.step);
+    if (s.op === "store") indices.push(s.index);
+    if (s.op === "if" || s.op === "for") roots.push(...expressionsOf(s));
+  };
+  walkStatements(body, (s) => {
+    if (s.op === "loads") scalarLoads(s).forEach(add);
+    else add(s);
   });
-  const needed = new Set<string>();
-  const need = (e: Expr) => {
-    if (!isKnowable(e)) return;
-    operands(e).forEach(need);
-    if (e.op !== "local" || needed.has(e.name)) return;
-    needed.add(e.name);
+  return {
+    needed: readNames(roots, { values, reads: isKnowable }),
+    marked: readNames([...roots, ...indices], { values, reads: () => true }),
+  };
+}
+
+/** Variables on which expressions depend, by all values of each; only through expressions that pass the test `reads`. */
+function readNames(
+  roots: readonly Expr[],
+  { values, reads }: {
+    readonly values: ReadonlyMap<string, readonly Expr[]>;
+    readonly reads: (e: Expr) => boolean;
+  },
+): Set<string> {
+  const names = new Set<string>();
+  const need = (e: Expr): false => {
+    if (!reads(e)) return false;
+    someOperand(e, need);
+    if (e.op !== "local" || names.has(e.name)) return false;
+    names.add(e.name);
     values.get(e.name)?.forEach(need);
+    return false;
   };
   roots.forEach(need);
-  return needed;
+  return names;
 }
 
 function setNames(body: readonly Stmt[]): string[] {

@@ -7,13 +7,14 @@ import {
   type CountedBody,
   countedBody,
   FMA,
-  isKnowable,
   OTHER,
+  type Read,
   SCATTERED_MORE,
   type Sources,
+  type State,
+  type Value,
 } from "./counted.ts";
-import { BINARY, converted, UNARY } from "./semantics.ts";
-import type { Expr, Kernel } from "./tree.ts";
+import type { Kernel } from "./tree.ts";
 
 /** Work of an invocation. If a condition is unknown, the more expensive branch counts. */
 export interface KernelWork {
@@ -39,9 +40,6 @@ export interface Invocation {
   readonly load?: (binding: string, index: number) => number | undefined;
 }
 
-/** Integers and booleans (0 and 1); floats are never known. */
-type Value = number | undefined;
-
 /** Counted totals of invocations. */
 interface Totals {
   readonly exact: boolean;
@@ -54,11 +52,6 @@ interface Known {
   readonly next: Map<Value, Known>;
   result?: Totals;
 }
-
-/** A number of the invocation, or an integer in a binding. */
-type Read = IdName | { readonly binding: string; readonly index: number };
-
-type IdName = (Expr & { readonly op: "id" })["name"];
 
 /** A body, and the results of its counted invocations. */
 interface Body {
@@ -146,19 +139,24 @@ function count(
   return node.result = { exact, totals };
 }
 
-class Walk {
+class Walk implements State {
   exact = true;
   totals: number[];
-  readonly #valueOf: (read: Read) => Value;
-  readonly #known = new Map<string, Value>();
-  /** Variables that may differ between the invocations of a workgroup. */
-  readonly #varying = new Set<string>();
+  readonly values: Value[];
+  readonly read: (what: Read) => Value;
+  /** 1: variables that may differ between the invocations of a workgroup. */
+  readonly #varying: Uint8Array;
   /** Whether an enclosing condition may differ. */
   #diverged = false;
 
-  constructor({ bindings }: CountedBody, valueOf: (read: Read) => Value) {
-    this.#valueOf = valueOf;
+  constructor(
+    { bindings, variables }: CountedBody,
+    read: (what: Read) => Value,
+  ) {
+    this.read = read;
     this.totals = new Array<number>(BINDINGS + 2 * bindings.size).fill(0);
+    this.values = new Array<Value>(variables).fill(undefined);
+    this.#varying = new Uint8Array(variables);
   }
 
   block(body: readonly Counted[], times: number): void {
@@ -169,23 +167,24 @@ class Walk {
     this.#add(s.cost, times);
     if (s.op === "if") return this.#branch(s, times);
     if (s.op === "for") return this.#loop(s, times);
-    const { name, value, cost } = s;
+    const { name, value, sources } = s;
     if (name === undefined) return;
-    if (value) this.#known.set(name, this.#value(value));
-    this.#mark(name, cost.sources);
+    if (value) this.values[name] = value(this);
+    this.#mark(name, sources);
   }
 
   #add({ fixed, accesses }: Cost, times: number): void {
     for (const [at, n] of fixed) this.totals[at]! += times * n;
-    for (const sources of accesses) {
-      if (this.#varies(sources)) this.totals[OTHER]! += times * SCATTERED_MORE;
+    for (const [sources, n] of accesses) {
+      if (!this.#varies(sources)) continue;
+      this.totals[OTHER]! += times * n * SCATTERED_MORE;
     }
   }
 
   #branch(s: Counted & { readonly op: "if" }, times: number): void {
-    const condition = this.#value(s.condition);
+    const condition = s.condition(this);
     const outside = this.#diverged;
-    this.#diverged ||= this.#varies(s.cost.sources);
+    this.#diverged ||= this.#varies(s.sources);
     if (condition !== undefined) {
       this.block(condition ? s.then : s.else, times);
     } else {
@@ -201,18 +200,18 @@ class Walk {
   }
 
   #loop(s: Counted & { readonly op: "for" }, times: number): void {
-    const [from, to, step] = [s.from, s.to, s.step].map((e) => this.#value(e));
-    this.#mark(s.name, s.cost.sources);
+    const [from, to, step] = [s.from(this), s.to(this), s.step(this)];
+    this.#mark(s.name, s.sources);
     if (from === undefined || to === undefined || !step) {
       this.exact &&= s.max !== undefined;
       this.#forget(s.sets);
-      this.#known.set(s.name, undefined);
+      this.values[s.name] = undefined;
       this.block(s.body, times * (s.max ?? 1));
       return this.#forget(s.sets);
     }
     const iterations = Math.max(0, Math.ceil((to - from) / step));
     const iteration = (i: number) => {
-      this.#known.set(s.name, from + i * step);
+      this.values[s.name] = from + i * step;
       this.block(s.body, times);
     };
     if (iterations <= 2 || !s.steady) {
@@ -230,63 +229,16 @@ class Walk {
     } else for (let i = 1; i < iterations - 1; i++) iteration(i);
   }
 
-  #mark(name: string, sources: Sources): void {
-    if (this.#diverged || this.#varies(sources)) this.#varying.add(name);
-    else this.#varying.delete(name);
+  #mark(name: number, sources: Sources): void {
+    this.#varying[name] = Number(this.#diverged || this.#varies(sources));
   }
 
   #varies(sources: Sources): boolean {
-    return sources === true || sources.some((name) => this.#varying.has(name));
+    return sources === true ||
+      sources.some((name) => this.#varying[name] === 1);
   }
 
-  #value(e: Expr): Value {
-    if (!isKnowable(e)) return undefined;
-    switch (e.op) {
-      case "const":
-        return Number(e.value);
-      case "local":
-        return this.#known.get(e.name);
-      case "id":
-        return this.#valueOf(e.name);
-      case "load": {
-        const index = this.#value(e.index);
-        return index === undefined
-          ? undefined
-          : this.#valueOf({ binding: e.binding, index });
-      }
-      case "unary": {
-        const a = this.#value(e.a);
-        return a === undefined ? undefined : UNARY[e.type][e.fn]?.(a);
-      }
-      case "convert": {
-        const a = this.#value(e.a);
-        return a === undefined ? undefined : converted(a, e.a.type, e.type);
-      }
-      case "select": {
-        const condition = this.#value(e.condition);
-        return condition === undefined
-          ? undefined
-          : this.#value(condition ? e.a : e.b);
-      }
-      case "binary":
-        return binaryValue(e, this.#value(e.a), this.#value(e.b));
-      default:
-        return undefined;
-    }
+  #forget(names: readonly number[]): void {
+    for (const name of names) this.values[name] = undefined;
   }
-
-  #forget(names: readonly string[]): void {
-    for (const name of names) this.#known.set(name, undefined);
-  }
-}
-
-function binaryValue(
-  { fn, a: { type } }: Expr & { readonly op: "binary" },
-  a: Value,
-  b: Value,
-): Value {
-  if (fn === "land" && (a === 0 || b === 0)) return 0;
-  if (fn === "lor" && (a === 1 || b === 1)) return 1;
-  if (a === undefined || b === undefined) return undefined;
-  return BINARY[type][fn]?.(a, b);
 }
