@@ -100,15 +100,15 @@ function sectionRoles(
     if (attends(i)) return "attention";
     if (i < router) return "router";
     if (dispatch < 0 || i < dispatch || i > combine) return "dense";
-    return phase === "forward" ? "experts" : gradientRole(steps[i]!);
+    return roleByAxes(steps[i]!);
   });
 }
 
 /**
- * Returns the role of a step between dispatch and combine of gradients by its axes. Steps of the router and of dense
- * layers are also there.
+ * Returns the role of a step between dispatch and combine by its axes. Shared experts are also there, and in gradients
+ * steps of the router and of dense layers.
  */
-function gradientRole({ label = "" }: Step): Role {
+function roleByAxes({ label = "" }: Step): Role {
   // Rows of experts, or their parameters.
   if (/\bslot\b|\[expert\S* \S+ /.test(label)) return "experts";
   return /\b(expert|choice)\b/.test(label) ? "router" : "dense";
