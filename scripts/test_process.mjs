@@ -5,6 +5,8 @@
  * useful, and it takes up to a fifth of a file's time. It is therefore off, except in the files of `OPTIMIZED`, which
  * compare optimized code with references. Programs that tests start, and `npm run bench`, also run with it.
  *
+ * V8's optimizing compiler starts later than in programs (bin/v8.mjs): most functions of tests run shortly.
+ *
  * The compiled code of the modules that a test imports is stored for other tests, which saves a third of their start.
  *
  * tap tracks every promise of a process to assign unhandled failures to tests, which takes a sixth of the test time. It
@@ -27,6 +29,9 @@ const OPTIMIZED = /end_to_end[/\\]references\.test\.js$/;
 if (isMainThread) {
   if (!OPTIMIZED.test(process.argv[1])) {
     setFlagsFromString("--wasm-tiering-budget=200000000");
+  }
+  if (Number.parseInt(process.versions.v8) < 12) {
+    setFlagsFromString("--interrupt-budget=2000000");
   }
   keepCode(fileURLToPath(new URL("../.compiled", import.meta.url)));
 }
