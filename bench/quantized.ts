@@ -1,8 +1,8 @@
 /**
  * Prefill and decode of a GGUF file of OLMoE's or gpt-oss-20b's width: activations in f32, in q8, and llama.cpp,
  * interleaved. `--type Q8_0`, `--width olmoe|gpt-oss`, `--layers N`, `--tokens N` (of a prompt), `--batch N` (prompts),
- * `--runs N` after `--warm-up N`, `--threads N`, `--clock cpu|wall` (processor time or the clock: waiting threads of
- * llama.cpp spin, so it also runs with fewer threads), `--only f32|q8`, `--no-llama`, `--out FILE`.
+ * `--runs N` after `--warm-up N`, `--threads N`, `--llama-threads N` (default: as many), `--clock cpu|wall` (processor
+ * time or the clock: waiting threads of llama.cpp spin), `--only f32|q8`, `--no-llama`, `--out FILE`.
  */
 
 import process from "node:process";
@@ -32,6 +32,7 @@ const { values: flags } = parseArgs({
     runs: { type: "string", default: "5" },
     "warm-up": { type: "string", default: "1" },
     threads: { type: "string", default: "1" },
+    "llama-threads": { type: "string" },
     clock: { type: "string", default: "cpu" },
     "no-llama": { type: "boolean", default: false },
     only: { type: "string" },
@@ -99,10 +100,10 @@ const llama = flags["no-llama"] ? undefined : await (async () => {
     threads,
     now,
   });
-  for (let count = threads; count > 0; count--) {
-    const context = await model.context(count);
-    sides[`llama.cpp, ${count} threads`] = () => context.generate();
-  }
+  const context = await model.context(
+    Number(flags["llama-threads"] ?? threads),
+  );
+  sides["llama.cpp"] = () => context.generate();
   return model;
 })();
 

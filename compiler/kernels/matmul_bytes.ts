@@ -74,12 +74,12 @@ function kernelFor(o: BytesMatmul): Kernel {
   });
 }
 
-/** Few rows have separate loops, in which the first team loads weights for itself. */
+/** Few rows, up to those of a team with long vectors, have separate loops: the first team loads weights for itself. */
 function rowsOfTile(o: BytesMatmul): KernelText {
   const { rows, right } = o.tile;
   const { teams, lanes } = teamsOf(o);
   const panels = right === "workgroup";
-  const few = panels ? [1, 2, 4] : [1];
+  const few = panels ? [1, 2, 4, ...rows > 4 ? [rows] : []] : [1];
   const full = panels ? rowsByPanels(o) : wgsl`
       let team_first = first + lane / ${lanes} * ${rows};
       if (team_first < end) { ${rowsTimesColumns(o, rows)} }`;
