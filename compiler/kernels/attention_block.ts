@@ -108,7 +108,10 @@ export interface TokenRun {
   readonly run?: string | undefined;
 }
 
-/** Executes `body` for the tokens of each sequence in a tile: `run` of them from `token` on, before `end_token`. */
+/**
+ * Executes `body` for the tokens of each sequence in a tile: `run` of them from `token` on, before `end_token`. The minimum
+ * is a bound for predictions.
+ */
 export function eachTokenRun(
   o: AttentionOptions,
   tile: QueryTile,
@@ -123,7 +126,7 @@ export function eachTokenRun(
       if (${begins("other")}) { runs += 1u; }
     }
     var token = first_token;
-    for (var nth_run = 0u; nth_run < runs; nth_run++) {
+    for (var nth_run = 0u; nth_run < min(runs, ${tile.tokens}); nth_run++) {
       var run = 1u;
       for (var other = token + 1; other < end_token; other++) {
         if (other == token + run && sequence[other] == sequence[token]) { run += 1u; }

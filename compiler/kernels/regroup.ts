@@ -152,7 +152,9 @@ export function regroup(o: RegroupOptions): Kernel {
         ${
       o.once && wgsl`
         var tokens = 0u;
-        for (var s = 0u; s < source; s++) { tokens += ${tokensFrom("s")}; }`
+        for (var s = 0u; s < min(source, ${sources}); s++) { tokens += ${
+        tokensFrom("s")
+      }; }`
     }
         rowOf[g] = row;
         ${o.once && wgsl`tokenOf[g] = tokens + tokenIndices[row];`}
@@ -227,7 +229,10 @@ function stagedSearch({ sources, most, each }: Staged): KernelText {
     }`;
 }
 
-/** Finds the source of a row of an expert. The row becomes that of all received rows, which are ordered by source. */
+/**
+ * Finds the source of a row of an expert. The row becomes that of all received rows, which are ordered by source. The
+ * minimum is a bound for predictions.
+ */
 function stagedRow(
   { sources, most }: Pick<Staged, "sources" | "most">,
 ): KernelText {
@@ -248,7 +253,7 @@ function stagedRow(
       of_sources += per_source[s];
     }
     row += earlier;
-    for (var e = 0u; e < expert; e++) { row += received[source * ${most} + e]; }`;
+    for (var e = 0u; e < min(expert, ${most}); e++) { row += received[source * ${most} + e]; }`;
 }
 
 /** Lists the tiles of the experts of a lane, after those of earlier experts. */

@@ -29,7 +29,7 @@ export function endedBy(
   { single, isMatmul, joins }: EndOptions,
 ): Ended | undefined {
   if (node.primitive === "concat" && joins) {
-    const root = joinedPart(
+    const root = suitablePart(
       node,
       (part) => part.primitive === "dot" && single(part) && !isMatmul(part),
     );
@@ -48,7 +48,7 @@ export function endedBy(
     switch (last.primitive) {
       case "concat": {
         const root = written && joins && between.length === 0 &&
-          joinedPart(
+          suitablePart(
             last,
             (part, i) =>
               i === 0 && part.primitive === "rmsNorm" && single(part),
@@ -86,7 +86,7 @@ export function endedBy(
 }
 
 /** The first suitable part of a concatenation along the last axis. */
-function joinedPart(
+function suitablePart(
   { axes, inputs, params }: NodeOf<"concat">,
   isRoot: (part: Node, i: number) => boolean,
 ): Node | undefined {
