@@ -7,7 +7,7 @@ import {
   isWindowed,
   KEY_BLOCK,
   keyBlocks,
-  MERGE_LANES,
+  mergeLanes,
   type QueryTile,
   WORDS_AT_ONCE,
 } from "../tuning/queries.ts";
@@ -30,6 +30,7 @@ import {
 import { scores } from "./attention_scores.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { bindings, elementwise, kernelOf, local, wgsl } from "./kernel.ts";
+import { range } from "../../spec/range.ts";
 import { LOWEST } from "./pieces/numbers.ts";
 
 /** The block of keys of each workgroup: its largest score and sum of weights, f32 [token, head, block, 2], and its sums of values. */
@@ -97,20 +98,23 @@ function storeParts({ o, each, parts, width }: Queries): KernelText {
 /** Maximum number of blocks, and of words, that a lane of the merge loads at once. */
 const BLOCKS_AT_ONCE = 32, SUMS_AT_ONCE = 64;
 
+/** Blocks whose maximum a lane of the merge computes, for the maxima before the blocks of later lanes. */
+const TOPS_OF_GROUP = 16;
+
 /**
  * Merges the blocks of one head of one token. The running maximum of scores is exact in any order. Each lane computes
  * the scales of some blocks; then each lane adds its dimensions block by block.
  */
 export function attentionMerge(o: AttentionOptions): Kernel {
   const { valueDim: width = o.dim } = o;
-  const parts = Math.ceil(width / MERGE_LANES);
+  const lanes = mergeLanes(width);
+  const parts = Math.ceil(width / lanes);
+  const groups = lanes / TOPS_OF_GROUP;
   const atOnce = Math.min(BLOCKS_AT_ONCE, Math.ceil(SUMS_AT_ONCE / parts));
-  const dimension = wgsl`lane + c * ${MERGE_LANES}`;
+  const dimension = wgsl`lane + c * ${lanes}`;
   const inside = (body: KernelText) =>
-    width % MERGE_LANES === 0
-      ? body
-      : wgsl`if (${dimension} < ${width}) { ${body} }`;
-  const d = width % MERGE_LANES === 0
+    width % lanes === 0 ? body : wgsl`if (${dimension} < ${width}) { ${body} }`;
+  const d = width % lanes === 0
     ? dimension
     : wgsl`min(${dimension}, ${width - 1})`;
   // All loads before the sums, which wait for each other.
@@ -133,7 +137,7 @@ export function attentionMerge(o: AttentionOptions): Kernel {
       }`;
   return kernelOf({
     name: `${o.name}_merge`,
-    workgroupSize: MERGE_LANES,
+    workgroupSize: lanes,
     bindings: [
       ...bindings({
         tops: "f32 [token, head, block, 2]",
@@ -147,11 +151,12 @@ export function attentionMerge(o: AttentionOptions): Kernel {
       }),
     ],
     body: wgsl`
-      var<workgroup> block_tops: array<f32, ${MERGE_LANES}>;
-      var<workgroup> block_sums: array<f32, ${MERGE_LANES}>;
-      var<workgroup> tops_after: array<f32, ${MERGE_LANES}>;
-      var<workgroup> old_scales: array<f32, ${MERGE_LANES}>;
-      var<workgroup> block_scales: array<f32, ${MERGE_LANES}>;
+      var<workgroup> block_tops: array<f32, ${lanes}>;
+      var<workgroup> group_tops: array<f32, ${groups}>;
+      var<workgroup> block_sums: array<f32, ${lanes}>;
+      var<workgroup> tops_after: array<f32, ${lanes}>;
+      var<workgroup> old_scales: array<f32, ${lanes}>;
+      var<workgroup> block_scales: array<f32, ${lanes}>;
 
       ${beginShard(o)}
       let head = group.x;
@@ -162,18 +167,35 @@ export function attentionMerge(o: AttentionOptions): Kernel {
         let blocks = row * ${keyBlocks(o)};
         ${blocksOnRank(o)}
         ${beginMerge(o, { parts, width, d })}
-        for (var start = first_block; start < last_block; start += ${MERGE_LANES}) {
-          let count = min(last_block - start, ${MERGE_LANES});
+        for (var start = first_block; start < last_block; start += ${lanes}) {
+          let count = min(last_block - start, ${lanes});
           let block = blocks + start;
           workgroupBarrier();
+          block_tops[lane] = ${LOWEST};
           if (lane < count) {
             block_tops[lane] = tops[(block + lane) * 2];
             block_sums[lane] = tops[(block + lane) * 2 + 1];
           }
           workgroupBarrier();
+          if (lane < ${groups}) {
+            @unroll (n < ${TOPS_OF_GROUP}) { let of_group[n] = block_tops[lane * ${TOPS_OF_GROUP} + n]; }
+            group_tops[lane] = ${
+      range(TOPS_OF_GROUP).map((n) => wgsl`of_group[${n}]`)
+        .reduce((a, b) => wgsl`max(${a}, ${b})`)
+    };
+          }
+          workgroupBarrier();
           if (lane < count) {
+            let nth_group = lane / ${TOPS_OF_GROUP};
+            @unroll (n < ${groups}) { let other_top[n] = group_tops[n]; }
+            @unroll (n < ${TOPS_OF_GROUP}) { let near_top[n] = block_tops[nth_group * ${TOPS_OF_GROUP} + n]; }
             var before = top;
-            for (var j = 0u; j < lane; j++) { before = max(before, block_tops[j]); }
+            @unroll (n < ${groups}) {
+              before = max(before, select(${LOWEST}, other_top[n], n < nth_group));
+            }
+            @unroll (n < ${TOPS_OF_GROUP}) {
+              before = max(before, select(${LOWEST}, near_top[n], n < lane % ${TOPS_OF_GROUP}));
+            }
             let after = max(before, block_tops[lane]);
             tops_after[lane] = after;
             old_scales[lane] = exp(before - after);

@@ -88,8 +88,10 @@ export function keyBlocks(
 /** Words that a lane of a wide device loads at once, so that loads are in flight while it has no other work. */
 export const WORDS_AT_ONCE = 16;
 
-/** Lanes of the kernel that merges blocks. Each takes the value dimensions at that stride. */
-export const MERGE_LANES = 64;
+/** Lanes of a workgroup that merges blocks of keys: a dimension of the values each, as far as possible. */
+export function mergeLanes(width: number): number {
+  return width >= 256 ? 256 : width >= 128 ? 128 : 64;
+}
 
 /** Minimum number of key blocks for which splitting pays for the second launch. */
 const MIN_BLOCKS = 4;
