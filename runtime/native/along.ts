@@ -30,9 +30,10 @@ export const SHAPES = [
  * following rows or, if two arrays alternate, with the next rows of the other array. `SHAPE_OF` selects a shape by its
  * index.
  *
- * Loads that are one stream have a run in each array. If two arrays alternate, prefetches past the end of a run, which
- * is as long as the last one, continue the last run of the other array. `stream_line` returns the line for the first
- * lane.
+ * Loads that are one stream have a run in each array. `stream_line` returns the line for the first lane. If two arrays
+ * alternate, prefetches of blocks with scales past the end of a run, which is as long as the last one, continue the last
+ * run of the other array. Runs of other loads are so long that continuing them costs less: their next run is then in
+ * the second-level cache.
  */
 export const ALONG_IN_C = `
 struct along { const char *array, *next, *other, *start; uint64_t run; u ahead, near, stream; };
@@ -42,13 +43,17 @@ static const struct { u ahead, near, stream; } SHAPES[] = { ${
 } };
 #define SHAPE_OF(i) .ahead = SHAPES[i].ahead, .near = SHAPES[i].near, .stream = SHAPES[i].stream
 INLINE const char *stream_line(const char *array, const char *from, uint64_t at, uint64_t apart, struct along *s) {
+  const char *line = from + s->stream;
+  if (apart % ${LINE} == 0) {
+    s->array = array;
+    return line;
+  }
   if (s->array != array) {
     if (s->array) s->other = s->next, s->run = s->next - s->start;
     s->array = array;
     s->start = from - at;
   }
   s->next = from - at + LANES * apart;
-  const char *line = from + s->stream;
   return s->other && line - s->start >= s->run ? s->other + (line - s->start - s->run) : line;
 }
 INLINE void prefetch_along(const char *array, const char *from, uint64_t at, uint64_t apart, uint64_t step, struct along *s) {
