@@ -10,6 +10,7 @@ import type { FusionClass } from "../graph/primitives/definition.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
 import { endedBy, type EndOptions } from "./ended_by.ts";
 import type { ParamLayout } from "./param_layout.ts";
+import { shortChains } from "./short_chains.ts";
 import { type Expressions, storeWide } from "./store_wide.ts";
 import { usersOf } from "../graph/users.ts";
 
@@ -71,6 +72,8 @@ export interface Fusion {
    * same left operand), a combine or a norm.
    */
   readonly absorbs: ReadonlyMap<Node, readonly Node[]>;
+  /** Last node of a chain on short axes -> its other nodes: see `shortChains`. */
+  readonly chains: ReadonlyMap<Node, readonly Node[]>;
   /** Nodes computed inside another node's kernel. */
   readonly absorbed: ReadonlySet<Node>;
 }
@@ -122,7 +125,23 @@ export function fuse(
   storeWide({ graph, isInline, canEnd, ...known }, stored);
   const absorbs = new Map<Node, readonly Node[]>();
   const absorbed = new Set<Node>();
+  const chains = shortChains(graph, {
+    ...known,
+    isInline,
+    users,
+    named,
+    stored,
+  });
+  for (const [last, others] of chains) {
+    stored.add(last);
+    for (const inner of others) {
+      absorbed.add(inner);
+      stored.delete(inner);
+    }
+  }
+  const isOwn = (node: Node) => absorbs.has(node) || chains.has(node);
   for (const node of graph.nodes) {
+    if (chains.has(node)) continue;
     if (!stored.has(node) || FUSION_CLASS[node.primitive] !== "inline") {
       continue;
     }
@@ -138,17 +157,17 @@ export function fuse(
     }
   }
   for (const node of graph.nodes) {
-    if (!stored.has(node) || absorbs.has(node)) continue;
+    if (!stored.has(node) || isOwn(node)) continue;
     const rows = [node, ...node.inputs].some((n) => known.dispatched.has(n));
     const ended = rows ? undefined : endedBy(node, { single, isMatmul, joins });
-    if (!ended || ended.between.some((inner) => absorbs.has(inner))) continue;
+    if (!ended || ended.between.some(isOwn)) continue;
     absorbs.set(node, [ended.root]);
     for (const inner of [ended.root, ...ended.between]) {
       absorbed.add(inner);
       stored.delete(inner);
     }
   }
-  return { stored, absorbs, absorbed };
+  return { stored, absorbs, chains, absorbed };
 }
 
 /** Whether a node is a slice of a stored value. */

@@ -60,6 +60,7 @@ import { lowerRound } from "./round.ts";
 import { lowerSelectKeys } from "./select_keys.ts";
 import { lowerRoute, lowerTopK } from "./route.ts";
 import { lowerSend } from "./send.ts";
+import { lowerShortChain } from "./short_chain.ts";
 import { lowerReduce, lowerRmsNorm, lowerSoftmax } from "./rows.ts";
 import { startUpdates } from "./updates.ts";
 import { isPlain } from "./storage.ts";
@@ -201,9 +202,11 @@ function stageOfNodes({ nodes }: Graph): Map<Node, number | undefined> {
 }
 
 function lowerNode(lowering: Lowering, node: Node): void {
-  const { stored, absorbs, absorbed } = lowering.model.fusion;
+  const { stored, absorbs, chains, absorbed } = lowering.model.fusion;
   if (node.primitive === "rope") addRopeTable(lowering, node);
   if (absorbed.has(node)) return;
+  const chain = chains.get(node);
+  if (chain) return lowerShortChain(lowering, node, chain);
   const roots = absorbs.get(node);
   if (roots?.[0]?.primitive === "combine") {
     return lowerCombine(lowering, node, roots[0]);
