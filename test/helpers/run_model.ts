@@ -28,6 +28,7 @@ import type { Plan } from "../../spec/plan/plan.ts";
 import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./needs.ts";
 import { inTurn, isInTurn, oneInTurn, repeatWith } from "./seed.ts";
 import { watchDevice } from "./sessions.ts";
+import { value16 } from "./stored_weights.ts";
 
 export { waves } from "./waves.ts";
 
@@ -142,19 +143,6 @@ function bits16(x: number, stored: StoredDType): number {
   const exponent = Math.floor(Math.log2(size));
   return sign | (exponent + 15) << 10 |
     Math.trunc((size / 2 ** exponent - 1) * 1024);
-}
-
-/** The number that 16 bits stand for. */
-function value16(bits: number, stored: StoredDType): number {
-  if (stored === "bf16") {
-    SCRATCH.setUint32(0, bits << 16);
-    return SCRATCH.getFloat32(0);
-  }
-  const [sign, exponent] = [bits & 0x8000 ? -1 : 1, (bits >> 10) & 31];
-  const fraction = bits & 1023;
-  return exponent === 0
-    ? sign * fraction * 2 ** -24
-    : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
 interface Stored {

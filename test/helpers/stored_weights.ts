@@ -7,16 +7,24 @@ const FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6].flatMap((x, i, all) =>
   i < 7 ? [x] : [x, ...all.map((v) => -v)]
 );
 
-/** The value of any 16 bits: sign, exponent, fraction. */
-function value16(bits: number, stored: "f16" | "bf16"): number {
-  const [width, bias] = stored === "f16" ? [10, 15] : [7, 127];
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits & 0x7fff) >> width;
-  const fraction = (bits & (1 << width) - 1) / 2 ** width;
-  return sign *
-    (exponent === 0
-      ? fraction * 2 ** (1 - bias)
-      : (1 + fraction) * 2 ** (exponent - bias));
+/** The values of all 16 bits: sign, exponent, fraction. */
+function values16(width: number, bias: number): Float32Array {
+  return Float32Array.from({ length: 0x10000 }, (_, bits) => {
+    const sign = bits & 0x8000 ? -1 : 1;
+    const exponent = (bits & 0x7fff) >> width;
+    const fraction = (bits & (1 << width) - 1) / 2 ** width;
+    return sign *
+      (exponent === 0
+        ? fraction * 2 ** (1 - bias)
+        : (1 + fraction) * 2 ** (exponent - bias));
+  });
+}
+
+const VALUES = { f16: values16(10, 15), bf16: values16(7, 127) };
+
+/** The number that 16 bits stand for, except infinities and NaN. */
+export function value16(bits: number, stored: keyof typeof VALUES): number {
+  return VALUES[stored][bits]!;
 }
 
 /** Weights [k, columns] as they are stored, with the binding that holds them and what they stand for. */
