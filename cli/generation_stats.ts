@@ -21,9 +21,10 @@ export interface GenerationStats {
   /** Bytes read from disk: while loading, and afterwards. */
   readonly loadDiskBytes?: number;
   readonly diskBytes?: number;
-  /** With streamed experts: share of uses for which they were in memory, bytes read, and milliseconds of waiting. */
+  /** With streamed experts: share of uses for which they were in memory, bytes read, milliseconds of reading and of waiting. */
   readonly hitRate?: number;
   readonly expertBytes?: number;
+  readonly expertReadMs?: number;
   readonly expertWaitMs?: number;
   /** With speculation: drafted tokens, accepted ones, and the speedup that they give, if it was measured. */
   readonly draftedTokens?: number;
@@ -83,6 +84,7 @@ function loadStats(
     ...streaming && {
       hitRate: streaming.hits / Math.max(1, streaming.hits + streaming.misses),
       expertBytes: streaming.bytesRead,
+      expertReadMs: Math.round(streaming.readMs),
       expertWaitMs: Math.round(streaming.waitedMs),
     },
   };
@@ -91,7 +93,7 @@ function loadStats(
 /** A line for each phase, and for streamed experts and speculation. */
 export function statsText(stats: GenerationStats): string {
   const { loadMs, loadTtftMs, loadDiskBytes = 0, diskBytes = 0 } = stats;
-  const { hitRate, expertBytes = 0, expertWaitMs } = stats;
+  const { hitRate, expertBytes = 0, expertReadMs, expertWaitMs } = stats;
   const { promptTokens, newTokens, ttftMs } = stats;
   const { draftedTokens, acceptedTokens, speculationGain } = stats;
   const gain = speculationGain === undefined
@@ -110,7 +112,7 @@ export function statsText(stats: GenerationStats): string {
     ...hitRate === undefined ? [] : [
       `experts: ${Math.round(100 * hitRate)} % of uses in memory, ${
         sizeText(expertBytes)
-      } read, ${expertWaitMs} ms of waiting`,
+      } read in ${expertReadMs} ms, ${expertWaitMs} ms of waiting`,
     ],
     ...draftedTokens === undefined ? [] : [
       `speculation: ${acceptedTokens} of ${draftedTokens} drafted tokens accepted${gain}`,

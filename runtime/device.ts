@@ -92,6 +92,8 @@ export interface Streaming {
   readonly misses: number;
   /** Milliseconds for which launches waited because no required expert was in memory. */
   readonly waitedMs: number;
+  /** Milliseconds in which experts were read. */
+  readonly readMs: number;
   readonly residentBytes: number;
 }
 

@@ -99,7 +99,7 @@ export class ExpertSlots {
   #experts = 0;
   #left: number;
   #allocated = 0;
-  #statistics = { bytesRead: 0, hits: 0, misses: 0, waitedMs: 0 };
+  #statistics = { bytesRead: 0, hits: 0, misses: 0, readMs: 0 };
   /** The last launch. Launches run one after another: ranks and pipeline stages share the slots. */
   #last: Promise<void> = Promise.resolve();
 
@@ -152,7 +152,9 @@ export class ExpertSlots {
 
   /** Statistics so far. */
   statistics(): Streaming {
-    return { ...this.#statistics, residentBytes: this.#allocated };
+    // Launches wait for all reads.
+    const waitedMs = this.#statistics.readMs;
+    return { ...this.#statistics, waitedMs, residentBytes: this.#allocated };
   }
 
   #groupOf(weights: readonly HostExperts[]): Group {
@@ -266,7 +268,7 @@ export class ExpertSlots {
           this.#statistics.bytesRead += bytes.length;
         }
       }
-      this.#statistics.waitedMs += performance.now() - start;
+      this.#statistics.readMs += performance.now() - start;
       yield listed([...round]);
       missing = missing.filter((expert) => !round.has(expert));
     }

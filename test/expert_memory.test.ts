@@ -342,7 +342,8 @@ t.test("experts have the bytes of their files after any number of evictions", {
       .filter(() => random() < 0.4);
     for (const launch of launches) await launch(list);
   }
-  const { hits, misses, residentBytes } = device.streaming!();
+  const { hits, misses, residentBytes, readMs } = device.streaming!();
+  t.ok(readMs > 0);
   t.ok(hits > 30 && misses > 200, `${hits} hits, ${misses} misses`);
   t.ok(residentBytes <= 150_000);
   device.destroy();

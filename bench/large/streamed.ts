@@ -33,12 +33,14 @@ const REPETITIONS = 3;
 
 /** A token with a routing. */
 export interface Streamed {
-  /** Milliseconds, milliseconds of all cores, and bytes read per token. */
+  /** Milliseconds, milliseconds of all cores, of reading and of waiting for reads, and bytes read per token. */
   readonly ms: number;
   readonly coresMs: number;
+  readonly readMs: number;
+  readonly waitedMs: number;
   readonly bytes: number;
   readonly hitRate: number;
-  /** The same by the planner, from the choices and from their distribution. */
+  /** The same by the planner, from the choices and from their distribution, and with the rate of these reads. */
   readonly predicted: readonly {
     readonly from: string;
     readonly ms: number;
@@ -120,7 +122,8 @@ export async function measureStreamed(
       if (token < tokens >> 1) continue;
       steps.push({ ms: now() - began, coresMs: (user + system) / 1e3 });
     }
-    const { bytesRead, hits, misses } = session.statistics().streaming!;
+    const end = session.statistics().streaming!;
+    const { bytesRead, hits, misses } = end;
     rates.push(await disk.measure());
     const [hit, missed] = [hits - start.hits, misses - start.misses];
     const recorded = recordedLoad(Object.fromEntries(
@@ -131,21 +134,24 @@ export async function measureStreamed(
       }]),
     ));
     const { exponent } = routing;
-    const loads: { [from: string]: ExpertLoad } = {
-      "choices": recorded,
-      [`zipf:${exponent}`]: { kind: "zipf", exponent },
-    };
-    const here = withDevices(machine, (device) => ({
-      ...device,
-      disk: median(rates),
-    }));
+    const measured = median(rates);
+    const readMs = end.readMs - start.readMs;
+    const used = (bytesRead - start.bytesRead) / readMs * 1000;
+    const cases: readonly (readonly [string, ExpertLoad, number])[] = [
+      ["choices", recorded, measured],
+      [`zipf:${exponent}`, { kind: "zipf", exponent }, measured],
+      ["choices and the rate of these reads", recorded, used],
+    ];
     const resident = expertMemory / streamableBytes(plan, 0);
     found[name] = {
       ms: median(steps.map(({ ms }) => ms)),
       coresMs: median(steps.map(({ coresMs }) => coresMs)),
+      readMs: readMs / steps.length,
+      waitedMs: (end.waitedMs - start.waitedMs) / steps.length,
       bytes: (bytesRead - start.bytesRead) / steps.length,
       hitRate: hit / (hit + missed),
-      predicted: Object.entries(loads).map(([from, experts]) => {
+      predicted: cases.map(([from, experts, disk]) => {
+        const here = withDevices(machine, (device) => ({ ...device, disk }));
         const workload = { tokens: 1, sequences: 1, past: position, experts };
         const { seconds, streamed } = simulate(plan, here, workload, {
           resident,

@@ -44,7 +44,7 @@ struct streams {
   uint64_t spares, spare_bytes, places;
   struct job *queue;
   uint64_t head, tail, room;
-  uint64_t limit, used, bytes_read, hits, misses, waited;
+  uint64_t limit, used, bytes_read, hits, misses, waited, reading, jobs, began;
 };
 
 static int read_all(int file, char *to, uint64_t bytes, uint64_t from, struct streams *s) {
@@ -115,6 +115,7 @@ static void *read_experts(void *argument) {
     if (!good) s->failed = job.group + 1;
     if (--g->list[job.expert].left > 0) continue;
     g->list[job.expert].state = RESIDENT;
+    if (--s->jobs == 0) s->reading += now() - s->began;
     pthread_cond_broadcast(&s->done);
   }
   pthread_mutex_unlock(&s->mutex);
@@ -215,6 +216,7 @@ static int request(struct streams *s, struct expert_group *g, uint32_t e, int fo
   use_spares(s, g, e);
   s->used += bytes;
   free_spares(s, s->limit - s->used);
+  if (s->jobs++ == 0) s->began = now();
   x->state = READING;
   x->left = 0;
   for (uint32_t w = 0; w < g->weights; w++) x->left += chunks_of(&g->places[w][e]);
@@ -431,12 +433,12 @@ void switchyard_limit(struct pool *p, uint64_t bytes) {
   if (s) s->limit = bytes;
 }
 
-// Bytes read, hits, misses, nanoseconds waited, bytes in memory, and whether a read failed.
+// Bytes read, hits, misses, nanoseconds of waiting and of reading, bytes in memory, and whether a read failed.
 void switchyard_streams(struct pool *p, double *to) {
   struct streams *s = p->streams;
   if (!s) return;
   pthread_mutex_lock(&s->mutex);
-  double found[] = { s->bytes_read, s->hits, s->misses, s->waited, s->used, s->failed };
+  double found[] = { s->bytes_read, s->hits, s->misses, s->waited, s->reading, s->used, s->failed };
   memcpy(to, found, sizeof found);
   pthread_mutex_unlock(&s->mutex);
 }

@@ -175,17 +175,18 @@ async function load(): Promise<NativeLibrary> {
       group(pool, weights.length, weights, previous),
     limit: (pool, bytes) => limit(pool, bytes),
     streams: (pool) => {
-      const counters = new Float64Array(6);
+      const counters = new Float64Array(7);
       streams(pool, counters);
       const [bytesRead = 0, hits = 0, misses = 0, waited = 0, ...rest] =
         counters;
-      const [residentBytes = 0, failed = 0] = rest;
+      const [reading = 0, residentBytes = 0, failed = 0] = rest;
       return {
         statistics: {
           bytesRead,
           hits,
           misses,
           waitedMs: waited / 1e6,
+          readMs: reading / 1e6,
           residentBytes,
         },
         failed: failed > 0,
