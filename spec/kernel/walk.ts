@@ -4,25 +4,12 @@ import type { Expr, MatrixStmt, Stmt } from "./tree.ts";
 
 /** The operands of an expression. */
 export function operands(e: Expr): readonly Expr[] {
-  switch (e.op) {
-    case "const":
-    case "local":
-    case "id":
-      return [];
-    case "load":
-    case "shared":
-      return [e.index];
-    case "unary":
-    case "convert":
-    case "bitcast":
-      return [e.a];
-    case "binary":
-      return [e.a, e.b];
-    case "call":
-      return e.args;
-    case "select":
-      return [e.condition, e.a, e.b];
-  }
+  const found: Expr[] = [];
+  someOperand(e, (operand) => {
+    found.push(operand);
+    return false;
+  });
+  return found;
 }
 
 /** Whether an operand of an expression passes a test. Unlike `operands`, it allocates nothing. */

@@ -1,4 +1,4 @@
-/** Tasks of a search, of which threads take the next ones: the main thread from the first on, the helper from the last. */
+/** Tasks of a search, shared by two threads: the main thread starts with the first task, the helper with the last. */
 
 import type {
   Replica,
@@ -30,7 +30,7 @@ export type Claimed = ReplicaStep[] | ThrownOut;
 /** Results by the index of the task. */
 export type ClaimedResults = readonly (readonly [number, Claimed])[];
 
-/** Tasks, and the shared word of each: whether a thread has taken it. */
+/** Tasks, and a shared word for each: 1 if a thread executes it. */
 export interface Batch {
   readonly tasks: readonly Claimable[];
   readonly taken: Int32Array;
@@ -38,11 +38,11 @@ export interface Batch {
 
 /** Another thread with the same search. */
 export interface SearchHelper {
-  /** Executes tasks that are not taken, the last first. Resolves to the results of those that did not fail. */
+  /** Executes free tasks, from the last to the first. Resolves to the results; failed tasks have none. */
   help(batch: Batch): Promise<ClaimedResults>;
 }
 
-/** Executes tasks that are not taken, in this order. Failed ones are omitted if `skipsFailed`. */
+/** Executes the free tasks in this order. Omits failed tasks if `skipsFailed`. */
 async function claim(
   task: SearchTask,
   known: Known,
@@ -96,7 +96,7 @@ export async function executeAll(
   // The helper may not even have started.
   const others = results.size < tasks.length ? await helped ?? [] : [];
   for (const [i, result] of others) results.set(i, result);
-  // Those that failed in the helper.
+  // Tasks that failed in the helper are executed again: they fail here with their error.
   const failed = order.filter((i) => !results.has(i));
   for (const i of failed) {
     results.set(i, await execute(task, known, tasks[i]!));
@@ -104,7 +104,7 @@ export async function executeAll(
   return order.map((i) => results.get(i)!);
 }
 
-/** Executes the tasks of a helper, the last first. */
+/** Executes free tasks as a helper, from the last to the first. */
 export async function helpSearch(
   task: SearchTask,
   { known, batch }: { readonly known: Known; readonly batch: Batch },
