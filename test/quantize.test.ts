@@ -451,7 +451,7 @@ const CHANGED: { readonly [checkpoint: string]: object } = {
   },
 };
 
-/** Returns a copy of a checkpoint with other fields. */
+/** Returns a copy of a checkpoint with other fields, without tensors that they make unused. */
 async function withFields(
   from: string,
   { to, fields }: { readonly to: string; readonly fields: object },
@@ -462,16 +462,23 @@ async function withFields(
     readFileSync(at("config.json"), "utf8"),
   ) as object;
   writeFileSync(at("config.json"), JSON.stringify({ ...config, ...fields }));
-  const { layers_block_type: kinds = [] } = fields as {
+  const { layers_block_type: kinds = [], layer_types: types = [] } = fields as {
     layers_block_type?: readonly string[];
+    layer_types?: readonly string[];
   };
-  if (kinds.length === 0) return to;
+  const unused = [
+    ...kinds.length > 0 ? [`backbone.layers.${kinds.length}.`] : [],
+    ...types.flatMap((type, i) =>
+      type === "sliding_attention" ? [`layers.${i}.attn.compressor.`] : []
+    ),
+  ];
+  if (unused.length === 0) return to;
   const tensors = await readRaw(at("model.safetensors"));
   await writeRaw(
     at("model.safetensors"),
     Object.fromEntries(
       Object.entries(tensors).filter(([name]) =>
-        !name.startsWith(`backbone.layers.${kinds.length}.`)
+        !unused.some((start) => name.startsWith(start))
       ),
     ),
   );
