@@ -14,6 +14,7 @@ import { machine, median, milliseconds } from "./measure.ts";
 import { expertLayer } from "./models.ts";
 import { load, randomValues } from "./session.ts";
 import { workFlags } from "./work.ts";
+import { withoutRows } from "../runtime/outputs.ts";
 
 const { adapter, repetitions } = workFlags("auto");
 
@@ -60,9 +61,9 @@ async function perToken(): Promise<void> {
   }));
   const costs: Cost[][] = TOKENS.map(() => []);
   for (let i = -1; i < repetitions; i++) {
-    for (const [at, { session, idle }] of benches.entries()) {
+    for (const [at, { plan, session, idle }] of benches.entries()) {
       const cost = await costOf(async () => {
-        await session.run("main", inputs[at]!, { outputs: [] });
+        await session.run("main", inputs[at]!, withoutRows(plan.programs[0]!));
         await idle();
       });
       if (i >= 0) costs[at]!.push(cost);

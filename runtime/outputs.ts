@@ -1,7 +1,7 @@
 /** Outputs of a run: tensors or some of their rows, joined from the ranks in the caller's order. */
 
 import { DataError, invariant } from "../spec/errors.ts";
-import type { Plan, Port } from "../spec/plan/plan.ts";
+import type { Plan, Port, Program } from "../spec/plan/plan.ts";
 import type { RemoteRanks } from "./communicator.ts";
 import {
   elementCount,
@@ -33,6 +33,22 @@ export interface FinishedRun {
   readonly everywhere: boolean;
   /** Receives the reads from the ranks of this process: a later run must not start before they end. */
   readonly reads: Promise<unknown>[];
+}
+
+/**
+ * Options of a run that computes all outputs of a program and reads none of their rows: for measurements. A run does not
+ * execute launches that only other outputs than its own need. An output without axes is read.
+ */
+export function withoutRows(
+  { outputs }: Program,
+): { readonly rows: { readonly [output: string]: readonly number[] } } {
+  return {
+    rows: Object.fromEntries(
+      Object.entries(outputs).flatMap(([name, { axes }]) =>
+        axes.length > 0 ? [[name, []]] : []
+      ),
+    ),
+  };
 }
 
 /** Reads an output. Undefined in a process that does not receive it. */

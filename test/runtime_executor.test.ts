@@ -15,10 +15,12 @@ import {
   type FileSource,
   type HostTensor,
   openSafetensors,
+  type RunOptions,
   type TensorDirectory,
   tensorsInMemory,
   writeSafetensors,
 } from "../runtime/mod.ts";
+import { withoutRows } from "../runtime/outputs.ts";
 import { exchangePlan } from "./helpers/exchange_plan.ts";
 import { createNullDevice, type NullBuffer } from "./helpers/null_device.ts";
 
@@ -263,20 +265,22 @@ t.test("a run launches only what its outputs and states need", async (t) => {
     return { y, z, total: sum(z, "embed") };
   });
   const device = createNullDevice();
-  const session = await createSession(await compile(net, { mesh: {} }), {
+  const plan = await compile(net, { mesh: {} });
+  const session = await createSession(plan, {
     devices: [device],
     tensors: tensorsInMemory({
       w: { dtype: "f32", shape: [8, 2], data: new Float32Array(16) },
       v: { dtype: "f32", shape: [2, 8], data: new Float32Array(16) },
     }, "weights"),
   });
-  const launched = async (outputs: readonly string[]) => {
+  const launchedBy = async (options: RunOptions) => {
     device.records.length = 0;
-    await session.run("main", { x: tensor(3) }, { outputs });
+    await session.run("main", { x: tensor(3) }, options);
     return device.records.flatMap((record) =>
       record.op === "launch" ? record.buffers.at(-1) ?? "" : []
     );
   };
+  const launched = (outputs: readonly string[]) => launchedBy({ outputs });
   const all = await launched(["y", "z", "total"]);
   const some = await launched(["z"]);
   t.strictSame(await launched([]), []);
@@ -284,6 +288,7 @@ t.test("a run launches only what its outputs and states need", async (t) => {
   t.strictSame(some, all.slice(0, -1));
   t.strictSame(await launched(["total", "y", "z"]), all, "in order again");
   t.strictSame(await launched(["z"]), some);
+  t.strictSame(await launchedBy(withoutRows(plan.programs[0]!)), all);
 });
 
 t.test("a rank without items launches nothing and sends nothing", async (t) => {
