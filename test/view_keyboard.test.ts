@@ -98,10 +98,12 @@ t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
 
   await tabTo(page, "#tracks .parts button:last-child");
   await keyboard.press("Enter");
-  await page.locator("#tracks p", { hasText: "In after the layers" })
-    .waitFor();
+  const after = page.locator("#tracks p", { hasText: "In after the layers" });
+  await after.waitFor();
   await keyboard.press("Shift+Tab");
   await keyboard.press("Enter");
+  // The picture with the focus is then that of the first part.
+  await after.waitFor({ state: "detached" });
   t.match(await read(page, "tracks", ["ArrowRight", "ArrowDown"]), [
     ...[/^rank 0: attention, rmsNorm/, /^rank 1: attention, rmsNorm/],
   ]);
