@@ -119,7 +119,7 @@ async function showStep(config: string): Promise<void> {
   const name = config.split("/").at(-1)!;
   const text = [
     "# traffic",
-    `${name} on ${flags.mesh}, ${gpu.name}: ${tokens} tokens of ${workload.sequences} sequences after ${workload.past}, ${flags.numerics} numerics, unroll ${unroll}. Counted, not measured. Sectors that a workgroup loads again count as cached, however much it loads between.`,
+    `${name} on ${flags.mesh}, ${gpu.name}: ${tokens} tokens of ${workload.sequences} sequences after ${workload.past}, ${flags.numerics} numerics, unroll ${unroll}. Counted, not measured. A repeated load of a sector by a workgroup counts as a cache hit.`,
     layerTables(step),
     stepLine(step),
     ...missedText(step),
@@ -202,7 +202,7 @@ async function showCases(): Promise<void> {
   }
   const text = [
     "# traffic",
-    `Decode steps, counted with unroll ${unroll}; nothing was measured. Sectors that a workgroup loads again count as cached, however much it loads between. † The rank needs more memory than the GPU has.`,
+    `Decode steps, counted with unroll ${unroll}; nothing was measured. A repeated load of a sector by a workgroup counts as a cache hit. † The rank needs more memory than the GPU has.`,
     markdownTable(rows).join("\n"),
     "## Launches below 0.7 of bandwidth",
     ...missed,

@@ -46,8 +46,9 @@ t.test("elements arrive with their bits, changed ones too", async (t) => {
     },
   };
   const plan = { programs: [{ name: "main", inputs: { hidden: 0, ids: 0 } }] };
+  const opened = { plan, session: follower } as unknown as OpenedCompanion;
   await follow({
-    ...{ plan, session: follower } as unknown as OpenedCompanion,
+    ...opened,
     companions: [],
     gatherTexts: () => Promise.resolve([texts.shift()!]),
     broadcastText: () => Promise.reject(new Error("one run at a time")),

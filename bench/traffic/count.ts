@@ -39,8 +39,8 @@ export interface Site {
 }
 
 /**
- * Distinct sectors of a binding that a workgroup loads, and the bytes in them that it asks for: loads of the same sector
- * count as cached, however many others are between.
+ * Distinct sectors of a binding that a workgroup loads, and the requested bytes in them. A repeated load of a sector
+ * always counts as a cache hit.
  */
 export interface Touched {
   sectors: number;

@@ -114,7 +114,7 @@ export function numberOf(keys: GgufKeys, key: string): number | undefined {
     : undefined;
 }
 
-/** Returns the number of layers without those that predict further tokens. NaN if `block_count` is missing. */
+/** Returns the number of layers, excluding multi-token prediction (MTP) layers. NaN without `block_count`. */
 export function layerCount(architecture: string, keys: GgufKeys): number {
   const number = (key: string) => numberOf(keys, `${architecture}.${key}`);
   return (number("block_count") ?? NaN) - (number("nextn_predict_layers") ?? 0);

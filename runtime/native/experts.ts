@@ -281,7 +281,7 @@ static void run_streamed(struct pool *p, struct launch *l, struct kernel *kernel
     }
     pthread_mutex_unlock(&s->mutex);
     tiles[0] = count;
-    run_launch(p, l, kernel, now());
+    run_launch(p, l, kernel, groups_of(l, kernel), now());
     pthread_mutex_lock(&s->mutex);
     for (uint32_t i = 0; i < count; i++) g->list[tiles[1 + 3 * i]].wanted = 0;
     left -= count;

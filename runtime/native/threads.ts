@@ -177,14 +177,13 @@ static void share(struct pool *p, const struct launch *l, struct kernel *kernel,
 
 // Workgroups of a launch that have work: the others are after those of the listed tiles.
 static uint32_t groups_of(const struct launch *l, const struct kernel *kernel) {
-  if (!kernel->traits.tiles) return l->groups;
+  if (!kernel->traits.tiles || !l->bindings[kernel->traits.tiles - 1].length) return l->groups;
   uint64_t listed = (uint64_t)*l->bindings[kernel->traits.tiles - 1].address * l->y;
   return listed < l->groups ? listed : l->groups;
 }
 
-// Runs a launch, alone or shared. Returns its end time.
-static uint64_t run_launch(struct pool *p, struct launch *l, struct kernel *kernel, uint64_t begin) {
-  uint32_t groups = groups_of(l, kernel);
+// Runs these first workgroups of a launch, alone or shared. Returns its end time.
+static uint64_t run_launch(struct pool *p, struct launch *l, struct kernel *kernel, uint32_t groups, uint64_t begin) {
   if (p->threads == 1 || groups <= 1 || (kernel->cost >= 0 && kernel->cost * groups < ${SHARE_FROM_NS})) {
     kernel->run(l, 0, groups, p->scratch[0], &p->stop);
     leader_ended(p, groups);
@@ -284,7 +283,7 @@ uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t
     if (kernel->traits.along.words) l->shape = shape_of(&p->shapes, l, &kernel->traits.along);
     if (p->shapes.now.kind) *used_shapes(p->scratch[0]) = 0;
     if (l->experts) run_streamed(p, l, kernel), last = now();
-    else last = run_launch(p, l, kernel, last);
+    else last = run_launch(p, l, kernel, groups, last);
     if (p->shapes.now.kind) end_shape(&p->shapes, l, p->taken, *used_shapes(p->scratch[0]));
     l->end = last;
   }

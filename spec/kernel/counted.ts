@@ -377,7 +377,7 @@ function isKnowable(e: Expr): boolean {
   return e.type !== "f32" && !unknown;
 }
 
-/** Variables that conditions and loops depend on, and those that accesses depend on, too. */
+/** Variables on which conditions and loops depend (`needed`), and on which accesses also depend (`marked`). */
 function usedNames(
   body: readonly Stmt[],
 ): Pick<Context, "needed" | "marked"> {
