@@ -14,6 +14,7 @@ import { markCompiled } from "../compiler/compiled.ts";
 import { PlanError } from "../spec/errors.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { Plan } from "../spec/plan/plan.ts";
+import { isSame } from "../spec/same.ts";
 import { shown } from "../spec/shown.ts";
 import { Sandbox, UntrustedError } from "./untrusted/sandbox.ts";
 
@@ -108,28 +109,16 @@ function isInternal(error: unknown): boolean {
 /** The first differing part of two plans: a kernel, a step, or a field. */
 function difference(given: Plan, wanted: Plan): string | undefined {
   for (const [name, kernel] of Object.entries(given.kernels)) {
-    if (!equal(kernel, wanted.kernels[name])) return `kernel '${shown(name)}'`;
+    if (!isSame(kernel, wanted.kernels[name])) return `kernel '${shown(name)}'`;
   }
   for (const [p, { name, steps }] of given.programs.entries()) {
     const others = wanted.programs[p]?.steps ?? [];
-    const at = steps.findIndex((step, i) => !equal(step, others[i]));
+    const at = steps.findIndex((step, i) => !isSame(step, others[i]));
     if (at >= 0) return `step ${shown(name)}[${at}]`;
   }
   const fields = new Set([...Object.keys(given), ...Object.keys(wanted)]);
   for (const field of fields as Set<keyof Plan>) {
-    if (!equal(given[field], wanted[field])) return `'${field}'`;
+    if (!isSame(given[field], wanted[field])) return `'${field}'`;
   }
   return undefined;
-}
-
-/** Whether two JSON values are equal, ignoring the order of fields. */
-function equal(a: unknown, b: unknown): boolean {
-  if (Object.is(a, b)) return true;
-  if (typeof a !== "object" || typeof b !== "object" || !a || !b) return false;
-  if (Array.isArray(a) !== Array.isArray(b)) return false;
-  const [x, y] = [a, b].map((value) =>
-    new Map(Object.entries(value).filter(([, field]) => field !== undefined))
-  );
-  return x!.size === y!.size &&
-    [...x!].every(([key, value]) => y!.has(key) && equal(value, y!.get(key)));
 }

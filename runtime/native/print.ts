@@ -1,7 +1,9 @@
 /** Prints kernels as C. Kernels whose workgroup size is not a multiple of the vector size use shorter vectors. */
 
+import { load, lt, u32 } from "../../spec/kernel/build.ts";
 import { GROUP_XZ } from "../../spec/kernel/make.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
+import { isSame } from "../../spec/same.ts";
 import type { Program } from "../vector/ir.ts";
 import { lowerKernel } from "../vector/lower.ts";
 import { Emitter } from "./emit.ts";
@@ -50,17 +52,10 @@ ${body}
 function listOfTiles({ body, bindings }: Kernel): number {
   const [first] = body;
   if (body.length !== 1 || first?.op !== "if" || first.else) return 0;
-  const { condition } = first;
-  if (condition.op !== "binary" || condition.fn !== "lt") return 0;
-  const { a, b } = condition;
-  if (JSON.stringify(a) !== JSON.stringify(GROUP_XZ)) return 0;
-  if (b.op !== "load" || b.index.op !== "const" || b.index.value !== 0) {
-    return 0;
-  }
+  const isRead = (name: string) =>
+    isSame(first.condition, lt(GROUP_XZ, load(name, u32(0), "u32")));
   return 1 +
-    bindings.findIndex(({ name, access }) =>
-      name === b.binding && access === "read"
-    );
+    bindings.findIndex(({ name, access }) => access === "read" && isRead(name));
 }
 
 function bodyInC(program: Program, tiles: number): string {

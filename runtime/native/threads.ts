@@ -175,7 +175,7 @@ static void share(struct pool *p, const struct launch *l, struct kernel *kernel,
   kernel->cost = kernel->cost < 0 ? each : 0.5 * (kernel->cost + each);
 }
 
-// Workgroups of a launch that have work: the others are after those of the listed tiles.
+// The first workgroups of a launch. Those after the listed tiles have no work.
 static uint32_t groups_of(const struct launch *l, const struct kernel *kernel) {
   if (!kernel->traits.tiles || !l->bindings[kernel->traits.tiles - 1].length) return l->groups;
   uint64_t listed = (uint64_t)*l->bindings[kernel->traits.tiles - 1].address * l->y;

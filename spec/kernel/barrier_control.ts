@@ -1,5 +1,6 @@
 /** The part of a kernel that decides which invocations reach its barriers: small, and fast to read. */
 
+import { cachedIn } from "../bounded_cache.ts";
 import type { Kernel, Stmt } from "./tree.ts";
 import { readTree } from "./verify_tree.ts";
 import {
@@ -35,9 +36,8 @@ function barrierControl(body: readonly Stmt[]): readonly Stmt[] {
       const at = { stmt, outer };
       if (stmt.op === "barrier" && outer) barriers.push(at);
       for (const name of writtenBy(stmt)) {
-        const others = writers.get(name);
-        if (others) others.push(at);
-        else writers.set(name, [at]);
+        cachedIn(writers, name, { max: Infinity, create: (): Nested[] => [] })
+          .push(at);
       }
       for (const inner of bodiesOf(stmt)) read(inner, at);
     }
@@ -62,15 +62,6 @@ function barrierControl(body: readonly Stmt[]): readonly Stmt[] {
 
 /** Variables that a statement sets. */
 function writtenBy(s: Stmt): readonly string[] {
-  switch (s.op) {
-    case "let":
-    case "var":
-    case "set":
-    case "for":
-      return [s.name];
-    case "loads":
-      return s.names;
-    default:
-      return [];
-  }
+  if (s.op === "loads") return s.names;
+  return "name" in s ? [s.name] : [];
 }

@@ -5,7 +5,7 @@
 
 import { cachedIn } from "../bounded_cache.ts";
 import { STORED_BYTES } from "../dtype.ts";
-import { exactJson } from "./exact_json.ts";
+import { isSame } from "../same.ts";
 import { BINARY, converted, FUNCTIONS, UNARY } from "./semantics.ts";
 import type { Expr, ForStmt, IdName, ScalarType, Stmt } from "./tree.ts";
 import { scalarLoads } from "./vectors.ts";
@@ -450,6 +450,6 @@ function maxIterations(
     );
   }
   if (b.op !== "binary" || b.fn !== "add") return undefined;
-  const same = exactJson(b.a) === exactJson(from) && b.b.op === "const";
+  const same = isSame(b.a, from) && b.b.op === "const";
   return same ? Math.ceil(Number(b.b.value) / Number(step.value)) : undefined;
 }

@@ -1,6 +1,7 @@
 /** Statements on matrices: construction, and the expansion to plain statements, which defines their results. */
 
 import { range } from "../range.ts";
+import { isSame } from "../same.ts";
 import {
   add,
   and,
@@ -23,7 +24,7 @@ import {
   sharedStore,
   u32,
 } from "./build.ts";
-import { cachedJson, exactJson } from "./exact_json.ts";
+import { exactJson } from "./exact_json.ts";
 import {
   declareEach,
   indicesBelow,
@@ -304,7 +305,7 @@ export function matrixFaults(
     return ["its matrix form does not use tiles of its invocations"];
   }
   const faults: string[] = [];
-  if (exactJson(expanded) !== cachedJson(body)) {
+  if (!isSame(expanded, body)) {
     faults.push("its body is not the expansion of its matrix form");
   }
   const sizes: number[] = [];
@@ -337,8 +338,7 @@ export function matrixFaults(
         break;
       case "results":
         if (
-          exactJson([s.names, s.values.length]) ===
-            exactJson([names, names.length])
+          isSame(s.names, names) && s.values.length === names.length
         ) break;
         faults.push(
           `it has ${s.values.length} values for results of ${names.length} matrices`,

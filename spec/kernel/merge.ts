@@ -1,6 +1,7 @@
 /** Merges several kernels into one: workgroups along y are those of the first, then those of the next. */
 
 import { add, div, id, if_, load, lt, mul, select, sub, u32 } from "./build.ts";
+import { isSame } from "../same.ts";
 import { replaceIn } from "./replace.ts";
 import type { Binding, Expr, Kernel, SharedArray, Stmt } from "./tree.ts";
 import { vectorWidths } from "./vectors.ts";
@@ -77,7 +78,7 @@ export function mergeKernels(
             : sub(id("group.y"), u32(start)),
       });
     from += heights[i]!;
-    if (sameSize(x, widest)) bodies.push(body);
+    if (isSame(x, widest)) bodies.push(body);
     else {
       const end = inKernel(x, lengths, () => lengthsIn(bindings, lengths));
       if (!end) return undefined;
@@ -226,11 +227,6 @@ function inKernel(
   );
 }
 
-function sameSize(a: Size, b: Size): boolean {
-  if (typeof a === "number" || typeof b === "number") return a === b;
-  return JSON.stringify(a) === JSON.stringify(b);
-}
-
 /** The larger of two sizes, if it is larger for all lengths of axes. */
 function largerOf(
   a: Size | undefined,
@@ -238,7 +234,7 @@ function largerOf(
   lengths: Pick<LengthsBinding, "uneven">,
 ): Size | undefined {
   if (a === undefined || b === undefined) return undefined;
-  if (sameSize(a, b) || b === 0) return a;
+  if (isSame(a, b) || b === 0) return a;
   if (a === 0) return b;
   if (isQuotient(a) && isQuotient(b)) {
     const [[dividend, by], [otherDividend, otherBy]] = [a.ceilDiv, b.ceilDiv];
@@ -246,10 +242,10 @@ function largerOf(
       ? largerOf(dividend, otherDividend, lengths)
       : undefined;
     if (larger) return larger === dividend ? a : b;
-    if (sameSize(dividend, otherDividend)) return by <= otherBy ? a : b;
+    if (isSame(dividend, otherDividend)) return by <= otherBy ? a : b;
   }
   const [[restA, timesA], [restB, timesB]] = [factored(a), factored(b)];
-  if (!sameSize(restA, restB)) return undefined;
+  if (!isSame(restA, restB)) return undefined;
   return timesA >= timesB ? a : b;
 }
 

@@ -1,7 +1,8 @@
 /** Shares equal bodies of kernels: facts about a kernel are cached by its body. */
 
-import type { Expr, Kernel, Stmt } from "./tree.ts";
-import { bodiesOf, expressionsOf, someOperand } from "./walk.ts";
+import { isSame } from "../same.ts";
+import type { Expr, Kernel } from "./tree.ts";
+import { expressionsOf, someOperand, walkStatements } from "./walk.ts";
 
 type Body = Kernel["body"];
 
@@ -69,16 +70,11 @@ function hashOf(body: Body): number {
     someOperand(e, expression);
     return false;
   };
-  const block = (body: readonly Stmt[]) => {
-    add(body.length);
-    for (const s of body) {
-      add(textHash(s.op));
-      if ("name" in s) add(textHash(s.name));
-      for (const e of expressionsOf(s)) expression(e);
-      for (const inner of bodiesOf(s)) block(inner);
-    }
-  };
-  block(body);
+  walkStatements(body, (s) => {
+    add(textHash(s.op));
+    if ("name" in s) add(textHash(s.name));
+    expressionsOf(s).forEach(expression);
+  });
   return hash;
 }
 
@@ -86,18 +82,4 @@ function hashOf(body: Body): number {
 function textHash(text: string): number {
   const { length } = text;
   return text.charCodeAt(0) << 16 ^ text.charCodeAt(length - 1) << 8 ^ length;
-}
-
-/** Whether two trees are equal. 0 and -0 differ. */
-function isSame(a: unknown, b: unknown): boolean {
-  if (typeof a !== "object" || typeof b !== "object" || !a || !b) {
-    return Object.is(a, b);
-  }
-  if (a === b) return true;
-  const [left, right] = [a, b] as { readonly [key: string]: unknown }[];
-  for (const key in left) if (!isSame(left[key], right![key])) return false;
-  for (const key in right) {
-    if (left![key] === undefined && right[key] !== undefined) return false;
-  }
-  return true;
 }

@@ -1,6 +1,7 @@
 /** Simplifies launch grids: removes the split over two dimensions if one suffices for the longest input. */
 
 import { boundOf } from "../../../spec/plan/bytes.ts";
+import { isSame } from "../../../spec/same.ts";
 import type { Size } from "../../../spec/size.ts";
 import { type Grid, GRID_LIMIT } from "../../kernels/kernel.ts";
 import type { Placed } from "../../sharding/placed.ts";
@@ -35,5 +36,5 @@ function tidy(placed: Placed, size: Size): Size {
 function isAtMostOne(size: Size): boolean {
   if (typeof size === "number" || !("upTo" in size)) return false;
   const [by, limit, then] = size.upTo;
-  return limit === 1 && JSON.stringify(by) === JSON.stringify(then);
+  return limit === 1 && isSame(by, then);
 }

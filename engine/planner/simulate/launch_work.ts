@@ -46,7 +46,7 @@ const LANES = 4, MORE_LANES = 16;
 /** Number of sampled workgroups along y if they do different work. */
 const MERGED = 8;
 
-/** Maximum number of workgroups along z whose work is compared, and of workgroups that x and y count. */
+/** Maximum numbers of workgroups whose work is compared: along z, and along x and y if they count the same items. */
 const DEPTHS = 256, FOLDED = 16;
 
 /** Work of a launch, and the known data that counting read: launches with equal data have equal work. */
