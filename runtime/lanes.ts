@@ -3,6 +3,7 @@
  * lane, so stages execute different runs at the same time. Ranks that share a device are in one lane.
  */
 
+import { cachedIn } from "../spec/bounded_cache.ts";
 import { groupRankOf, stageAxis } from "../spec/mesh.ts";
 import { unneededLaunches } from "../spec/plan/needed.ts";
 import type { Plan, Program } from "../spec/plan/plan.ts";
@@ -69,18 +70,17 @@ export function laneProgram(
   return {
     program,
     inFlight,
-    partsFor: (outputs) => {
-      const names = outputs.join();
-      const found = byOutputs.get(names);
-      if (found) return found;
-      const launches = unneededLaunches(plan, program, outputs);
-      const without = [...launches].join();
-      const parts = byLaunches.get(without) ??
-        divideParts(partsWithout(launches), lanes);
-      byLaunches.set(without, parts);
-      byOutputs.set(names, parts);
-      return parts;
-    },
+    partsFor: (outputs) =>
+      cachedIn(byOutputs, outputs.join(), {
+        max: Infinity,
+        create: () => {
+          const launches = unneededLaunches(plan, program, outputs);
+          return cachedIn(byLaunches, [...launches].join(), {
+            max: Infinity,
+            create: () => divideParts(partsWithout(launches), lanes),
+          });
+        },
+      }),
   };
 }
 
