@@ -1,5 +1,6 @@
 /** Counts the work of a launch on a rank: the work of some invocations of one workgroup, times the workgroups. */
 
+import { cachedWith } from "../../../spec/bounded_cache.ts";
 import { GRID_LIMIT } from "../../../spec/kernel/make.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import { type KernelWork, kernelWork } from "../../../spec/kernel/work.ts";
@@ -68,14 +69,14 @@ const MAX_LAUNCHES = 16;
 /** Counts the work of a launch of `kernel`. Equal launches are counted once. */
 export function launchWork(kernel: Kernel, setup: LaunchSetup): LaunchWork {
   const { workgroups, groups, typical } = setup;
-  const all = countedByBody.get(kernel.body) ?? new Map<string, KnownWork[]>();
-  countedByBody.set(kernel.body, all);
   const names = kernel.bindings.map(({ name }) => name);
   const known = typical.map((at) => at ? 1 : 0);
   const key = [kernel.workgroupSize, ...workgroups, groups, ...known, ...names]
     .join();
-  const counted = all.get(key) ?? [];
-  all.set(key, counted);
+  const counted = cachedWith(countedByBody, kernel.body, {
+    key,
+    create: (): KnownWork[] => [],
+  });
   const equal = counted.find(({ reads }) =>
     reads.every(([binding, i, value]) => typical[binding]!(i) === value)
   );
