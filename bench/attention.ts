@@ -10,7 +10,6 @@ import type { Tuning } from "../compiler/mod.ts";
 import { attentionModel } from "../engine/tune/models.ts";
 import { machine, median } from "./measure.ts";
 import { load, randomValues } from "./session.ts";
-import { withoutRows } from "../runtime/outputs.ts";
 
 const { adapter, runs, tunings } = parseArgs({
   options: {
@@ -65,12 +64,7 @@ for (const [tokens, end] of STEPS as [number, number][]) {
   for (let run = 0; run <= Number(runs); run++) {
     for (const [i, { bench }] of benches.entries()) {
       const before = process.cpuUsage();
-      await bench.session.run(
-        "main",
-        inputs,
-        withoutRows(bench.plan.programs[0]!),
-      );
-      await bench.idle();
+      await bench.compute(inputs);
       const { user, system } = process.cpuUsage(before);
       if (run > 0) times[i]!.push((user + system) / tokens);
     }

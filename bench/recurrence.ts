@@ -14,7 +14,6 @@ import { linearRecurrence, model, type Tensor } from "../compiler/mod.ts";
 import type { HostTensor } from "../runtime/mod.ts";
 import { machine, median } from "./measure.ts";
 import { load, randomValues } from "./session.ts";
-import { withoutRows } from "../runtime/outputs.ts";
 
 const FOLDER = "node_modules/@node-llama-cpp/linux-x64/bins/linux-x64";
 
@@ -103,7 +102,7 @@ async function openOurs(
     }
     return outputs;
   });
-  const { plan, session, idle, close } = await load(layer, {
+  const { compute, close } = await load(layer, {
     adapter: "native",
     mesh: { ep: 1 },
   });
@@ -127,10 +126,7 @@ async function openOurs(
     position: i32((i) => i),
   };
   return {
-    async run() {
-      await session.run("main", inputs, withoutRows(plan.programs[0]!));
-      await idle();
-    },
+    run: () => compute(inputs),
     close,
   };
 }

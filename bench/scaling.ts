@@ -14,7 +14,6 @@ import { machine, median, milliseconds } from "./measure.ts";
 import { expertLayer } from "./models.ts";
 import { load, randomValues } from "./session.ts";
 import { workFlags } from "./work.ts";
-import { withoutRows } from "../runtime/outputs.ts";
 
 const { adapter, repetitions } = workFlags("auto");
 
@@ -61,11 +60,8 @@ async function perToken(): Promise<void> {
   }));
   const costs: Cost[][] = TOKENS.map(() => []);
   for (let i = -1; i < repetitions; i++) {
-    for (const [at, { plan, session, idle }] of benches.entries()) {
-      const cost = await costOf(async () => {
-        await session.run("main", inputs[at]!, withoutRows(plan.programs[0]!));
-        await idle();
-      });
+    for (const [at, bench] of benches.entries()) {
+      const cost = await costOf(() => bench.compute(inputs[at]!));
       if (i >= 0) costs[at]!.push(cost);
     }
   }

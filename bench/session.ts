@@ -13,6 +13,7 @@ import {
   type Session,
   writeSafetensors,
 } from "../runtime/mod.ts";
+import { withoutRows } from "../runtime/outputs.ts";
 import { sourceNames } from "../spec/axis_parts.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 
@@ -20,6 +21,8 @@ import type { Plan } from "../spec/plan/plan.ts";
 export interface Bench {
   readonly plan: Plan;
   readonly session: Session;
+  /** Runs the first program for all outputs, reads none of their rows, and waits until the devices are idle. */
+  compute(inputs: { readonly [name: string]: HostTensor }): Promise<void>;
   /** Resolves when the devices are idle. */
   idle(): Promise<void>;
   /** Returns the milliseconds of waiting for the devices since the last call. */
@@ -70,12 +73,18 @@ export async function load(model: Model, options: LoadOptions): Promise<Bench> {
   });
   const tensors = await openSafetensors(files ?? [randomWeights(plan)]);
   const session = await createSession(plan, { devices, tensors });
+  const idle = async () => {
+    for (const device of timed.values()) await device.idle();
+  };
+  const [program] = plan.programs;
   return {
     plan,
     session,
-    idle: async () => {
-      for (const device of timed.values()) await device.idle();
+    compute: async (inputs) => {
+      await session.run(program!.name, inputs, withoutRows(program!));
+      await idle();
     },
+    idle,
     takeWaiting: () => {
       const ms = waited;
       waited = 0;

@@ -13,7 +13,6 @@ import {
 } from "../runtime/mod.ts";
 import { expertLayer } from "./models.ts";
 import { type Bench, load, randomValues } from "./session.ts";
-import { withoutRows } from "../runtime/outputs.ts";
 
 /** The device and mesh of a work. */
 export interface Setup {
@@ -48,16 +47,13 @@ export async function loadFfn(setup: Setup): Promise<Bench> {
 }
 
 /** Runs the expert FFN once. */
-export function ffnOnce({ plan, session, idle }: Bench): () => Promise<void> {
+export function ffnOnce(bench: Bench): () => Promise<void> {
   const x = {
     dtype: "f32",
     shape: [FFN.tokens, 512],
     data: randomValues(FFN.tokens * 512),
   } as const;
-  return async () => {
-    await session.run("main", { x }, withoutRows(plan.programs[0]!));
-    await idle();
-  };
+  return () => bench.compute({ x });
 }
 
 /** The sequences of prefill and decode. */
