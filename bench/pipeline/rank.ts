@@ -13,6 +13,7 @@ import {
   type Device,
   type HostTensor,
 } from "../../runtime/mod.ts";
+import { withoutRows } from "../../runtime/outputs.ts";
 import { createMpiCommunicator, openWorld } from "../../runtime/mpi/mod.ts";
 import { parseMachine } from "../../spec/machine.ts";
 import { executes } from "../../spec/plan/members.ts";
@@ -121,8 +122,9 @@ async function measure(pipeline: ScheduleName): Promise<MeasuredBubble> {
     devices: [device],
     communicator,
   });
+  const [program] = plan.programs;
   const run = () =>
-    session.run(plan.programs[0]!.name, inputsOf(plan), { outputs: [] });
+    session.run(program!.name, inputsOf(plan), withoutRows(program!));
   await run();
   begin();
   await world.barrier(world, wait);
