@@ -159,7 +159,6 @@ function entriesOf(of: Queries, size: number): Queries {
     stored: "f32",
     end: "entry_end",
     firstSeen: undefined,
-    atOnce: 1,
     cache: {
       begin: wgsl``,
       vectorOf: (key) =>

@@ -17,6 +17,7 @@ import {
   keyBlocks,
   splitGrids,
   splitTile,
+  WORDS_AT_ONCE,
 } from "../../compiler/tuning/queries.ts";
 import {
   attentionSum,
@@ -90,7 +91,7 @@ interface Variant {
 
 const ATTENTION: { readonly [K in keyof Variant]: readonly Variant[K][] } = {
   heads: [[1, 1], [2, 1], [4, 2]],
-  dims: [[1, 1], [3, 2], [33, 33]],
+  dims: [[1, 1], [3, 2], [33, 33], [32, 32]],
   sees: [{}, { window: 2 }, { chunk: 2 }, { window: 3, chunk: 2 }],
   shared: [false, true],
   sinks: [false, true],
@@ -136,6 +137,7 @@ export function* ofAttention(): Generator<Launch> {
         queries,
         ...listed ? { selected: 3 } : {},
         ...entries ? { entries: CONTEXT } : {},
+        ...dim === 32 ? { atOnce: WORDS_AT_ONCE } : {},
       };
       const pages = [3, 1, 0, 2];
       const offsetOf = (width: number) => (entry: number) =>
