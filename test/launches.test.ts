@@ -1,12 +1,22 @@
 // Launches of a layer at the sizes that models are published with: how many kernels a device runs, and ranks exchange.
 
+import { readFileSync } from "node:fs";
 import t from "tap";
-import { compile, type CompileOptions, type Model } from "../compiler/mod.ts";
+import {
+  compile,
+  type CompileOptions,
+  type Model,
+  paramFacts,
+  trace,
+} from "../compiler/mod.ts";
+import { configurationOf } from "../engine/configuration.ts";
+import { compiledAs } from "../engine/stored_as.ts";
 import { TUNING } from "../engine/tuning.ts";
 import { publishedModel } from "../models/published.ts";
 import { UNLIMITED } from "../spec/limits.ts";
 import { LENGTHS } from "../compiler/passes/lower/context.ts";
 import { walkExpressions } from "../spec/kernel/walk.ts";
+import { verifyPlan } from "../spec/verify/mod.ts";
 import type { Step } from "../spec/plan/plan.ts";
 
 const BOUNDS = { maxTokens: 512, maxSequences: 16, maxContext: 2048 };
@@ -97,3 +107,18 @@ t.test("kernels find inputs after the lengths of their own plan", async (t) => {
     t.strictSame([...read].filter((at) => !offsets.includes(at)), []);
   }
 });
+
+for (const name of ["qwen3-next-80b-a3b", "deepseek-v4-flash"]) {
+  t.test(`kernels of ${name} are valid on a GPU`, async (t) => {
+    const file = new URL(`references/configs/${name}.json`, import.meta.url);
+    const config = { ...JSON.parse(readFileSync(file, "utf8")), ...LAYERS };
+    const { published, storedAs } = configurationOf(config, name);
+    const model = published.build(BOUNDS);
+    const plan = await compile(model, {
+      weights: compiledAs(storedAs("fp8"), paramFacts(trace(model))),
+      limits: UNLIMITED,
+      tuning: TUNING.gpu,
+    });
+    t.strictSame(verifyPlan(plan), []);
+  });
+}

@@ -12,9 +12,11 @@ import {
 } from "../../spec/kernel/merge.ts";
 import { sharedBody } from "../../spec/kernel/shared_body.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
+import { MAX_NODES, treeNodes } from "../../spec/kernel/verify_loops.ts";
 import { limitOf } from "../../spec/limits.ts";
 import { rankSetText } from "../../spec/mesh.ts";
 import type { LaunchStep, Step } from "../../spec/plan/plan.ts";
+import { sum } from "../../spec/sum.ts";
 import { dependencies, type DependsOn } from "./dependencies.ts";
 import { sharedBytes } from "./limits.ts";
 import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
@@ -99,6 +101,7 @@ function takeMerged(
     uneven: lowering.options.tuning.wideRows === true,
   };
   const merge = (parts: readonly Launched[]): Merged | undefined => {
+    if (sum(parts.map(({ kernel }) => treeNodes(kernel))) > MAX_MERGED) return;
     const made = mergeKernels(parts, lengths);
     if (!made || fits(made.kernel, limits)) return made;
     const packed = mergeKernels(parts.map(inputs.bind), lengths);
@@ -203,6 +206,9 @@ function bodyOf(
   const key = JSON.stringify([launches, layout, joined]);
   return cachedIn(bodies, key, { max: MAX_BODIES, create });
 }
+
+/** Maximum statements and expressions of the parts of a merged kernel: a valid tree, with its branches. */
+const MAX_MERGED = MAX_NODES - 512;
 
 function fits(
   kernel: Pick<Kernel, "bindings" | "shared">,

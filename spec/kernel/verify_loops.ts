@@ -5,13 +5,21 @@
 import type { Expr, Kernel, Stmt } from "./tree.ts";
 import { someNode, walkStatements } from "./walk.ts";
 
-/** Maximum statements and expressions of a kernel tree. The largest compiled kernels have a few thousand. */
+/** Maximum statements and expressions of a kernel tree. Merged kernels of a GPU have the most. */
 export const MAX_NODES = 32768;
 
 type ForStmt = Extract<Stmt, { readonly op: "for" }>;
 
+const counts = new WeakMap<Kernel["body"], number>();
+
 /** Number of statements and expressions of a tree; shared ones count once. */
 export function treeNodes({ body }: Kernel): number {
+  const count = counts.get(body) ?? countNodes(body);
+  counts.set(body, count);
+  return count;
+}
+
+function countNodes(body: Kernel["body"]): number {
   const seen = new Set<object>();
   const rest: object[] = [body];
   const add = (part: unknown) => {
