@@ -19,9 +19,9 @@ interface Nested {
 /** Barriers that some invocations may not reach: those of `readTree`. */
 export function divergentBarriers(kernel: Kernel): ReadonlySet<Stmt> {
   const body = barrierControl(kernel.body);
-  return body.length === 0
-    ? new Set()
-    : readTree({ ...kernel, body }, {}).divergent;
+  if (body.length === 0) return new Set();
+  // With options, facts are not cached.
+  return readTree({ ...kernel, body }, {}).divergent;
 }
 
 /**
