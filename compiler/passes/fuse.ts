@@ -125,6 +125,12 @@ export function fuse(
   storeWide({ graph, isInline, canEnd, ...known }, stored);
   const absorbs = new Map<Node, readonly Node[]>();
   const absorbed = new Set<Node>();
+  const absorb = (nodes: readonly Node[]) => {
+    for (const node of nodes) {
+      absorbed.add(node);
+      stored.delete(node);
+    }
+  };
   const chains = shortChains(graph, {
     ...known,
     isInline,
@@ -134,27 +140,18 @@ export function fuse(
   });
   for (const [last, others] of chains) {
     stored.add(last);
-    for (const inner of others) {
-      absorbed.add(inner);
-      stored.delete(inner);
-    }
+    absorb(others);
   }
   const isOwn = (node: Node) => absorbs.has(node) || chains.has(node);
   for (const node of graph.nodes) {
-    if (chains.has(node)) continue;
-    if (!stored.has(node) || FUSION_CLASS[node.primitive] !== "inline") {
-      continue;
-    }
+    if (!stored.has(node) || chains.has(node) || !isInline(node)) continue;
     const roots = absorbable(node, stored, single, {
       canEnd,
       layouts: known.layouts,
     });
     if (!roots.length) continue;
     absorbs.set(node, roots);
-    for (const root of roots) {
-      absorbed.add(root);
-      stored.delete(root);
-    }
+    absorb(roots);
   }
   for (const node of graph.nodes) {
     if (!stored.has(node) || isOwn(node)) continue;
@@ -162,10 +159,7 @@ export function fuse(
     const ended = rows ? undefined : endedBy(node, { single, isMatmul, joins });
     if (!ended || ended.between.some(isOwn)) continue;
     absorbs.set(node, [ended.root]);
-    for (const inner of [ended.root, ...ended.between]) {
-      absorbed.add(inner);
-      stored.delete(inner);
-    }
+    absorb([ended.root, ...ended.between]);
   }
   return { stored, absorbs, chains, absorbed };
 }
