@@ -87,13 +87,11 @@ export function regroup(o: RegroupOptions): Kernel {
   const most = Math.max(...parts.map(([first, end]) => end - first));
   const staged = o.wide === true && sources * most <= MAX_STAGED;
   const count = wgsl`counts[s * ${each} + first + e]`;
-  const sumOfExpert = wgsl`
-    var of_expert = 0u;
-    for (var s = 0u; s < ${sources}; s++) { of_expert += ${count}; }`;
-  /** Predictions know counts in bindings, but not in workgroup memory. */
-  const ofLane = wgsl`
-    var of_lane = 0u;
-    for (var s = 0u; s < ${sources}; s++) { of_lane += ${count}; }`;
+  /** Adds counts in bindings: predictions know them, but not those in workgroup memory. */
+  const rowsOfExpert = (name: string) =>
+    wgsl`
+    var ${name} = 0u;
+    for (var s = 0u; s < ${sources}; s++) { ${name} += ${count}; }`;
   const tilesOfExpert = (listed?: KernelText) =>
     listTiles({ ...o, expert, lanes: LANES, listed });
   return kernelOf({
@@ -168,11 +166,13 @@ export function regroup(o: RegroupOptions): Kernel {
       // One invocation of the first workgroup per expert lists its tiles, after those of earlier experts.
       if (group_number == 0) {
         ${
-      staged ? stagedTiles(o.tileRows, tilesOfExpert(ofLane)) : wgsl`
+      staged
+        ? stagedTiles(o.tileRows, tilesOfExpert(rowsOfExpert("of_lane")))
+        : wgsl`
         var tile = 0u;
         var first_row = 0u;
         for (var e = 0u; e < experts; e++) {
-          ${sumOfExpert}
+          ${rowsOfExpert("of_expert")}
           ${tilesOfExpert()}
           first_row += of_expert;
         }
