@@ -11,7 +11,7 @@ import type { Expressions } from "./store_wide.ts";
 /** Maximum length of a short axis, and maximum number of values of a chain for one index of the other axes. */
 const SHORT = 8, MAX_VALUES = 4096;
 
-/** Maximum number of stored values that a chain reads: a kernel can bind them and more. */
+/** Maximum number of stored values that a chain reads: the result and lengths need bindings too. */
 const MAX_READ = 4;
 
 /** Facts about the nodes of chains. */
@@ -67,7 +67,7 @@ function canBeIn(node: Node, { dispatched, placed }: ChainOptions): boolean {
     );
 }
 
-/** The nodes that only the last one uses. */
+/** A last node, and the nodes whose users are all in the chain. */
 function chainOf(last: Node, o: ChainOptions): Set<Node> {
   const chain = new Set([last]);
   const outer = outerAxes(last, o);

@@ -25,6 +25,7 @@ import {
   type MatrixTiling,
   matrixTiling,
 } from "../../tuning/matrices.ts";
+import { WORDS_AT_ONCE } from "../../tuning/queries.ts";
 import { tileFor } from "../../tuning/table.ts";
 import { tileHeight, tileOfWeights } from "../../tuning/tile.ts";
 import { routeOf } from "./assign.ts";
@@ -389,7 +390,7 @@ export function lowerContract(
     segments,
     bindings: scope.bindings,
     epilogue,
-    ...wide ? { atOnce: 16 } : {},
+    ...wide ? { atOnce: WORDS_AT_ONCE } : {},
     ...part
       ? {
         others: {
