@@ -155,8 +155,9 @@ for (const { name, ...device } of inTurn(SLOTTED, 3)) {
       const whole = await logits();
       const few = await logits(64_000);
       t.strictSame(few.all, whole.all);
-      const { misses, bytesRead, residentBytes } = few.streaming!;
+      const { misses, bytesRead, readMs, residentBytes } = few.streaming!;
       t.ok(misses > 8 && bytesRead > 64_000, `${misses} experts were read`);
+      t.ok(readMs > 0);
       t.ok(residentBytes <= 64_000, `${residentBytes} bytes in memory`);
     },
   );

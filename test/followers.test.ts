@@ -32,16 +32,19 @@ t.test("elements arrive with their bits, changed ones too", async (t) => {
     [0x80000000, NANS[1]!, 7, 3, 4, 5, 6, 0],
   ];
   const led = leader.lead({ ...session, run: () => Promise.resolve({}) });
+  // Callers may use the arrays of their inputs again.
+  const hidden = f32(sent[0]!);
   for (const bits of sent) {
-    await led.run("main", { hidden: f32(bits), ids: f32([1]) }, {});
+    words(hidden).set(bits);
+    await led.run("main", { hidden, ids: f32([1]) }, {});
   }
   await leader.end();
   t.notMatch(texts.slice(1).join(), /"data"/, "changes are sent");
-  const found: number[][] = [];
+  const found: HostTensor[] = [];
   const follower = {
     ...session,
     run: (_: string, inputs: { readonly [name: string]: HostTensor }) => {
-      found.push([...words(inputs["hidden"]!)]);
+      found.push(inputs["hidden"]!);
       return Promise.resolve({});
     },
   };
@@ -53,5 +56,5 @@ t.test("elements arrive with their bits, changed ones too", async (t) => {
     gatherTexts: () => Promise.resolve([texts.shift()!]),
     broadcastText: () => Promise.reject(new Error("one run at a time")),
   });
-  t.strictSame(found, sent);
+  t.strictSame(found.map((tensor) => [...words(tensor)]), sent);
 });

@@ -14,6 +14,8 @@ import {
   mergedParts,
   mergeKernels,
 } from "../spec/kernel/merge.ts";
+import { f32, store, u32 } from "../spec/kernel/build.ts";
+import { sharedBody } from "../spec/kernel/shared_body.ts";
 import type { Size } from "../spec/size.ts";
 import { interpretKernel, type Words } from "./helpers/interpret_kernel.ts";
 import { runWasm } from "./helpers/run_wasm.ts";
@@ -195,6 +197,20 @@ t.test("what does not go together stays apart", (t) => {
   };
   for (const [why, next] of Object.entries(others)) {
     t.equal(merged(next), undefined, why);
+  }
+  t.end();
+});
+
+t.test("equal bodies are shared", (t) => {
+  const body = (binding = "first", value = 0) => [
+    store(binding, u32(0), f32(value)),
+  ];
+  const shared = sharedBody(body());
+  t.equal(sharedBody(body()), shared);
+  // The hash of a name uses its ends and length.
+  for (const other of [body("fiest"), body("first", -0), body("first", 1)]) {
+    t.not(sharedBody(other).number, shared.number);
+    t.equal(sharedBody(other).body, other);
   }
   t.end();
 });

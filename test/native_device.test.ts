@@ -560,8 +560,22 @@ t.test(
         ]),
       ],
     };
-    t.match(printKernel(kernel, { lanes: 4 }).text, "{ { 0, 0, 0 }, 1 }");
-    for (const listed of [0, 1, 4, tiles, 2 ** 31]) {
+    const traits = "{ { 0, 0, 0 }, 1 }";
+    const textOf = (one: Kernel) => printKernel(one, { lanes: 4 }).text;
+    t.match(textOf(kernel), traits);
+    // Workgroups may change this list, or work after the last tile.
+    const bindings = kernel.bindings.map((binding) => ({
+      ...binding,
+      access: "read_write" as const,
+    }));
+    const more = [store("y", at, u32(0))];
+    const [first] = kernel.body;
+    const body = first?.op === "if" ? [{ ...first, else: more }] : [];
+    for (const change of [{ bindings }, { body }]) {
+      t.notMatch(textOf({ ...kernel, ...change }), traits);
+    }
+    // The last one times 3 has 33 bits.
+    for (const listed of [0, 1, 4, tiles, 0x55555556]) {
       const y = new Uint32Array(tiles * groups);
       const list = Uint32Array.of(listed);
       await runNative(pool!, kernel, {
