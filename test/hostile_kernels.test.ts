@@ -13,6 +13,7 @@ import {
   if_,
   let_,
   load,
+  loads,
   local,
   lt,
   mul,
@@ -245,8 +246,20 @@ const { body: NESTED } = fc.letrec<{ body: Stmt[]; stmt: Stmt }>((tie) => {
       fc.tuple(value, tie("body"), tie("body")).map(([value, then, others]) =>
         if_(lt(value, u32(3)), then, others)
       ),
-      fc.tuple(fc.nat(1e9), value, tie("body")).map(([n, value, body]) =>
-        for_(`q${n}`, u32(0), value, [set("v0", u(`q${n}`)), ...body])
+      fc.tuple(fc.nat(1e9), value, value, tie("body")).map(
+        ([n, end, value, body]) =>
+          for_(`q${n}`, u32(0), end, [
+            set("v0", u(`q${n}`)),
+            let_(`l${n}`, value),
+            set("v1", u(`l${n}`)),
+            loads([`a${n}`, `b${n}`], {
+              binding: "n",
+              index: value,
+              type: "u32",
+            }),
+            set("v2", u(`b${n}`)),
+            ...body,
+          ]),
       ),
     ),
   };

@@ -10,6 +10,7 @@ import {
   dispatch,
   div,
   dot,
+  max,
   maximum,
   model,
   rmsNorm,
@@ -105,6 +106,51 @@ t.test("ops and sums over short axes are one kernel, with the same bits", async 
     t.ok(
       differ.every((error) => Math.abs(error) <= limit),
       `${kind} ${differ}`,
+    );
+  }
+});
+
+t.test("a kernel of short sums leaves out values with other users", async (t) => {
+  const tokens = 3;
+  const used = model({ token: upTo(tokens), row: 3, column: 4 }, (m) => {
+    const divided = (y: typeof x, axis: "row" | "column") =>
+      div(y, add(sum(y, axis), 1));
+    const x = m.input("x", "token row column");
+    const named = divided(x, "column");
+    const twice = divided(named, "row");
+    const last = div(divided(twice, "column"), max(twice, "row"));
+    return { named, last, total: sum(twice, "token") };
+  });
+  const x = waves(tokens * 12);
+  const sumOver = (
+    y: readonly number[],
+    same: (i: number, j: number) => boolean,
+  ) => y.map((_, i) => y.filter((_, j) => same(i, j)).reduce((a, b) => a + b));
+  const isInRow = (i: number, j: number) => i >> 2 === j >> 2;
+  const isInColumn = (i: number, j: number) =>
+    Math.floor(i / 12) === Math.floor(j / 12) && i % 4 === j % 4;
+  const divided = (y: readonly number[], same: typeof isInRow) => {
+    const sums = sumOver(y, same);
+    return y.map((value, i) => value / (sums[i]! + 1));
+  };
+  const named = divided(x, isInRow);
+  const twice = divided(named, isInColumn);
+  const wanted = {
+    named,
+    last: divided(twice, isInRow).map((value, i) =>
+      value / Math.max(...twice.filter((_, j) => isInColumn(i, j)))
+    ),
+    total: sumOver(twice, (i, j) => i % 12 === j % 12).slice(0, 12),
+  };
+  const [found] = await runCase({ calls: [{ x }], model: used }, "cpu");
+  for (const [name, values] of Object.entries(wanted)) {
+    const { data } = found![name]!;
+    t.equal(data.length, values.length);
+    t.ok(
+      values.every((value, i) =>
+        Math.abs(value - data[i]!) < 1e-4 * Math.max(1, Math.abs(value))
+      ),
+      `${name} ${data}`,
     );
   }
 });
