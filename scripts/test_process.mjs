@@ -5,7 +5,7 @@
  * useful, and it takes up to a fifth of a file's time. It is therefore off, except in the files of `OPTIMIZED`, which
  * compare optimized code with references. Programs that tests start, and `npm run bench`, also run with it.
  *
- * V8's optimizing compiler starts later than in programs (bin/v8.mjs): most functions of tests run shortly.
+ * V8's optimizing compiler starts later than in programs (bin/v8.mjs): most functions of tests run for a short time.
  *
  * The compiled code of the modules that a test imports is stored for other tests, which saves a third of their start.
  *
