@@ -130,13 +130,7 @@ export async function bundle() {
 /** Bundles the programs that tests start, in the same way as `bundle`. */
 export async function bundleStarted() {
   return await bundleStale(STARTED, () => [
-    loadEsbuild().build({
-      ...PROGRAM,
-      entryPoints: STARTED_PROGRAMS,
-      outdir: STARTED,
-      plugins: [...PROGRAM.plugins, placed(() => true)],
-      define: SOURCE_META,
-    }),
+    bundlePrograms(STARTED_PROGRAMS, STARTED, [placed(() => true)]),
   ]);
 }
 
@@ -154,19 +148,21 @@ const SEPARATE_FILE = /^(runtime.\w+.print|compiler.editor.mod)\.ts$/;
 export async function bundleTests() {
   const files = filesOf("test", ".test.ts").filter((file) => !DATA.test(file));
   return await bundleStale(TESTS, () => [
-    loadEsbuild().build({
-      ...PROGRAM,
-      entryPoints: [...ENTRIES, ...files],
-      outdir: TESTS,
-      plugins: [
-        ...PROGRAM.plugins,
-        SHARED_TAP,
-        SCRIPTS,
-        placed((source) => isProgram(source) || SEPARATE_FILE.test(source)),
-      ],
-      define: SOURCE_META,
-    }),
+    bundlePrograms([...ENTRIES, ...files], TESTS, [
+      SHARED_TAP,
+      SCRIPTS,
+      placed((source) => isProgram(source) || SEPARATE_FILE.test(source)),
+    ]),
   ], files);
+}
+
+function bundlePrograms(entryPoints, outdir, plugins) {
+  return loadEsbuild().build({
+    ...PROGRAM,
+    entryPoints,
+    outdir,
+    plugins: [...PROGRAM.plugins, ...plugins],
+  });
 }
 
 /** Bundles the test library, in the same way as `bundle`. */
@@ -407,7 +403,6 @@ async function build(esbuild, files) {
       ...options,
       entryPoints: others.filter(isProgram),
       plugins: [SEPARATE, placed(() => true)],
-      define: SOURCE_META,
     }),
   ]);
   const failed = results.filter(({ status }) => status === "rejected");
@@ -477,6 +472,10 @@ function placed(hasPlace) {
   return {
     name: "placed",
     setup(build) {
+      build.initialOptions.define = {
+        "import.meta.url": "sourceMeta.url",
+        "import.meta.dirname": "sourceMeta.dirname",
+      };
       build.onLoad({ filter: /\.ts$/ }, ({ path }) => {
         const source = relative(ROOT, path);
         const file = isProgram(source) ? path : compiledFile(source);
@@ -488,11 +487,6 @@ function placed(hasPlace) {
     },
   };
 }
-
-const SOURCE_META = {
-  "import.meta.url": "sourceMeta.url",
-  "import.meta.dirname": "sourceMeta.dirname",
-};
 
 /** Writes compiled files with the times of their sources. Maps are first, so that every existing file has its map. */
 function write(outputs, dates) {
