@@ -45,6 +45,14 @@ export function dtypeOption(): Option {
   ).argParser(oneOf("--dtype", ["f32", "f16", "bf16"]));
 }
 
+/** `--kv-cache-dtype`. */
+function cacheOption(): Option {
+  return new Option(
+    "--kv-cache-dtype <dtype>",
+    "KV cache dtype: f32, f16 or bf16. Default: f32.",
+  ).argParser(oneOf("--kv-cache-dtype", ["f32", "f16", "bf16"]));
+}
+
 /** Adds the compile flags. `meshes` accepts several meshes. */
 export function planFlags(command: Command, meshes: Mesh[] = []): Command {
   const placed = meshFlags(command, meshes)
@@ -68,11 +76,7 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
       "Paged KV cache: N pages of M positions per rank, allocated on demand, with prefix sharing. Default in generate: as many as the prompts need.",
       parsePages,
     )
-    .option(
-      "--kv-cache-dtype <dtype>",
-      "KV cache dtype: f32, f16 or bf16. Default: f32.",
-      oneOf("--kv-cache-dtype", ["f32", "f16", "bf16"]),
-    )
+    .addOption(cacheOption())
     .option(
       "--activations <mode>",
       "Activations of integer weights: q8 (quantized to blocks of 32 8-bit integers) or f32. Default: q8 for GGUF files, otherwise f32.",
@@ -300,6 +304,10 @@ export function searchFlags(command: Command): Command {
         "Weight dtype. Default: the config's; in training bf16 with f32 master weights.",
       ).argParser(oneOf("--dtype", STORED_NAMES)),
     )
+    .addOption(strategyOption("numerics", STRATEGY_OPTIONS.numerics))
+    .addOption(strategyOption("wire", STRATEGY_OPTIONS.wire))
+    .addOption(strategyOption("operands", STRATEGY_OPTIONS.operands))
+    .addOption(cacheOption())
     .option(
       "--limits <limits>",
       "Device limits that override the machine's.",

@@ -6,10 +6,11 @@ import {
   type Objective,
   type Searched,
   type SearchPhase,
+  type SearchTask,
 } from "../engine/mod.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { strategyFlags } from "../spec/strategies.ts";
-import { ratesText, rateText, timeText } from "../spec/time_text.ts";
+import { rateText, timeText } from "../spec/time_text.ts";
 import { type Machine, placeRanks } from "../spec/mod.ts";
 import { type SearchResult, strategyText } from "../view/mod.ts";
 import { formatTable } from "./table.ts";
@@ -23,8 +24,8 @@ export interface SearchTerms {
   readonly experts: string;
   /** Maximum seconds of a step. Default: none. */
   readonly goal?: number;
-  /** Storage type of trained parameters. Default: bf16. */
-  readonly dtype?: string;
+  /** Dtype of weights, and numerics. */
+  readonly compile: SearchTask["compile"];
 }
 
 /** Maximum number of listed losers and of listed meshes that do not fit. */
@@ -78,10 +79,11 @@ export function formatSearch(searched: Searched, terms: SearchTerms): string {
 /** Formats the command that plans the best result. */
 function advice(
   { mesh, replicas, strategy, step }: Found,
-  { context, phase, dtype = "bf16" }: SearchTerms,
+  { context, phase, compile }: SearchTerms,
 ): string[] {
   const { zero = 0, recompute = false } = strategy;
   const { pages, microBatches } = step.of;
+  const { dtype = "bf16", kvCacheDtype } = compile;
   const flags = [
     ...phase === "train" ? ["--train"] : [],
     `--mesh ${meshName(mesh) === "1 device" ? "ep=1" : meshName(mesh)}`,
@@ -96,7 +98,8 @@ function advice(
         }x${pages.size}`,
       ]
       : [],
-    ...strategyFlags(strategy),
+    ...strategyFlags({ ...compile, ...strategy }),
+    ...kvCacheDtype === undefined ? [] : [`--kv-cache-dtype ${kvCacheDtype}`],
     ...zero > 0 ? [`--zero ${zero}`] : [],
     ...recompute ? ["--recompute"] : [],
     ...microBatches > 1 ? [`--accumulate ${microBatches}`] : [],
@@ -107,22 +110,23 @@ function advice(
   ];
 }
 
-/** Formats the rates that predict the time of arithmetic. Comparisons with published speeds may need other rates. */
+/** Formats the assumptions of predicted times. Comparisons with published speeds may need others. */
 function ratesLine(
-  { step: { step } }: Found,
-  { machine }: SearchTerms,
+  { step: { step, of } }: Found,
+  { machine, phase, compile: { numerics = "exact" } }: SearchTerms,
 ): string {
   const device = machine.devices[placeRanks(machine)[0]!.kind]!;
   const { arithmetic } = step.parts;
   const share = step.multiplyAdds / device.multiplyAdds / arithmetic;
-  const rest = arithmetic > 0 && share < 1
+  const rest = arithmetic > 0 && share < 1 && numerics === "exact"
     ? ` At it, multiply-adds are ${
       Math.round(100 * share)
     } % of the arithmetic; the rest is other operations of kernels, such as attention's.`
     : "";
-  return `rates   ${
-    ratesText(device)
-  }. Speeds published of matrix units are higher.${rest}`;
+  const published = numerics === "exact" && phase !== "train"
+    ? ` Published speeds are of 16-bit arithmetic: compare them with --numerics fast --wire bf16 --kv-cache-dtype bf16.`
+    : "";
+  return `rates   ${numerics} numerics: ${of.assumes}.${published}${rest}`;
 }
 
 function configuration(found: Found): string {
@@ -210,7 +214,7 @@ function crossoverLines(
 /** Returns the JSON document of `search --json`, which has more than the page. */
 export function searchDocument(
   { found, pareto, thrownOut, crossover, curve }: Searched,
-  { machine, phase, objective, context, experts, goal }: SearchTerms,
+  { machine, phase, objective, context, experts, goal, compile }: SearchTerms,
 ): SearchResult & { readonly [more: string]: unknown } {
   return {
     machine: machine.name,
@@ -219,6 +223,8 @@ export function searchDocument(
     context,
     experts,
     ...goal === undefined ? {} : { goal },
+    numerics: compile.numerics ?? "exact",
+    ...found[0] ? { assumes: found[0].step.of.assumes } : {},
     found: found.map(documentOf),
     pareto: pareto.map(documentOf),
     thrownOut: thrownOut.map((one) => ({ name: meshName(one.mesh), ...one })),

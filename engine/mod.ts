@@ -125,6 +125,7 @@ export {
   planSummary,
   recordedLoad,
   search,
+  SEARCH_NUMERICS,
   type SearchBatch,
   type Searched,
   type SearchHelper,

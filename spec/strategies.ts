@@ -138,9 +138,7 @@ export const STRATEGY_OPTIONS = {
     kind: "word",
     words: DISPATCHER_NAMES,
     alone: true,
-    tries: DISPATCHER_NAMES.slice(1).filter((name) =>
-      !dispatcherWords(name).reorders
-    ),
+    tries: DISPATCHER_NAMES.slice(1),
     about: `Dispatcher: ${
       DISPATCHER_NAMES.map((name) => {
         const { about, reorders } = dispatcherWords(name);
@@ -267,7 +265,7 @@ export function strategyWords(strategy: Strategy): string[] {
 }
 
 /** The strategies that a search tries: all combinations of values, and exclusive values alone. */
-export function triedStrategies(): Strategy[] {
+export function triedStrategies(numerics: NumericsClass): Strategy[] {
   let together: Strategy[] = [{}];
   const alone: Strategy[] = [];
   for (const [name, { tries = [], alone: single }] of STRATEGY_ENTRIES) {
@@ -282,5 +280,7 @@ export function triedStrategies(): Strategy[] {
       ];
     }
   }
-  return [...together.slice(1), ...alone];
+  return [...together.slice(1), ...alone].filter(({ dispatcher }) =>
+    numerics === "fast" || !dispatcher || !dispatcherWords(dispatcher).reorders
+  );
 }

@@ -28,6 +28,7 @@ import {
 } from "../engine/planner/search/meshes.ts";
 import { compileTrainingRepresentatives } from "../engine/planner/summary/training.ts";
 import type { Machine, MachineLink, Plan } from "../spec/mod.ts";
+import { triedStrategies } from "../spec/strategies.ts";
 import { switchyard, temporaryFolder, withOutput } from "./helpers/cli.ts";
 
 const CONFIGS = fileURLToPath(new URL("references/configs", import.meta.url));
@@ -169,7 +170,7 @@ t.test("what does not fit is thrown out by its bytes, and drawn is what was foun
   ]);
   t.match(
     text.out,
-    /^rates {3}f32 arithmetic at 1000000 T multiply-adds\/s, without matrix/m,
+    /^rates {3}exact numerics: f32 arithmetic at 1000000 T multiply-adds\/s, without matrix/m,
   );
   const [, flags] = /^plan {4}([^,\n]*)/m.exec(text.out)!;
   const planned = await switchyard([
@@ -188,6 +189,49 @@ t.test("what does not fit is thrown out by its bytes, and drawn is what was foun
   ]);
   t.equal(none.code, 3);
   t.match(none.out, "nothing fits");
+});
+
+t.test("a search assumes the numerics, the wire and the cache that it is given", async (t) => {
+  const link = { latency: 2e-5, bandwidth: 1e10, per: "rank" } as const;
+  const machine = machineFile(t, link, 1.9e9);
+  const words = [GRANITE, "--target", machine, "--max-context", "256"];
+  const fast = ["--numerics", "fast", "--operands", "f16"];
+  const halves = ["--wire", "bf16", "--kv-cache-dtype", "bf16"];
+  const { out, err } = await switchyard([
+    ...["search", ...words, ...fast, ...halves],
+  ]);
+  t.match(
+    out,
+    /^rates {3}fast numerics: .*, caches in bf16, exchanges in bf16\.$/m,
+    err,
+  );
+  const [, flags] = /^plan {4}([^,\n]*)/m.exec(out)!;
+  t.match(
+    flags,
+    "--numerics fast --wire bf16 --operands f16 --kv-cache-dtype bf16",
+  );
+  const planned = await switchyard([
+    ...["plan", GRANITE, "--target", machine, ...flags!.split(" ")],
+  ]);
+  t.equal(planned.code, 0, `${flags}: ${planned.err}`);
+  t.match(planned.out, /times assume .*, caches in bf16, exchanges in bf16/);
+  const of = async (...more: readonly string[]) => {
+    const { found } = await searched(t, machine, ...more);
+    return found[0]!.tokensPerSecond;
+  };
+  const [exact, wired] = [await of(), await of("--wire", "bf16")];
+  t.ok(wired > exact, `${wired} and ${exact} tokens/s`);
+  const strategies = (numerics: "exact" | "fast") =>
+    triedStrategies(numerics).map(({ dispatcher }) => dispatcher);
+  t.notOk(strategies("exact").includes("allGather"));
+  t.ok(strategies("fast").includes("allGather"));
+  for (const flag of [["--wire", "bf16"], ["--kv-cache-dtype", "bf16"]]) {
+    const { code, err } = await switchyard([
+      ...["search", ...words, "--phase", "train", ...flag],
+    ]);
+    t.equal(code, 2);
+    t.match(err, `Cannot use ${flag[0]} with --phase train`);
+  }
 });
 
 t.test("a mesh that no sharding of the model has is thrown out by name", async (t) => {

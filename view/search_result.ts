@@ -1,5 +1,6 @@
 /** The result of a search, as printed by `switchyard search --json`: configurations, the best first. */
 
+import type { NumericsClass } from "../spec/numerics.ts";
 import { type Strategy, strategyWords } from "../spec/strategies.ts";
 
 /** A configuration that fits. */
@@ -32,6 +33,9 @@ export interface SearchResult {
   readonly context: number;
   /** The distribution of expert choices. */
   readonly experts: string;
+  readonly numerics: NumericsClass;
+  /** Rates and dtypes that the times of the best assume. Absent: nothing fits. */
+  readonly assumes?: string;
   /** The best configuration of each mesh, best first. */
   readonly found: readonly FoundConfiguration[];
   /** Configurations that no other one beats in speed, step time and memory at once. */

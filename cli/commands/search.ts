@@ -2,15 +2,17 @@
 
 import {
   type Found,
+  given,
   type Objective,
   replicaMesh,
   search,
+  SEARCH_NUMERICS,
   type SearchPhase,
   type SearchTask,
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { EncodingName } from "../../spec/encoding.ts";
-import type { ModelFlags } from "../flags.ts";
+import type { ModelFlags, PlanFlags } from "../flags.ts";
 import { figureSvg, LIGHT, speedPicture } from "../../view/mod.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
@@ -19,10 +21,14 @@ import { formatSearch, searchDocument } from "../search_text.ts";
 import { expertLoad } from "./experts.ts";
 import { targetOf } from "./options.ts";
 import { trainedFlag } from "./summarized.ts";
+import { UsageError } from "../values.ts";
 import { type ViewCommandFlags, writePage } from "./view.ts";
 
+/** Flags that change the bits of results, and so the predicted arithmetic. */
+type SearchNumerics = Pick<PlanFlags, typeof SEARCH_NUMERICS[number]>;
+
 /** Flags of `search`. */
-export interface SearchFlags extends ModelFlags {
+export interface SearchFlags extends ModelFlags, SearchNumerics {
   readonly target: string;
   readonly phase?: SearchPhase;
   readonly objective?: Objective;
@@ -72,7 +78,7 @@ export async function searchCommand(
     ...task.goal === undefined ? {} : { goal: task.goal },
     objective,
     experts: flags.experts ?? "even",
-    ...flags.dtype === undefined ? {} : { dtype: flags.dtype },
+    compile: task.compile,
   };
   if (flags.svg !== undefined) {
     const curve = searched.curve.map(({ devices, best, single }) => ({
@@ -122,7 +128,7 @@ export async function searchTask(
     );
   }
   const { dtype, limits } = flags;
-  if (phase === "train" && dtype !== undefined) trainedFlag(dtype);
+  if (phase === "train") checkTrained(flags);
   const { decoder } = target.kind === "checkpoint"
     ? target.checkpoint.published
     : target.configuration.published;
@@ -137,16 +143,34 @@ export async function searchTask(
     compile: {
       ...dtype === undefined ? {} : { dtype },
       ...limits === undefined ? {} : { limits },
+      ...given(flags, SEARCH_NUMERICS),
     },
   };
+}
+
+/** Throws UsageError for flags that do not apply to training. */
+function checkTrained({ dtype, ...flags }: SearchFlags): void {
+  if (dtype !== undefined) trainedFlag(dtype);
+  const inference = {
+    "--wire": flags.wire,
+    "--operands": flags.operands,
+    "--kv-cache-dtype": flags.kvCacheDtype,
+  };
+  for (const [flag, value] of Object.entries(inference)) {
+    if (value === undefined) continue;
+    throw new UsageError(
+      `Cannot use ${flag} with --phase train: a training step computes and exchanges in f32, and has no cache. Leave it out`,
+    );
+  }
 }
 
 /** Returns the flags that plan one replica of a search result. */
 function planFlags(
   { mesh, strategy, step }: Found,
   maxContext: number,
-  { target, experts, dtype, limits, phase }: SearchFlags,
+  flags: SearchFlags,
 ): ViewCommandFlags {
+  const { target, experts, dtype, limits, phase } = flags;
   const { zero, recompute, ...sent } = strategy;
   const axes = replicaMesh(mesh);
   return {
@@ -154,6 +178,7 @@ function planFlags(
     mesh: axes,
     target,
     maxContext,
+    ...given(flags, SEARCH_NUMERICS),
     ...sent,
     maxTokens: step.tokens,
     maxSequences: step.sequences,

@@ -19,6 +19,7 @@ export {
   meshOf,
   type Objective,
   search,
+  SEARCH_NUMERICS,
   type Searched,
   type SearchHelper,
   type SearchPhase,

@@ -30,7 +30,7 @@ export function SearchView(
         search.experts === "even" ? "evenly" : `as ${search.experts}`
       }: ${rateText(best.tokensPerSecond)}, ${
         timeText(best.seconds)
-      } a step; ${best.why}. Simulated, not measured.`}
+      } a step; ${best.why}. Simulated, not measured, with ${search.numerics} numerics: ${search.assumes}.`}
     >
       <Picture figure={figure} />
       <ul class="legend">

@@ -27,6 +27,7 @@ import {
   type CompileRepresentativesOptions,
   type ModelTarget,
 } from "../summary/compiled.ts";
+import { assumptionText } from "../summary/assumptions.ts";
 import { type PhaseWorkload, predictSteps } from "../summary/predictions.ts";
 import { limitsOf } from "../summary/problems.ts";
 import { summarizeRanks } from "../summary/ranks.ts";
@@ -53,6 +54,14 @@ export interface SearchStrategy extends Strategy {
   readonly recompute?: boolean;
 }
 
+/** Compile options of a search that change the bits of results. */
+export const SEARCH_NUMERICS = [
+  "numerics",
+  "wire",
+  "operands",
+  "kvCacheDtype",
+] as const satisfies readonly (keyof CompileRepresentativesOptions)[];
+
 /** Parameters common to all meshes. */
 export interface SearchTask {
   readonly target: ModelTarget;
@@ -64,7 +73,10 @@ export interface SearchTask {
   readonly experts?: ExpertLoad | undefined;
   /** Maximum seconds of a step: to the first token in prefill, between tokens in decode. Default: none. */
   readonly goal?: number | undefined;
-  readonly compile: Pick<CompileRepresentativesOptions, "dtype" | "limits">;
+  readonly compile: Pick<
+    CompileRepresentativesOptions,
+    "dtype" | "limits" | typeof SEARCH_NUMERICS[number]
+  >;
 }
 
 /** Facts of a replica's plan. */
@@ -83,6 +95,8 @@ export interface Replica {
   readonly ops: string;
   /** Whether all tokens are deduplicated, as if it were requested. */
   readonly deduplicates: boolean;
+  /** Rates and dtypes that its predicted times assume. */
+  readonly assumes: string;
 }
 
 /** A replica with its plan. */
@@ -184,7 +198,7 @@ async function compileLoad(
       },
     });
     return {
-      ...replicaOf(compiled.plan, mesh, { strategy, load }),
+      ...replicaOf(task, compiled.plan, { mesh, strategy, load }),
       ...compiled,
     };
   }
@@ -213,7 +227,7 @@ async function compileLoad(
   const { times } = weights.representatives;
   const ranks = summarizeRanks(plan, { machine, times, experts: [] });
   return {
-    ...replicaOf(plan, mesh, { strategy, load }),
+    ...replicaOf(task, plan, { mesh, strategy, load }),
     plan,
     weights,
     fullest: ranks.reduce((a, b) => b.bytes.total > a.bytes.total ? b : a),
@@ -221,9 +235,9 @@ async function compileLoad(
 }
 
 function replicaOf(
+  { machine }: SearchTask,
   plan: Plan,
-  mesh: ReplicaMesh,
-  { strategy, load }: Pick<Replica, "strategy" | "load">,
+  { mesh, strategy, load }: Pick<Replica, "mesh" | "strategy" | "load">,
 ): Omit<Replica, "fullest"> {
   const { steps } = plan.programs[0]!;
   const routings = (name: string) =>
@@ -248,6 +262,7 @@ function replicaOf(
       : {},
     ops: steps.map(({ op, part }) => `${op} ${part?.part}`).join(),
     deduplicates: sent > 0 && sent === routings("count"),
+    assumes: assumptionText(plan, machine),
   };
 }
 

@@ -52,22 +52,22 @@ const FITTED: { readonly [P in SearchPhase]: readonly SearchStrategy[] } = {
   ],
 };
 
-const SENT: readonly SearchStrategy[] = triedStrategies().map((strategy) => ({
-  chunks: 1,
-  ...strategy,
-}));
+/** Additional strategies for the best meshes of a training. */
+const TRAINED: readonly SearchStrategy[] = [
+  { chunks: 1, zero: 0 },
+  { chunks: 1, zero: 1, recompute: true },
+  { chunks: 1, zero: 3 },
+  { chunks: 1, zero: 3, recompute: true },
+];
 
 /** Additional strategies for the best meshes. */
-const STRATEGIES: { readonly [P in SearchPhase]: readonly SearchStrategy[] } = {
-  prefill: SENT,
-  decode: SENT,
-  train: [
-    { chunks: 1, zero: 0 },
-    { chunks: 1, zero: 1, recompute: true },
-    { chunks: 1, zero: 3 },
-    { chunks: 1, zero: 3, recompute: true },
-  ],
-};
+function strategiesOf(
+  { phase, compile: { numerics = "exact" } }: SearchTask,
+): readonly SearchStrategy[] {
+  return phase === "train"
+    ? TRAINED
+    : triedStrategies(numerics).map((tried) => ({ chunks: 1, ...tried }));
+}
 
 /** Steps of a mesh with the first strategy that fits, or the reason why none does. */
 export async function firstThatFits(
@@ -186,7 +186,7 @@ export async function otherStrategies(
   const { mesh, load } = of;
   const steps: ReplicaStep[] = [];
   const compiled: Replica[] = [of];
-  for (const strategy of STRATEGIES[task.phase]) {
+  for (const strategy of strategiesOf(task)) {
     const { deduplicate, ...others } = strategy;
     const isKnown = compiled.some((plan) =>
       sameStrategy(strategy, plan.strategy) ||

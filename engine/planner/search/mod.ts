@@ -1,7 +1,12 @@
 /** Search for the best mesh, strategy and batch size of a model on a machine that need not be present. */
 
 export type { Crossover } from "./crossover.ts";
-export type { SearchPhase, SearchTask, ThrownOut } from "./evaluate.ts";
+export {
+  SEARCH_NUMERICS,
+  type SearchPhase,
+  type SearchTask,
+  type ThrownOut,
+} from "./evaluate.ts";
 export { meshName, meshOf, type ReplicaMesh } from "./meshes.ts";
 export type { CurvePoint } from "./curve.ts";
 export type { Found, Objective } from "./found.ts";

@@ -17,12 +17,11 @@ import type { Plan, PlanBuffer, PlanWeight } from "../../../spec/plan/plan.ts";
 import { receiveTexts } from "../../../spec/plan/rounds.ts";
 import { sizeText } from "../../../spec/size_text.ts";
 import { sum } from "../../../spec/sum.ts";
-import { ratesText } from "../../../spec/time_text.ts";
-import { WIRES } from "../../../spec/wire.ts";
 import type { FileSystem } from "../../files.ts";
 import type { PlanOptions } from "../../open.ts";
 import type { Target } from "../../target.ts";
 import type { ExpertLoad } from "../simulate/mod.ts";
+import { assumptionText } from "./assumptions.ts";
 import { compileRepresentatives, type ModelTarget } from "./compiled.ts";
 import { type ExpertLimit, expertMemoryProblems } from "./expert_memory.ts";
 import { layerClasses } from "./layers.ts";
@@ -305,32 +304,12 @@ export function planSummary(
         `receive buffers have ${text}; more rows are received in rounds`
       ),
       ...activationNotes(plan),
-      ...predicted.size > 0 && machine ? [assumptionText(plan, machine)] : [],
+      ...predicted.size > 0 && machine
+        ? [`times assume ${assumptionText(plan, machine)}`]
+        : [],
       ...machine || limits ? [] : limitNotes(plan, weights),
     ],
   };
-}
-
-/** Returns the rates and dtypes that predictions assume. */
-function assumptionText(plan: Plan, machine: Machine): string {
-  const caches = Object.values(plan.buffers)
-    .filter(({ kind }) => kind === "state").map(({ dtype }) => dtype);
-  const stored = caches.length === 0
-    ? ""
-    : `, caches in ${[...new Set(caches)].join(" and ")}`;
-  const { dispatch = "f32", combine = "f32" } =
-    WIRES[plan.numerics.wire ?? "f32"];
-  const sends = plan.ranks === 1
-    ? ""
-    : dispatch === combine
-    ? `, exchanges in ${dispatch}`
-    : `, dispatch in ${dispatch}, combine in ${combine}`;
-  return `times assume ${
-    ratesText(
-      machine.devices[placeRanks(machine)[0]!.kind]!,
-      plan.numerics.operands,
-    )
-  }${stored}${sends}`;
 }
 
 /** States which activations are quantized. */
