@@ -20,6 +20,7 @@ import {
   randomNumbers,
   sample,
 } from "../engine/sampling.ts";
+import { configField } from "../engine/config_field.ts";
 import { stopTokens } from "../engine/stop_tokens.ts";
 import { withKnownTexts } from "../engine/known_texts.ts";
 import {
@@ -293,11 +294,32 @@ t.test("checkTokens() refuses ids outside the vocabulary", (t) => {
   t.end();
 });
 
+t.test("configField() reads fields of models of text and images", (t) => {
+  const config = {
+    hidden_size: null,
+    vocab_size: 9,
+    text_config: { hidden_size: 4, vocab_size: 8, seed: null },
+  };
+  t.strictSame(
+    ["hidden_size", "vocab_size", "seed", "other"].map((name) =>
+      configField(config, name)
+    ),
+    [4, 9, undefined, undefined],
+  );
+  t.equal(configField({ text_config: null }, "seed"), undefined);
+  t.end();
+});
+
 t.test("stopTokens() reads a number, a list, and falls back", (t) => {
   t.strictSame([...stopTokens({ eos_token_id: 2 }, {})], [2]);
   t.strictSame(
     [...stopTokens({ eos_token_id: 2 }, { eos_token_id: [3, 4] })],
     [3, 4],
+  );
+  t.strictSame(
+    [...stopTokens({ text_config: { eos_token_id: 5 } }, {})],
+    [5],
+    "of a model of text and images",
   );
   t.strictSame([...stopTokens({ eos_token_id: null }, {})], []);
   t.throws(() => stopTokens({ eos_token_id: "x" }, {}), {

@@ -320,6 +320,49 @@ t.test("folders keep what is not quantized", { skip }, async (t) => {
   }
 });
 
+t.test("files of models of text and images have a tokenizer", async (t) => {
+  const folder = temporaryFolder(t);
+  const from = checkpointFolder("gemma4moe-6e-wrapped");
+  const { eos_token_id, text_config } = JSON.parse(
+    readFileSync(join(from, "config.json"), "utf8"),
+  );
+  const changed = await withFields(from, {
+    to: join(folder, "from"),
+    fields: {
+      eos_token_id: undefined,
+      text_config: { ...text_config, eos_token_id },
+    },
+  });
+  const { model, ...tokenizer } = JSON.parse(
+    readFileSync(join(demo, "tokenizer.json"), "utf8"),
+  );
+  const vocab = Object.entries(model.vocab).filter(([, id]) => Number(id) < 99);
+  writeFileSync(
+    join(changed, "tokenizer.json"),
+    JSON.stringify({
+      ...tokenizer,
+      model: { ...model, vocab: Object.fromEntries(vocab), merges: [] },
+    }),
+  );
+  const out = join(folder, "wrapped.gguf");
+  const made = await switchyard([
+    "quantize",
+    changed,
+    "--to",
+    "q8_0",
+    "--out",
+    out,
+  ]);
+  t.equal(made.code, 0, made.err);
+  const { metadata } = await gguf(out, { allowLocalFile: true }) as unknown as {
+    metadata: { [key: string]: unknown };
+  };
+  const tokens = metadata["tokenizer.ggml.tokens"] as string[];
+  t.equal(tokens.length, text_config.vocab_size);
+  t.strictSame([tokens[98], tokens[99]], [vocab[98]![0], "[PAD99]"]);
+  t.equal(metadata["tokenizer.ggml.eos_token_id"], eos_token_id);
+});
+
 t.test("pieces of tensors are read, and rules are followed", async (t) => {
   const folder = temporaryFolder(t);
   let [largest, total] = [0, 0];

@@ -7,6 +7,7 @@ import {
   openCheckpoint,
   WEIGHT_INDEX,
 } from "../checkpoint.ts";
+import { configField } from "../config_field.ts";
 import type { FileSystem } from "../files.ts";
 import { keysOf } from "../gguf/config.ts";
 import { isGguf } from "../gguf/folder.ts";
@@ -218,7 +219,7 @@ async function tokenizerOf(
     ? inside
     : undefined;
   const id = (name: string) => {
-    const [first] = [config[`${name}_token_id`]].flat();
+    const [first] = [configField(config, `${name}_token_id`)].flat();
     return typeof first === "number" && first >= 0 ? first : undefined;
   };
   return tokenizerKeys({
@@ -226,9 +227,7 @@ async function tokenizerOf(
     config: settings,
     template,
     ids: { bos: id("bos"), eos: id("eos"), pad: id("pad") },
-    vocabulary: Number(
-      config["vocab_size"] ?? published.fields.get("vocab_size"),
-    ),
+    vocabulary: published.decoder.vocabulary,
   });
 }
 

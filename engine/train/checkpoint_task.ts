@@ -9,6 +9,7 @@ import {
   openTokenizer,
   readGeneration,
 } from "../checkpoint.ts";
+import { configField } from "../config_field.ts";
 import { completeConfig, familyConfiguration } from "../configuration.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
 import type { FileSystem } from "../files.ts";
@@ -128,7 +129,7 @@ export async function checkpointTask(
     generation: folder ?? tokenizerFolder,
   };
   const auxiliary = options.auxiliary ??
-    Number(config["router_aux_loss_coef"] ?? 0.01);
+    Number(configField(config, "router_aux_loss_coef") ?? 0.01);
   const adapted = lora
     ? await adapterParts(folder, files, {
       ...options,
@@ -156,7 +157,7 @@ export async function checkpointTask(
       if (stored) return stored;
       return initialWeights(plan, {
         seed,
-        deviation: Number(config["initializer_range"] ?? 0.02),
+        deviation: Number(configField(config, "initializer_range") ?? 0.02),
       });
     },
     prepare: (out, plan) =>

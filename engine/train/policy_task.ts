@@ -22,6 +22,7 @@ import {
   openCheckpoint,
   openTokenizer,
 } from "../checkpoint.ts";
+import { configField } from "../config_field.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
 import type { Companion, OpenedCompanion } from "../companions.ts";
@@ -135,7 +136,7 @@ export async function policyTask(
   };
   const { balance, recompute } = options;
   const auxiliary = options.auxiliary ??
-    Number(config["router_aux_loss_coef"] ?? 0.01);
+    Number(configField(config, "router_aux_loss_coef") ?? 0.01);
   const loss = options.loss ?? grpo({ clip, clipHigh, kl });
   const objective = policyObjective(loss, {
     reference: reference !== undefined,
