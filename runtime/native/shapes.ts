@@ -8,7 +8,7 @@ import { ALONG_IN_C, SHAPES } from "./along.ts";
 import type { ObjectCache } from "./objects.ts";
 
 /** Measured launches of each shape. */
-const ROUNDS = 7;
+export const ROUNDS = 7;
 
 /**
  * Another shape replaces the first if its median and its minimum are at most this part of those of the first: on a busy
@@ -16,14 +16,24 @@ const ROUNDS = 7;
  */
 const MAX_TIME = 0.95;
 
+/**
+ * The fastest `STEADY` launches of each shape differ by at most this factor, or its times are measured again: other work
+ * on the machine spreads them. After `TRIES` measurements, a shape is selected that is not saved, so that the next
+ * process measures again.
+ */
+const MAX_SPREAD = 1.05, STEADY = 3;
+
+/** Measurements of a kind of weights in a process. */
+export const TRIES = 4;
+
 /** Timed launches after one that used an unknown shape: the next ones probably use it, too. */
 const TIMED = 8;
 
 /** Minimum bytes of measured weights: smaller ones are in caches. */
 const MIN_BYTES = 1 << 20;
 
-/** After this many launches with page faults, they are measured too. */
-const MAX_FAULTS = 64;
+/** After this many launches with page faults or preemptions, they are measured too. */
+const MAX_DISTURBED = 64;
 
 /** Words of a measured shape: words per load, row stride, alignment, and the shapes of one and of several rows. */
 export const SHAPE_WORDS = 4;
@@ -42,17 +52,19 @@ const UNKNOWN = 255;
 export const SHAPES_IN_C = `
 enum { UNKNOWN = ${UNKNOWN}, SHAPE_COUNT = ${SHAPES.length}, ROUNDS = ${ROUNDS}, MAX_SHAPES = ${MAX_SHAPES}, TIMED = ${TIMED} };
 struct shape { uint32_t words, apart, align, shape; };
-struct times { uint32_t kernel, counts[SHAPE_COUNT]; double list[SHAPE_COUNT][ROUNDS]; };
+struct times { uint32_t kernel, tries, counts[SHAPE_COUNT]; double list[SHAPE_COUNT][ROUNDS]; };
 struct shapes {
-  uint32_t count, news, seed, faults;
+  uint32_t count, news, seed, disturbed;
   struct shape list[MAX_SHAPES];
+  // UNKNOWN for shapes that are not saved.
+  uint32_t unsaved[MAX_SHAPES];
   // For one and for several rows.
   struct times times[MAX_SHAPES][2];
   // Timed launches that are left, for one and for several rows.
   uint32_t left[MAX_SHAPES][2];
-  // A launch of a kind with unknown shapes: its kind from 1, or 0; whether it is timed; its shape; and faults and time of
-  // the leader, which waits for other threads after \`end\`.
-  struct { uint32_t kind, timed, shape, faults; double begin, end; } now;
+  // A launch of a kind with unknown shapes: its kind from 1, or 0; whether it is timed; its shape; and disturbances and
+  // time of the leader, which waits for other threads after \`end\`.
+  struct { uint32_t kind, timed, shape, disturbances; double begin, end; } now;
 };
 
 static double thread_time(void) {
@@ -61,10 +73,11 @@ static double thread_time(void) {
   return t.tv_sec * 1e9 + t.tv_nsec;
 }
 
-static uint32_t thread_faults(void) {
+// Page faults and preemptions.
+static uint32_t disturbances(void) {
 #ifdef RUSAGE_THREAD
   struct rusage usage;
-  if (getrusage(RUSAGE_THREAD, &usage) == 0) return usage.ru_minflt;
+  if (getrusage(RUSAGE_THREAD, &usage) == 0) return usage.ru_minflt + usage.ru_nivcsw;
 #endif
   return 0;
 }
@@ -101,10 +114,43 @@ static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct 
     if (s->now.timed) {
       s->seed = s->seed * 1664525 + 1013904223;
       other = (s->seed >> 16) % SHAPE_COUNT;
-      s->now.shape = other, s->now.faults = thread_faults(), s->now.begin = thread_time();
+      s->now.shape = other, s->now.disturbances = disturbances(), s->now.begin = thread_time();
     }
   }
   return (one == UNKNOWN ? other : one) | (several == UNKNOWN ? other : several) << 8;
+}
+
+// Whether times of all shapes are those of a quiet machine.
+static int is_steady(const struct times *t) {
+  for (int i = 0; i < SHAPE_COUNT; i++) {
+    if (t->list[i][${STEADY - 1}] > t->list[i][0] * ${MAX_SPREAD}) return 0;
+  }
+  return 1;
+}
+
+// Adds a time to those of a shape. When all are complete, selects a shape or discards them.
+static void add_time(struct shapes *s, uint32_t kind, uint32_t used, uint32_t shape, double time) {
+  struct times *t = &s->times[kind][used - 1];
+  uint32_t shift = 8 * (used - 1), best = 0, at = t->counts[shape];
+  if (at == ROUNDS) return;
+  // Sorted.
+  double *list = t->list[shape];
+  for (t->counts[shape]++; at > 0 && list[at - 1] > time; at--) list[at] = list[at - 1];
+  list[at] = time;
+  for (int i = 0; i < SHAPE_COUNT; i++) if (t->counts[i] < ROUNDS) return;
+  int steady = is_steady(t);
+  if (!steady && ++t->tries < ${TRIES}) {
+    memset(t->counts, 0, sizeof t->counts);
+    return;
+  }
+  for (int i = 0; i < SHAPE_COUNT; i++) {
+    if (t->list[i][ROUNDS / 2] < t->list[0][ROUNDS / 2] * ${MAX_TIME} &&
+        t->list[i][0] < t->list[best][0] * (best ? 1 : ${MAX_TIME})) best = i;
+  }
+  struct shape *x = &s->list[kind];
+  x->shape = (x->shape & ~(UNKNOWN << shift)) | best << shift;
+  if (steady) __atomic_store_n(&s->news, 1, __ATOMIC_SEQ_CST);
+  else s->unsaved[kind] |= UNKNOWN << shift;
 }
 
 // Notes the used shapes of a launch whose leader executed some workgroups, and ends its measurement.
@@ -114,24 +160,9 @@ static void end_shape(struct shapes *s, const struct launch *l, uint32_t groups,
   if (groups == 0 || !lacks_times(s, kind, l->kernel, used)) return;
   s->left[kind][used - 1] = TIMED;
   if (!timed) return;
-  if (thread_faults() != s->now.faults && s->faults++ < ${MAX_FAULTS}) return;
-  struct shape *x = &s->list[kind];
-  struct times *t = &s->times[kind][used - 1];
-  uint32_t shift = 8 * (used - 1), best = 0;
-  t->kernel = l->kernel;
-  // Sorted.
-  double *list = t->list[s->now.shape], time = (s->now.end - s->now.begin) / groups;
-  uint32_t at = t->counts[s->now.shape];
-  if (at == ROUNDS) return;
-  for (t->counts[s->now.shape]++; at > 0 && list[at - 1] > time; at--) list[at] = list[at - 1];
-  list[at] = time;
-  for (int i = 0; i < SHAPE_COUNT; i++) {
-    if (t->counts[i] < ROUNDS) return;
-    if (t->list[i][ROUNDS / 2] < t->list[0][ROUNDS / 2] * ${MAX_TIME} &&
-        t->list[i][0] < t->list[best][0] * (best ? 1 : ${MAX_TIME})) best = i;
-  }
-  x->shape = (x->shape & ~(UNKNOWN << shift)) | best << shift;
-  __atomic_store_n(&s->news, 1, __ATOMIC_SEQ_CST);
+  if (disturbances() != s->now.disturbances && s->disturbed++ < ${MAX_DISTURBED}) return;
+  s->times[kind][used - 1].kernel = l->kernel;
+  add_time(s, kind, used, s->now.shape, (s->now.end - s->now.begin) / groups);
 }
 `;
 
@@ -140,11 +171,13 @@ export const SHAPE_CALLS_IN_C = `
 // Returns whether shapes were measured since the last call.
 uint32_t switchyard_shape_news(struct pool *p) { return __atomic_exchange_n(&p->shapes.news, 0, __ATOMIC_SEQ_CST); }
 
-// Copies measured shapes. Returns their number.
+// Copies the shapes that are saved. Returns their number.
 uint32_t switchyard_shapes(struct pool *p, struct shape *to) {
   uint32_t count = 0;
   for (uint32_t i = 0; i < p->shapes.count; i++) {
-    if (p->shapes.list[i].shape != UNKNOWN * 257) to[count++] = p->shapes.list[i];
+    to[count] = p->shapes.list[i];
+    to[count].shape |= p->shapes.unsaved[i];
+    if (to[count].shape != UNKNOWN * 257) count++;
   }
   return count;
 }
