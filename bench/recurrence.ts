@@ -4,7 +4,7 @@
  * library that `bench peers` installs. Linux on x64 only. Flags: `--tokens N`, `--runs N`, `--peers FOLDER`.
  */
 
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -131,10 +131,22 @@ async function openOurs(
   };
 }
 
+/** The library of ggml's kernels for this processor: each rates itself, and 0 means that it cannot run here. */
+function fastestGgml(folder: string): string {
+  const rated = readdirSync(folder)
+    .filter((file) => file.startsWith("libggml-cpu-"))
+    .map((file) => join(folder, file))
+    .map((path) => {
+      const score = koffi.load(path).func("ggml_backend_score", "int", []);
+      return { path, score: Number(score()) };
+    });
+  return rated.reduce((a, b) => b.score > a.score ? b : a).path;
+}
+
 /** Opens ggml's operators. */
 function openGgml(folder: string) {
   const base = koffi.load(join(folder, "libggml-base.so"));
-  const cpu = koffi.load(join(folder, "libggml-cpu-zen4.so"));
+  const cpu = koffi.load(fastestGgml(folder));
   const params = koffi.struct({
     size: "size_t",
     memory: "void *",
