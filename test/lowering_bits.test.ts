@@ -155,6 +155,53 @@ t.test("a kernel of short sums leaves out values with other users", async (t) =>
   }
 });
 
+t.test("equal chains of short sums share a kernel, whatever they read", async (t) => {
+  // Each sum has one user.
+  const chains: readonly (readonly [string, string, number])[] = [
+    ["a", "a", 1],
+    ["b", "b", 1],
+    ["c", "d", 1],
+    ["d", "e", 1],
+    ["e", "a", 2],
+  ];
+  const names = ["a", "b", "c", "d", "e"];
+  const all = model({ token: upTo(3), row: 3, column: 4 }, (m) => {
+    const inputs = new Map(
+      names.map((name) => [name, m.input(name, "token row column")]),
+    );
+    return Object.fromEntries(chains.map(([of, by, more]) => {
+      const total = add(sum(inputs.get(of)!, "column"), more);
+      const once = div(inputs.get(by)!, total);
+      return [of + by, div(once, add(sum(once, "row"), more))];
+    }));
+  });
+  const inputs = Object.fromEntries(
+    names.map((name, i) => [name, waves(36, 7 * i)]),
+  );
+  const { kernels } = await compile(all);
+  t.equal(Object.keys(kernels).length, 3);
+  const [found] = await runCase({ calls: [inputs], model: all }, "cpu");
+  const isInRow = (i: number, j: number) => i >> 2 === j >> 2;
+  const isInColumn = (i: number, j: number) =>
+    Math.floor(i / 12) === Math.floor(j / 12) && i % 4 === j % 4;
+  for (const [of, by, more] of chains) {
+    const sumOf = (y: readonly number[], isSummed: (j: number) => boolean) =>
+      y.reduce((total, value, j) => isSummed(j) ? total + value : total, 0);
+    const once = inputs[by]!.map((value, i) =>
+      value / (sumOf(inputs[of]!, (j) => isInRow(i, j)) + more)
+    );
+    const { data } = found![of + by]!;
+    t.ok(
+      once.every((value, i) => {
+        const wanted = value / (sumOf(once, (j) => isInColumn(i, j)) + more);
+        const limit = 1e-4 * Math.max(1, Math.abs(wanted));
+        return Math.abs(wanted - data[i]!) < limit;
+      }),
+      `${of}${by} ${data}`,
+    );
+  }
+});
+
 const bits: Case = {
   stored: "bf16",
   calls: [{ x: waves(9 * 40), who: [2, 0, 1, 1, 0, 0, 2, 1, 0] }, {

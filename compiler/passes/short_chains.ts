@@ -28,6 +28,11 @@ export function shortAxes(placed: Placed, { axes }: Node): string[] {
   return axes.filter((axis) => isShort(placed, axis));
 }
 
+/** The other axes of a node. */
+export function outerAxes(placed: Placed, { axes }: Node): string[] {
+  return axes.filter((axis) => !isShort(placed, axis));
+}
+
 function isShort(placed: Placed, axis: string): boolean {
   const { dynamic, size } = placed.axes[axis]!;
   return !dynamic && size <= SHORT && !isUneven(placed, placed.axes[axis]);
@@ -70,13 +75,14 @@ function canBeIn(node: Node, { dispatched, placed }: ChainOptions): boolean {
 /** A last node, and the nodes whose users are all in the chain. */
 function chainOf(last: Node, o: ChainOptions): Set<Node> {
   const chain = new Set([last]);
-  const outer = outerAxes(last, o);
+  const outerOf = (node: Node) => outerAxes(o.placed, node).join();
+  const outer = outerOf(last);
   const addInputs = (node: Node): void => {
     for (const input of node.inputs) {
       const fits = canBeIn(input, o) && !chain.has(input) &&
         !o.named.has(input) &&
         o.users.get(input)!.every((user) => chain.has(user)) &&
-        outerAxes(input, o) === outer && input.block === last.block &&
+        outerOf(input) === outer && input.block === last.block &&
         input.phase === last.phase && input.micro === last.micro;
       if (!fits) continue;
       chain.add(input);
@@ -85,10 +91,6 @@ function chainOf(last: Node, o: ChainOptions): Set<Node> {
   };
   addInputs(last);
   return chain;
-}
-
-function outerAxes(node: Node, { placed }: ChainOptions): string {
-  return node.axes.filter((axis) => !isShort(placed, axis)).join();
 }
 
 /** Whether one kernel can compute a chain, in place of at least two. */

@@ -8,7 +8,7 @@ import {
   rem,
   u32,
 } from "../../../spec/kernel/build.ts";
-import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import type { Expr, Kernel, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node } from "../../graph/graph.ts";
 import {
@@ -125,12 +125,22 @@ export function writeAll(
   body: (at: At) => readonly Stmt[],
 ): void {
   const space = indexSpaceOf(scope, node, axes);
+  const kernel = kernelAt(scope, node, space, body);
+  scope.launch(node, kernel, indexGrid(space));
+}
+
+/** The kernel that executes `body` at every index of a space of `node`. */
+export function kernelAt(
+  scope: KernelScope,
+  node: Node,
+  space: IndexSpace,
+  body: (at: At) => readonly Stmt[],
+): Kernel {
   const rows = scope.lowering.model.dispatched.has(node) ? "_rows" : "";
-  const kernel = elementwise({
+  return elementwise({
     name: `${opOf(node)}${rows}`,
     count: space.count,
     bindings: scope.bindings,
     body: (index) => scope.block(() => body(space.at(index))),
   });
-  scope.launch(node, kernel, indexGrid(space));
 }

@@ -1,16 +1,42 @@
 /** Kernels of chains of elementwise ops and sums over short axes: values are variables. */
 
+import { cachedIn } from "../../../spec/bounded_cache.ts";
 import { add, f32, u32 } from "../../../spec/kernel/build.ts";
-import type { Expr } from "../../../spec/kernel/tree.ts";
+import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import type { Node } from "../../graph/graph.ts";
 import { range } from "../../../spec/range.ts";
-import { shortAxes } from "../short_chains.ts";
-import type { Lowering } from "./context.ts";
+import { outerAxes, shortAxes } from "../short_chains.ts";
+import { addLaunch, type Lowering, type Storage } from "./context.ts";
 import { computeValue, emitValue, type Known, storeTo } from "./emit.ts";
-import { writeAll } from "./index_space.ts";
+import { expressionKey } from "./expression_key.ts";
+import {
+  indexGrid,
+  type IndexSpace,
+  indexSpaceOf,
+  kernelAt,
+} from "./index_space.ts";
 import { type At, atWith } from "./indices.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
+
+/** A kernel, and the indices of its bindings in the buffers of its key. */
+interface Made {
+  readonly kernel: Kernel;
+  readonly bindings: readonly (readonly [binding: string, buffer: number])[];
+}
+
+/** Kernels of the last chains, by their keys. */
+const made = new Map<string, Made>();
+
+/** Maximum number of these kernels. */
+const MAX_MADE = 256;
+
+/** A chain: its other nodes in order, its last node, and the storage of that node. */
+interface Chain {
+  readonly others: readonly Node[];
+  readonly last: Node;
+  readonly storage: Storage;
+}
 
 /** Stores `last`, and computes the other nodes of its chain before. */
 export function lowerShortChain(
@@ -18,12 +44,42 @@ export function lowerShortChain(
   last: Node,
   others: readonly Node[],
 ): void {
-  const scope = new KernelScope(lowering);
   const storage = storageFor(lowering, last);
+  const chain = { others, last, storage };
+  const scope = new KernelScope(lowering);
+  const workgroups = indexGrid(spaceOf(scope, last));
+  const key = expressionKey(lowering, [...others, last], storage);
+  if (!key) return scope.launch(last, kernelOf(scope, chain), workgroups);
+  const { kernel, bindings } = cachedIn(made, key.text, {
+    max: MAX_MADE,
+    create: (): Made => {
+      const kernel = kernelOf(scope, chain);
+      const bindings = Object.entries(scope.buffers)
+        .map(([name, buffer]) => [name, key.buffers.indexOf(buffer)] as const);
+      return { kernel, bindings };
+    },
+  });
+  addLaunch(lowering, last, kernel, {
+    bindings: Object.fromEntries(
+      bindings.map(([name, buffer]) => [name, key.buffers[buffer]!]),
+    ),
+    workgroups,
+  });
+}
+
+/** The index space of the axes that invocations do not loop over. */
+function spaceOf(scope: KernelScope, last: Node): IndexSpace {
+  return indexSpaceOf(scope, last, outerAxes(scope.lowering.placed, last));
+}
+
+function kernelOf(
+  scope: KernelScope,
+  { others, last, storage }: Chain,
+): Kernel {
+  const { lowering } = scope;
   const { placed } = lowering;
-  const short = shortAxes(placed, last);
-  const outer = last.axes.filter((axis) => !short.includes(axis));
-  writeAll(scope, last, outer, (at) => {
+  const outer = outerAxes(placed, last);
+  return kernelAt(scope, last, spaceOf(scope, last), (at) => {
     const bound = new Map(
       outer.map((axis) => [axis, scope.bindValue(at.get(axis))]),
     );
@@ -39,7 +95,7 @@ export function lowerShortChain(
       );
       known.set(node, (at) => values.get(keyOf(axes, at))!);
     }
-    return indicesOf(lowering, short, from).map((at) =>
+    return indicesOf(lowering, shortAxes(placed, last), from).map((at) =>
       storeTo(scope, storage, at, valueAt(scope, last, { at, known }))
     );
   });
