@@ -24,6 +24,7 @@ function bytesKernel(workgroupSize: number): Kernel {
     workgroupSize,
     bindings: bindings({ a: "u32", b: "u32" }, { y: "i32", z: "u32" }),
     body: wgsl`
+      var<workgroup> small: array<u32, ${workgroupSize}>;
       let i = group.x * ${workgroupSize} + lane;
       let word = a[i];
       y[i] = dot4U8I8(word, b[i]) - dot4U8I8(b[group.x], a[i]) + dot4I8Packed(word, b[i]) + dot4I8Packed(a[group.x], b[group.x]);
@@ -33,6 +34,15 @@ function bytesKernel(workgroupSize: number): Kernel {
         let nibbles = lookup16(a[i * 0 + k], 0xfbfaf9f8u, 0xfffefdfcu, 0x03020100u, 0x07060504u);
         sum += dot4I8Packed(nibbles, b[k * 4 + lane % 4]);
         sum += dot4U8I8(nibbles, b[k]);
+      }
+      // Sums of small bytes, the largest among them, of which those up to 63 are added in 16 bits.
+      for (var k = 0u; k < 8; k++) {
+        small[lane] = a[i * 0 + k] & 0x3f3f3f3fu;
+        let full = a[k] | 0x7f7f7f7fu;
+        sum += dot4U8I8(small[lane], b[k]) + dot4I8Packed((b[k + lane % 4] >> 4) & 0x0f0f0f0fu, a[k]);
+        sum += dot4U8I8(full & 0x3f3f3f3fu, b[k]) + dot4U8I8(full & 0x3f3f3f3fu, b[k * 5 % 8]) + sum;
+        sum += dot4U8I8(full & 0x7f7f7f7fu, b[k]) + dot4U8I8(full & 0x7f7f7f7fu, b[k]);
+        sum += dot4U8I8(full & 0x40404040u, b[k]) + dot4I8Packed(full & 0x40404040u, a[k]);
       }
       for (var k = 0u; k < 8; k++) {
         z[i] ^= bytesAt(a, lane * 9 + 4 * k + 1) * (k + 1) + bytesAt(a, 4 * k + 3);

@@ -204,16 +204,21 @@ export function addSums(
       }`,
     };
   });
+  const productOf = (part: number, r: number, c: number) =>
+    product(
+      o,
+      wgsl`bytes${i}_${part}[${c}]`,
+      wgsl`codes${i}_${part}[${r}]`,
+    );
+  // Products of one sum are added in one statement, in fewer bits where they fit.
   const products = all((r, c) =>
     wgsl`${
-      range(parts).map((part) => {
-        const { end } = every[together === 2 ? part : 0]!;
+      every.map(({ end }, next) => {
+        const terms = range(parts)
+          .filter((part) => together === 1 || part === next)
+          .map((part) => productOf(part, r, c));
         return wgsl`${`dot${end}`}[${r}][${c}] += ${
-          product(
-            o,
-            wgsl`bytes${i}_${part}[${c}]`,
-            wgsl`codes${i}_${part}[${r}]`,
-          )
+          terms.reduce((sum, term) => wgsl`${sum} + ${term}`)
         };`;
       })
     }`

@@ -239,6 +239,7 @@ export class Emitter {
     if (each) return this.#eachLane(each);
     if (fn === "v.dot4") return this.#dot4("shr_s");
     if (fn === "v.dot4_unsigned") return this.#dot4("shr_u");
+    if (fn === "v.dot4_small") return this.#dot4("shr_u");
     if (fn === "d.from_l") {
       const value = f.local("v128");
       f.tee(value);

@@ -213,18 +213,8 @@ export class Emitter {
 
   #apply(fn: Op, args: readonly Value[]): string {
     const write = TEXTS[fn];
-    if (fn === "v.add") {
-      // Processors multiply and add at once.
-      const product = args.find((arg) =>
-        arg.op === "apply" && arg.fn === "v.dot4_unsigned" &&
-        !this.#repeated.has(arg)
-      );
-      if (product) {
-        const other = args.find((arg) => arg !== product)!;
-        const texts = [other, ...product.args].map((arg) => this.#value(arg));
-        return `v_dot4_unsigned_add(${texts.join(", ")})`;
-      }
-    }
+    const sum = fn === "v.add" ? this.#sumOfProducts(args) : undefined;
+    if (sum !== undefined) return sum;
     const [family, full] = fn.split(".") as [string, string];
     const name = full.replace(/(_each)?(_[su])?$/, "");
     const operator = OPERATOR_TEXTS[name];
@@ -249,6 +239,38 @@ export class Emitter {
     const result = family === "u" ? "u" : family === "d" ? "vl" : "vu";
     const text = `${a} ${operator} ${by}`;
     return signed || COMPARES.has(name) ? `(${result})(${text})` : text;
+  }
+
+  /** A sum with products of bytes: processors multiply and add at once, or add small products in 16 bits. */
+  #sumOfProducts(args: readonly Value[]): string | undefined {
+    const isOnce = (value: Value, ...fns: readonly Op[]) =>
+      value.op === "apply" && fns.includes(value.fn) &&
+      !this.#repeated.has(value);
+    const terms = args.flatMap((arg) =>
+      isOnce(arg, "v.add") ? arg.args : [arg]
+    );
+    const all = terms.filter((term) => isOnce(term, "v.dot4_unsigned"));
+    const small = terms.filter((term) => isOnce(term, "v.dot4_small"));
+    if (all.length + small.length === 0) return undefined;
+    const others = terms.filter((term) =>
+      !all.includes(term) && !small.includes(term)
+    );
+    const texts = (values: readonly Value[]) =>
+      values.map((value) => this.#value(value));
+    const factors = (products: readonly Value[]) =>
+      texts(products.flatMap(({ args }) => args)).join(", ");
+    let sum = others.length === 0
+      ? "((vu){ 0 })"
+      : `(${texts(others).join(" + ")})`;
+    for (const product of all) {
+      sum = `v_dot4_unsigned_add(${sum}, ${factors([product])})`;
+    }
+    for (let at = 0; at < small.length; at += 2) {
+      const pair = small.slice(at, at + 2);
+      const name = pair.length === 2 ? "v_dot8_small_add" : "v_dot4_small_add";
+      sum = `${name}(${sum}, ${factors(pair)})`;
+    }
+    return sum;
   }
 
   /** A variable in memory or in a register. */

@@ -36,7 +36,7 @@ export function printKernel(
     inMemory: "outliving",
   });
   const body = bodyInC(program, listOfTiles(kernel));
-  const bytes = /\b(v_dot4|v_lookup|strided)/.test(body);
+  const bytes = /\b(v_dot|v_lookup|strided)/.test(body);
   return {
     prelude: vectorsInC({ lanes, fused, bytes }),
     text:

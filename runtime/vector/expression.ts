@@ -10,6 +10,7 @@ import type {
   Expr,
   ScalarType,
 } from "../../spec/kernel/tree.ts";
+import type { ByteBounds } from "./byte_bounds.ts";
 import {
   apply,
   constant,
@@ -48,6 +49,9 @@ const OPERATORS: { readonly [F in CallName]?: Op } = {
   dot4U8I8: "v.dot4_unsigned",
 };
 
+/** Bytes up to which two products of pairs with i8, added in 16 bits, do not overflow. */
+const SMALL = 63;
+
 /** A load that is known to be in bounds: through a pointer, or in a tile. */
 export type Pointed =
   | {
@@ -72,11 +76,13 @@ export class Expressions {
   readonly pointed = new Map<Expr, Pointed>();
   /** Set in code that rarely runs. */
   rare = false;
+  readonly #bytes: ByteBounds;
   readonly #words = new Map<Expr, Value>();
   readonly #vectors = new Map<Expr, Value>();
 
-  constructor(shapes: Shapes) {
+  constructor(shapes: Shapes, bytes: ByteBounds) {
     this.shapes = shapes;
+    this.#bytes = bytes;
   }
 
   /** Starts a statement, in which each expression is evaluated once. */
@@ -217,6 +223,9 @@ export class Expressions {
       case "call": {
         const args = e.args.map((arg) => this.vector(arg));
         const fn = OPERATORS[e.fn];
+        if (fn?.startsWith("v.dot4") && this.#bytes.of(e.args[0]!) <= SMALL) {
+          return apply("v.dot4_small", ...args);
+        }
         if (fn) return apply(fn, ...args);
         if (e.fn === "rsqrt") {
           return f.div(1, f.sqrt(...args));

@@ -7,6 +7,7 @@ import { endOf } from "../../spec/kernel/build.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { withScalarLoads, withWordLoads } from "../../spec/kernel/vectors.ts";
 import { analyzeShapes, restingVariables, uniqueNames } from "./analyze.ts";
+import { ByteBounds } from "./byte_bounds.ts";
 import {
   get,
   type Local,
@@ -75,6 +76,7 @@ class KernelLowering {
     const shapes = analyzeShapes(kernel, body, options.lanes);
     this.#on = new Statements(shapes, {
       loops: options.loops,
+      bytes: new ByteBounds(body),
       writable: new Set(
         kernel.bindings.filter((b) => b.access !== "read").map((b) => b.name),
       ),

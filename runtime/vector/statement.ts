@@ -7,6 +7,7 @@ import { invariant } from "../../spec/errors.ts";
 import { endOf } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
 import { hasUniformTrip, spanOf } from "./analyze.ts";
+import type { ByteBounds } from "./byte_bounds.ts";
 import { Expressions, vectorType } from "./expression.ts";
 import {
   apply,
@@ -62,11 +63,12 @@ export class Statements {
   constructor(
     shapes: Shapes,
     options: LoopOptions & {
+      readonly bytes: ByteBounds;
       readonly writable: ReadonlySet<string>;
       readonly take: () => ScratchSlot;
     },
   ) {
-    this.x = new Expressions(shapes);
+    this.x = new Expressions(shapes, options.bytes);
     this.loops = options.loops;
     this.writable = options.writable;
     this.take = options.take;

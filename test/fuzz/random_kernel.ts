@@ -283,10 +283,13 @@ class Grower {
     }
     if (type !== "f32" && pick === 5) {
       if (this.#of([false, false, true])) {
+        // Small bytes have products of their own.
         return type === "i32"
           ? call(
             this.#of(["dot4I8", "dot4U8I8"]),
-            sub("u32"),
+            this.#of([true, false])
+              ? sub("u32")
+              : binary("and", sub("u32"), u32(0x3f3f3f3f)),
             sub("u32"),
           )
           : call("lookup16", sub("u32"), ...TABLE);
