@@ -2,7 +2,7 @@
 
 import type { Activations } from "../spec/activations.ts";
 import { type FileDType, isHalf } from "../spec/dtype.ts";
-import { ModelError } from "../spec/errors.ts";
+import { ModelError, PlacementError } from "../spec/errors.ts";
 import { GUARANTEED_LIMITS, MAX_CHUNKS } from "../spec/limits.ts";
 import type { Operands } from "../spec/numerics.ts";
 import type { Plan } from "../spec/plan/plan.ts";
@@ -140,7 +140,8 @@ export function compileLowered(
     ? recomputeViews(simplify(rounded))
     : simplify(rounded);
   checkStates(simple);
-  const place = readPlacement(simple, mesh, options.place);
+  checkSlices(traced, options);
+  const place = readPlacement(simple, mesh, options);
   const facts = axisFacts(
     simple,
     place.mesh,
@@ -153,6 +154,7 @@ export function compileLowered(
     shardsState: (name) => zero > 0 || name.startsWith(accumulatedName("")),
     shardsParameters: zero === 3,
     dispatcher: dispatcherOf(options),
+    combinesTerms: options.numerics === "fast",
   });
   const { pages, kvCacheDtype = "f32" } = options;
   const { pipeline: schedule = SCHEDULE_NAMES[0] } = options;
@@ -240,6 +242,23 @@ function dispatcherOf(
   if (!dispatcherWords(dispatcher).reorders) return dispatcher;
   throw new ModelError(
     `Cannot use dispatcher '${dispatcher}': it adds the results of a token in another order than one rank does, and numerics are 'exact'. Compile with 'fast' numerics, or use 'allToAll'`,
+  );
+}
+
+/** Throws PlacementError if experts are to be sliced and cannot be. */
+function checkSlices(
+  { nodes }: Graph,
+  { sliceExperts, numerics }: CompileOptions,
+): void {
+  if (!sliceExperts) return;
+  if (nodes.some(({ phase }) => phase !== undefined)) {
+    throw new PlacementError(
+      "Cannot slice experts in training: gradients of their rows are not added over ranks. Train entire experts",
+    );
+  }
+  if (numerics === "fast") return;
+  throw new PlacementError(
+    "Cannot slice experts: the results of a token are added in another order than one rank does, and numerics are 'exact'. Compile with 'fast' numerics, or with entire experts",
   );
 }
 

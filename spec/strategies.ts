@@ -59,6 +59,8 @@ type StrategyOption =
     /** Values that a search tries besides the default; exclusive if they cannot be combined with others. */
     readonly tries?: readonly (number | boolean | string)[];
     readonly alone?: true;
+    /** Whether the values that it tries need `fast` numerics: they change the order of sums with the mesh. */
+    readonly reorders?: true;
     /** Name of a non-default value in search results. */
     text(value: never): string;
   }
@@ -148,6 +150,22 @@ export const STRATEGY_OPTIONS = {
       }).join("; ")
     }.`,
     text: (dispatcher: Dispatcher) => dispatcherWords(dispatcher).text,
+  },
+  /**
+   * Whether mesh axes that shard heads and hidden elements, such as `tp`, shard the hidden elements of each expert too
+   * (tensor parallelism of experts), instead of the experts. Ranks with slices of the same experts have the same load,
+   * and all-reduce the combined rows of their tokens: `fast` numerics only. Requires experts with separate matrices of
+   * gates and factors, and the default placement. Not available in training. Default: entire experts.
+   */
+  sliceExperts: {
+    kind: "flag",
+    flag: "slice-experts",
+    alone: true,
+    reorders: true,
+    tries: [true],
+    about:
+      "Shard the hidden elements of each expert over tp, instead of the experts (fast numerics).",
+    text: () => "experts sliced",
   },
   /**
    * Format of the rows that dispatch and combine exchange. `bf16`: both. `fp8`: dispatched rows are E4M3 with a scale
@@ -268,7 +286,9 @@ export function strategyWords(strategy: Strategy): string[] {
 export function triedStrategies(numerics: NumericsClass): Strategy[] {
   let together: Strategy[] = [{}];
   const alone: Strategy[] = [];
-  for (const [name, { tries = [], alone: single }] of STRATEGY_ENTRIES) {
+  for (const [name, option] of STRATEGY_ENTRIES) {
+    const { tries = [], alone: single, reorders } = option;
+    if (reorders && numerics !== "fast") continue;
     const values = tries.map((value): Strategy => ({ [name]: value }));
     if (single) alone.push(...values);
     else {

@@ -28,7 +28,7 @@ import {
 } from "../engine/planner/search/meshes.ts";
 import { compileTrainingRepresentatives } from "../engine/planner/summary/training.ts";
 import type { Machine, MachineLink, Plan } from "../spec/mod.ts";
-import { triedStrategies } from "../spec/strategies.ts";
+import { type Strategy, triedStrategies } from "../spec/strategies.ts";
 import { switchyard, temporaryFolder, withOutput } from "./helpers/cli.ts";
 
 const CONFIGS = fileURLToPath(new URL("references/configs", import.meta.url));
@@ -80,7 +80,10 @@ interface Document {
   readonly found: readonly {
     readonly mesh: { readonly ep: number; readonly tp: number };
     readonly replicas: number;
-    readonly strategy: { readonly zero?: number; readonly recompute?: boolean };
+    readonly strategy: Strategy & {
+      readonly zero?: number;
+      readonly recompute?: boolean;
+    };
     readonly bytes: number;
     readonly limit: number;
     readonly seconds: number;
@@ -232,6 +235,68 @@ t.test("a search assumes the numerics, the wire and the cache that it is given",
     t.equal(code, 2);
     t.match(err, `Cannot use ${flag[0]} with --phase train`);
   }
+});
+
+t.test("experts are sliced where they are fewer than ranks, or where that is faster", async (t) => {
+  // Exchanges have a latency, and nothing else takes as long.
+  const link = { latency: 1e-4, bandwidth: 1e12, per: "rank" } as const;
+  const published = path.join(CONFIGS, "mixtral-8x7b.json");
+  const config = {
+    ...JSON.parse(readFileSync(published, "utf8")) as object,
+    num_hidden_layers: 2,
+    num_local_experts: 2,
+    num_experts_per_tok: 1,
+  };
+  const folder = temporaryFolder(t);
+  const file = path.join(folder, "config.json");
+  writeFileSync(file, JSON.stringify(config));
+  const [device] = Object.values(NODE.devices);
+  const machine = path.join(folder, "machine.json");
+  const limits = { maxBufferSize: 1e11, maxStorageBufferBindingSize: 1e11 };
+  writeFileSync(
+    machine,
+    JSON.stringify({
+      ...NODE,
+      devices: { d: { ...device!, memory: 8e9, limits } },
+      links: { sameHost: link },
+    }),
+  );
+  const words = [
+    ...["search", file, "--target", machine, "--max-context", "256"],
+    ...["--objective", "latency"],
+  ];
+  const exact = await switchyard([...words, "--json"]);
+  const meshes = (out: string) =>
+    (JSON.parse(out) as Document).found.map(({ mesh }) => [mesh.ep, mesh.tp]);
+  t.strictSame(
+    meshes(exact.out).sort(),
+    [[1, 1], [1, 2], [2, 1]],
+    exact.err,
+  );
+  const { out } = await switchyard([...words, "--numerics", "fast", "--json"]);
+  const { found } = JSON.parse(out) as Document;
+  t.strictSame(
+    meshes(out).sort(),
+    [[1, 1], [1, 2], [1, 4], [2, 1], [2, 2]],
+  );
+  const one = found.find(({ mesh: { ep, tp } }) => ep * tp === 1);
+  for (const { mesh, strategy, bytes } of found) {
+    const { ep, tp } = mesh;
+    if (ep * tp > 2) t.ok(strategy.sliceExperts, `ep=${ep},tp=${tp}`);
+    if (ep * tp === 4) t.ok(bytes < one!.bytes / 2, "half of two ranks'");
+  }
+  const two = found.find(({ mesh: { ep, tp } }) => ep === 1 && tp === 2);
+  t.ok(two!.strategy.sliceExperts, "without an exchange");
+  const { out: text } = await switchyard([
+    ...[...words, "--numerics", "fast", "--ranks", "4"],
+    ...["--objective", "memory"],
+  ]);
+  const [, flags] = /^plan {4}([^,\n]*(,tp=\d+ [^,\n]*)?)/m.exec(text)!;
+  t.match(flags, "--numerics fast --slice-experts");
+  const planned = await switchyard([
+    ...["plan", file, "--target", machine, ...flags!.split(" ")],
+  ]);
+  t.equal(planned.code, 0, `${flags}: ${planned.err}`);
 });
 
 t.test("a mesh that no sharding of the model has is thrown out by name", async (t) => {
@@ -415,10 +480,12 @@ t.test("exchanges in two levels with stages, shared positions and training", (t)
 });
 
 t.test("meshes of a replica", (t) => {
-  const names = (ranks: number, experts: number) =>
-    replicaMeshes({ ranks, host: 2, experts }).map(({ ep, tp }) => [ep, tp]);
+  const names = (ranks: number, experts: number, slices = false) =>
+    replicaMeshes({ ranks, host: 2, experts, slices })
+      .map(({ ep, tp }) => [ep, tp]);
   t.strictSame(names(4, 8), [[1, 1], [2, 1], [4, 1], [1, 2], [2, 2]]);
   t.strictSame(names(6, 8).slice(-2), [[6, 1], [3, 2]], "all ranks");
   t.strictSame(names(8, 2), [[1, 1], [2, 1], [1, 2]], "an expert each");
+  t.strictSame(names(8, 2, true), [[1, 1], [2, 1], [1, 2], [2, 2]], "a slice");
   t.end();
 });

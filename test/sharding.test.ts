@@ -22,6 +22,7 @@ import {
   type Tensor,
   upTo,
 } from "../compiler/mod.ts";
+import { onRank } from "../spec/plan/plan.ts";
 import { compileRefused } from "./helpers/compile_refused.ts";
 import {
   type Case,
@@ -73,6 +74,64 @@ sameBits("experts over ranks that hold the same tokens", {
   { mesh: { tp: 4 } },
   { mesh: { dp: 2, tp: 2, ep: 2 } },
 ]);
+
+/** A routed block with hidden elements, and a dense one. */
+function experts(ffn: number): Model {
+  return model({ token, embed: 8, expert: 4, ffn, inner: 32 }, (m) => {
+    const x = m.input("x", "token embed");
+    const routing = route(m.input("logits", "token expert"), {
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
+    });
+    const up = m.param("up", "expert ffn embed");
+    const down = m.param("down", "expert embed ffn");
+    const hidden = map(
+      (u) => u / (1 + Math.exp(-u)),
+      dot(dispatch(x, routing), up, "embed"),
+    );
+    const y = combine(dot(hidden, down, "ffn"), routing);
+    const dense = dot(x, m.param("in", "inner embed"), "embed");
+    return { y: add(y, dot(dense, m.param("out", "embed inner"), "inner")) };
+  });
+}
+
+t.test("slices of experts add to the results of entire experts", async (t) => {
+  const of = { model: experts(32), tolerance: 1e-5 };
+  const sliced = { sliceExperts: true, numerics: "fast" } as const;
+  await matches(t, of, "cpu", [
+    { mesh: { tp: 2 }, ...sliced },
+    { mesh: { tp: 8 }, ...sliced },
+    { mesh: { ep: 2, tp: 2 }, ...sliced },
+    { mesh: { dp: 2, ep: 3, tp: 2 }, ...sliced, chunks: 2 },
+    { mesh: { node: 2, ep: 2, tp: 2 }, ...sliced },
+    { mesh: { ep: 2, tp: 2 }, ...sliced, dispatcher: "gatherWeights" },
+    { mesh: { ep: 2, tp: 2 }, ...sliced, dispatcher: "allGather" },
+    { mesh: { ep: 2, tp: 2 }, ...sliced, deduplicate: true },
+    { mesh: { ep: 2, tp: 2 }, ...sliced, receiveRows: "1x" },
+  ]);
+  const wire = "bf16" as const;
+  await matches(t, { ...of, tolerance: 0.05 }, "cpu", [
+    { mesh: { ep: 2, tp: 2 }, ...sliced, wire },
+  ]);
+  const plan = await compile(of.model, { mesh: { tp: 4 }, ...sliced });
+  const { bytes } = plan.buffers["up"]!;
+  t.equal(onRank(bytes, 3), 4 * 8 * 8 * 4, "a quarter of each expert");
+});
+
+compileRefused(
+  "slices of experts with exact numerics",
+  experts(32),
+  { mesh: { tp: 2 }, sliceExperts: true },
+  "Cannot slice experts: the results of a token are added in another order than one rank does, and numerics are 'exact'. Compile with 'fast' numerics, or with entire experts",
+);
+
+compileRefused(
+  "slices of experts that ranks cannot share",
+  experts(18),
+  { mesh: { tp: 4 }, sliceExperts: true, numerics: "fast" },
+  "Cannot shard axis 'ffn' over 'tp': its size, 18, is no multiple of 4. Use tp=1, tp=2, tp=3, or change its placement",
+);
 
 sameBits("a parameter of experts that a router shares", {
   model: model({ token, embed: 4, expert: 4 }, (m) => {

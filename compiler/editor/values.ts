@@ -78,7 +78,7 @@ function shardedText(
   if (axes.length === 0) return undefined;
   const title = axes.map(({ name, size }) => `${name}=${size}`).join(",");
   try {
-    const placed = readPlacement(graph, axes, place);
+    const placed = readPlacement(graph, axes, { place });
     const facts = axisFacts(graph, placed.mesh, placed.requests);
     const { nodes } = shard(facts, { shardsState: () => false });
     return (node) => {

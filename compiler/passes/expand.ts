@@ -137,11 +137,14 @@ class Expansion {
       & Partial<Pick<NodeOf<P>, "axes" | "dtype" | "chunk">>,
   ): NodeOf<P> {
     const { axes, dtype } = of;
+    // Terms of rows are exchanged as they are.
+    const { unreduced = [] } = made.inputs[0]?.sharding ?? {};
     const node = {
       primitive,
       axes,
       dtype,
       ...originOf(of),
+      ...unreduced.length > 0 ? { sharding: { over: {}, unreduced } } : {},
       ...made,
     } as NodeOf<P>;
     this.nodes.push(node as unknown as Node);

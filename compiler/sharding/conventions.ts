@@ -17,17 +17,26 @@ import type { Request } from "./placement.ts";
 
 /**
  * The default placement of the axes of a graph. An axis is sharded only if its size is divisible, except for tokens and
- * experts. Throws PlacementError.
+ * experts. `sliceExperts`: mesh axes of hidden elements shard those of each expert, instead of the experts. Throws
+ * PlacementError.
  */
 export function conventionalPlacement(
   graph: Graph,
   mesh: Mesh,
+  { sliceExperts }: { readonly sliceExperts: boolean },
 ): Map<string, Request> {
   const requests = new Map<string, Request>();
   const roles = rolesOf(graph);
+  const slices = (name: string) =>
+    sliceExperts && meshRoles(name).includes("hidden");
+  if (mesh.some(({ name }) => slices(name))) {
+    roles.set("hidden", [...roles.get("hidden")!, ...slicedAxes(graph)]);
+  }
   for (const [role, axes] of roles) {
     const over = mesh.flatMap(({ name }) =>
-      meshRoles(name).includes(role) ? [name] : []
+      meshRoles(name).includes(role) && !(role === "experts" && slices(name))
+        ? [name]
+        : []
     );
     if (over.length === 0) continue;
     const unused = role === "context" && axes.length === 0;
@@ -96,11 +105,31 @@ function vocabularyOf({ nodes }: Graph): string[] {
   );
 }
 
+/** The hidden axes of experts. Throws PlacementError if the experts of a routing have none. */
+function slicedAxes(graph: Graph): string[] {
+  const axes = hiddenOf(graph, { ofExperts: true });
+  const dispatched = dispatchedNodes(graph);
+  const sliced = new Set(
+    graph.nodes.filter((node) => node.axes.some((axis) => axes.includes(axis)))
+      .map((node) => dispatched.get(node)),
+  );
+  for (const route of new Set(dispatched.values())) {
+    if (sliced.has(route)) continue;
+    throw new PlacementError(
+      "Cannot slice experts: their hidden axes are in matrices of gates and factors, or are not between two matrices. Leave out --slice-experts",
+    );
+  }
+  return axes;
+}
+
 /**
  * The hidden axes of feed-forward blocks: axes between two contractions with parameters with only elementwise ops
- * between. Those of experts are excluded: there the experts are sharded.
+ * between. Those of experts are separate.
  */
-function hiddenOf(graph: Graph): string[] {
+function hiddenOf(
+  graph: Graph,
+  { ofExperts = false }: { readonly ofExperts?: boolean } = {},
+): string[] {
   const dispatched = dispatchedNodes(graph);
   const made = new Set<string>();
   const contracted = new Set<string>();
@@ -108,7 +137,7 @@ function hiddenOf(graph: Graph): string[] {
   for (const node of graph.nodes) {
     const axes = new Set([node, ...node.inputs].flatMap((n) => n.axes));
     if (node.phase || node.primitive === "param") continue;
-    if (dispatched.has(node)) {
+    if (dispatched.has(node) !== ofExperts) {
       for (const axis of axes) other.add(axis);
       continue;
     }

@@ -60,6 +60,14 @@ export interface PlacedMesh {
   readonly requests: Requests;
 }
 
+/** Options of `readPlacement`. */
+export interface PlacementOptions {
+  /** Default: by the names of mesh axes. */
+  readonly place?: Placement | undefined;
+  /** See `STRATEGY_OPTIONS`. Default: false. */
+  readonly sliceExperts?: boolean | undefined;
+}
+
 /**
  * Reads the requested placement, or the default for the mesh. If attention has fewer key heads than ranks for its
  * heads, a mesh axis is split into two, and key heads are sharded over the first. Throws PlacementError.
@@ -67,13 +75,18 @@ export interface PlacedMesh {
 export function readPlacement(
   graph: Graph,
   mesh: Mesh,
-  requested?: Placement,
+  { place: requested, sliceExperts = false }: PlacementOptions = {},
 ): PlacedMesh {
   checkMesh(mesh);
+  if (requested && sliceExperts) {
+    throw new PlacementError(
+      "Cannot slice experts with a placement: it states which axes are sharded. Place their hidden axis, or leave out --slice-experts",
+    );
+  }
   if (!requested) checkNames(mesh);
   const given = requested
     ? readRequests(graph, mesh, requested)
-    : conventionalPlacement(graph, mesh);
+    : conventionalPlacement(graph, mesh, { sliceExperts });
   checkAllUsed(mesh, given);
   const experts = new Set(
     graph.nodes.filter(isRouting).map(({ params }) => params.expert),

@@ -36,6 +36,8 @@ export interface ShardOptions {
   shardsState(name: string): boolean;
   /** Exchange of tokens with experts on other ranks. Default: allToAll. */
   readonly dispatcher?: Dispatcher | undefined;
+  /** Whether ranks combine the terms of rows and then add the results, instead of the terms first. Default: false. */
+  readonly combinesTerms?: boolean;
   /** Whether the parameter is sharded too, and gathered before its use (ZeRO-3). */
   readonly shardsParameters?: boolean;
 }
@@ -163,6 +165,10 @@ class Shards {
         over: partition ? { ...over, [partition.axis]: partition.over } : over,
         unreduced: [],
       });
+      return;
+    }
+    if (primitive === "round" && this.#isTerm(node.inputs[0]!)) {
+      this.#now.set(node, this.#of(node.inputs[0]!));
       return;
     }
     if (primitive === "dispatch") this.#startDispatch(node);
@@ -387,8 +393,8 @@ class Shards {
   }
 
   /**
-   * The operands whose terms carry over to the result: those of ops that only move elements, and in gradients those of
-   * linear ops. Other operands are reduced first.
+   * The operands whose terms carry over to the result: those of ops that only move elements, in gradients those of
+   * linear ops, and with `combinesTerms` rows that are combined. Other operands are reduced first.
    */
   #storedTerms(
     node: Node,
@@ -402,6 +408,7 @@ class Shards {
     const marked = terms.flatMap((over, i) => over ? [i] : []);
     if (marked.length === 0) return [];
     if (marked.every((i) => i === rule.moves)) return marked;
+    if (node.primitive === "combine" && this.#isTerm(taken[0]!)) return marked;
     if (node.phase === undefined || this.#dispatched.has(node)) return [];
     const [first] = marked as [number];
     // Operands that have already been reduced are not reduced again.
@@ -419,6 +426,12 @@ class Shards {
     const linear = !added && equal && !apart && !partition &&
       rule.linear(node as never, terms.map((over) => over !== undefined));
     return linear ? marked : [];
+  }
+
+  /** Whether a value is a term of rows, which are added after they are combined, and are not rounded before. */
+  #isTerm(rows: Node): boolean {
+    return this.#options.combinesTerms === true && this.#dispatched.has(rows) &&
+      this.#offered(rows, true).unreduced.length > 0;
   }
 
   /** Whether a value of an update is sharded. */

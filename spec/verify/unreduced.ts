@@ -78,6 +78,8 @@ function checkStep(facts: Facts, at: StepFacts, report: Report): void {
   const unreducedOver = (name: string) =>
     facts.buffers.get(name)!.unreduced ?? [];
   const { step } = at;
+  // The exchange of a wait was checked at its start.
+  if (step.op === "wait") return;
   for (const name of new Set(at.reads)) {
     const over = unreducedOver(name);
     if (over.length === 0) continue;
@@ -99,13 +101,22 @@ function checkStep(facts: Facts, at: StepFacts, report: Report): void {
       }
       continue;
     }
-    const taken = at.writes.find((to) => {
+    // The rows that an exchange moves.
+    const writes = step.op === "allToAll" && name === step.from
+      ? [step.to]
+      : at.writes;
+    const taken = writes.find((to) => {
       const more = unreducedOver(to).filter((axis) => !over.includes(axis));
       const less = over.some((axis) => !unreducedOver(to).includes(axis));
-      const summed = more.length > 0 ? summedOver(facts, name, to) : [];
+      // With all-gathered tokens, a rank combines the rows of its own experts.
+      const summed = step.part?.op === "combine"
+        ? more
+        : more.length > 0
+        ? summedOver(facts, name, to)
+        : [];
       return less || more.some((axis) => !summed.includes(axis));
     });
-    if (taken !== undefined || at.writes.length === 0) {
+    if (taken !== undefined || writes.length === 0) {
       report(
         `read buffer '${name}'`,
         `it is a part of a sum over ${over.join("+")}, and '${

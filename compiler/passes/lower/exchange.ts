@@ -16,6 +16,7 @@ import { rowMajorStorage } from "./elementwise.ts";
 import { restAxes } from "./index_space.ts";
 import { type ReceivedRows, receivedRows } from "./receive_bound.ts";
 import { lowerDecoded, sentRows } from "./round.ts";
+import { markUnreduced } from "./storage.ts";
 
 /** Exchange of rows of `words` words from one buffer to another on the destination ranks. */
 export interface Exchange {
@@ -111,6 +112,7 @@ export function lowerAllToAll(
         ...axes,
       ],
     );
+  markUnreduced(lowering, node, buffer);
   const count = sent.chunks.length;
   if (!forward && !before && count > 1) {
     amendBuffer(lowering, buffer, { writers: count });

@@ -21,6 +21,7 @@ import {
 import { receivedRows } from "./receive_bound.ts";
 import { sentRows } from "./round.ts";
 import { wordType } from "./scope.ts";
+import { markUnreduced } from "./storage.ts";
 
 /** Counts the rows that a rank forwards to each expert of its node. They are the sent rows of the exchange within it. */
 export function lowerNodeCounts(
@@ -87,6 +88,7 @@ export function lowerMoveRows(
     { axis: `${expert} ${slot}`, size: rows.bound, dynamic: true },
     ...axes,
   ]);
+  markUnreduced(lowering, node, y);
   const kernel = moveRows({
     name: `move_${direction}_${words}`,
     row: words,

@@ -15,6 +15,7 @@ import {
   type Lowering,
 } from "./context.ts";
 import { finish } from "./emit.ts";
+import { markUnreduced } from "./storage.ts";
 
 /** One row per received token of a chunk. */
 export function lowerLocalCombine(
@@ -34,6 +35,7 @@ export function lowerLocalCombine(
     { axis: `${expert} ${slot}`, size: tokenBound, dynamic: true },
     ...rest,
   ]);
+  markUnreduced(lowering, node, buffer);
   const kernel = combine({
     name: `local_combine_${width}`,
     row: width,

@@ -11,10 +11,11 @@ import {
   type Known,
   otherStrategies,
   stepsOverNodes,
+  stepsWithSlices,
 } from "./fit.ts";
 import type { ReplicaMesh } from "./meshes.ts";
 
-/** A task: the steps of a mesh, or those of a replica with other strategies. */
+/** A task: the steps of a mesh, or those of a replica with other strategies or sliced experts. */
 export type Claimable =
   | { readonly kind: "mesh"; readonly mesh: ReplicaMesh }
   | {
@@ -22,7 +23,8 @@ export type Claimable =
     readonly of: Replica;
     /** Ranks per host. */
     readonly host: number;
-  };
+  }
+  | { readonly kind: "slices"; readonly of: Replica };
 
 /** Result of a task. */
 export type Claimed = ReplicaStep[] | ThrownOut;
@@ -71,6 +73,9 @@ async function execute(
 ): Promise<Claimed> {
   if (claimed.kind === "mesh") {
     return await firstThatFits(task, claimed.mesh, known);
+  }
+  if (claimed.kind === "slices") {
+    return await stepsWithSlices(task, claimed.of);
   }
   const { of, host } = claimed;
   return [

@@ -17,16 +17,26 @@ import {
   type ThrownOut,
 } from "./evaluate.ts";
 import {
+  expertRanks,
   minTrainingBytes,
   minWeightBytes,
   overNodes,
   type ReplicaMesh,
 } from "./meshes.ts";
 
-/** Facts known before compilation: the weights, and bytes of a device. */
+/** Facts known before compilation: the weights, experts per layer or 0, and bytes of a device. */
 export interface Known {
   readonly weights: ModelWeights;
+  readonly experts: number;
   readonly limit: number;
+}
+
+/** Whether each rank has at least one entire expert, or there are none. */
+export function hasEntireExperts(
+  mesh: ReplicaMesh,
+  { experts }: Pick<Known, "experts">,
+): boolean {
+  return experts === 0 || expertRanks(mesh) <= experts;
 }
 
 /** Maximum sequences (decode, train) and tokens (prefill) of a rank. */
@@ -73,13 +83,16 @@ function strategiesOf(
 export async function firstThatFits(
   task: SearchTask,
   mesh: ReplicaMesh,
-  { weights, limit }: Known,
+  known: Known,
 ): Promise<ReplicaStep[] | ThrownOut> {
+  const { weights, limit } = known;
   let why = "";
-  for (const strategy of FITTED[task.phase]) {
+  const sliceExperts = !hasEntireExperts(mesh, known);
+  for (const tried of FITTED[task.phase]) {
+    const strategy = sliceExperts ? { ...tried, sliceExperts } : tried;
     const min = task.phase === "train"
       ? minTrainingBytes(weights, mesh, strategy)
-      : minWeightBytes(weights, mesh);
+      : minWeightBytes(weights, mesh, strategy);
     if (min > limit) {
       why = `${
         task.phase === "train"
@@ -182,11 +195,14 @@ function rounded(value: number): number {
 export async function otherStrategies(
   task: SearchTask,
   of: Replica,
+  strategies = strategiesOf(task),
 ): Promise<ReplicaStep[]> {
   const { mesh, load } = of;
   const steps: ReplicaStep[] = [];
   const compiled: Replica[] = [of];
-  for (const strategy of strategiesOf(task)) {
+  for (const tried of strategies) {
+    if (tried.sliceExperts && mesh.tp === 1) continue;
+    const strategy = { ...tried, ...given(of.strategy, ["sliceExperts"]) };
     const { deduplicate, ...others } = strategy;
     const isKnown = compiled.some((plan) =>
       sameStrategy(strategy, plan.strategy) ||
@@ -204,6 +220,14 @@ export async function otherStrategies(
   return steps;
 }
 
+/** Steps of a mesh with sliced experts. */
+export async function stepsWithSlices(
+  task: SearchTask,
+  of: Replica,
+): Promise<ReplicaStep[]> {
+  return await otherStrategies(task, of, [{ chunks: 1, sliceExperts: true }]);
+}
+
 /** Steps with exchanges in two levels, between hosts and within a host, if experts are on several and it fits. */
 export async function stepsOverNodes(
   task: SearchTask,
@@ -215,7 +239,7 @@ export async function stepsOverNodes(
   const plan = await compileReplica(task, nodes, {
     strategy: {
       ...strategy.receiveRows ? BY_NEED : { chunks: 1 },
-      ...given(strategy, ["zero", "recompute"]),
+      ...given(strategy, ["zero", "recompute", "sliceExperts"]),
     },
     load,
   });

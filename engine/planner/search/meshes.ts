@@ -8,6 +8,7 @@ import {
   NODE_AXIS,
   rankCount,
 } from "../../../spec/mesh.ts";
+import type { Strategy } from "../../../spec/strategies.ts";
 import { fileBytes, type ModelWeights } from "../summary/weights.ts";
 
 /** Mesh axes for models that fit in no other way. */
@@ -60,34 +61,44 @@ export function meshName(mesh: ReplicaMesh, replicas = 1): string {
   return axes.length === 0 ? "1 device" : meshFlag(meshSizes(axes));
 }
 
+/** Number of ranks that entire experts are sharded over. */
+export function expertRanks({ ep, tp, cp = 1 }: ReplicaMesh): number {
+  return ep * cp * tp;
+}
+
 /**
  * Powers of two for `ep` and `tp`, and other numbers that use all ranks or those of a host. `tp` stays within a host,
- * and every rank has at least one expert.
+ * and every rank has at least one expert, or with `slices` a slice of one.
  */
 export function replicaMeshes(
-  { ranks: all, host, experts }: {
+  { ranks: all, host, experts, slices = false }: {
     readonly ranks: number;
     /** Ranks per host. */
     readonly host: number;
     /** Experts per layer; 0 if there are none. */
     readonly experts: number;
+    /** Whether experts may be sliced over `tp`. Default: false. */
+    readonly slices?: boolean;
   },
   more: MoreAxes = {},
 ): ReplicaMesh[] {
   const { pp = 1, cp = 1 } = more;
   const ranks = Math.floor(all / (pp * cp));
-  const max = Math.min(ranks, Math.max(1, Math.floor(experts / cp)));
+  const max = Math.max(1, Math.floor(experts / cp));
+  const hasExperts = ({ ep, tp }: ReplicaMesh) =>
+    ep * (slices && experts > 0 ? 1 : tp) <= max;
   const meshes: ReplicaMesh[] = [];
   for (let tp = 1; tp <= Math.min(host, ranks); tp *= 2) {
-    for (let ep = 1; ep * tp <= max; ep *= 2) {
+    for (let ep = 1; ep * tp <= ranks && hasExperts({ ep, tp }); ep *= 2) {
       meshes.push({ ep, tp, ...more });
     }
   }
   for (const all of new Set([Math.min(host, ranks), ranks])) {
-    for (let tp = 1; tp <= Math.min(host, all) && all <= max; tp++) {
+    for (let tp = 1; tp <= Math.min(host, all); tp++) {
       const ep = all / tp;
       const known = meshes.some((mesh) => mesh.ep === ep && mesh.tp === tp);
       if (host % tp !== 0 || !Number.isInteger(ep) || known) continue;
+      if (!hasExperts({ ep, tp })) continue;
       meshes.push({ ep, tp, ...more });
     }
   }
@@ -129,37 +140,43 @@ const ADAMW_BYTES = 12;
 export function minTrainingBytes(
   { params, representatives }: ModelWeights,
   mesh: ReplicaMesh,
-  { zero = 0 }: { readonly zero?: ZeroStage },
+  { zero = 0, ...sliced }: Sliced & { readonly zero?: ZeroStage },
 ): number {
   const all = replicaRanks(mesh);
   return params.reduce((n, param) => {
-    const held = heldShare(param, mesh);
+    const held = heldShare(param, mesh, sliced);
     const bytes = 2 * (zero === 3 ? 1 / all : held) +
       ADAMW_BYTES * (zero > 0 ? 1 / all : held);
     return n + representatives.times(param.name) * param.elements * bytes;
   }, 0);
 }
 
-/** Local fraction of a parameter: its experts, and for all else its shard over `tp`. */
+/** Whether experts are sliced. */
+type Sliced = Pick<Strategy, "sliceExperts">;
+
+/** Local fraction of a parameter: its experts, or slices of them, and for all else its shard over `tp`. */
 function heldShare(
-  { expert, matrix }: ParamFacts,
-  { ep, tp, pp = 1, cp = 1 }: ReplicaMesh,
+  { expert, matrix: { count } }: ParamFacts,
+  mesh: ReplicaMesh,
+  { sliceExperts = false }: Sliced,
 ): number {
-  return (expert === undefined
-    ? 1 / tp
-    : Math.ceil(matrix.count / (ep * cp * tp)) / matrix.count) / pp;
+  const { tp, pp = 1 } = mesh;
+  if (expert === undefined) return 1 / tp / pp;
+  const slices = sliceExperts ? tp : 1;
+  return Math.ceil(slices * count / expertRanks(mesh)) / count / slices / pp;
 }
 
 /** Lower bound of the bytes of weights of a rank: its experts, and its shard of all else. */
 export function minWeightBytes(
   { params, representatives, storedAs }: ModelWeights,
   mesh: ReplicaMesh,
+  sliced: Sliced = {},
 ): number {
   return params.reduce(
     (n, param) =>
       n +
       representatives.times(param.name) * fileBytes(param, storedAs) *
-        heldShare(param, mesh),
+        heldShare(param, mesh, sliced),
     0,
   );
 }

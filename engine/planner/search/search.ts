@@ -13,7 +13,7 @@ import {
   type ThrownOut,
 } from "./evaluate.ts";
 import { executeAll, type SearchHelper } from "./claims.ts";
-import { type Known, largerSteps } from "./fit.ts";
+import { hasEntireExperts, type Known, largerSteps } from "./fit.ts";
 import {
   bestOfMeshes,
   compareBy,
@@ -64,8 +64,15 @@ export async function knownOf(
   { target, files, machine, compile }: SearchTask,
 ): Promise<Known> {
   const { kind } = placeRanks(machine)[0]!;
+  const weights = await representativeWeights(target, files, compile);
   return {
-    weights: await representativeWeights(target, files, compile),
+    weights,
+    experts: Math.max(
+      0,
+      ...weights.params.map(({ expert, matrix }) =>
+        expert === undefined ? 0 : matrix.count
+      ),
+    ),
     limit: usableMemory(machine.devices[kind]!),
   };
 }
@@ -84,16 +91,12 @@ export async function search(
     );
   }
   const trains = task.phase === "train";
+  const slices = task.compile.numerics === "fast";
   const known = await knownOf(task);
-  const { weights } = known;
   const sizes = {
     host: placements.filter(({ host }) => host === placements[0]!.host).length,
-    experts: Math.max(
-      0,
-      ...weights.params.map(({ expert, matrix }) =>
-        expert === undefined ? 0 : matrix.count
-      ),
-    ),
+    experts: known.experts,
+    slices: slices && !trains,
   };
   const meshes = trains
     ? trainingMeshes({ ...sizes, ranks })
@@ -123,16 +126,22 @@ export async function search(
   const within = () =>
     steps.filter(({ of }) => of.ranks <= ranks)
       .map((step) => foundOf(step, ranks)).sort(better);
-  const finalists = () => bestOfMeshes(within()).slice(0, FINALISTS);
   if (trains) {
-    for (const { step } of finalists()) {
+    for (const { step } of bestOfMeshes(within()).slice(0, FINALISTS)) {
       steps.push(...await largerSteps(task, step.of));
     }
   }
-  const tasks = finalists().filter(({ mesh }) => replicaRanks(mesh) > 1)
-    .map(({ step }) =>
-      ({ kind: "strategies", of: step.of, host: sizes.host }) as const
-    );
+  const last = bestOfMeshes(within());
+  const tasks = [
+    ...last.slice(0, FINALISTS).filter(({ mesh }) => replicaRanks(mesh) > 1)
+      .map(({ step }) =>
+        ({ kind: "strategies", of: step.of, host: sizes.host }) as const
+      ),
+    ...last.filter(({ mesh, strategy }) =>
+      sizes.slices && mesh.tp > 1 && !strategy.sliceExperts
+    ).slice(0, 1).filter((one) => last.indexOf(one) >= FINALISTS)
+      .map(({ step }) => ({ kind: "slices", of: step.of }) as const),
+  ];
   for (const found of await executeAll(task, known, { tasks, helper })) {
     if (!("why" in found)) steps.push(...found);
   }
@@ -151,9 +160,10 @@ export async function search(
     found: bestOfMeshes(all).map(explained),
     pareto: [...front].map(explained),
     thrownOut,
-    crossover: trains
-      ? undefined
-      : await findCrossover(task, bestOfMeshes(all)),
+    crossover: trains ? undefined : await findCrossover(
+      task,
+      bestOfMeshes(all).filter(({ mesh }) => hasEntireExperts(mesh, known)),
+    ),
     curve: !trains
       ? curveOf(steps, better)
       : curve
