@@ -177,7 +177,7 @@ export async function bundleTap() {
       ...PROGRAM,
       packages: "bundle",
       sourcemap: false,
-      entryPoints: [{ in: "tap", out: "mod" }],
+      entryPoints: [{ in: "scripts/tap.mjs", out: "mod" }],
       outdir: TAP,
       banner: { js: require.join(" ") },
     }),

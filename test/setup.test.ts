@@ -29,6 +29,23 @@ interface TestFiles {
 const filesModule = new URL("../scripts/test_files.mjs", import.meta.url);
 const { kindsOf, chooseFiles } = await import(filesModule.href) as TestFiles;
 
+/** What a file of the runner gave. */
+interface Counts {
+  readonly passed: number;
+  readonly failed: readonly unknown[];
+  readonly skipped: readonly unknown[];
+}
+
+interface TestRuns {
+  Group: new (kinds: readonly string[]) => {
+    readonly isIdle: boolean;
+    run(file: string, compiled: string): Promise<Counts>;
+    end(): Promise<Counts | undefined>;
+  };
+}
+
+const runsModule = new URL("../scripts/test_runs.mjs", import.meta.url);
+
 function node(argv: string[], env: { [name: string]: string } = {}) {
   return spawnSync(process.execPath, argv, {
     cwd: ROOT,
@@ -99,6 +116,44 @@ t.test("npm test counts a file that goes wrong as failed", (t) => {
     stdout: /missing\.ts/,
   });
   t.end();
+});
+
+t.test("files of a process are counted separately", async (t) => {
+  // It compiles them.
+  runner("passes", "mixed", "stray", "crashes");
+  const { Group } = await import(runsModule.href) as TestRuns;
+  const start = () => {
+    const group = new Group(["pure"]);
+    const run = async (name: string) => {
+      const file = `test/fixtures/runner/${name}.ts`;
+      const compiled = join(ROOT, ".compiled", file.replace(/ts$/, "js"));
+      return await group.run(file, compiled);
+    };
+    return { group, run };
+  };
+  const one = start();
+  t.match(await one.run("passes"), { passed: 1, failed: [], skipped: [] });
+  t.ok(one.group.isIdle);
+  t.match(await one.run("mixed"), {
+    passed: 2,
+    failed: [{ name: "test/fixtures/runner/mixed.ts > outer > inner fails" }],
+    skipped: [/no adapter/],
+  });
+  t.notOk(one.group.isIdle, "no file follows one that failed");
+  t.equal(await one.group.end(), undefined, "the failure is counted");
+
+  const stray = start();
+  t.match(await stray.run("stray"), {
+    passed: 1,
+    failed: [{ details: /nobody awaits this/ }],
+  });
+  t.equal(await stray.group.end(), undefined);
+
+  const killed = start();
+  await killed.run("crashes");
+  t.match(await killed.group.end(), {
+    failed: [{ name: /^a process of .*crashes\.ts$/ }],
+  });
 });
 
 /** What shows that a test needs something. */

@@ -1,4 +1,5 @@
 /** Model files are loaded wherever they are stored, with this very language and exact positions. Needs a writable temporary folder. */
+// own process: tests the first registration of hooks, which apply to a process.
 
 import module from "node:module";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
