@@ -1,7 +1,8 @@
 /** The `switchyard` command: converts arguments to an exit code. */
 
-import { CommanderError } from "commander";
+import { type Command, CommanderError } from "commander";
 import { type CliIo, OutputClosed, processIo } from "./io.ts";
+import { optionFor } from "./other_names.ts";
 import { createProgram } from "./program.ts";
 import { UsageError } from "./values.ts";
 
@@ -34,7 +35,8 @@ export async function main(
       await program.parseAsync([...argv], { from: "user" });
     } catch (error) {
       if (!(error instanceof CommanderError)) throw error;
-      if (error.exitCode !== 0) throw usageError(error);
+      const command = program.commands.find((c) => c.name() === argv[0]);
+      if (error.exitCode !== 0) throw usageError(error, command);
       await io.out(printed.join(""));
     }
     return code;
@@ -56,13 +58,24 @@ export async function exitCodeOf(
   }
 }
 
-function usageError(error: CommanderError): UsageError {
+/** A rejected command line, with a remedy. `command`: undefined if there is none of that name. */
+function usageError(
+  error: CommanderError,
+  command: Command | undefined,
+): UsageError {
   const [text, hint = ""] = error.message.replace(/^error: /, "").trim()
     .split("\n");
   const state = text!.replace(/\.$/, "");
-  const [, meant] = /^\(Did you mean (.*)\?\)$/.exec(hint) ?? [];
+  const [, option] = /^unknown option '(.*)'$/.exec(state) ?? [];
+  const named = option === undefined || !command ? undefined : optionFor(
+    option,
+    command.options.flatMap(({ long }) => long ?? []),
+  );
+  const [, near] = /^\(Did you mean (.*)\?\)$/.exec(hint) ?? [];
+  const meant = named ?? (near === "--help" ? undefined : near);
   const remedy = meant === undefined ? "See" : `Give ${meant}, or see`;
+  const words = command ? `switchyard ${command.name()}` : "switchyard";
   return new UsageError(
-    `Cannot run the command: ${state}. ${remedy} 'switchyard --help'`,
+    `Cannot run the command: ${state}. ${remedy} '${words} --help'`,
   );
 }

@@ -19,19 +19,36 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "plan",
-    "Cannot run the command: missing required argument 'model'. See 'switchyard --help'",
+    "Cannot run the command: missing required argument 'model'. See 'switchyard plan --help'",
   ],
   [
     "plan x.ts --fast",
-    "Cannot run the command: unknown option '--fast'. See 'switchyard --help'",
+    "Cannot run the command: unknown option '--fast'. See 'switchyard plan --help'",
   ],
   [
     "plan x.ts --mush ep=2",
-    "Cannot run the command: unknown option '--mush'. Give --mesh, or see 'switchyard --help'",
+    "Cannot run the command: unknown option '--mush'. Give --mesh, or see 'switchyard plan --help'",
+  ],
+  [
+    "plan x.ts --max_tokens 4",
+    "Cannot run the command: unknown option '--max_tokens'. Give --max-tokens, or see 'switchyard plan --help'",
+  ],
+  [
+    "plan x.ts --tensor-parallel-size=2",
+    "Cannot run the command: unknown option '--tensor-parallel-size=2'. Give --mesh tp=N, or see 'switchyard plan --help'",
+  ],
+  [
+    "generate x --temp 0.5",
+    "Cannot run the command: unknown option '--temp'. Give --temperature, or see 'switchyard generate --help'",
+  ],
+  // 'plan' has no temperature.
+  [
+    "plan x.ts --temp 0.5",
+    "Cannot run the command: unknown option '--temp'. See 'switchyard plan --help'",
   ],
   [
     "plan x.ts --mesh",
-    "Cannot run the command: option '--mesh <axes>' argument missing. See 'switchyard --help'",
+    "Cannot run the command: option '--mesh <axes>' argument missing. See 'switchyard plan --help'",
   ],
   [
     "plan x.ts y.ts",

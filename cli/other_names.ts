@@ -1,0 +1,62 @@
+/** Options by their names in other programs: llama.cpp, vLLM, transformers, PEFT and Megatron-LM. */
+
+const OTHER_NAMES: { readonly [option: string]: string } = {
+  "--alias": "--name",
+  "--batch-size": "--batch",
+  "--cache-type-k": "--kv-cache-dtype",
+  "--cache-type-v": "--kv-cache-dtype",
+  "--context-parallel-size": "--mesh cp=N",
+  "--cpu-moe": "--expert-memory",
+  "--cpu-offload-gb": "--expert-memory",
+  "--ctx-size": "--max-context",
+  "--data-parallel-size": "--mesh dp=N",
+  "--device": "--adapter",
+  "--draft-max": "--speculate",
+  "--enable-expert-parallel": "--mesh ep=N",
+  "--expert-model-parallel-size": "--mesh ep=N",
+  "--expert-parallel-size": "--mesh ep=N",
+  "--file": "--prompt-file",
+  "--gradient-accumulation-steps": "--accumulate",
+  "--gradient-checkpointing": "--recompute",
+  "--json-schema-file": "--json-schema",
+  "--learning-rate": "--lr",
+  "--lora-modules": "--lora",
+  "--max-grad-norm": "--clip",
+  "--max-model-len": "--max-context",
+  "--max-num-batched-tokens": "--max-tokens",
+  "--max-num-seqs": "--max-sequences",
+  "--max-seq-length": "--length",
+  "--max-steps": "--steps",
+  "--model-draft": "--draft",
+  "--n-cpu-moe": "--expert-memory",
+  "--n-predict": "--max-new-tokens",
+  "--no-mmap": "--preload",
+  "--num-train-epochs": "--epochs",
+  "--output-dir": "--out",
+  "--parallel": "--max-sequences",
+  "--per-device-train-batch-size": "--batch",
+  "--pipeline-model-parallel-size": "--mesh pp=N",
+  "--pipeline-parallel-size": "--mesh pp=N",
+  "--predict": "--max-new-tokens",
+  "--repetition-penalty": "--repeat-penalty",
+  "--served-model-name": "--name",
+  "--speculative-config": "--speculate",
+  "--system-prompt": "--system",
+  "--temp": "--temperature",
+  "--tensor-model-parallel-size": "--mesh tp=N",
+  "--tensor-parallel-size": "--mesh tp=N",
+  "--warmup-steps": "--warmup",
+  "-c": "--max-context",
+  "-f": "--prompt-file",
+};
+
+/** Returns the option of a command that an unknown one means. Undefined: none is known. */
+export function optionFor(
+  unknown: string,
+  options: Iterable<string>,
+): string | undefined {
+  const known = new Set(options);
+  const name = unknown.replace(/=.*/s, "").replaceAll("_", "-");
+  const other = Object.hasOwn(OTHER_NAMES, name) ? OTHER_NAMES[name] : name;
+  return known.has(other!.split(" ")[0]!) ? other : undefined;
+}
