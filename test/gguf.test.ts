@@ -30,6 +30,7 @@ import {
   runOpened,
   writeSafetensors,
 } from "../engine/mod.ts";
+import { endTokens } from "../engine/gguf/end_tokens.ts";
 import { ARCHITECTURES as GGUF_ARCHITECTURES } from "../engine/gguf/architectures.ts";
 import { ARCHITECTURES } from "../models/published.ts";
 import { GGUF_TYPES } from "../engine/gguf/blocks.ts";
@@ -657,6 +658,35 @@ t.test(
     t.match(JSON.parse(planned.out), { model: { parameters: Number } });
   },
 );
+
+t.test("endTokens() are those of keys and of known texts", (t) => {
+  const control = (...texts: string[]) => ({
+    "tokenizer.ggml.tokens": ["a", "<|im_end|>", ...texts],
+    "tokenizer.ggml.token_type": [1, 1, ...texts.map(() => 3)],
+  });
+  const id = (key: string, id: number) => ({
+    [`tokenizer.ggml.${key}_token_id`]: id,
+  });
+  t.equal(endTokens({}), undefined);
+  t.equal(endTokens({ ...control("<s>", "</s>"), ...id("eos", 3) }), 3);
+  t.strictSame(
+    endTokens({ ...control("<|user|>"), ...id("eot", 2), ...id("eos", 0) }),
+    [0, 2],
+    "GLM-4.5: the turn of the user",
+  );
+  t.strictSame(
+    endTokens({ ...control("<eos>", "<turn|>"), ...id("eos", 2) }),
+    [2, 3],
+    "Gemma 4 has no key for the end of a turn",
+  );
+  t.equal(endTokens(control("<|end|>")), 2);
+  t.strictSame(
+    endTokens(control("<|return|>", "<|end|>", "<|call|>")),
+    [2, 4],
+    "gpt-oss continues after a message",
+  );
+  t.end();
+});
 
 t.test("damaged files are refused in one sentence", async (t) => {
   const folder = temporaryFolder(t);

@@ -336,13 +336,22 @@ t.test("files of models of text and images have a tokenizer", async (t) => {
   const { model, ...tokenizer } = JSON.parse(
     readFileSync(join(demo, "tokenizer.json"), "utf8"),
   );
-  const vocab = Object.entries(model.vocab).filter(([, id]) => Number(id) < 99);
+  const vocab = Object.entries({ ...model.vocab, null: 9 })
+    .filter(([, id]) => Number(id) < 99);
   writeFileSync(
     join(changed, "tokenizer.json"),
     JSON.stringify({
       ...tokenizer,
       model: { ...model, vocab: Object.fromEntries(vocab), merges: [] },
     }),
+  );
+  writeFileSync(
+    join(changed, "tokenizer_config.json"),
+    JSON.stringify({ unk_token: null, pad_token: vocab[4]![0] }),
+  );
+  writeFileSync(
+    join(changed, "generation_config.json"),
+    JSON.stringify({ eos_token_id: [7, eos_token_id, 0] }),
   );
   const out = join(folder, "wrapped.gguf");
   const made = await switchyard([
@@ -360,7 +369,20 @@ t.test("files of models of text and images have a tokenizer", async (t) => {
   const tokens = metadata["tokenizer.ggml.tokens"] as string[];
   t.equal(tokens.length, text_config.vocab_size);
   t.strictSame([tokens[98], tokens[99]], [vocab[98]![0], "[PAD99]"]);
-  t.equal(metadata["tokenizer.ggml.eos_token_id"], eos_token_id);
+  t.strictSame(
+    ["eos", "eot", "eom", "unknown"].map((key) =>
+      metadata[`tokenizer.ggml.${key}_token_id`]
+    ),
+    [eos_token_id, 7, 0, undefined],
+  );
+  const target = await loadTarget(out, files);
+  t.ok(target.kind === "checkpoint");
+  if (target.kind !== "checkpoint") return;
+  t.strictSame(
+    [...target.checkpoint.stop],
+    [eos_token_id, 7, 0],
+    "a file ends texts where its folder does",
+  );
 });
 
 t.test("pieces of tensors are read, and rules are followed", async (t) => {

@@ -3,6 +3,7 @@
 import { DataError } from "../../spec/errors.ts";
 import type { ConfigFields, GgufArchitecture } from "./architecture.ts";
 import { architectureOf } from "./architectures.ts";
+import { endTokens } from "./end_tokens.ts";
 import {
   type GgufHeader,
   type GgufKeys,
@@ -36,12 +37,6 @@ const FIELDS: ConfigFields = {
   num_experts_per_tok: "expert_used_count",
   vocab_size: "vocab_size",
   sliding_window: "attention.sliding_window",
-};
-
-/** Tokens in the keys of the tokenizer. */
-const TOKENS: ConfigFields = {
-  bos_token_id: "tokenizer.ggml.bos_token_id",
-  eos_token_id: "tokenizer.ggml.eos_token_id",
 };
 
 /** Endings of keys with float values. */
@@ -95,7 +90,8 @@ export function configOf(
     ...typeof found["num_hidden_layers"] === "number"
       ? { num_hidden_layers: layerCount(name, keys) }
       : {},
-    ...read(keys, "", TOKENS),
+    bos_token_id: numberOf(keys, "tokenizer.ggml.bos_token_id"),
+    eos_token_id: endTokens(keys),
   };
   return Object.fromEntries(
     Object.entries(config).filter(([, value]) => value !== undefined),

@@ -4,16 +4,7 @@ import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
 import { IGNORES_MERGES, SPLITS } from "./pre_tokenizers.ts";
-
-/** Types of tokens. */
-export const TOKEN_TYPES = {
-  normal: 1,
-  unknown: 2,
-  control: 3,
-  user: 4,
-  unused: 5,
-  byte: 6,
-} as const;
+import { TOKEN_TYPES } from "./token_types.ts";
 
 /** Maximum characters of a SentencePiece token: its merges are found from all of its splits. */
 const MAX_CHARACTERS = 256;

@@ -3,7 +3,8 @@
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import { GPT2, SPLITS } from "./pre_tokenizers.ts";
-import { TOKEN_TYPES } from "./tokenizer.ts";
+import { END_KEYS } from "./end_tokens.ts";
+import { TOKEN_TYPES } from "./token_types.ts";
 import type { GgufValue, GgufValues } from "./write.ts";
 
 type Json = { readonly [key: string]: unknown };
@@ -63,8 +64,8 @@ export function tokenizerKeys(files: TokenizerFiles): GgufValues {
     const content = typeof token === "object" && token !== null
       ? (token as Json)["content"]
       : token;
-    const id = texts.indexOf(String(content));
-    return id < 0 ? ids[name] : id;
+    const id = typeof content === "string" ? texts.indexOf(content) : -1;
+    return id < 0 ? undefined : id;
   };
   const keys: { [key: string]: GgufValue } = {
     "tokenizer.ggml.model": { text: sentencePiece ? "llama" : "gpt2" },
@@ -89,7 +90,7 @@ export function tokenizerKeys(files: TokenizerFiles): GgufValues {
   for (
     const [name, key] of Object.entries({
       bos: "bos",
-      eos: "eos",
+      ...Object.fromEntries(END_KEYS.map((name) => [name, name])),
       unk: "unknown",
       pad: "padding",
     })

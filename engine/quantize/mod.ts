@@ -203,7 +203,7 @@ function headSizes(
 }
 
 async function tokenizerOf(
-  { folder, config, published }: Checkpoint,
+  { folder, config, published, stop }: Checkpoint,
   files: FileSystem,
 ): Promise<GgufValues> {
   const path = (name: string) => files.join(folder, name);
@@ -222,11 +222,12 @@ async function tokenizerOf(
     const [first] = [configField(config, `${name}_token_id`)].flat();
     return typeof first === "number" && first >= 0 ? first : undefined;
   };
+  const [eos, eot, eom] = new Set([id("eos") ?? [], ...stop].flat());
   return tokenizerKeys({
     tokenizer: await readJsonObject(path("tokenizer.json"), files),
     config: settings,
     template,
-    ids: { bos: id("bos"), eos: id("eos"), pad: id("pad") },
+    ids: { bos: id("bos"), eos, eot, eom, pad: id("pad") },
     vocabulary: published.decoder.vocabulary,
   });
 }
