@@ -28,6 +28,7 @@ import {
   readReference,
 } from "./helpers/checkpoints.ts";
 import { skipUnasked } from "./helpers/needs.ts";
+import { inTurn } from "./helpers/seed.ts";
 import {
   type Case,
   closeDevices,
@@ -315,6 +316,22 @@ t.test("checks of a run find nothing", async (t) => {
   }
 });
 
+/** Logits of five tokens and of one, and the kernels of the plan. */
+async function logitsOf(
+  name: string,
+  options: Omit<CompileOptions, "mesh"> & { readonly mesh: string },
+): Promise<{ readonly logits: readonly number[]; readonly kernels: string }> {
+  const ids = [...(await readReference(name))["p0.input_ids"]!.data];
+  const loaded = await loadCheckpoint(name, { adapter: "cpu", ...options });
+  const logits: number[] = [];
+  for (const tokens of [ids.slice(0, 5), ids.slice(1, 2)]) {
+    const outputs = await runOpened(loaded, padBatch([tokens]));
+    logits.push(...outputs.logits!.data);
+  }
+  await loaded.close();
+  return { logits, kernels: Object.keys(loaded.plan.kernels).join() };
+}
+
 t.test("wide devices have fewer launches, and the same bits", {
   skip: skipUnasked("cpu"),
 }, async (t) => {
@@ -326,26 +343,32 @@ t.test("wide devices have fewer launches, and the same bits", {
     "deepseekv3-16e": /^(?!.*(cacheWrite|concat|slice))/,
   };
   for (const [name, kernels] of Object.entries(cases)) {
-    const ids = [...(await readReference(name))["p0.input_ids"]!.data];
-    const run = async (
-      how: Omit<CompileOptions, "mesh"> & { readonly mesh: string },
-    ) => {
-      const loaded = await loadCheckpoint(name, { adapter: "cpu", ...how });
-      const logits: number[] = [];
-      for (const tokens of [ids.slice(0, 5), ids.slice(1, 2)]) {
-        const outputs = await runOpened(loaded, padBatch([tokens]));
-        logits.push(...outputs.logits!.data);
-      }
-      await loaded.close();
-      return { logits, kernels: Object.keys(loaded.plan.kernels).join() };
-    };
-    const { logits, kernels: narrow } = await run({ mesh: "ep=1" });
+    const { logits, kernels: narrow } = await logitsOf(name, { mesh: "ep=1" });
     t.notMatch(narrow, kernels);
     for (const mesh of ["ep=1", "ep=2", "tp=2,ep=2"]) {
-      const wide = await run({ mesh, tuning: TUNING.gpu, limits });
+      const wide = await logitsOf(name, { mesh, tuning: TUNING.gpu, limits });
       t.ok(wide.logits.every((x, i) => x === logits[i]), `${name}, ${mesh}`);
       if (mesh.startsWith("tp")) continue;
       t.match(wide.kernels, kernels);
     }
+  }
+});
+
+/** Checkpoints by router, encoding of weights, and activation. */
+const EXPERTS = [
+  ...["deepseekv3-16e-fp8", "gptoss-8e", "gptoss-8e-mxfp4", "hunyuanmoe-12e"],
+  ...["kimik2-16e-int4", "lfm2moe-16e", "mixtral-6e", "qwen3moe-8e-bf16"],
+];
+
+t.test("experts of one token are two launches, with the same bits", {
+  skip: skipUnasked("cpu"),
+}, async (t) => {
+  for (const name of inTurn(EXPERTS, 4)) {
+    const mesh = "ep=1";
+    const { logits, kernels: narrow } = await logitsOf(name, { mesh });
+    t.notMatch(narrow, /choices_matmul|combined_matmul/);
+    const wide = await logitsOf(name, { mesh, tuning: TUNING.gpu });
+    t.match(wide.kernels, /choices_matmul.*combined_matmul/);
+    t.ok(wide.logits.every((x, i) => Object.is(x, logits[i])), name);
   }
 });

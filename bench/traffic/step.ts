@@ -245,7 +245,10 @@ function countSampled(
 ) {
   const typical = typicalLoad(kernel, setup);
   const load = (binding: string, index: number) =>
-    options.cold(binding) ? storedWord(index) : typical(binding, index);
+    // Unknown integers differ, as the choices of a token do.
+    options.cold(binding)
+      ? storedWord(index)
+      : typical(binding, index) ?? index;
   return meanCounts(
     sampledGroups(kernel, setup).map(({ group, share }) => ({
       counts: countGroup(kernel, { ...options, group, load }),

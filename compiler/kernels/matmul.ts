@@ -40,7 +40,7 @@ import {
 } from "../../spec/kernel/registers.ts";
 
 /** A matrix multiplication with its tile, and the epilogue: `result<weight>` at `row`, `column`. */
-interface Matmul extends MatmulOptions {
+export interface Matmul extends MatmulOptions {
   readonly used: readonly Stmt[];
 }
 
@@ -337,7 +337,7 @@ function rowsByPanels(o: Matmul): KernelText {
 }
 
 /** At most the rows of one team, from `first`: teams sum different blocks of k. */
-function fewRows(o: Matmul, rows: number, first = "first"): KernelText {
+export function fewRows(o: Matmul, rows: number, first = "first"): KernelText {
   const blocks = sumBlocks(o);
   invariant(blocks, "teams share out blocks of a known k");
   const each = blocksInRound(o, rows);
@@ -363,7 +363,7 @@ function fewRows(o: Matmul, rows: number, first = "first"): KernelText {
       before: (start) =>
         o.weights.flatMap((_, i) => scalesOfBlock(o, i, { start })),
       terms: termsAtOnce(o),
-      add: (count) => productsAtOnce(o, left, { rows, count }),
+      add: (count) => productsOfTerms(o, left, { rows, count }),
       finish: (result) => finish(o, result),
     })
   }`;
@@ -395,7 +395,7 @@ function products(
 }
 
 /** The products of `count` consecutive indices from k: all loads come before the first sum. */
-function productsAtOnce(
+export function productsOfTerms(
   o: Matmul,
   left: Pick<Left, "at">,
   { rows, count }: { readonly rows: number; readonly count: number },

@@ -57,20 +57,22 @@ export function sumsOfTeams(
   const { columns } = o.tile;
   const { lanes, teams } = teamsOf(o);
   const cells = rows * columns;
-  const ofTeam = Math.ceil(cells / teams);
   const sums = o.weights.length * cells;
+  const { adjacent = false } = o;
+  const apart = adjacent ? 2 : 1;
+  const ofTeam = Math.ceil(cells / apart / teams);
   const inRound = teams * each;
-  const { length, last } = blocks;
+  const { length } = blocks;
   const single = blocks.count <= inRound;
   const even = blocks.count % inRound === 0;
   // The round's first block.
   const start = single ? wgsl`0u` : wgsl`round_block`;
   const blockSumAt = (sum: Hole, block: Hole = wgsl`block`) =>
     wgsl`(${block} * ${sums} + ${sum}) * ${lanes} + lane_column`;
-  const totals = o.weights.map((_, i) => ({
-    base: `total${i}`,
-    indices: ["j"],
-  }));
+  const ofResult = adjacent ? [0, 1] : o.weights.map((_, i) => i);
+  const totals = ofResult.map((i) => ({ base: `total${i}`, indices: ["j"] }));
+  const sumOf = (i: number) =>
+    adjacent ? wgsl`(cell[j] * 2 + ${i})` : wgsl`${i * cells} + cell[j]`;
   // Of one segment, in every round.
   const together = loadsAtOnce(
     blocks.ofSegment,
@@ -79,14 +81,14 @@ export function sumsOfTeams(
   const added = addedBlocks(totals, blocks, {
     number: wgsl`${start} + block`,
     together,
-    load: o.weights.map((_, i) =>
+    load: ofResult.map((i) =>
       wgsl`@unroll (n < ${together}) {
         let of_block${i}[n] = block_sums[${
-        blockSumAt(wgsl`${i * cells} + cell[j]`, wgsl`(block + n)`)
+        blockSumAt(sumOf(i), wgsl`(block + n)`)
       }];
       }`
     ),
-    add: o.weights.map((_, i) =>
+    add: ofResult.map((i) =>
       wgsl`@unroll (n < ${together}) { total${i}[j] += of_block${i}[n]; }`
     ),
   });
@@ -94,8 +96,75 @@ export function sumsOfTeams(
   const eachResult = (body: Statements) =>
     wgsl`
       @unroll (j < ${ofTeam}) {
-        ${guarded(ofTeam * teams > cells, wgsl`cell[j] < ${cells}`, body)}
+        ${
+      guarded(
+        ofTeam * teams * apart > cells,
+        wgsl`cell[j] < ${cells / apart}`,
+        body,
+      )
+    }
       }`;
+  const oneBlock = sumsOfBlock(
+    o,
+    { rows, blocks, before, terms, add },
+    blockSumAt,
+  );
+  const inThisRound = single
+    ? blocks.count
+    : even
+    ? inRound
+    : wgsl`min(${inRound}, ${blocks.count} - ${start})`;
+  const round = wgsl`
+    ${
+    // No lane may write sums of this round while others add those of the last one.
+    left.before?.(wgsl`${start} * ${length}`) ??
+      (!single && wgsl`workgroupBarrier();`)}
+    for (var turn = 0u; turn < ${each}; turn++) {
+      let block = turn * ${teams} + team;
+      let block_at = ${start} + block;
+      ${guarded(!even, wgsl`block_at < ${blocks.count}`, oneBlock)}
+    }
+    workgroupBarrier();
+    ${
+    eachResult(wgsl`
+      for (var block = 0u; block < ${inThisRound}; block += ${together}) {
+        ${added.addBlocks}
+      }`)
+  }`;
+  const allRounds = single ? round : wgsl`
+    for (var round_block = 0u; round_block < ${blocks.count}; round_block += ${inRound}) { ${round} }`;
+  const results = wgsl`
+    let column_of[j] = ${
+    adjacent ? wgsl`cell[j] % ${columns / 2} * 2` : wgsl`cell[j] % ${columns}`
+  };
+    ${[finish({
+    row: expr`${u(first)} + ${u("cell[j]")} / ${columns / apart}`,
+    column: columnAt(o, u("column_of[j]")),
+    sums: totals.map(({ base, indices }) => register(base, indices)),
+  })]}`;
+  return wgsl`
+    var<workgroup> block_sums: array<f32, ${inRound * sums * lanes}>;
+    let lane_column = lane % ${lanes};
+    @unroll (j < ${ofTeam}) {
+      let cell[j] = team + j * ${teams};
+      ${added.declare}
+    }
+    ${allRounds}
+    ${eachResult(results)}`;
+}
+
+/** Sums block `block_at` of k for some rows, and stores the sums of a lane at `blockSumAt` in `block_sums`. */
+export function sumsOfBlock(
+  o: MatmulOptions,
+  { rows, blocks, before, terms, add }: Pick<
+    TeamSums,
+    "rows" | "blocks" | "before" | "terms" | "add"
+  >,
+  blockSumAt: (sum: Hole) => KernelText,
+): KernelText {
+  const { columns } = o.tile;
+  const cells = rows * columns;
+  const { length, last } = blocks;
   const eachSum = (text: (weight: number) => KernelText) =>
     o.weights.map((_, i) =>
       wgsl`@unroll (r < ${rows}, c < ${columns}) { ${text(i)} }`
@@ -126,7 +195,7 @@ export function sumsOfTeams(
     blocks.ofSegment - 1
   }`;
   const ofSegment = (blocks.ofSegment - 1) * length + last;
-  const oneBlock = wgsl`
+  return wgsl`
     let block_start = ${
     last === length
       ? wgsl`block_at * ${length}`
@@ -153,50 +222,10 @@ export function sumsOfTeams(
       return wgsl`block_sums[${blockSumAt(sum)}] = sum${i}_block[r][c];`;
     })
   }`;
-  const inThisRound = single
-    ? blocks.count
-    : even
-    ? inRound
-    : wgsl`min(${inRound}, ${blocks.count} - ${start})`;
-  const round = wgsl`
-    ${
-    // No lane may write sums of this round while others add those of the last one.
-    left.before?.(wgsl`${start} * ${length}`) ??
-      (!single && wgsl`workgroupBarrier();`)}
-    for (var turn = 0u; turn < ${each}; turn++) {
-      let block = turn * ${teams} + team;
-      let block_at = ${start} + block;
-      ${guarded(!even, wgsl`block_at < ${blocks.count}`, oneBlock)}
-    }
-    workgroupBarrier();
-    ${
-    eachResult(wgsl`
-      for (var block = 0u; block < ${inThisRound}; block += ${together}) {
-        ${added.addBlocks}
-      }`)
-  }`;
-  const allRounds = single ? round : wgsl`
-    for (var round_block = 0u; round_block < ${blocks.count}; round_block += ${inRound}) { ${round} }`;
-  const results = wgsl`
-    let column_of[j] = cell[j] % ${columns};
-    ${[finish({
-    row: expr`${u(first)} + ${u("cell[j]")} / ${columns}`,
-    column: columnAt(o, u("column_of[j]")),
-    sums: totals.map(({ base, indices }) => register(base, indices)),
-  })]}`;
-  return wgsl`
-    var<workgroup> block_sums: array<f32, ${inRound * sums * lanes}>;
-    let lane_column = lane % ${lanes};
-    @unroll (j < ${ofTeam}) {
-      let cell[j] = team + j * ${teams};
-      ${added.declare}
-    }
-    ${allRounds}
-    ${eachResult(results)}`;
 }
 
 /** Adds the blocks of a result in one lane: the blocks of a segment in order, segments as a tree. */
-function addedBlocks(
+export function addedBlocks(
   totals: readonly Register[],
   { count, ofSegment }: SumBlocks,
   { number, together, load, add }: {
@@ -235,7 +264,7 @@ function addedBlocks(
 }
 
 /** The result column of a lane's column whose number is dynamic. */
-function columnAt(o: MatmulOptions, c: Expr): Expr {
+export function columnAt(o: MatmulOptions, c: Expr): Expr {
   const unit = unitOf(o);
   const { lanes } = teamsOf(o);
   return expr`(${

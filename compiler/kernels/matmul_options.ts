@@ -44,6 +44,11 @@ export interface MatmulOptions extends TiledMatmul {
     /** Stores element i of the result, for other kernels. Default: it is not stored. */
     readonly store?: (base: Expr, i: Expr) => readonly Stmt[];
   };
+  /**
+   * Whether a result has the sums of two adjacent columns of the only weight, such as gate and up; its column is the
+   * first of them. Only if teams sum blocks of k, and if lanes have adjacent columns. Default: false.
+   */
+  readonly adjacent?: boolean;
   /** Consumes one result: one sum per weight. */
   epilogue(
     at: { readonly row: Expr; readonly column: Expr; readonly expert: Expr },

@@ -20,8 +20,13 @@ import { GROUP_XY, kernelOf, wgsl } from "./kernel.ts";
 import { loadsAtOnce } from "./pieces/at_once.ts";
 import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
 
-/** Lanes of a workgroup of `routerByLanes`. */
+/** Maximum number of lanes of a router. */
 const LANES = 256;
+
+/** Lanes of a workgroup that chooses among so many experts. */
+export function lanesOfRouter(experts: number): number {
+  return experts > LANES / 2 ? LANES : LANES / 2;
+}
 
 /** Whether experts are chosen by one comparison of their values. */
 export function comparesExperts(
@@ -44,7 +49,51 @@ export interface RouterByLanesOptions extends RouterOptions {
 export function routerByLanes(o: RouterByLanesOptions): Kernel {
   const { experts, rule, tokens, operands = [] } = o;
   const k = rule.topK;
-  const lanes = experts > LANES / 2 ? LANES : LANES / 2;
+  const lanes = lanesOfRouter(experts);
+  const padding = operands.includes("mask") && rule.capacity === undefined;
+  return kernelOf({
+    name: o.name,
+    workgroupSize: lanes,
+    bindings: o.assigns
+      ? [
+        ...ROUTER_BINDINGS,
+        ...ASSIGN_BINDINGS.filter(({ access }) => access !== "read"),
+      ]
+      : ROUTER_BINDINGS,
+    body: wgsl`
+      let i = ${GROUP_XY};
+      if (i < ${tokens}) {
+        ${choicesByLanes(o, lanes)}
+        if (lane < ${k}) {
+          ${shareOfLane(o)}
+          ${
+      padding &&
+      wgsl`
+          // Padding has no slot and no weight.
+          let is_padding = mask[i] == 0;
+          slot[choices_at + lane] = select(0i, -1, is_padding);`
+    }
+          index[choices_at + lane] = i32(best[lane]);
+          weight[choices_at + lane] = ${
+      padding ? wgsl`select(of_share, 0.0, is_padding)` : wgsl`of_share`
+    };
+          ${o.assigns && assignChoice(o)}
+          ${
+      rule.capacity?.prioritised &&
+      wgsl`if (lane == 0) { ${storeFirst(rule, wgsl`best[0]`)} }`
+    }
+        }
+      }`,
+  });
+}
+
+/**
+ * Chooses the experts of token `i` by all lanes of a workgroup: `best` u32 [k], and their scores, `raws` f32 [k], in
+ * workgroup memory.
+ */
+export function choicesByLanes(o: RouterOptions, lanes: number): KernelText {
+  const { experts, rule, operands = [] } = o;
+  const k = rule.topK;
   const each = (body: KernelText) =>
     wgsl`for (var e = lane; e < ${experts}; e += ${lanes}) { ${body} }`;
   const raw = operands.includes("weights")
@@ -63,60 +112,36 @@ export function routerByLanes(o: RouterByLanesOptions): Kernel {
     }`;
   const isKept = rule.expertGroups &&
     wgsl`kept[e / ${experts / rule.expertGroups.count}] == 1`;
-  const padding = operands.includes("mask") && rule.capacity === undefined;
-  return kernelOf({
-    name: o.name,
-    workgroupSize: lanes,
-    bindings: o.assigns
-      ? [
-        ...ROUTER_BINDINGS,
-        ...ASSIGN_BINDINGS.filter(({ access }) => access !== "read"),
-      ]
-      : ROUTER_BINDINGS,
-    body: wgsl`
-      var<workgroup> worths: array<f32, ${experts}>;
-      var<workgroup> best: array<u32, ${k}>;
-      var<workgroup> raws: array<f32, ${k}>;
-      let i = ${GROUP_XY};
-      if (i < ${tokens}) {
-        let row = i * ${experts};
-        let choices_at = i * ${k};
-        ${rule.score === "softmax" && softmaxByLanes(experts, each)}
-        ${each(wgsl`worths[e] = ${worth(o, "e")};`)}
-        // Of NaN values; the index stays in bounds.
-        if (lane < ${k}) { best[lane] = 0; raws[lane] = 0.0; }
-        workgroupBarrier();
-        ${keptGroups(o)}
-        ${each(isKept ? wgsl`if (${isKept}) { ${compared} }` : compared)}
-        workgroupBarrier();
-        if (lane < ${k}) {
-          var chosen = 0.0;
-          for (var j = 0u; j < ${k}; j++) { chosen += raws[j]; }
-          var share = raws[lane];
-          ${chosenSoftmax(o) && softmaxOfRaws(k)}
-          ${
-      rule.normalize === "chosen" &&
-      wgsl`share = share / (${divisorOf(rule, "chosen")});`
-    }
-          ${
-      padding && wgsl`
-          // Padding has no slot and no weight.
-          let is_padding = mask[i] == 0;
-          slot[choices_at + lane] = select(0i, -1, is_padding);`
-    }
-          index[choices_at + lane] = i32(best[lane]);
-          let of_share = ${scaled(rule, wgsl`share`)};
-          weight[choices_at + lane] = ${
-      padding ? wgsl`select(of_share, 0.0, is_padding)` : wgsl`of_share`
-    };
-          ${o.assigns && assignChoice(o)}
-          ${
-      rule.capacity?.prioritised &&
-      wgsl`if (lane == 0) { ${storeFirst(rule, wgsl`best[0]`)} }`
-    }
-        }
-      }`,
-  });
+  return wgsl`
+    var<workgroup> worths: array<f32, ${experts}>;
+    var<workgroup> best: array<u32, ${k}>;
+    var<workgroup> raws: array<f32, ${k}>;
+    let row = i * ${experts};
+    let choices_at = i * ${k};
+    ${rule.score === "softmax" && softmaxByLanes(experts, each)}
+    ${each(wgsl`worths[e] = ${worth(o, "e")};`)}
+    // Of NaN values; the index stays in bounds.
+    if (lane < ${k}) { best[lane] = 0; raws[lane] = 0.0; }
+    workgroupBarrier();
+    ${keptGroups(o)}
+    ${each(isKept ? wgsl`if (${isKept}) { ${compared} }` : compared)}
+    workgroupBarrier();`;
+}
+
+/** Declares `of_share`, the weight of the choice of a lane, after `choicesByLanes`. */
+export function shareOfLane(o: RouterOptions): KernelText {
+  const { rule } = o;
+  const k = rule.topK;
+  return wgsl`
+    var chosen = 0.0;
+    for (var j = 0u; j < ${k}; j++) { chosen += raws[j]; }
+    var share = raws[lane];
+    ${chosenSoftmax(o) && softmaxOfRaws(k)}
+    ${
+    rule.normalize === "chosen" &&
+    wgsl`share = share / (${divisorOf(rule, "chosen")});`
+  }
+    let of_share = ${scaled(rule, wgsl`share`)};`;
 }
 
 /** Lists the choice of a lane as a row and a tile. */

@@ -198,6 +198,28 @@ function narrowed(
     : tile;
 }
 
+/**
+ * A tile of one row with fewer columns per workgroup, so that few columns have more of them: twice as many teams of half
+ * the lanes, while there are more blocks than teams. The words of adjacent columns remain whole sectors.
+ */
+export function narrowedRow(
+  tile: MatmulTile,
+  sizes: {
+    readonly stored: FileDType;
+    readonly columns: number;
+    /** Blocks of all sums. */
+    readonly blocks: number;
+  },
+): MatmulTile {
+  const { split = 1, lanes, columns } = tile;
+  const each = lanes / split / 2 * columns;
+  const words = isHalf(sizes.stored) ? each / 2 : each;
+  const narrower = Number.isInteger(lanes / split / 2) &&
+    words >= SECTOR_WORDS && sizes.columns < 2 * each * FEW_WORKGROUPS &&
+    sizes.blocks > split;
+  return narrower ? narrowedRow({ ...tile, split: 2 * split }, sizes) : tile;
+}
+
 /** The smallest power of two that is not smaller. */
 function powerFrom(n: number): number {
   return 2 ** Math.ceil(Math.log2(n));

@@ -5,6 +5,7 @@ import path from "node:path";
 import t from "tap";
 import * as heads from "../helpers/generator_attention.ts";
 import * as bytes from "../helpers/generator_bytes.ts";
+import * as choices from "../helpers/generator_choices.ts";
 import * as dispatch from "../helpers/generator_dispatch.ts";
 import * as routing from "../helpers/generator_routing.ts";
 import * as sequences from "../helpers/generator_sequences.ts";
@@ -38,7 +39,9 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   marks: routing.ofMarks,
   matmul: sums.ofMatmul,
   matmulBytes: bytes.ofMatmulBytes,
+  matmulCombined: choices.ofMatmulCombined,
   matmulMatrices: sums.ofMatmulMatrices,
+  matmulOfChoices: choices.ofMatmulOfChoices,
   mergeRuns: routing.ofMergeRuns,
   moveRows: dispatch.ofMoveRows,
   nodeCounts: dispatch.ofNodeCounts,

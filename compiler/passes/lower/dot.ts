@@ -18,7 +18,10 @@ import {
   quantizedLayoutOf,
 } from "../../kernels/matmul_bytes_operands.ts";
 import { quantizedValue } from "./quantized.ts";
-import type { MatmulOptions } from "../../kernels/matmul_options.ts";
+import type {
+  MatmulOptions,
+  MatmulWeight,
+} from "../../kernels/matmul_options.ts";
 import { blocksInRound, matmulGrid, sumsInTeams } from "../../tuning/lanes.ts";
 import {
   matrixGrid,
@@ -166,22 +169,7 @@ function matmulOf(
   const width = fixedProduct(lowering, first!, columns);
   const group = lowering.model.dispatched.get(target);
   const grouped = group ? lowering.values.groups.get(group)! : undefined;
-  const filed = dots.map((dot) =>
-    reordered === undefined && isStoredAsFiled(lowering, dot)
-  );
-  const weights = dots.map((dot, i) => {
-    const param = reordered ?? rightOf(lowering, dot);
-    return {
-      ...filed[i] ? { inside: "k" as const } : {},
-      binding: scope.read(param.buffer),
-      stored: param.packed?.stored ?? param.dtype,
-      ...param.packed ? { scales: scope.read(param.packed.scales) } : {},
-      ...param.packed?.offsets === undefined
-        ? {}
-        : { offsets: scope.read(param.packed.offsets) },
-      rowStride: param.rowStride ?? (filed[i] ? k : width),
-    };
-  });
+  const weights = weightsOf(scope, dots, { k, width, reordered });
   const contiguous =
     [...(left.rows ? [] : rows), ...over].join() === left.axes.join() &&
     left.rowStride === undefined && !left.bucket;
@@ -311,6 +299,33 @@ function matmulOf(
   if (!contiguous || blocksInRound(normed, 1) === 0) return undefined;
   const named = { ...normed, name: `${normed.name}_norm` };
   return { scope, kernel: matmul(named), grid: matmulGrid(named, tiles) };
+}
+
+/** The right operands of dots that one kernel computes. */
+export function weightsOf(
+  scope: KernelScope,
+  dots: readonly NodeOf<"dot">[],
+  { k, width, reordered }: {
+    readonly k: number;
+    readonly width: number;
+    readonly reordered?: Storage | undefined;
+  },
+): MatmulWeight[] {
+  const { lowering } = scope;
+  return dots.map((dot) => {
+    const filed = reordered === undefined && isStoredAsFiled(lowering, dot);
+    const param = reordered ?? rightOf(lowering, dot);
+    return {
+      ...filed ? { inside: "k" as const } : {},
+      binding: scope.read(param.buffer),
+      stored: param.packed?.stored ?? param.dtype,
+      ...param.packed ? { scales: scope.read(param.packed.scales) } : {},
+      ...param.packed?.offsets === undefined
+        ? {}
+        : { offsets: scope.read(param.packed.offsets) },
+      rowStride: param.rowStride ?? (filed ? k : width),
+    };
+  });
 }
 
 /** The tile of a matmul with 16-bit operands, and the tokens above which it is launched: `by` is more than `above`. */

@@ -17,6 +17,7 @@ import type {
   Graph,
   Lambda,
   Node,
+  NodeOf,
   Phase,
   ScalarFunction,
 } from "../../graph/graph.ts";
@@ -185,7 +186,7 @@ export interface RouteResults {
 
 /** A router and its launch. */
 export interface PendingRouter {
-  readonly node: Node;
+  readonly node: NodeOf<"route">;
   readonly options: RouterOptions;
   readonly bindings: { readonly [binding: string]: string };
   /** Number of tokens. */

@@ -18,6 +18,7 @@ import {
 import { writeTarget } from "./epilogue.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { finish } from "./emit.ts";
+import { lowerOneToken } from "./one_token.ts";
 import { routeResults } from "./route.ts";
 import { KernelScope, wordType } from "./scope.ts";
 import { sentRows } from "./round.ts";
@@ -121,4 +122,5 @@ export function lowerCombine(
   });
   const grid = elementwiseGrid(sizeOf(lowering, node.axes));
   scope.launch(target, kernel, grid, partOf(rows, "combine", "combine"));
+  lowerOneToken(lowering, { target, combine: node, storage });
 }

@@ -365,7 +365,9 @@ function routedBuffers({ plan, program }: LaunchContext): Map<string, Routed> {
       : [];
     for (const name of names) {
       const { kind, dtype, routing: says = "counts" } = plan.buffers[name]!;
-      if (kind !== "scratch" && kind !== "output" || dtype !== "u32") continue;
+      // Experts of choices are i32.
+      const isInteger = dtype === "u32" || dtype === "i32";
+      if (kind !== "scratch" && kind !== "output" || !isInteger) continue;
       if (found.get(name)?.afterwards) continue;
       found.set(name, {
         routing,

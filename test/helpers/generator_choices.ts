@@ -1,0 +1,166 @@
+/** Small launches of the matmuls of the choices of one token. */
+
+import {
+  choicesGroups,
+  matmulOfChoices,
+} from "../../compiler/kernels/matmul_choices.ts";
+import {
+  choicesAtOnce,
+  matmulCombined,
+} from "../../compiler/kernels/matmul_combine.ts";
+import { bindings, type Expr } from "../../compiler/kernels/kernel.ts";
+import { matmulShape, type MatmulTile } from "../../compiler/tuning/mod.ts";
+import { add, load, local, mul, store, u32 } from "../../spec/kernel/build.ts";
+import { range } from "./generator_dispatch.ts";
+import { product } from "./generator_sums.ts";
+import type { Launch } from "./launch_faults.ts";
+import { waves } from "./waves.ts";
+
+const name = "kernel";
+
+/** Tiles whose lanes have adjacent columns, and others. */
+const TILES: readonly MatmulTile[] = [
+  { rows: 1, columns: 2, lanes: 8, split: 4 },
+  { rows: 1, columns: 4, lanes: 16, split: 8, right: "vector" },
+];
+
+/** A weight of each expert, and its product with row `base` of x. */
+function productOf(
+  { tile, k, columns, experts }: {
+    readonly tile: MatmulTile;
+    readonly k: number;
+    readonly columns: number;
+    readonly experts: number;
+  },
+) {
+  const rowStride = Math.ceil(columns / 4) * 4;
+  return {
+    options: {
+      name,
+      k,
+      segments: k % 64 === 0 ? 2 : 1,
+      columns,
+      tile,
+      rows: u32(1),
+      grouped: { tiles: "" },
+      weights: [{ binding: "w", stored: "f32" as const, rowStride }],
+      left: (base: Expr, i: Expr) => load("x", add(base, i)),
+    },
+    w: waves(experts * k * rowStride),
+  };
+}
+
+export function* ofMatmulOfChoices(): Generator<Launch> {
+  const cases = product({
+    tile: TILES,
+    columns: [2, 10, 16],
+    k: [40, 64],
+    score: ["softmax", "chosenSoftmax"] as const,
+    normed: [false, true],
+    adjacent: [false, true],
+  });
+  const [experts, topK] = [5, 3];
+  for (const { tile, columns, k, score, normed, adjacent } of cases) {
+    // Adjacent columns are those of one load.
+    if (adjacent && tile.right !== "vector") continue;
+    const { options, w } = productOf({ tile, k, columns, experts });
+    const width = adjacent ? columns / 2 : columns;
+    const full = {
+      ...options,
+      bindings: bindings(
+        { logits: "f32", x: "f32", w: "f32" },
+        { index: "u32", weight: "f32", y: "f32" },
+      ),
+      leftRow: () => u32(0),
+      ...normed
+        ? {
+          left: (base: Expr, i: Expr) =>
+            mul(options.left(base, i), local("norm_scale", "f32")),
+          norm: { length: k, epsilon: 1e-5, load: options.left },
+        }
+        : {},
+      router: {
+        name,
+        experts,
+        rule: { preset: "case", topK, score, normalize: "none" as const },
+      },
+      adjacent,
+      choose: (choice: Expr, expert: Expr, weight: Expr) => [
+        store("index", choice, expert),
+        store("weight", choice, weight),
+      ],
+      epilogue: (
+        { row, column }: { readonly row: Expr; readonly column: Expr },
+        sums: readonly Expr[],
+      ) => {
+        const at = adjacent
+          ? add(mul(row, u32(columns)), column)
+          : add(mul(row, u32(width)), column);
+        return sums.map((sum, n) => store("y", add(at, u32(n)), sum));
+      },
+    };
+    yield {
+      kernel: matmulOfChoices(full),
+      grid: [1, choicesGroups(full), 1],
+      reads: {
+        // Some are equal.
+        logits: waves(experts).map((x) => Math.round(2 * x)),
+        x: waves(k),
+        w,
+      },
+      stores: { y: topK * columns, index: topK, weight: topK },
+      beyond: ["w"],
+    };
+  }
+}
+
+export function* ofMatmulCombined(): Generator<Launch> {
+  const cases = product({
+    tile: TILES,
+    columns: [1, 9, 16],
+    k: [40, 64, 2048],
+    choices: [1, 3, 8],
+    weighed: [false, true],
+  });
+  const experts = 3;
+  for (const { tile, columns, k, choices, weighed } of cases) {
+    // Long sums are slow in the interpreter.
+    if (k > 64 && (columns > 1 || choices < 8)) continue;
+    const { options, w } = productOf({ tile, k, columns, experts });
+    const full = {
+      ...options,
+      bindings: bindings(
+        { x: "f32", w: "f32", index: "u32", weight: "f32" },
+        { y: "f32" },
+      ),
+      choices,
+      leftRow: (row: Expr) => mul(row, u32(k)),
+      expert: (choice: Expr) => load("index", choice, "u32"),
+      ...weighed ? { weight: (choice: Expr) => load("weight", choice) } : {},
+      result: (
+        _: unknown,
+        sum: Expr,
+        use: (value: Expr) => ReturnType<typeof stored>,
+      ) => use(sum),
+      epilogue: stored,
+    };
+    if (choicesAtOnce(full) === 0) continue;
+    const { columns: each } = matmulShape(full);
+    yield {
+      kernel: matmulCombined(full),
+      grid: [1, Math.ceil(columns / each), 1],
+      reads: {
+        x: waves(choices * k),
+        w,
+        index: range(choices).map((j) => j % experts),
+        weight: waves(choices),
+      },
+      stores: { y: columns },
+      beyond: ["w"],
+    };
+  }
+}
+
+function stored(column: Expr, value: Expr) {
+  return [store("y", column, value)];
+}
