@@ -100,13 +100,24 @@ export function lowerOneToken(
   const first = chooseKernel(lowering, chain, buffer);
   const last = first &&
     combineKernel(lowering, chain, { buffer, target, combine, storage });
-  if (!first || !last || ![first, last].every((of) => fits(lowering, of))) {
+  const separate = separateSteps(lowering, chain, storage.buffer);
+  const at = separate[0]!;
+  const isPossible = first && last &&
+    [first, last].every((of) => fits(lowering, of)) &&
+    writtenBefore(lowering, first.scope, at);
+  if (!isPossible) {
     lowering.draft.buffers.delete(buffer);
     return;
   }
   const one: Size = { upTo: [size, 1, size] };
   const { steps } = lowering.draft;
-  const at = keepForMore(lowering, chain, { size, result: storage.buffer });
+  const written = ["index", "weight"].map((name) =>
+    chain.router.bindings[name]!
+  );
+  for (const name of [...written, storage.buffer]) {
+    changeWriters(lowering, name, 1);
+  }
+  keepForMore(lowering, separate, size);
   first.scope.launch(chain.hidden, first.kernel, [one, first.groups, 1]);
   // Before the steps that read choices.
   insertStep(lowering, at, steps.pop()!);
@@ -347,51 +358,72 @@ function tokenOperand(
   };
 }
 
-/**
- * Launches the separate kernels of the experts for more than one token only, and no longer those for one. Returns the
- * index of the first step.
- */
-function keepForMore(
+/** Indices of the steps of the separate kernels, after the logits. `result`: the buffer that the combine writes. */
+function separateSteps(
   lowering: Lowering,
   { router, grouped, first, hidden, last }: ExpertChain,
-  { size, result }: {
-    /** Number of tokens. */
-    readonly size: Size;
-    /** The buffer that the combine writes. */
-    readonly result: string;
-  },
-): number {
-  const { draft: { steps, kernels }, values } = lowering;
+  result: string,
+): number[] {
+  const { draft: { steps }, values } = lowering;
   const { received: { sent }, tiles, tokenOf, expertOf, rowCount } = grouped;
-  const chosen = ["index", "weight"].map((name) => router.bindings[name]!);
   const written = new Set([
-    ...chosen,
+    ...["index", "weight"].map((name) => router.bindings[name]!),
     ...[sent.sendRow, sent.counts, tiles, tokenOf!, expertOf, rowCount],
     ...[first.node, hidden, last.node].map((node) =>
       values.storages.get(node)!.buffer
     ),
     result,
   ]);
-  for (const name of [...chosen, result]) changeWriters(lowering, name, 1);
-  let at = steps.length;
+  const found: number[] = [];
   for (let i = steps.length - 1; i >= 0; i--) {
+    const writes = writesOf(lowering, steps[i]!);
+    if (writes.includes(router.bindings["logits"]!)) break;
+    if (writes.some((name) => written.has(name))) found.unshift(i);
+  }
+  return found;
+}
+
+/** Buffers that a launch writes. */
+function writesOf({ draft: { kernels } }: Lowering, step: Step): string[] {
+  if (step.op !== "launch") return [];
+  return kernels.get(step.kernel)!.bindings
+    .filter(({ access }) => access !== "read")
+    .map(({ name }) => step.bindings[name]!);
+}
+
+/** Whether no step from `at` on writes what a kernel reads. */
+function writtenBefore(
+  lowering: Lowering,
+  { buffers, bindings }: KernelScope,
+  at: number,
+): boolean {
+  const read = bindings.filter(({ access }) => access === "read")
+    .map(({ name }) => buffers[name]!);
+  return !lowering.draft.steps.slice(at).some((step) =>
+    writesOf(lowering, step).some((name) => read.includes(name))
+  );
+}
+
+/** Launches separate kernels for more than one token only, and no longer those for one. */
+function keepForMore(
+  lowering: Lowering,
+  separate: readonly number[],
+  tokens: Size,
+): void {
+  const { steps } = lowering.draft;
+  for (const i of separate.toReversed()) {
     const step = steps[i]!;
     if (step.op !== "launch") continue;
-    const writes = kernels.get(step.kernel)!.bindings
-      .filter(({ access }) => access !== "read")
-      .map(({ name }) => step.bindings[name]!);
-    if (writes.includes(router.bindings["logits"]!)) break;
-    if (!writes.some((name) => written.has(name))) continue;
-    at = i;
     const [x, y, z] = step.workgroups;
-    if (!isForOne(x, size)) {
-      steps[i] = { ...step, workgroups: [moreThanOne(x, size), y, z] };
+    if (!isForOne(x, tokens)) {
+      steps[i] = { ...step, workgroups: [moreThanOne(x, tokens), y, z] };
       continue;
     }
+    for (const name of writesOf(lowering, step)) {
+      changeWriters(lowering, name, -1);
+    }
     insertStep(lowering, i);
-    for (const name of writes) changeWriters(lowering, name, -1);
   }
-  return at;
 }
 
 /** Inserts a step, or removes the one at this index. */
