@@ -145,9 +145,8 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
   const totals = all.flatMap((sums) => registersOf("part", sums));
   const results = all.flatMap((sums) => registersOf("sum", sums));
   const ofBlock = all.map((sums) => {
-    const { i, sumOf, together, parts: stored } = sums.weight;
+    const { i, sumOf, parts } = sums.weight;
     const count = Q8_BLOCK / sumOf;
-    const parts = together === 2 ? 1 : stored;
     const words = sumOf / 4 / parts;
     const read = (array: string, name: string) =>
       wgsl`@unroll (c < ${columns}) {

@@ -379,8 +379,28 @@ const MATH_IN_C = Object.entries(MATH).map(
     const list = params.map((param) => `${param.type} ${emitter.name(param)}`);
     writer.line(`return ${emitter.values(body)[0]!};`);
     const how = called.includes("native") ? "CALLED" : "INLINE";
-    return `${how} vf math_${name}(${
-      list.join(", ")
-    }) {\n${writer.text()}\n}\n`;
+    const inside = writer.text();
+    const text = `${how} vf math_${name}(${list.join(", ")}) {\n${inside}\n}\n`;
+    const shift = name === "unpackF16Lo" ? 0 : name === "unpackF16Hi" ? 16 : -1;
+    return shift < 0 ? text : unpackedInC({ name, shift, others: text });
   },
 ).join("");
+
+/** Widens halves of words by the instruction for eight of them; other vectors by `others`. */
+function unpackedInC(
+  { name, shift, others }: {
+    readonly name: string;
+    readonly shift: number;
+    readonly others: string;
+  },
+): string {
+  return `#if LANES == 8 && defined __F16C__
+INLINE vf math_${name}(vu x) {
+  typedef uint16_t halves __attribute__((vector_size(16)));
+  typedef int16_t operand __attribute__((vector_size(16)));
+  return (vf)__builtin_ia32_vcvtph2ps256((operand)__builtin_convertvector(x >> ${shift}, halves));
+}
+#else
+${others}#endif
+`;
+}

@@ -222,7 +222,8 @@ function tiledLoop(
     const aheadOf = ({ array, apart, bytes }: PointerGroup) => {
       if (!("binding" in x.memory(array))) return "none";
       if ((bytes ? 1 : 4) * apart < LINE) return fills ? "none" : "stream";
-      return fills ? "later" : readsHere ? "next" : "along";
+      // A repeated phase continues with the following rows, of which it may read a part.
+      return fills ? "later" : readsHere || on.repeats ? "next" : "along";
     };
     on.prefetchesLater ||= apart.some(({ group }) =>
       aheadOf(group) === "later"

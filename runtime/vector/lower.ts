@@ -234,7 +234,10 @@ class KernelLowering {
     const to = on.keep("to", on.x.word(endOf(loop)));
     const step = on.keep("step", on.x.word(loop.step));
     const bounds = { counter, from, to, step, long: true };
+    const outer = on.repeats;
+    on.repeats = true;
     on.count(bounds, () => this.#list(o.body));
+    on.repeats = outer;
   }
 
   #findFirst(): void {

@@ -52,6 +52,8 @@ export class Statements {
   readonly outlived = new Set<string>();
   /** Workgroup memory that the phase at hand loads from. */
   readHere: ReadonlySet<string> = new Set();
+  /** Whether the phase at hand is repeated by a loop around it. */
+  repeats = false;
   /** Whether an earlier loop has queued prefetches. */
   prefetchesLater = false;
   #out: Statement[] = [];
