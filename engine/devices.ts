@@ -11,6 +11,7 @@ import {
 import { MAX_THREADS } from "../runtime/cpu/control.ts";
 import { CPU_LIMITS, openCpuPool, SHARE_FROM_MS } from "../runtime/cpu/mod.ts";
 import {
+  findCompiler,
   MAX_NATIVE_THREADS,
   NATIVE_LIMITS,
   NativePool,
@@ -149,6 +150,8 @@ export interface SelectedDevices {
   readonly adapters?: readonly number[];
   /** Whether they compute on the CPU. */
   readonly software?: boolean;
+  /** Whether the CPU adds pairs of products of bytes in 16 bits. Default: false; processes of a job may differ. */
+  readonly pairs?: boolean;
   /** Number of CPU threads, on the CPU device and on a software adapter. */
   readonly threads?: number;
   /** The adapters with their drivers, or the CPU device: the key of tunings. */
@@ -260,6 +263,9 @@ async function selectHost(
     host: kind,
     computer: `${rule.computer}, ${share} thread${share === 1 ? "" : "s"}`,
     threads: share,
+    ...kind === "native" && !world
+      ? { pairs: (await findCompiler())?.pairs ?? false }
+      : {},
     limits: rule.limits,
     world,
     open: async (plan) => {

@@ -104,7 +104,10 @@ export function tileOf(computer: Computer): MatmulTile {
  * keep the layout of their files, so that experts are read from there.
  */
 export function tuningOf(
-  selected: Pick<SelectedDevices, "host" | "software" | "computer" | "world">,
+  selected: Pick<
+    SelectedDevices,
+    "host" | "software" | "pairs" | "computer" | "world"
+  >,
   { tunings = {}, expertMemory }: {
     readonly tunings?: SavedTunings | undefined;
     readonly expertMemory?: number | "auto" | undefined;
@@ -115,6 +118,7 @@ export function tuningOf(
   return {
     ...expertMemory === undefined ? {} : { asFiled: FILED },
     ...TUNING[computerOf(selected)],
+    ...selected.pairs ? { bytes: "pairs" } : {},
     ...found,
   };
 }

@@ -27,12 +27,12 @@ function bytesKernel(workgroupSize: number): Kernel {
       var<workgroup> small: array<u32, ${workgroupSize}>;
       let i = group.x * ${workgroupSize} + lane;
       let word = a[i];
-      y[i] = dot4U8I8(word, b[i]) - dot4U8I8(b[group.x], a[i]) + dot4I8Packed(word, b[i]) + dot4I8Packed(a[group.x], b[group.x]);
+      y[i] = dot4U8I8(word, b[i]) - dot4U8I8(b[group.x], a[i]) + dot4I8Packed(word, b[i] | 0x01010101u) + dot4I8Packed(a[group.x], b[group.x] | 0x01010101u);
       z[i] = lookup16(word, 0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu) ^ lookup16(b[0] >> 4, 1, 2, 3, 0xff00ff00u);
       var sum = 0i;
       for (var k = 0u; k < 8; k++) {
         let nibbles = lookup16(a[i * 0 + k], 0xfbfaf9f8u, 0xfffefdfcu, 0x03020100u, 0x07060504u);
-        sum += dot4I8Packed(nibbles, b[k * 4 + lane % 4]);
+        sum += dot4I8Packed(nibbles, b[k * 4 + lane % 4] | 0x01010101u);
         sum += dot4U8I8(nibbles, b[k]);
       }
       // Sums of small bytes, the largest among them, of which those up to 63 are added in 16 bits.

@@ -27,6 +27,7 @@ import {
   STORED,
   titleOf,
   UNSIGNED,
+  type Variant,
 } from "./helpers/q8_products.ts";
 import { runNative } from "./helpers/run_native.ts";
 import { INNER_SEED, inTurn, isInTurn, repeatWith } from "./helpers/seed.ts";
@@ -151,16 +152,21 @@ t.test(
       ...inTurn(CASES, 3),
       ...BLOCK_CASES.filter((_, i) => isInTurn(i + (i >> 1), 2)),
     ];
-    const hold = async (one: Case, tile: MatmulTile) =>
+    const hold = async (
+      one: Case,
+      tile: MatmulTile,
+      arithmetic: Variant["arithmetic"] = "unsigned",
+    ) =>
       t.equal(
-        await holdProduct(run, { ...UNSIGNED, tile }, one),
+        await holdProduct(run, { ...UNSIGNED, tile, arithmetic }, one),
         undefined,
         `${
           titleOf(one)
         }, ${tile.rows} rows, ${tile.lanes} lanes (${repeatWith()})`,
       );
     for (const [i, one] of cases.entries()) {
-      await hold(one, (INNER_SEED + i) % 4 === 0 ? UNSIGNED.tile : low);
+      const tile = (INNER_SEED + i) % 4 === 0 ? UNSIGNED.tile : low;
+      await hold(one, tile, isInTurn(i, 2) ? "pairs" : "unsigned");
     }
     const some = cases.filter(({ stored }) =>
       /^(uint4x32|q4_k|q8_0)$/.test(stored)

@@ -77,6 +77,7 @@ export interface BytesOperand extends BytesWeight {
   readonly i: number;
   /** The offset of bytes from integers. */
   readonly above: number;
+  readonly sign: "signed" | "unsigned";
   readonly step: number;
   /** Elements of an integer sum, and elements that share a scale. */
   readonly sumOf: 16 | 32;
@@ -117,15 +118,24 @@ export function quantizedLayoutOf(stored: PackedDType): QuantizedLayout {
   return { order: alternate ? "alternate" : "consecutive", sumOf };
 }
 
+/** Whether the bytes of weights are signed. */
+function signOf(
+  { element }: Packing,
+  arithmetic: BytesArithmetic | undefined,
+): "signed" | "unsigned" {
+  const fits = arithmetic === "pairs" && PACKED_ELEMENTS[element].bits < 8;
+  return arithmetic === "unsigned" || fits ? "unsigned" : "signed";
+}
+
 /** The weights of a matrix multiplication. */
 export function operandsOf(
   options: BytesMatmulOptions,
 ): readonly BytesOperand[] {
   const { weights, k, arithmetic } = options;
   const pairs = k / Q8_BLOCK / partsOf(options) % 2 === 0;
-  const sign = arithmetic === "unsigned" ? "unsigned" : "signed";
   return weights.map((weight, i) => {
     const packing: Packing = PACKINGS[weight.stored];
+    const sign = signOf(packing, arithmetic);
     const { element, perWord, perScale = k, block: layout } = packing;
     const { step = 1 }: PackedElement = PACKED_ELEMENTS[element];
     const { sumOf, order } = quantizedLayoutOf(weight.stored);
@@ -135,6 +145,7 @@ export function operandsOf(
       ...weight,
       i,
       above: codes?.above ?? bytes.above,
+      sign,
       step,
       sumOf,
       perScale,
@@ -410,11 +421,11 @@ export function term(
 
 /** The product of words of bytes. */
 export function product(
-  { arithmetic }: BytesMatmulOptions,
+  { sign }: Pick<BytesOperand, "sign">,
   weight: KernelText,
   left: KernelText,
 ): KernelText {
-  return arithmetic === "unsigned"
+  return sign === "unsigned"
     ? wgsl`dot4U8I8(${weight}, ${left})`
     : wgsl`dot4I8Packed(${weight}, ${left})`;
 }

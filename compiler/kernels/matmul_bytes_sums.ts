@@ -206,7 +206,7 @@ export function addSums(
   });
   const productOf = (part: number, r: number, c: number) =>
     product(
-      o,
+      weight,
       wgsl`bytes${i}_${part}[${c}]`,
       wgsl`codes${i}_${part}[${r}]`,
     );

@@ -64,12 +64,18 @@ export interface TuningTable {
 
 /**
  * The form of byte multiplication: signed or unsigned weights by signed activations. `guarded`: signed, and f32
- * products are not fused with sums.
+ * products are not fused with sums. `pairs`: weights of eight bits are signed, others unsigned, for processors that add
+ * pairs of products in 16 bits.
  */
 export type BytesArithmetic = typeof BYTES_ARITHMETIC[number];
 
 /** The forms of byte multiplication. */
-export const BYTES_ARITHMETIC = ["guarded", "signed", "unsigned"] as const;
+export const BYTES_ARITHMETIC = [
+  "guarded",
+  "signed",
+  "unsigned",
+  "pairs",
+] as const;
 
 /** A table, or one whose tiles a function chooses; undefined: the tile of the others. */
 export type Tuning =

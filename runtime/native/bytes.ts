@@ -3,7 +3,7 @@
 /**
  * Products, tables and distant loads of bytes: by instructions if the processor has them for this number of lanes.
  * `dpbusd` multiplies unsigned bytes by signed ones: 128 times the signed ones is subtracted. `maddubs` adds two products
- * in 16 bits, which suffice for four products of small bytes.
+ * in 16 bits, which suffice for four products of small bytes, and for two of i8 if none of the second operand is -128.
  */
 export const BYTES_IN_C = `
 #if defined __SSE2__
@@ -31,14 +31,19 @@ INLINE vu v_dot4(vu a, vu b) {
   return v_dot4_unsigned(a ^ 0x80808080u, b) - v_dot4_unsigned(splat(0x80808080u), b);
 }
 #elif defined WIDE
+#if LANES == 16
+#define SIGNED(b, a) _mm512_mask_sub_epi8((wide)b, _mm512_movepi8_mask((wide)a), _mm512_setzero_si512(), (wide)b)
+#else
+#define SIGNED(b, a) WIDE(sign_epi8)((wide)b, (wide)a)
+#endif
 typedef int16_t shorts __attribute__((vector_size(4 * LANES)));
 INLINE vu v_dot4_unsigned(vu a, vu b) {
   shorts y = (shorts)b;
   return (vu)WIDE(madd_epi16)((wide)(a & 0x00ff00ffu), (wide)(y << 8 >> 8)) + (vu)WIDE(madd_epi16)((wide)(a >> 8 & 0x00ff00ffu), (wide)(y >> 8));
 }
 INLINE vu v_dot4(vu a, vu b) {
-  shorts x = (shorts)a, y = (shorts)b;
-  return (vu)WIDE(madd_epi16)((wide)(x << 8 >> 8), (wide)(y << 8 >> 8)) + (vu)WIDE(madd_epi16)((wide)(x >> 8), (wide)(y >> 8));
+  wide pairs = WIDE(maddubs_epi16)(WIDE(abs_epi8)((wide)a), SIGNED(b, a));
+  return (vu)WIDE(madd_epi16)(pairs, (wide)splat(0x00010001u));
 }
 #elif LANES == 4 && defined __ARM_FEATURE_DOTPROD
 INLINE vu v_dot4(vu a, vu b) { return (vu)vdotq_s32((int32x4_t){ 0 }, (int8x16_t)a, (int8x16_t)b); }

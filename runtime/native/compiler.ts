@@ -15,6 +15,8 @@ export interface Compiler {
   readonly lanes: number;
   /** Whether this processor has fused multiply-add. */
   readonly fused: boolean;
+  /** Whether it adds pairs of products of bytes in 16 bits, instead of four in 32. */
+  readonly pairs: boolean;
   /** A hash of everything that determines its output for a text: version and processor. */
   readonly identity: string;
 }
@@ -169,6 +171,7 @@ async function search(): Promise<Compiler | undefined> {
       version: number,
       lanes: macros.has("__AVX512F__") ? 16 : macros.has("__AVX__") ? 8 : 4,
       fused: FUSED_MACROS.some((macro) => macros.has(macro)),
+      pairs: macros.has("__SSSE3__") && !macros.has("__AVX512VNNI__"),
       identity: createHash("sha256").update(out)
         .update(compilerFlags(args).join(" ")).digest("hex"),
     };

@@ -290,7 +290,8 @@ class Grower {
             this.#of([true, false])
               ? sub("u32")
               : binary("and", sub("u32"), u32(0x3f3f3f3f)),
-            sub("u32"),
+            // No byte is -128.
+            binary("or", sub("u32"), u32(0x01010101)),
           )
           : call("lookup16", sub("u32"), ...TABLE);
       }
