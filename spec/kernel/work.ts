@@ -38,6 +38,8 @@ export interface Invocation {
   readonly lane: number;
   /** An integer in a binding. Undefined: unknown. */
   readonly load?: (binding: string, index: number) => number | undefined;
+  /** Bindings whose integers count as equal to this one. */
+  readonly constants?: ReadonlyMap<string, number>;
 }
 
 /** Counted totals of invocations. */
@@ -105,7 +107,8 @@ function valueOf(read: Read, at: Invocation | undefined): Value {
     case "group.z":
       return at.group[2];
     default:
-      return at.load?.(read.binding, read.index);
+      return at.constants?.get(read.binding) ??
+        at.load?.(read.binding, read.index);
   }
 }
 
@@ -118,7 +121,11 @@ function count(
   at: Invocation | undefined,
 ): Totals {
   const facts = new Map<string, { read: Read; value: Value }>();
-  const walk = new Walk(counted, (read) => {
+  const walk = new Walk(counted, (given) => {
+    // One fact for all integers of a constant binding.
+    const isConstant = typeof given !== "string" &&
+      at?.constants?.has(given.binding);
+    const read = isConstant ? { ...given, index: 0 } : given;
     const key = typeof read === "string"
       ? read
       : `${read.index} ${read.binding}`;

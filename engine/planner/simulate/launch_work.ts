@@ -26,8 +26,13 @@ export interface LaunchWork {
   readonly matrices: boolean;
 }
 
-/** A representative integer for the contents of a buffer. Undefined: unknown. */
-export type Typical = (index: number) => number | undefined;
+/** Representative integers for the contents of a buffer. */
+export interface Typical {
+  /** Undefined: unknown. */
+  (index: number): number | undefined;
+  /** The integer, if all are equal. */
+  readonly constant?: number;
+}
 
 /** Context of counting a launch. */
 export interface LaunchSetup {
@@ -84,13 +89,16 @@ export function launchWork(kernel: Kernel, setup: LaunchSetup): LaunchWork {
   const reads = new Map<string, KnownWork["reads"][number]>();
   const work = countLaunch(kernel, {
     ...setup,
-    typical: typical.map((at, binding) =>
-      at && ((i) => {
-        const value = at(i);
+    typical: typical.map((at, binding) => {
+      const read = (i: number) => {
+        const value = at!(i);
         reads.set(`${binding} ${i}`, [binding, i, value]);
         return value;
-      })
-    ),
+      };
+      if (at?.constant === undefined) return at && read;
+      read(0);
+      return at;
+    }),
   });
   if (counted.length === MAX_LAUNCHES) counted.shift();
   counted.push({ reads: [...reads.values()], work });
@@ -104,6 +112,19 @@ export function typicalLoad(
 ): (binding: string, index: number) => number | undefined {
   const data = new Map(bindings.map(({ name }, i) => [name, typical[i]]));
   return (binding, index) => data.get(binding)?.(index);
+}
+
+/** The bindings of a kernel whose representative integers are equal. */
+function constantsOf(
+  { bindings }: Kernel,
+  { typical }: Pick<LaunchSetup, "typical">,
+): ReadonlyMap<string, number> {
+  return new Map(
+    bindings.flatMap(({ name }, i) => {
+      const { constant } = typical[i] ?? {};
+      return constant === undefined ? [] : [[name, constant] as const];
+    }),
+  );
 }
 
 /** A workgroup that represents others. */
@@ -124,6 +145,7 @@ export function sampledGroups(
 ): SampledGroup[] {
   const { workgroups: [x, y, z], groups = 1 } = setup;
   const load = typicalLoad(kernel, setup);
+  const constants = constantsOf(kernel, setup);
   const evenly = (count: number, of: number) =>
     range(count).map((n) => Math.floor((n + 0.5) * of / count));
   const isFolded = x === GRID_LIMIT && y > 1 && z === 1;
@@ -139,9 +161,9 @@ export function sampledGroups(
   return candidates.flatMap((all) => {
     const equal = new Map<string, SampledGroup["group"][]>();
     for (const group of all) {
-      const key = all.length === 1
-        ? ""
-        : JSON.stringify(kernelWork(kernel, { group, lane: 0, load }));
+      const key = all.length === 1 ? "" : JSON.stringify(
+        kernelWork(kernel, { group, lane: 0, load, constants }),
+      );
       equal.set(key, [...equal.get(key) ?? [], group]);
     }
     return [...equal.values()].map((some): SampledGroup => ({
@@ -155,6 +177,7 @@ function countLaunch(kernel: Kernel, setup: LaunchSetup): LaunchWork {
   const { workgroupSize, bindings } = kernel;
   const { workgroups: [x, y, z] } = setup;
   const load = typicalLoad(kernel, setup);
+  const constants = constantsOf(kernel, setup);
   const groups = sampledGroups(kernel, setup);
   const worksOf = (max: number) => {
     const lanes = Math.min(max, workgroupSize);
@@ -164,7 +187,7 @@ function countLaunch(kernel: Kernel, setup: LaunchSetup): LaunchWork {
           ? 0
           : Math.round(lane * (workgroupSize - 1) / (lanes - 1));
         return {
-          work: kernelWork(kernel, { group, lane: at, load }),
+          work: kernelWork(kernel, { group, lane: at, load, constants }),
           share: share / lanes,
         };
       })
@@ -231,6 +254,9 @@ export function typicalOf(
       key: `${values} ${inputs.map(({ typical }) => typical?.key)}`,
     };
   }
+  if (kind === "weight" && buffer.dtype === "u32") {
+    return constant(WEIGHT_WORD);
+  }
   if (kind === "const" && data) {
     const words = wordsOn(data, { mesh: plan.mesh, rank });
     return { at: (i) => words[i], key: `${rank}` };
@@ -276,6 +302,12 @@ export function typicalOf(
   return constant(counts ? Math.round(rows.max) : 0);
 }
 
+/** A word of packed weights. As in almost all words of published ones, no FP8 element in it is subnormal. */
+const WEIGHT_WORD = 0x40404040;
+
 function constant(value: number): { at: Typical; key: string } {
-  return { at: () => value, key: `${value}` };
+  return {
+    at: Object.assign(() => value, { constant: value }),
+    key: `${value}`,
+  };
 }
