@@ -53,6 +53,8 @@ export interface MachineDevice {
   readonly operations: PositiveNumber;
   /** Bytes per second between memory and kernels. */
   readonly bandwidth: PositiveNumber;
+  /** Share of that bandwidth that long reads reach. Default: 1. */
+  readonly efficiency?: Share;
   /** Cache size, and the bandwidth if all data of its ranks fit. */
   readonly cache?: {
     readonly bytes: PositiveNumber;

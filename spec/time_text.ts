@@ -22,12 +22,12 @@ export function rateText(tokensPerSecond: number): string {
 
 /**
  * The rates that predict arithmetic and memory: `f32 arithmetic at 41.3 T multiply-adds/s, without matrix units (data sheet: bf16 82.6 T), and
- * memory at 1.01 TB/s`. `operands`: those of matmuls of many rows and of attention.
+ * memory at 92 % of 1.01 TB/s`. `operands`: those of matmuls of many rows and of attention.
  */
 export function ratesText(
-  { multiplyAdds, bandwidth, matrix = {} }: Pick<
+  { multiplyAdds, bandwidth, efficiency = 1, matrix = {} }: Pick<
     MachineDevice,
-    "multiplyAdds" | "bandwidth" | "matrix"
+    "multiplyAdds" | "bandwidth" | "efficiency" | "matrix"
   >,
   operands: Operands = "f32",
 ): string {
@@ -35,6 +35,7 @@ export function ratesText(
   const rates = Object.entries(matrix).map(([dtype, rate]) =>
     `${dtype} ${tera(rate)} T`
   );
+  const share = efficiency === 1 ? "" : `${Math.round(100 * efficiency)} % of `;
   const sheet = rates.length === 0 ? "" : ` (data sheet: ${rates.join(", ")})`;
   const units = operands === "f16" && matrix.bf16 !== undefined
     ? `, matmuls of many rows and attention with f16 operands on matrix units at ${
@@ -43,5 +44,5 @@ export function ratesText(
     : `, without matrix units${sheet}`;
   return `f32 arithmetic at ${
     tera(multiplyAdds)
-  } T multiply-adds/s${units}, and memory at ${tera(bandwidth)} TB/s`;
+  } T multiply-adds/s${units}, and memory at ${share}${tera(bandwidth)} TB/s`;
 }

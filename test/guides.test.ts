@@ -41,7 +41,7 @@ t.test("docs/fits.md, of a model that fits and one that does not", async (t) => 
   copyFileSync(path.join(ROOT, "examples/layer.ts"), "layer.ts");
   const page = readPage("fits.md");
   const left = await runGuide(page);
-  t.equal(left.size, 3);
+  t.equal(left.size, 4);
   for (const [command, { code, err }] of left) t.equal(code, 0, command + err);
   const plan = ["plan", "config.json", "--target", "8x24gb"];
   for (

@@ -162,6 +162,7 @@ t.test("the time of a launch", (t) => {
   t.equal(seconds(matrix, 0, { matrices: true }).arithmetic, 1);
   t.equal(seconds({}, 0, { matrices: true }).arithmetic, 10);
   t.same(seconds({}, 30), { launch: 2, arithmetic: 0, memory: 30 });
+  t.equal(seconds({ efficiency: 0.5 }, 30).memory, 60);
   t.equal(seconds({ cache: { bytes: 1, bandwidth: 2 } }, 30).memory, 15);
   t.equal(seconds({ reading: 0.25 }, 30).memory, 60, "half of it is weights");
   t.equal(seconds({ attending: 0.125 }, 30).memory, 80, "a third is states");

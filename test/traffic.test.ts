@@ -221,6 +221,31 @@ t.test("lanes of one warp diverge, warps do not", (t) => {
   t.end();
 });
 
+t.test("a branch for rare words of weights is not counted", (t) => {
+  const tree = kernelOf({
+    name: "decoded",
+    workgroupSize: 32,
+    bindings: bindings({ w: "u32" }, { y: "f32" }),
+    body: wgsl`
+      var sum = 0.0;
+      for (var i = 0u; i < 64u; i++) {
+        let word = w[i * 32u + lane];
+        if ((word & 0x40404040u) == 0u) {
+          sum = sum + exp(exp(exp(sum)));
+        }
+        sum = fma(f32(word), 2.0, sum);
+      }
+      y[lane] = sum;`,
+  });
+  const setup = (typical: LaunchSetup["typical"]) =>
+    launchWork(tree, { workgroups: [4, 1, 1], typical }).operations;
+  const weights = Object.assign(() => 0x40404040, { constant: 0x40404040 });
+  const [unknown, rare] = [setup([]), setup([weights])];
+  t.ok(unknown - rare >= 3 * 64 * 4 * 32, `${unknown} and ${rare}`);
+  t.equal(setup([() => 0x40404040]), rare, "word by word");
+  t.end();
+});
+
 t.test("workgroups with equal work along z are sampled once", (t) => {
   const windowed = kernel(wgsl`
     if (group.z >= 30) { y[group.z * 256 + lane] = x[lane]; }`);

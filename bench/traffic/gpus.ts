@@ -13,8 +13,6 @@ interface Cores {
   /** Multiprocessors or compute units, and their clock in Hz. */
   readonly cores: number;
   readonly clock: number;
-  /** Share of the bandwidth that copies reach. Assumed. */
-  readonly reachable: number;
   /** A load from device memory that is idle, and from one at full bandwidth (assumed). */
   readonly idle: number;
   readonly loaded: number;
@@ -38,6 +36,8 @@ interface Cores {
 export interface Gpu extends Omit<Cores, "machine" | "multiplies"> {
   readonly machine: Machine;
   readonly bandwidth: number;
+  /** Share of it that long reads reach. */
+  readonly reachable: number;
   /** Multiply-adds of matrix units with 16-bit operands, and the share that subgroup matrices reach. */
   readonly matrix: { readonly rate: number; readonly reachable: number };
   readonly multiplyAdds: number;
@@ -59,7 +59,6 @@ const CORES = {
     name: "H100 SXM5",
     cores: 132,
     clock: H100_CLOCK,
-    reachable: 0.92,
     idle: 479 / H100_CLOCK,
     loaded: 700e-9,
     l2: 263 / H100_CLOCK,
@@ -78,7 +77,6 @@ const CORES = {
     name: "RTX 4090",
     cores: 128,
     clock: RTX4090_CLOCK,
-    reachable: 0.92,
     idle: 542 / RTX4090_CLOCK,
     loaded: 500e-9,
     l2: 273 / RTX4090_CLOCK,
@@ -96,7 +94,6 @@ const CORES = {
     name: "MI300X",
     cores: 304,
     clock: 2.1e9,
-    reachable: 0.81,
     idle: 350e-9,
     loaded: 800e-9,
     l2: 220e-9,
@@ -124,7 +121,7 @@ export function isGpuName(name: string): name is GpuName {
 
 /** A described GPU, with the rates of its machine file. */
 export function describedGpu(gpu: GpuName): Gpu {
-  const { machine: file, multiplies: reachable, ...cores } = CORES[gpu];
+  const { machine: file, multiplies, ...cores } = CORES[gpu];
   const machine = parseMachine(
     readFileSync(
       new URL(`../../machines/${file}.json`, import.meta.url),
@@ -133,7 +130,14 @@ export function describedGpu(gpu: GpuName): Gpu {
     file,
   );
   const device = machine.devices[placeRanks(machine)[0]!.kind]!;
-  const { bandwidth, multiplyAdds, launch } = device;
-  const matrix = { rate: matrixRate(device)!, reachable };
-  return { ...cores, machine, bandwidth, multiplyAdds, launch, matrix };
+  const { bandwidth, efficiency = 1, multiplyAdds, launch } = device;
+  return {
+    ...cores,
+    machine,
+    bandwidth,
+    reachable: efficiency,
+    multiplyAdds,
+    launch,
+    matrix: { rate: matrixRate(device)!, reachable: multiplies },
+  };
 }

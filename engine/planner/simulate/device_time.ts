@@ -74,7 +74,7 @@ export function launchSeconds(
   const launch = device.launch + (workers > 1 ? join : 0);
   const bandwidth = cached && device.cache
     ? device.cache.bandwidth
-    : device.bandwidth;
+    : device.bandwidth * (device.efficiency ?? 1);
   const arithmetic = slower * computes;
   const memory = Math.max(bytes / bandwidth, slower * reads);
   // CPU cores that wait for weights compute nothing meanwhile; other workgroups of a GPU do.
