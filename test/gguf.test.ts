@@ -41,6 +41,7 @@ import type { GgufValue } from "../engine/gguf/write.ts";
 import { listWeightFiles } from "../engine/checkpoint.ts";
 import type { HostTensor } from "../runtime/mod.ts";
 import type { Activations } from "../spec/activations.ts";
+import type { Dispatcher } from "../spec/strategies.ts";
 import { whyNotNative } from "../runtime/native/mod.ts";
 import {
   checkpointFolder,
@@ -92,10 +93,11 @@ t.test("blocks are decoded as ggml decodes them", (t) => {
 async function outputsOf(
   path: string,
   mesh: string,
-  { adapter, activations = "f32", deduplicate = false }: {
+  { adapter, activations = "f32", deduplicate = false, dispatcher }: {
     readonly adapter: "cpu" | "native";
     readonly activations?: Activations;
     readonly deduplicate?: boolean;
+    readonly dispatcher?: Dispatcher;
   },
 ): Promise<string> {
   const opened = await openTarget(await loadTarget(path, files), files, {
@@ -104,6 +106,7 @@ async function outputsOf(
     mesh: meshOf(mesh),
     activations,
     deduplicate,
+    ...dispatcher ? { dispatcher } : {},
     need: { tokens: 16, sequences: 2, context: 16 },
   });
   // On the native device, matrices are buffers with the bytes of the file; with f32 activations, only the embeddings.
@@ -184,6 +187,14 @@ t.test(
       deduplicate: true,
     });
     t.equal(once, wanted, "ep=4, deduplicated");
+    for (const adapter of [native, "cpu"] as const) {
+      const gathered = await outputsOf(blocks, "tp=2,ep=2", {
+        adapter,
+        activations: "q8",
+        dispatcher: "gatherWeights",
+      });
+      t.equal(gathered, wanted, `weights are gathered, ${adapter}`);
+    }
   },
 );
 

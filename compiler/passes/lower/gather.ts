@@ -1,7 +1,8 @@
 /** All-gather of values with dynamic rows: concatenates the rows of the ranks of a group, on every rank. */
 
 import { boundOf } from "../../../spec/plan/bytes.ts";
-import { storedDType } from "../../../spec/dtype.ts";
+import { STORED_BYTES, storedDType } from "../../../spec/dtype.ts";
+import { storedElementsOf } from "../../../spec/layout.ts";
 import { PlacementError } from "../../../spec/errors.ts";
 import {
   add,
@@ -211,19 +212,49 @@ export function lowerAllGather(
   else gatherColumns(lowering, node, rows, { axis, to });
 }
 
-/** Gathers a sharded parameter: concatenates the stored shards. */
+/** Gathers a sharded parameter: concatenates the stored shards, and those of its scales and offsets. */
 function gatherShards(
   lowering: Lowering,
   node: NodeOf<"allGather">,
 ): void {
   const { over, to: first } = node.params;
-  const { buffer: from, axes: [, ...rest], ...stored } = lowering.values
+  const { buffer, axes: [, ...rest], packed, ...stored } = lowering.values
     .storages.get(node.inputs[0]!)!;
-  const axes = [first, ...rest];
-  const to = addScratch(lowering, "gathered", stored, axes);
-  const words = maxOverRanks(lowering.draft.buffers.get(from)!.bytes) / 4;
-  addAllGather(lowering, node, { over, from, to, words });
-  lowering.values.storages.set(node, { ...stored, buffer: to, axes });
+  const gather = (from: string): string => {
+    const shard = lowering.draft.buffers.get(from)!;
+    const { dtype, axes: [, ...inner], bytes } = shard;
+    // Shards are equal blocks.
+    const exact = storedElementsOf(shard, 0) * STORED_BYTES[dtype];
+    if (exact % 4 !== 0) {
+      throw new PlacementError(
+        `Cannot gather parameters over '${
+          over.join("+")
+        }': the ${exact} bytes of '${from}' on a rank are no whole words. Use fewer ranks, or another dispatcher`,
+      );
+    }
+    const how = { ...stored, dtype };
+    const to = addScratch(lowering, "gathered", how, [first, ...inner]);
+    const words = maxOverRanks(bytes) / 4;
+    addAllGather(lowering, node, { over, from, to, words });
+    return to;
+  };
+  const to = gather(buffer);
+  lowering.values.storages.set(node, {
+    ...stored,
+    buffer: to,
+    axes: [first, ...rest],
+    ...packed
+      ? {
+        packed: {
+          ...packed,
+          scales: packed.scales === buffer ? to : gather(packed.scales),
+          ...packed.offsets === undefined
+            ? {}
+            : { offsets: gather(packed.offsets) },
+        },
+      }
+      : {},
+  });
 }
 
 /** Gathers parts of rows: each rank has some elements of every row. */

@@ -147,7 +147,8 @@ function blocksAs(
   const columns = placed.axes[node.axes.at(-1)!]!.total;
   const words = wordsDType(stored, columns);
   const axis = placed.axes[over[0] ?? ""];
-  const all = node.axes.reduce((n, name) => n * placed.axes[name]!.size, 1);
+  const read = dot?.inputs[1] ?? node;
+  const all = read.axes.reduce((n, name) => n * placed.axes[name]!.size, 1);
   const reads = (dtype: PackedDType, isRead: boolean) => {
     const { elements, bytes } = PACKINGS[dtype].block!;
     // Kernels have addresses of 32 bits.
@@ -176,7 +177,8 @@ function layoutParam(
   const dot = contractionWith(node, users);
   const right = dot?.inputs[1];
   const viewed = users.some((user) => FUSION_CLASS[user.primitive] === "view");
-  const known = viewed || right !== node ? undefined : dot;
+  const isRead = right === node || right && gathersExperts(right, placed);
+  const known = viewed || !isRead ? undefined : dot;
   const over = known?.params.over ?? rowAxis(node, users);
   const named = isBlockDType(found)
     ? blocksAs(node, { dot: known, over }, { placed, options, stored: found })
