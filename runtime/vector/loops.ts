@@ -172,6 +172,15 @@ function forget(groups: readonly PointerGroup[], on: Statements): void {
   }
 }
 
+/** The last value of a counter if its bounds are constant, otherwise an upper bound. */
+function lastOf({ from, to, step }: Bounds): Value {
+  const [first, end, by] = [from, to, step].map((bound) =>
+    bound.op === "const" ? Number(bound.value) : NaN
+  ) as [number, number, number];
+  const last = first + Math.floor((end - 1 - first) / by) * by;
+  return last >= first ? word(last) : u.sub(to, 1);
+}
+
 /** A loop for compilers to unroll, or one with checked accesses if its range is not in bounds. */
 function tiledLoop(
   s: ForStmt,
@@ -186,7 +195,7 @@ function tiledLoop(
   const checked = () => on.count(bounds, () => on.list(s.body));
   if (groups.length === 0) return checked();
   const pointers = groups.map((group) => setPointer(group, from, on));
-  const last = u.sub(to, 1);
+  const last = lastOf(bounds);
   const inRange = groups.map((group, i) =>
     within(group, pointers[i]!, { last, on })
   );
