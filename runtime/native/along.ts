@@ -23,6 +23,7 @@ export const SHAPES = [
   { ahead: 512, near: 1, stream: 0 },
   { ahead: 2048, near: 0, stream: 16384 },
   { ahead: 0, near: 1, stream: 4096 },
+  { ahead: 1024, near: 1, stream: 2048 },
 ] as const;
 
 /**
