@@ -24,7 +24,7 @@ const MAX_TIME = 0.95;
 const MAX_SPREAD = 1.05, STEADY = 3;
 
 /** Measurements of a kind of weights in a process. */
-export const TRIES = 4;
+export const TRIES = 2;
 
 /** Timed launches after one that used an unknown shape: the next ones probably use it, too. */
 const TIMED = 8;
