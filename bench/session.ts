@@ -3,7 +3,7 @@
 import { availableParallelism } from "node:os";
 import { compile, type CompileOptions, type Model } from "../compiler/mod.ts";
 import { type AdapterChoice, selectDevices } from "../engine/devices.ts";
-import { computerOf, TUNING } from "../engine/tuning.ts";
+import { tuningOf } from "../engine/tuning.ts";
 import {
   createSession,
   type Device,
@@ -50,7 +50,7 @@ export async function load(model: Model, options: LoadOptions): Promise<Bench> {
   const plan = await compile(model, {
     ...compileOptions,
     limits: selected.limits,
-    tuning: options.tuning ?? TUNING[computerOf(selected)],
+    tuning: options.tuning ?? tuningOf(selected, {}),
   });
   // Reads overlap. Counts the time in which at least one read is waited for.
   let waited = 0;

@@ -154,6 +154,8 @@ export interface SelectedDevices {
   readonly pairs?: boolean;
   /** Number of CPU threads, on the CPU device and on a software adapter. */
   readonly threads?: number;
+  /** Lanes of the vectors of a native device. */
+  readonly lanes?: number | undefined;
   /** The adapters with their drivers, or the CPU device: the key of tunings. */
   readonly computer: string;
   /** The job of this process, if ranks are processes. */
@@ -266,6 +268,7 @@ async function selectHost(
     ...kind === "native" && !world
       ? { pairs: (await findCompiler())?.pairs ?? false }
       : {},
+    lanes: kind === "native" ? (await findCompiler())?.lanes : undefined,
     limits: rule.limits,
     world,
     open: async (plan) => {

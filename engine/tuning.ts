@@ -87,6 +87,13 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
   },
 };
 
+/** Variants for native devices with vectors of 8 lanes, as with AVX2. */
+const EIGHT_LANES: TuningTable = {
+  matmul: { ...PANELS, shortStreams: true },
+  pair: { ...PANELS, columns: 1, shortStreams: true },
+  recurrence: 4,
+};
+
 /** Kind of the selected devices. */
 export function computerOf(
   { host, software = false }: Pick<SelectedDevices, "host" | "software">,
@@ -106,19 +113,21 @@ export function tileOf(computer: Computer): MatmulTile {
 export function tuningOf(
   selected: Pick<
     SelectedDevices,
-    "host" | "software" | "pairs" | "computer" | "world"
+    "host" | "software" | "pairs" | "computer" | "world" | "lanes"
   >,
   { tunings = {}, expertMemory }: {
     readonly tunings?: SavedTunings | undefined;
     readonly expertMemory?: number | "auto" | undefined;
   },
 ): TuningTable {
-  // Processes must compile the same plan, but each may have a different file.
-  const found = selected.world ? undefined : tunings[selected.computer];
+  const { world, lanes } = selected;
+  // Processes must compile the same plan, but each may have a different file or processor.
+  const found = world ? undefined : tunings[selected.computer];
   return {
     ...expertMemory === undefined ? {} : { asFiled: FILED },
     ...TUNING[computerOf(selected)],
     ...selected.pairs ? { bytes: "pairs" } : {},
+    ...lanes === 8 && !world ? EIGHT_LANES : {},
     ...found,
   };
 }

@@ -182,6 +182,11 @@ t.test("tables are kept by what computes", async (t) => {
   const cpu = { host: "cpu", computer: "one", world: undefined } as const;
   t.same(tuningOf(cpu, { tunings: kept }).matmul, tile);
   t.same(tuningOf({ ...cpu, computer: "new" }, { tunings: kept }), TUNING.cpu);
+  const recurrences = [4, 8, 16].map((lanes) => {
+    const native = { ...cpu, host: "native", computer: "new", lanes } as const;
+    return tuningOf(native, {}).recurrence;
+  });
+  t.same(recurrences, [2, 4, 2], "columns per lane depend on vectors");
   const write = (text: string) =>
     files.write(path, [new TextEncoder().encode(text)]);
   const broken = async (text: string, state: string) => {

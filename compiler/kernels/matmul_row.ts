@@ -10,6 +10,7 @@ import {
   type Register,
   setEach,
 } from "../../spec/kernel/registers.ts";
+import { isHalf } from "../../spec/dtype.ts";
 import { addAsTree } from "../../spec/numerics.ts";
 import { packingOf } from "../../spec/packed.ts";
 import { range } from "../../spec/range.ts";
@@ -27,7 +28,7 @@ import { sumTree } from "./pieces/sum_tree.ts";
 /** Most words of the left operand in workgroup memory: a first-level cache has room for little more. */
 const MAX_LEFT = 4096;
 
-/** Fewest runs of blocks per column: columns that are shorter are read as fast in several streams. */
+/** Fewest runs of blocks of a long column: vectors of 16 lanes read shorter ones as fast in several streams. */
 const MIN_RUNS = 4;
 
 /** Sums of one row. */
@@ -46,8 +47,11 @@ export interface RowSums {
 export function sumsInLanes(o: MatmulOptions): boolean {
   const { lanes, teams } = teamsOf(o);
   const blocks = equalBlocks(o);
+  const isShort = o.tile.shortStreams === true &&
+    o.weights.every(({ stored }) => isHalf(stored));
   return blocks?.length === SUM_BLOCK && lanes === teams &&
-    blocks.count % lanes === 0 && blocks.count >= MIN_RUNS * lanes &&
+    blocks.count % lanes === 0 &&
+    blocks.count >= (isShort ? 1 : MIN_RUNS) * lanes &&
     lanes % blocks.ofSegment === 0 &&
     blocks.count * SUM_BLOCK <= MAX_LEFT &&
     o.weights.every(({ stored }) => !packingOf(stored));

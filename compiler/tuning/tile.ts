@@ -53,6 +53,11 @@ export interface MatmulTile {
    */
   readonly right?: "scalar" | "vector" | "workgroup";
   /**
+   * Whether one row reads short columns of 16-bit weights with k innermost as one stream, too. Long columns always are.
+   * Default: false.
+   */
+  readonly shortStreams?: boolean;
+  /**
    * `small`: epilogues are emitted once for all rows, in a loop, unless results are in panels or teams, and there is no
    * loop for a quarter of a tile. For drivers that compile slowly. Default: large.
    */

@@ -411,8 +411,10 @@ export function* ofMatmul(): Generator<Launch> {
     right: "workgroup",
   };
   for (const [columns, grouped] of [[4, true], [11, false]] as const) {
-    const shape = { columns, rows: 1, k: 512, grouped, inside: "k" as const };
-    yield productLaunch(ofRuns, shape);
+    const shape = { columns, rows: 1, grouped, inside: "k" as const };
+    yield productLaunch(ofRuns, { ...shape, k: 512 });
+    const ofShortRuns = { ...ofRuns, shortStreams: true };
+    yield productLaunch(ofShortRuns, { ...shape, k: 128, halves: true });
   }
   const ofTeams: MatmulTile = { rows: 4, columns: 2, lanes: 8, split: 4 };
   for (const rows of [0, 3, 4, 9]) {
@@ -455,6 +457,7 @@ function productLaunch(
     inTeams = false,
     matrices,
     inside = "n",
+    halves = false,
   }: {
     readonly columns: number;
     readonly rows: number;
@@ -468,6 +471,8 @@ function productLaunch(
     readonly matrices?: MatrixShape;
     /** The innermost axis of weights. */
     readonly inside?: "n" | "k";
+    /** Weights in bf16. */
+    readonly halves?: boolean;
   },
 ): Launch {
   const counts = grouped ? [rows, 1, 0] : [rows];
@@ -488,10 +493,15 @@ function productLaunch(
     tile,
     inTeams,
     bindings: bindings(
-      { x: "f32", w: "f32", tiles: "u32" },
+      { x: "f32", w: halves ? "u32" : "f32", tiles: "u32" },
       { y: "f32", normed: "f32" },
     ),
-    weights: [{ binding: "w", stored: "f32" as const, rowStride, inside }],
+    weights: [{
+      binding: "w",
+      stored: halves ? "bf16" as const : "f32" as const,
+      rowStride,
+      inside,
+    }],
     rows: lengthAt(0),
     ...grouped ? { grouped: { tiles: "tiles" } } : {},
     leftRow: (row: Expr) => mul(row, u32(k)),
@@ -513,6 +523,7 @@ function productLaunch(
       [sum]: readonly Expr[],
     ) => stored(add(mul(row, u32(columns)), column), sum!),
   };
+  const elements = counts.length * (inside === "k" ? columns : k) * rowStride;
   const shape = matrices ?? matmulShape(options);
   const tiles: number[] = [];
   let first = 0;
@@ -534,7 +545,9 @@ function productLaunch(
     reads: {
       x: waves(all * k),
       lengths: [all],
-      w: waves(counts.length * (inside === "k" ? columns : k) * rowStride),
+      w: halves
+        ? new Array<number>(elements / 2).fill(0x3f803f80)
+        : waves(elements),
       tiles: [tiles.length / 3, ...tiles],
     },
     stores: { y: all * columns, ...normed ? { normed: all * k } : {} },
