@@ -53,7 +53,7 @@ export interface MatmulTile {
    */
   readonly right?: "scalar" | "vector" | "workgroup";
   /**
-   * Whether one row reads short columns of 16-bit weights with k innermost as one stream, too. Long columns always are.
+   * Whether one row reads short columns of 16-bit weights with k innermost as one stream, as it reads long ones.
    * Default: false.
    */
   readonly shortStreams?: boolean;
