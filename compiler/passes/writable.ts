@@ -24,9 +24,10 @@ export function declareWritable(
   // A binding that is writable for one launch is writable for all launches of its kernel, which may make further
   // bindings writable.
   for (let again = true; again;) {
-    again = uses.some((use) =>
-      addWritable(use, writable.get(use.kernel.name)!)
-    );
+    again = false;
+    for (const use of uses) {
+      if (addWritable(use, writable.get(use.kernel.name)!)) again = true;
+    }
   }
   return new Map(
     [...kernels].map(([name, kernel]) => [

@@ -91,6 +91,8 @@ export interface LoweredModel {
   /** Bucket of each node in one. */
   readonly buckets: ReadonlyMap<Node, Bucket>;
   readonly layouts: ReadonlyMap<Node, ParamLayout>;
+  /** Axis order of next values of parameters: that of the parameter. */
+  readonly nextAxes: ReadonlyMap<Node, readonly string[]>;
   /** Parameters of routers, whose operands keep 32 bits. */
   readonly routers: ReadonlySet<Node>;
   /** Dispatched values that are sent back: stored at the offsets of their received rows. */

@@ -71,6 +71,31 @@ export function layoutParams(
   return layouts;
 }
 
+/**
+ * Returns the axis order of next values of parameters: that of the parameter's memory layout. 16-bit parameters have
+ * none: their next values are packed later.
+ */
+export function nextAxesOf(
+  { states }: Graph,
+  layouts: ReadonlyMap<Node, ParamLayout>,
+): Map<Node, readonly string[]> {
+  const nameOf = new Map<Node, string>();
+  for (const [name, next] of Object.entries(states)) {
+    if (!nameOf.has(next)) nameOf.set(next, name);
+  }
+  const layoutOf = new Map<string, ParamLayout>();
+  for (const [leaf, layout] of layouts) {
+    if (leaf.primitive !== "param" || layoutOf.has(leaf.params.name)) continue;
+    layoutOf.set(leaf.params.name, layout);
+  }
+  const found = new Map<Node, readonly string[]>();
+  for (const [next, name] of nameOf) {
+    const layout = layoutOf.get(name);
+    if (layout && !isHalf(layout.stored)) found.set(next, layout.axes);
+  }
+  return found;
+}
+
 /** Whether a node all-gathers a sharded parameter. */
 export function isGathered(node: Node): node is NodeOf<"allGather"> {
   return node.primitive === "allGather" &&

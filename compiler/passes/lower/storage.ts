@@ -1,6 +1,6 @@
 /** Storage of results: a buffer with the node's axes; for dispatched rows, in grouped order or at received offsets. */
 
-import { isHalf, storedDType } from "../../../spec/dtype.ts";
+import { storedDType } from "../../../spec/dtype.ts";
 import type { Node } from "../../graph/graph.ts";
 import { sameAxes } from "../../graph/operands.ts";
 import type { GroupedRows } from "./group.ts";
@@ -48,7 +48,7 @@ export function markUnreduced(
 
 function plainStorage(lowering: Lowering, node: Node): Storage {
   const dtype = storedDType(node.dtype);
-  const axes = updatedAxes(lowering, node) ?? node.axes;
+  const axes = lowering.model.nextAxes.get(node) ?? node.axes;
   const output = Object.entries(lowering.model.graph.outputs).find((
     [, value],
   ) => value === node)?.[0];
@@ -62,21 +62,6 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
       axes,
     });
   return { buffer, dtype, axes };
-}
-
-/** The axis order of the next value of a parameter: that of the parameter's memory layout. */
-function updatedAxes(
-  { model: { graph, layouts } }: Lowering,
-  node: Node,
-): readonly string[] | undefined {
-  const [name] =
-    Object.entries(graph.states).find(([, next]) => next === node) ?? [];
-  if (name === undefined) return undefined;
-  for (const [leaf, { axes, stored }] of layouts) {
-    if (leaf.primitive !== "param" || leaf.params.name !== name) continue;
-    return isHalf(stored) ? undefined : axes;
-  }
-  return undefined;
 }
 
 /** The operand of a combine is written at the received offsets, so that it can be sent back. */
