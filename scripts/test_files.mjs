@@ -10,7 +10,9 @@ import { ROOT } from "./setup.mjs";
 /** The kinds of tests. A file with several kinds belongs to the last of them. */
 export const KINDS = ["pure", "cpu", "gpu", "mpi", "browser"];
 
-/** The longest tests in descending order. They start first, so that no long test runs alone at the end. */
+/**
+ * The longest tests, the first ones in descending order. They start first, so that no long test runs alone at the end.
+ */
 const LONG = [
   "mpi/mpi",
   "end_to_end/references",
@@ -32,6 +34,10 @@ const LONG = [
   "mpi/",
   "view",
   "train",
+  ...["fuzz", "lora", "gguf", "multi_token_prediction", "context", "editor"],
+  ...["kernels_matmul", "kernels_split", "kernels_attention", "lowering_"],
+  ...["hostile_", "disk_faults", "expert_memory", "guides", "cli_run"],
+  "next_tokens",
 ];
 
 /** Returns the kinds of a test file, in the order of `KINDS`. Throws an `Error` for an unknown kind. */
@@ -68,6 +74,11 @@ export function chooseFiles(words) {
       .filter((file) => kindsOf(file).some((kind) => kinds.includes(kind)))
       .sort((a, b) => place(a) - place(b) || (a < b ? -1 : 1));
   return { files, kinds };
+}
+
+/** Returns whether a test is one of the longest. */
+export function isLong(file) {
+  return place(file) < LONG.length;
 }
 
 /** Returns the position of a file in the order. */

@@ -4,12 +4,12 @@
  */
 
 import { spawn, spawnSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { Parser } from "tap-parser";
 import { ROOT } from "./setup.mjs";
-import { kindsOf } from "./test_files.mjs";
+import { isLong, kindsOf } from "./test_files.mjs";
 import { summarise, TIMEOUT, watch } from "./test_results.mjs";
 
 /** Resident bytes of a process after which no other file runs in it. */
@@ -28,12 +28,16 @@ const OPTIMIZED_C =
 const UNOPTIMIZED_C = unoptimizedCompiler();
 
 /**
- * Returns whether a file needs a process without other files: because of its settings, or as its line `// own process:
- * REASON` states.
+ * Returns whether a file has a process without other files: it is long, so that sharing saves little; it has settings or
+ * processes of its own; or its line `// own process: REASON` requests it.
  */
 export function hasOwnProcess(file) {
-  return OPTIMIZED_C.test(file) || !kindsOf(file).includes("pure") ||
-    /^\/\/ own process: /m.test(readFileSync(join(ROOT, file), "utf8"));
+  const kind = kindsOf(file).at(-1);
+  const path = join(ROOT, file);
+  const text = existsSync(path) ? readFileSync(path, "utf8") : "";
+  return isLong(file) || OPTIMIZED_C.test(file) ||
+    ["mpi", "browser"].includes(kind) ||
+    /^\/\/ own process: /m.test(text);
 }
 
 /**
@@ -140,6 +144,7 @@ export class Group {
   /** The file that runs, and the parts of its result that have arrived. */
   #run;
   #isClosed = false;
+  #isLeaving = false;
   /** Resolves to the exit code or signal of the process. */
   #closed;
   /** Files that have run, and whether one failed. */
@@ -232,7 +237,9 @@ export class Group {
 
   /** Lets the process end. If this process disconnected, Node.js would not report its end. */
   #leave() {
-    if (this.#child.connected) this.#child.send({ isLast: true });
+    if (this.#isLeaving || !this.#child.connected) return;
+    this.#isLeaving = true;
+    this.#child.send({ isLast: true });
   }
 
   /** Ends the process. Returns the counts of a failure that belongs to no file, or undefined. */
