@@ -194,6 +194,23 @@ t.test("what does not fit is thrown out by its bytes, and drawn is what was foun
   t.match(none.out, "nothing fits");
 });
 
+t.test("a replica whose weights fit without its states is thrown out by all its bytes", async (t) => {
+  const link = { latency: 0, bandwidth: 1e12, per: "rank" } as const;
+  // Weights are 2.67 GB. Caches are 25 MB, which the second machine has.
+  for (const [memory, fits] of [[2.68e9, false], [2.71e9, true]] as const) {
+    const { found, thrownOut } = await searched(
+      t,
+      machineFile(t, link, memory),
+    );
+    const replicas = found.filter(({ mesh }) => mesh.ep * mesh.tp === 1);
+    t.equal(replicas.length, fits ? 1 : 0);
+    t.strictSame(
+      thrownOut.map(({ why }) => why),
+      fits ? [] : ["needs 2.5 GiB a rank with a sequence each, of 2.5 GiB"],
+    );
+  }
+});
+
 t.test("a search assumes the numerics, the wire and the cache that it is given", async (t) => {
   const link = { latency: 2e-5, bandwidth: 1e10, per: "rank" } as const;
   const machine = machineFile(t, link, 1.9e9);

@@ -1,5 +1,6 @@
 /** Finds the first strategy of a mesh that fits, with the largest load, and then others. */
 
+import { usableMemory } from "../../../spec/machine.ts";
 import { sizeText } from "../../../spec/size_text.ts";
 import { triedStrategies } from "../../../spec/strategies.ts";
 import { given } from "../../given.ts";
@@ -86,10 +87,14 @@ export async function firstThatFits(
   known: Known,
 ): Promise<ReplicaStep[] | ThrownOut> {
   const { weights, limit } = known;
-  let why = "";
   const sliceExperts = !hasEntireExperts(mesh, known);
-  for (const tried of FITTED[task.phase]) {
-    const strategy = sliceExperts ? { ...tried, sliceExperts } : tried;
+  const all = FITTED[task.phase].map((strategy): SearchStrategy =>
+    sliceExperts ? { ...strategy, sliceExperts } : strategy
+  );
+  const last = all.at(-1)!;
+  const exceeds = await exceedsMemory(task, mesh, { known, strategy: last });
+  let why = "";
+  for (const strategy of exceeds ? [last] : all) {
     const min = task.phase === "train"
       ? minTrainingBytes(weights, mesh, strategy)
       : minWeightBytes(weights, mesh, strategy);
@@ -113,6 +118,32 @@ export async function firstThatFits(
     }
   }
   return { mesh, why };
+}
+
+/** Fraction of memory from which weights leave so little that other bytes of a replica rarely fit. */
+const TIGHT = 0.95;
+
+/**
+ * Whether weights and states of the smallest load exceed the memory of every device, so that no receive buffers fit.
+ * Compiles the strategy only if the weights are close to that. False in training, whose strategies differ in states.
+ */
+async function exceedsMemory(
+  task: SearchTask,
+  mesh: ReplicaMesh,
+  { known: { weights, limit }, strategy }: {
+    readonly known: Known;
+    readonly strategy: SearchStrategy;
+  },
+): Promise<boolean> {
+  if (task.phase === "train") return false;
+  const min = minWeightBytes(weights, mesh, strategy);
+  if (min > limit || min < TIGHT * limit) return false;
+  const load = smallestLoadOf(task);
+  const one = await compileReplica(task, mesh, { strategy, load });
+  if ("why" in one) return false;
+  const { weights: held, state } = one.fullest.bytes;
+  const memory = Object.values(task.machine.devices).map(usableMemory);
+  return held + state > Math.max(...memory);
 }
 
 /** Steps of the largest load that fits, if it is larger than that of a plan. */
@@ -142,10 +173,8 @@ async function smallestLoad(
   mesh: ReplicaMesh,
   strategy: SearchStrategy,
 ): Promise<ReplicaPlan | ThrownOut> {
-  const one = await compileReplica(task, mesh, {
-    strategy,
-    load: task.phase === "prefill" ? Math.min(128, task.context) : 1,
-  });
+  const load = smallestLoadOf(task);
+  const one = await compileReplica(task, mesh, { strategy, load });
   if ("why" in one) return one;
   const { bytes, limit = Infinity } = one.fullest;
   if (!fits(one)) {
@@ -162,6 +191,10 @@ async function smallestLoad(
     return { mesh, why };
   }
   return one;
+}
+
+function smallestLoadOf({ phase, context }: SearchTask): number {
+  return phase === "prefill" ? Math.min(128, context) : 1;
 }
 
 /** The plan with the largest load that fits. Undefined if it is not larger. */
