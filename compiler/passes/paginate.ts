@@ -88,11 +88,11 @@ export function paginate(
     );
   }
   const seen = seenOf(graph, placed.axes[context]!.total);
+  const tokens = stepTokens(localized);
   const count = (of: Seen): number => {
     const each = seenPages(of, pages.size);
     if (each === undefined) return pages.count;
     // Two tokens of a sequence may see one page more than one token does, plus one per further page of tokens.
-    const tokens = stepTokens(localized);
     const ends = Math.min(sequences, Math.floor(tokens / 2));
     const fullPages = Math.max(0, Math.floor((tokens - 2 * ends) / pages.size));
     return Math.min(pages.count, each * sequences + ends + fullPages);

@@ -93,7 +93,11 @@ const MADE = 2048;
 
 /** The cached kernel of equal inputs, or a new one: equal layers share one. `from` is compared as JSON. */
 export function madeOnce(from: unknown, make: () => Kernel): Kernel {
-  return cachedIn(made, exactJson(from), { max: MADE, create: make });
+  return keptKernel(exactJson(from), make);
+}
+
+function keptKernel(key: string, make: () => Kernel): Kernel {
+  return cachedIn(made, key, { max: MADE, create: make });
 }
 
 /**
@@ -103,8 +107,9 @@ export function madeOnce(from: unknown, make: () => Kernel): Kernel {
 export function kernelOf(parts: KernelParts): Kernel {
   const { name, workgroupSize, bindings, body } = parts;
   if (!(body instanceof KernelText)) return makeKernel(parts);
-  const from = [name, workgroupSize, bindings, textKey(body)];
-  return madeOnce(from, () => makeKernel(parts));
+  // As a part of the JSON, the long key of the text would be quoted again.
+  const key = `${exactJson([name, workgroupSize, bindings])}${textKey(body)}`;
+  return keptKernel(key, () => makeKernel(parts));
 }
 
 /** `kernelOf` for a kernel known to be new. */
