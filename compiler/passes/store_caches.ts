@@ -12,18 +12,26 @@ import type { Localized } from "../sharding/localize.ts";
 /** Storage dtypes of caches. */
 export type CacheDType = "f32" | HalfDType;
 
-/** Stores the caches of attention in 16 bits. Throws ModelError. */
+/**
+ * Stores the caches of attention in 16 bits. A cache with an odd number of elements per row, and the one read with it,
+ * stay f32: two elements are one word. Throws ModelError if no cache can be stored so.
+ */
 export function storeCaches(
   { graph, placed }: Localized,
   stored: HalfDType,
 ): Localized {
   const caches = cachesOf(graph, refuse);
   if (caches.size === 0) refuse("the model has no attention that reads one");
-  for (const { axes } of caches) {
-    const last = axes.at(-1)!;
-    if (placed.axes[last]!.size % 2 > 0) {
-      refuse(`'${last}' has ${placed.axes[last]!.size}, an odd number`);
+  const isOdd = ({ axes }: Node) => placed.axes[axes.at(-1)!]!.size % 2 > 0;
+  for (const node of graph.nodes) {
+    const read = cachesRead(node);
+    if (!read.some(isOdd)) continue;
+    for (const { inputs: [state] } of read) {
+      caches.delete(state as NodeOf<"state">);
     }
+  }
+  if (caches.size === 0) {
+    refuse("rows of its caches have an odd number of elements");
   }
   const marked = mapNodes(
     graph,
@@ -37,7 +45,7 @@ export function storeCaches(
 
 function refuse(because: string): never {
   throw new ModelError(
-    `Cannot store caches in 16 bits: ${because}. Change that, or store them as f32`,
+    `Cannot store caches in 16 bits: ${because}. Store them as f32`,
   );
 }
 
