@@ -43,7 +43,9 @@ export function quantizeFlags(command: Command, rules: Rule[]): Command {
         "--to <format>",
         `Format: ${Object.keys(QUANTIZE_TARGETS).join(", ")}.`,
       ).makeOptionMandatory()
-        .argParser(oneOf("--to", Object.keys(QUANTIZE_TARGETS))),
+        .argParser((text) =>
+          oneOf("--to", Object.keys(QUANTIZE_TARGETS))(text.toLowerCase())
+        ),
     )
     .option(
       "--out <path>",

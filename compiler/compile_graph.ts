@@ -286,6 +286,6 @@ function chunksOf({ chunks = 1 }: CompileOptions): number {
     return chunks;
   }
   throw new ModelError(
-    `Cannot split dispatches into ${chunks} chunks: give a whole number from 1 to ${MAX_CHUNKS}`,
+    `Cannot split dispatches into ${chunks} chunks: the number is not whole or not from 1 to ${MAX_CHUNKS}. Give one that is`,
   );
 }

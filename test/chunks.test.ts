@@ -243,7 +243,7 @@ t.test("a rank has as many chunks as experts, and an exchange as much room as it
   for (const chunks of [0, -1, 1.5, NaN, 1025]) {
     await t.rejects(compile(smallLayer, { chunks }), {
       message:
-        `Cannot split dispatches into ${chunks} chunks: give a whole number from 1 to 1024`,
+        `Cannot split dispatches into ${chunks} chunks: the number is not whole or not from 1 to 1024. Give one that is`,
     });
   }
 });

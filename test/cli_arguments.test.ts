@@ -56,11 +56,11 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "run x.ts --outputs y",
-    "Cannot run without --inputs: give a file, or --random to draw what is not given",
+    "Cannot run: --inputs is missing. Give a file, or --random to draw what is not given",
   ],
   [
     "run x.ts --inputs y",
-    "Cannot run without --outputs: give a file, or --random to only look at them",
+    "Cannot run: --outputs is missing. Give a file, or --random to only look at them",
   ],
   [
     "plan x.ts --mesh ep",

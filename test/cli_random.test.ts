@@ -56,11 +56,11 @@ t.test("run says what is missing", async (t) => {
   const cases: [string[], string][] = [
     [
       [],
-      "Cannot run without --inputs: give a file, or --random to draw what is not given\n",
+      "Cannot run: --inputs is missing. Give a file, or --random to draw what is not given\n",
     ],
     [
       ["--inputs", "in"],
-      "Cannot run without --outputs: give a file, or --random to only look at them\n",
+      "Cannot run: --outputs is missing. Give a file, or --random to only look at them\n",
     ],
     [
       ["--random", "1.5"],

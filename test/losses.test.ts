@@ -297,7 +297,7 @@ t.test("losses of what is not there are refused", (t) => {
       })),
     {
       message:
-        "Cannot balance 2 routings by the logits of 1: give the logits of each",
+        "Cannot balance 2 routings by the logits of 1: the numbers differ. Give the logits of each",
     },
   );
   t.throws(

@@ -268,7 +268,7 @@ t.test(
     const weighted = async (mesh: string) => {
       const out = join(folder, `${mesh}.gguf`);
       const { code, err } = await switchyard([
-        ...["quantize", demo, "--to", "q4_k", "--out", out, "--mesh", mesh],
+        ...["quantize", demo, "--to", "Q4_K", "--out", out, "--mesh", mesh],
         ...["--importance", text, "--window", "128", "--adapter", "cpu"],
       ]);
       t.equal(code, 0, err);

@@ -181,7 +181,7 @@ function checkFlags({ inputs, outputs, random }: RunFlags): void {
   for (const [flag, value] of Object.entries({ inputs, outputs })) {
     if (value !== undefined) continue;
     throw new UsageError(
-      `Cannot run without --${flag}: give a file, or --random to ${
+      `Cannot run: --${flag} is missing. Give a file, or --random to ${
         flag === "inputs" ? "draw what is not given" : "only look at them"
       }`,
     );

@@ -237,7 +237,7 @@ export function balancingLoss<
   const { b, trace, span, over } = sums;
   if (layers.length !== routings.length) {
     throw new ModelError(
-      `Cannot balance ${routings.length} routings by the logits of ${layers.length}: give the logits of each`,
+      `Cannot balance ${routings.length} routings by the logits of ${layers.length}: the numbers differ. Give the logits of each`,
       span,
     );
   }

@@ -180,7 +180,7 @@ function checkPages({ size, count }: Pages): void {
   for (const n of [size, count]) {
     if (!Number.isInteger(n) || n < 1 || n > MAX_AXIS) {
       throw new ModelError(
-        `Cannot make ${count} pages of ${size} positions: give whole numbers from 1 to ${MAX_AXIS}`,
+        `Cannot make ${count} pages of ${size} positions: a number is not whole or not from 1 to ${MAX_AXIS}. Give two that are`,
       );
     }
   }

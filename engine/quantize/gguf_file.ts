@@ -68,12 +68,12 @@ export function architectureFor(
   throw new DataError(
     `Cannot write a GGUF file of architecture '${
       shown(architecture)
-    }'. Known ones are ${
+    }': the known ones are ${
       Object.values(ARCHITECTURES)
         .flatMap(({ architecture, wrapped = [] }) =>
           [architecture].concat(wrapped)
         ).join(", ")
-    }; or give a folder for --out, with --to fp8 or --to mxfp4`,
+    }. Give a folder for --out, with --to fp8 or --to mxfp4`,
   );
 }
 
