@@ -222,6 +222,7 @@ t.test("npm test chooses files by kinds and by parts of their paths", (t) => {
   t.strictSame(chooseFiles(["cpu", "test/kernels"]).files.toSorted(), [
     "test/kernels.test.ts",
     "test/kernels_attention.test.ts",
+    "test/kernels_choices.test.ts",
     "test/kernels_matmul.test.ts",
     "test/kernels_moe.test.ts",
     "test/kernels_rows.test.ts",
