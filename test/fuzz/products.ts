@@ -75,8 +75,8 @@ export function productsClass(on: KernelTarget = WASM): FuzzClass<ProductCase> {
       const tried: Variant = {
         ...base,
         ...block && !inWords ? { inside: "k" } : {},
-        // Drivers may flush subnormal f16 numbers.
-        ...block && portable ? { arithmetic: "guarded" } : {},
+        // The only form on GPUs: drivers may contract others to fused multiply-adds, and flush subnormal f16 numbers.
+        ...portable ? { arithmetic: "guarded" } : {},
       };
       for (const [i, target] of targets.entries()) {
         const run: Run = async (kernel, buffers, groups) => {
