@@ -56,11 +56,11 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "run x.ts --outputs y",
-    "Cannot run: --inputs is missing. Give a file, or --random to draw what is not given",
+    "Cannot run the model: --inputs is missing. Give a file, or --random for random inputs",
   ],
   [
     "run x.ts --inputs y",
-    "Cannot run: --outputs is missing. Give a file, or --random to only look at them",
+    "Cannot run the model: --outputs is missing. Give a file, or --random to print a summary",
   ],
   [
     "plan x.ts --mesh ep",

@@ -56,11 +56,11 @@ t.test("run says what is missing", async (t) => {
   const cases: [string[], string][] = [
     [
       [],
-      "Cannot run: --inputs is missing. Give a file, or --random to draw what is not given\n",
+      "Cannot run the model: --inputs is missing. Give a file, or --random for random inputs\n",
     ],
     [
       ["--inputs", "in"],
-      "Cannot run: --outputs is missing. Give a file, or --random to only look at them\n",
+      "Cannot run the model: --outputs is missing. Give a file, or --random to print a summary\n",
     ],
     [
       ["--random", "1.5"],

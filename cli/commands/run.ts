@@ -181,8 +181,8 @@ function checkFlags({ inputs, outputs, random }: RunFlags): void {
   for (const [flag, value] of Object.entries({ inputs, outputs })) {
     if (value !== undefined) continue;
     throw new UsageError(
-      `Cannot run: --${flag} is missing. Give a file, or --random to ${
-        flag === "inputs" ? "draw what is not given" : "only look at them"
+      `Cannot run the model: --${flag} is missing. Give a file, or --random ${
+        flag === "inputs" ? "for random inputs" : "to print a summary"
       }`,
     );
   }
