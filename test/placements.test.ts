@@ -150,7 +150,8 @@ function caseOf(s: Shape, drawn: Steps): Case {
     model: modelOf(s),
     calls,
     stored: s.stored,
-    tolerance: s.sent === "f16" ? 2e-3 : 2e-5,
+    // A sent element near a tie is rounded to another f16 than the reference's; attention multiplies that difference.
+    tolerance: s.sent === "f16" ? 5e-3 : 2e-5,
   };
 }
 
