@@ -2,7 +2,13 @@
 
 import type { Command } from "commander";
 import type { GenerateOptions } from "../engine/mod.ts";
-import { integer, notNegative, positive, UsageError } from "./values.ts";
+import {
+  integer,
+  notNegative,
+  positive,
+  refuseFlags,
+  UsageError,
+} from "./values.ts";
 
 /** The sampling flags. */
 export interface SamplingFlags {
@@ -79,14 +85,10 @@ export function samplingOf(
 /** Throws UsageError for flags without effect. */
 export function checkSampling(flags: SamplingFlags): void {
   const { topK, topP, minP } = flags;
-  const [useless] = Object.entries({
-    "--top-k": topK,
-    "--top-p": topP,
-    "--min-p": minP,
-  }).flatMap(([flag, value]) => value === undefined ? [] : [flag]);
-  if (useless && flags.temperature === undefined) {
-    throw new UsageError(
-      `Cannot use ${useless} without --temperature: tokens are then chosen greedily. Give --temperature`,
+  if (flags.temperature === undefined) {
+    refuseFlags(
+      { "--top-k": topK, "--top-p": topP, "--min-p": minP },
+      "without --temperature: tokens are then chosen greedily. Give --temperature",
     );
   }
   if (flags.stop?.includes("")) {

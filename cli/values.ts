@@ -13,6 +13,17 @@ export class UsageError extends Error {
   override name = "UsageError";
 }
 
+/** Throws UsageError for the first given flag. `why`: where flags do not apply, why not, and the remedy. */
+export function refuseFlags(
+  flags: { readonly [flag: string]: unknown },
+  why: string,
+): void {
+  for (const [flag, value] of Object.entries(flags)) {
+    if (value === undefined) continue;
+    throw new UsageError(`Cannot use ${flag} ${why}`);
+  }
+}
+
 /** Parses mesh axes in order, such as `ep=4,dp=2`. */
 export function parseMesh(text: string): Mesh {
   const mesh = pairs(text, "--mesh", "AXIS=SIZE, such as ep=4,dp=2").map(

@@ -21,7 +21,7 @@ import { formatSearch, searchDocument } from "../search_text.ts";
 import { expertLoad } from "./experts.ts";
 import { targetOf } from "./options.ts";
 import { trainedFlag } from "./summarized.ts";
-import { UsageError } from "../values.ts";
+import { refuseFlags } from "../values.ts";
 import { type ViewCommandFlags, writePage } from "./view.ts";
 
 /** Flags that change the bits of results, and so the predicted arithmetic. */
@@ -151,17 +151,14 @@ export async function searchTask(
 /** Throws UsageError for flags that do not apply to training. */
 function checkTrained({ dtype, ...flags }: SearchFlags): void {
   if (dtype !== undefined) trainedFlag(dtype);
-  const inference = {
-    "--wire": flags.wire,
-    "--operands": flags.operands,
-    "--kv-cache-dtype": flags.kvCacheDtype,
-  };
-  for (const [flag, value] of Object.entries(inference)) {
-    if (value === undefined) continue;
-    throw new UsageError(
-      `Cannot use ${flag} with --phase train: a training step computes and exchanges in f32, and has no cache. Leave it out`,
-    );
-  }
+  refuseFlags(
+    {
+      "--wire": flags.wire,
+      "--operands": flags.operands,
+      "--kv-cache-dtype": flags.kvCacheDtype,
+    },
+    "with --phase train: a training step computes and exchanges in f32, and has no cache. Leave it out",
+  );
 }
 
 /** Returns the flags that plan one replica of a search result. */

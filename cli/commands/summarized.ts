@@ -20,7 +20,7 @@ import { meshSizes, rankCount } from "../../spec/mesh.ts";
 import type { RolloutBytes } from "../../spec/plan_summary.ts";
 import type { PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
-import { parseLora, UsageError } from "../values.ts";
+import { parseLora, refuseFlags, UsageError } from "../values.ts";
 import { expertLoad } from "./experts.ts";
 import { planOptions, targetOf } from "./options.ts";
 
@@ -85,20 +85,17 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
     if (dtype !== undefined) trainedFlag(dtype);
     return;
   }
-  const others = {
-    "--optimizer": flags.optimizer,
-    "--clip": flags.clip,
-    "--accumulate": flags.accumulate,
-    "--zero": flags.zero,
-    "--recompute": flags.recompute,
-    "--rollout-mesh": flags.rolloutMesh,
-  };
-  for (const [flag, value] of Object.entries(others)) {
-    if (value === undefined) continue;
-    throw new UsageError(
-      `Cannot use ${flag} without --train: it is a training setting. Leave it out, or give --train`,
-    );
-  }
+  refuseFlags(
+    {
+      "--optimizer": flags.optimizer,
+      "--clip": flags.clip,
+      "--accumulate": flags.accumulate,
+      "--zero": flags.zero,
+      "--recompute": flags.recompute,
+      "--rollout-mesh": flags.rolloutMesh,
+    },
+    "without --train: it is a training setting. Leave it out, or give --train",
+  );
 }
 
 /** Returns `--dtype` of a training step. Throws UsageError for a dtype without training support. */

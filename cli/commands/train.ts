@@ -35,7 +35,7 @@ import {
 } from "../training_bar.ts";
 import { recordOf } from "../step_record.ts";
 import { openMetrics } from "../training_metrics.ts";
-import { finishLine, UsageError } from "../values.ts";
+import { finishLine, refuseFlags, UsageError } from "../values.ts";
 import { startWatch } from "../watch.ts";
 import { deviceOptions } from "./options.ts";
 import {
@@ -204,21 +204,18 @@ async function givenTraining(
       beside: "a model file",
       because: "the file says how it is trained",
     });
-    const on: { readonly [flag: string]: unknown } = {
-      "--family": flags.family,
-      "--reward": flags.reward,
-      "--data": flags.data,
-      "--validate": flags.validate,
-      "--validate-split": flags.validateSplit,
-      "--epochs": flags.epochs,
-      "--tokenizer": flags.tokenizer,
-    };
-    for (const [flag, given] of Object.entries(on)) {
-      if (given === undefined) continue;
-      throw new UsageError(
-        `Cannot use ${flag} with a model file: the file defines the training. Leave it out`,
-      );
-    }
+    refuseFlags(
+      {
+        "--family": flags.family,
+        "--reward": flags.reward,
+        "--data": flags.data,
+        "--validate": flags.validate,
+        "--validate-split": flags.validateSplit,
+        "--epochs": flags.epochs,
+        "--tokenizer": flags.tokenizer,
+      },
+      "with a model file: the file defines the training. Leave it out",
+    );
     return { training: source, steps: requiredSteps(flags) };
   }
   const { data, epochs } = flags;
@@ -249,18 +246,15 @@ async function givenTraining(
   const family = isFamily(source) ? source : await familyOf(flags.family);
   const text = { source: from, family, settings };
   if (!areChats(data)) {
-    const on: { readonly [flag: string]: unknown } = {
-      "--train-on": flags.trainOn,
-      "--validate-split": flags.validateSplit,
-      "--epochs": epochs,
-      "--no-packing": flags.packing === false ? true : undefined,
-    };
-    for (const [flag, given] of Object.entries(on)) {
-      if (given === undefined) continue;
-      throw new UsageError(
-        `Cannot use ${flag} with texts: it is for conversations. Leave it out, or give .jsonl files`,
-      );
-    }
+    refuseFlags(
+      {
+        "--train-on": flags.trainOn,
+        "--validate-split": flags.validateSplit,
+        "--epochs": epochs,
+        "--no-packing": flags.packing === false ? true : undefined,
+      },
+      "with texts: it is for conversations. Leave it out, or give .jsonl files",
+    );
     const texts = textsIn(io, data);
     return { ...text, data: texts, steps: requiredSteps(flags) };
   }

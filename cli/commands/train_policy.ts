@@ -12,7 +12,7 @@ import { sha256 } from "../../engine/digest.ts";
 import type { PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
 import { encodePrompts, readPrompts, requireTokenizer } from "../prompts.ts";
-import { UsageError } from "../values.ts";
+import { refuseFlags, UsageError } from "../values.ts";
 import {
   POLICY_SETTINGS,
   policySettingsOf,
@@ -57,18 +57,15 @@ export async function givenPolicy(
       }. Give ${reward === undefined ? "--reward" : "--prompts"} FILE`,
     );
   }
-  const others: { readonly [flag: string]: unknown } = {
-    "--data": flags.data,
-    "--validate": flags.validate,
-    "--train-on": flags.trainOn,
-    "--no-packing": flags.packing === false ? true : undefined,
-  };
-  for (const [flag, given] of Object.entries(others)) {
-    if (given === undefined) continue;
-    throw new UsageError(
-      `Cannot use ${flag} with --reward: samples are the data. Leave it out`,
-    );
-  }
+  refuseFlags(
+    {
+      "--data": flags.data,
+      "--validate": flags.validate,
+      "--train-on": flags.trainOn,
+      "--no-packing": flags.packing === false ? true : undefined,
+    },
+    "with --reward: samples are the data. Leave it out",
+  );
   const lines = [{ lines: file }];
   const texts = await readPrompts(io, lines);
   const tokenizer = requireTokenizer(await openTokenizer(folder, io.files));
@@ -97,22 +94,19 @@ export async function givenPolicy(
 
 /** Throws UsageError for a flag of policy gradients in another training. */
 export function refusePolicyFlags(flags: PolicyFlags): void {
-  const given: { readonly [flag: string]: unknown } = {
-    "--prompts": flags.prompts,
-    "--chat": flags.chat,
-    "--rollout-mesh": flags.rolloutMesh,
-    "--kv-cache-dtype": flags.kvCacheDtype,
-    ...Object.fromEntries(
-      Object.keys(POLICY_SETTINGS).map((name) => {
-        const flag = name as keyof typeof POLICY_SETTINGS;
-        return [SETTINGS[flag], flags[flag]];
-      }),
-    ),
-  };
-  for (const [flag, value] of Object.entries(given)) {
-    if (value === undefined) continue;
-    throw new UsageError(
-      `Cannot use ${flag} without --reward: it is for policy gradients. Give a reward, or leave it out`,
-    );
-  }
+  refuseFlags(
+    {
+      "--prompts": flags.prompts,
+      "--chat": flags.chat,
+      "--rollout-mesh": flags.rolloutMesh,
+      "--kv-cache-dtype": flags.kvCacheDtype,
+      ...Object.fromEntries(
+        Object.keys(POLICY_SETTINGS).map((name) => {
+          const flag = name as keyof typeof POLICY_SETTINGS;
+          return [SETTINGS[flag], flags[flag]];
+        }),
+      ),
+    },
+    "without --reward: it is for policy gradients. Give a reward, or leave it out",
+  );
 }

@@ -13,7 +13,7 @@ import {
 } from "../../engine/mod.ts";
 import type { FileSystem } from "../../engine/mod.ts";
 import { DataError } from "../../spec/mod.ts";
-import { UsageError } from "../values.ts";
+import { refuseFlags, UsageError } from "../values.ts";
 
 /** Flags of training settings. They are saved and cannot change when the training is resumed. */
 export interface SettingFlags {
@@ -112,12 +112,14 @@ export function refuseSettings(
   { beside, because }: { readonly beside: string; readonly because: string },
 ): void {
   const given = withoutDefaults(flags);
-  for (const [name, flag] of Object.entries(SETTINGS)) {
-    if (given[name as keyof SettingFlags] === undefined) continue;
-    throw new UsageError(
-      `Cannot use ${flag} with ${beside}: ${because}. Leave it out`,
-    );
-  }
+  refuseFlags(
+    Object.fromEntries(
+      Object.entries(SETTINGS).map(([name, flag]) =>
+        [flag, given[name as keyof SettingFlags]] as const
+      ),
+    ),
+    `with ${beside}: ${because}. Leave it out`,
+  );
 }
 
 /** Commander sets a flag that can be negated. */
