@@ -3,7 +3,7 @@
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
 import { usersOf } from "../../graph/users.ts";
 import { isMatmul } from "./is_matmul.ts";
-import type { Lowering, PendingRouter } from "./lowering.ts";
+import type { Lowering, PendingRouter, RouteResults } from "./lowering.ts";
 import type { GroupedRows } from "./group.ts";
 
 /** A stored value and the dots in its kernel. */
@@ -15,6 +15,7 @@ export interface ExpertMatmul {
 /** Experts that are two matmuls. */
 export interface ExpertChain {
   readonly router: PendingRouter;
+  readonly choices: RouteResults;
   readonly grouped: GroupedRows;
   /** The tokens, without a dispatch. */
   readonly tokens: Node;
@@ -35,7 +36,8 @@ export function expertChain(
   const [returned, assign] = combine.inputs as [Node, Node];
   if (assign.primitive !== "assign" || !assign.params.local) return;
   const route = assign.inputs[0]!;
-  const router = values.results.get(route)?.pending;
+  const choices = values.results.get(route);
+  const router = choices?.pending;
   const group = dispatched.get(returned);
   if (!router || group?.primitive !== "group") return;
   // Choices may be outputs.
@@ -69,6 +71,7 @@ export function expertChain(
   if (!chained) return;
   return {
     router,
+    choices,
     grouped: values.groups.get(group)!,
     tokens: received.inputs[0]!,
     first: first!,

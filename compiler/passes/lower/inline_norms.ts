@@ -13,6 +13,7 @@ import {
   store,
 } from "../../../spec/kernel/build.ts";
 import { isPackedDType, PACKINGS } from "../../../spec/packed.ts";
+import type { Step } from "../../../spec/plan/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { usersOf } from "../../graph/users.ts";
@@ -30,8 +31,8 @@ import { isPlain } from "./storage.ts";
 /** A norm whose launch is for more than one row. */
 export interface InlineNorm {
   readonly node: NodeOf<"rmsNorm">;
-  /** Index of its launch in the steps. */
-  readonly step: number;
+  /** Its step, until it is launched for all rows. */
+  readonly launch: Step;
   /** Number of rows. */
   readonly rows: Size;
   /** The dots that compute it. */
@@ -150,11 +151,13 @@ export function normOperands(
 /** Launches a norm for all numbers of rows, because a matmul does not compute it. */
 export function launchForAllRows(
   { draft, placed }: Lowering,
-  { step, rows }: InlineNorm,
+  { launch, rows }: InlineNorm,
 ): void {
-  const launch = draft.steps[step]!;
   invariant(launch.op === "launch", "a norm is a launch");
-  draft.steps[step] = {
+  const at = draft.steps.lastIndexOf(launch);
+  // Another matmul has done so.
+  if (at < 0) return;
+  draft.steps[at] = {
     ...launch,
     workgroups: tidyGrid(placed, rowsGrid(rows)),
   };

@@ -61,7 +61,7 @@ import {
 } from "./expert_chain.ts";
 import { atRow, restAxes } from "./index_space.ts";
 import { type At, atFlat, atJoined } from "./indices.ts";
-import { inlineNormOf, normOperands } from "./inline_norms.ts";
+import { forRows, inlineNormOf, normOperands } from "./inline_norms.ts";
 import type { Storage } from "./lowering.ts";
 import { KernelScope } from "./scope.ts";
 
@@ -109,18 +109,16 @@ export function lowerOneToken(
     lowering.draft.buffers.delete(buffer);
     return;
   }
-  const one: Size = { upTo: [size, 1, size] };
+  const { few: one } = forRows(size, { rows: size });
   const { steps } = lowering.draft;
-  const written = ["index", "weight"].map((name) =>
-    chain.router.bindings[name]!
-  );
-  for (const name of [...written, storage.buffer]) {
+  const { index, weight } = chain.choices;
+  for (const name of [index, weight, storage.buffer]) {
     changeWriters(lowering, name, 1);
   }
   keepForMore(lowering, separate, size);
   first.scope.launch(chain.hidden, first.kernel, [one, first.groups, 1]);
   // Before the steps that read choices.
-  insertStep(lowering, at, steps.pop()!);
+  steps.splice(at, 0, steps.pop()!);
   last.scope.launch(target, last.kernel, [one, last.groups, 1]);
 }
 
@@ -133,11 +131,17 @@ function fits(
     sharedBytes(kernel) <= maxShared;
 }
 
+/** Options of a matmul of one row without its left operand and its result. */
+interface TeamOptions
+  extends Omit<MatmulOptions, "name" | "leftRow" | "left" | "epilogue"> {
+  readonly k: number;
+}
+
 /** Options of a matmul whose teams sum different blocks of k for one row. Undefined: they cannot. */
 function inTeams(
   scope: KernelScope,
   { dots }: ExpertMatmul,
-): Omit<MatmulOptions, "name" | "leftRow" | "left" | "epilogue"> | undefined {
+): TeamOptions | undefined {
   const { lowering } = scope;
   const [first] = dots;
   const { over, columns } = dotShape(first!);
@@ -185,7 +189,7 @@ function chooseKernel(
   chain: ExpertChain,
   buffer: string,
 ): OneTokenKernel | undefined {
-  const { router, grouped, first, hidden, slices, tokens } = chain;
+  const { router, choices, grouped, first, hidden, slices, tokens } = chain;
   const scope = new KernelScope(lowering);
   for (const name of ["logits", ...router.options.operands ?? []]) {
     scope.readAs(name, router.bindings[name]!);
@@ -200,8 +204,8 @@ function chooseKernel(
     ? normOperands(scope, norm, dot!)
     : tokenOperand(scope, tokens, over);
   if (!left) return;
-  const [index, weight] = ["index", "weight"].map((name) =>
-    scope.write(router.bindings[name]!)
+  const [index, weight] = [choices.index, choices.weight].map((buffer) =>
+    scope.write(buffer)
   ) as [string, string];
   const rest = restAxes(hidden);
   const width = fixedProduct(lowering, hidden, rest);
@@ -221,8 +225,8 @@ function chooseKernel(
         const at = (inner: At) => atRow(scope, inner, { grouped, row, expert });
         const of = (n: number) =>
           at(atFlat(scope, columns, n === 0 ? column : add(column, u32(n))));
-        const known: Known = slices
-          ? new Map(slices.map((slice, n) => [
+        const known: Known | undefined = slices &&
+          new Map(slices.map((slice, n) => [
             slice,
             finish(
               slice,
@@ -230,13 +234,12 @@ function chooseKernel(
                 valueOf(scope, first, { at: of(n), sums: [sums[n]!] }),
               ),
             ),
-          ]))
-          : rootsOf(scope, first, sums);
+          ]));
         const index = slices ? div(column, u32(2)) : column;
         const there = at(atFlat(scope, rest, index));
-        const value = slices || first.node !== first.dots[0]
+        const value = known
           ? computeValue(scope, hidden, there, known)
-          : emitValue(scope, hidden, there, known);
+          : valueOf(scope, first, { at: there, sums });
         return [
           store(
             scope.write(buffer),
@@ -255,7 +258,7 @@ function chooseKernel(
 /** The last matmul of the choices, and the sum over them. */
 function combineKernel(
   lowering: Lowering,
-  { router, grouped, last }: ExpertChain,
+  { router, choices, grouped, last }: ExpertChain,
   { buffer, target, combine, storage }: {
     readonly buffer: string;
     readonly target: Node;
@@ -268,7 +271,6 @@ function combineKernel(
   if (!wider) return;
   const { columns } = dotShape(last.dots[0]!);
   const { tokens, rule: { topK } } = router.node.params;
-  const width = Number(wider.k);
   const options = {
     ...wider,
     tile: narrowedRow(wider.tile, {
@@ -277,9 +279,7 @@ function combineKernel(
       blocks: topK * sumBlocks(wider)!.count,
     }),
   };
-  const [index, weight] = ["index", "weight"].map((name) =>
-    router.bindings[name]!
-  ) as [string, string];
+  const { index, weight } = choices;
   const rest = combine.axes.slice(tokens.length);
   const left = scope.read(buffer);
   const { dtype } = lowering.draft.buffers.get(buffer)!;
@@ -287,7 +287,7 @@ function combineKernel(
     ...options,
     name: `combined_matmul${shapeOf(options)}`,
     choices: topK,
-    leftRow: (row) => mul(row, u32(width)),
+    leftRow: (row) => mul(row, u32(wider.k)),
     left: (base, i) => loadStored(left, dtype, add(base, i)),
     expert: (choice) => convert("u32", load(scope.read(index), choice, "i32")),
     ...combine.params.weighted
@@ -361,13 +361,13 @@ function tokenOperand(
 /** Indices of the steps of the separate kernels, after the logits. `result`: the buffer that the combine writes. */
 function separateSteps(
   lowering: Lowering,
-  { router, grouped, first, hidden, last }: ExpertChain,
+  { router, choices, grouped, first, hidden, last }: ExpertChain,
   result: string,
 ): number[] {
   const { draft: { steps }, values } = lowering;
   const { received: { sent }, tiles, tokenOf, expertOf, rowCount } = grouped;
   const written = new Set([
-    ...["index", "weight"].map((name) => router.bindings[name]!),
+    ...[choices.index, choices.weight],
     ...[sent.sendRow, sent.counts, tiles, tokenOf!, expertOf, rowCount],
     ...[first.node, hidden, last.node].map((node) =>
       values.storages.get(node)!.buffer
@@ -422,21 +422,7 @@ function keepForMore(
     for (const name of writesOf(lowering, step)) {
       changeWriters(lowering, name, -1);
     }
-    insertStep(lowering, i);
-  }
-}
-
-/** Inserts a step, or removes the one at this index. */
-function insertStep(
-  { draft: { steps }, values: { norms } }: Lowering,
-  at: number,
-  step?: Step,
-): void {
-  if (step) steps.splice(at, 0, step);
-  else steps.splice(at, 1);
-  for (const [node, norm] of norms) {
-    if (norm.step < at) continue;
-    norms.set(node, { ...norm, step: norm.step + (step ? 1 : -1) });
+    steps.splice(i, 1);
   }
 }
 
@@ -450,7 +436,7 @@ function isForOne(size: Size, tokens: Size): boolean {
 function moreThanOne(size: Size, tokens: Size): Size {
   const isMore = typeof size !== "number" && "above" in size &&
     size.above[1] >= 1 && isSame(size.above[0], tokens);
-  return isMore ? size : { above: [tokens, 1, size] };
+  return isMore ? size : forRows(size, { rows: tokens }).more;
 }
 
 /** Changes the number of steps that write a buffer. */

@@ -100,9 +100,9 @@ export function lowerRmsNorm(
   const { size: rows } = parts;
   const inline = target === node ? dotsWithNorm(lowering, node) : undefined;
   if (!inline) return launchRows(target, parts, kernel);
-  const step = lowering.draft.steps.length;
-  lowering.values.norms.set(node, { node, rows, step, ...inline });
   launchRows(node, { ...parts, size: forRows(rows, { rows }).more }, kernel);
+  const launch = lowering.draft.steps.at(-1)!;
+  lowering.values.norms.set(node, { node, rows, launch, ...inline });
 }
 
 /** exp(x - max) / sum */
