@@ -243,6 +243,8 @@ t.test("a branch for rare words of weights is not counted", (t) => {
   const [unknown, rare] = [setup([]), setup([weights])];
   t.ok(unknown - rare >= 3 * 64 * 4 * 32, `${unknown} and ${rare}`);
   t.equal(setup([() => 0x40404040]), rare, "word by word");
+  const others = setup([(i) => i === 0 ? 0x40404040 : 0]);
+  t.ok(others - rare > 2 * 64 * 4 * 32, `${others} and ${rare}`);
   t.end();
 });
 

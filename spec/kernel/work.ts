@@ -1,5 +1,6 @@
 /** Work of invocations, counted on the kernel tree with the known data. */
 
+import { cachedIn } from "../bounded_cache.ts";
 import {
   BINDINGS,
   type Cost,
@@ -55,19 +56,25 @@ interface Known {
   result?: Totals;
 }
 
-/** A body, and the results of its counted invocations. */
+/** A body, and the results of its counted invocations, by the names of constant bindings. */
 interface Body {
   readonly counted: CountedBody;
-  readonly known: Known;
+  readonly known: Map<string, Known>;
 }
 
 const bodies = new WeakMap<Kernel["body"], Body>();
 
 /** Counts the work of one invocation. Invocations that read equal facts are counted once. */
 export function kernelWork(kernel: Kernel, at?: Invocation): KernelWork {
-  const { counted, known } = bodies.get(kernel.body) ??
-    { counted: countedBody(kernel.body), known: { next: new Map() } };
-  bodies.set(kernel.body, { counted, known });
+  const body = bodies.get(kernel.body) ??
+    { counted: countedBody(kernel.body), known: new Map<string, Known>() };
+  bodies.set(kernel.body, body);
+  const { counted } = body;
+  const constants = at?.constants ? [...at.constants.keys()].join() : "";
+  const known = cachedIn(body.known, constants, {
+    max: Infinity,
+    create: (): Known => ({ next: new Map() }),
+  });
   const { exact, totals } = knownTotals(known, at) ?? count(counted, known, at);
   const bytes = (stored: 0 | 1) =>
     kernel.bindings.map(({ name }) => {

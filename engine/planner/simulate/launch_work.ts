@@ -75,7 +75,9 @@ const MAX_LAUNCHES = 16;
 export function launchWork(kernel: Kernel, setup: LaunchSetup): LaunchWork {
   const { workgroups, groups, typical } = setup;
   const names = kernel.bindings.map(({ name }) => name);
-  const known = typical.map((at) => at ? 1 : 0);
+  const known = typical.map((at) =>
+    at ? at.constant === undefined ? "read" : "constant" : ""
+  );
   const key = [kernel.workgroupSize, ...workgroups, groups, ...known, ...names]
     .join();
   const counted = cachedWith(countedByBody, kernel.body, {
@@ -96,6 +98,7 @@ export function launchWork(kernel: Kernel, setup: LaunchSetup): LaunchWork {
         return value;
       };
       if (at?.constant === undefined) return at && read;
+      // One integer determines the data of a constant binding.
       read(0);
       return at;
     }),
