@@ -59,8 +59,8 @@ type StrategyOption =
     /** Values that a search tries besides the default; exclusive if they cannot be combined with others. */
     readonly tries?: readonly (number | boolean | string)[];
     readonly alone?: true;
-    /** Whether the values that it tries need `fast` numerics: they change the order of sums with the mesh. */
-    readonly reorders?: true;
+    /** Whether a value needs `fast` numerics: it changes the order of sums with the mesh. Default: none does. */
+    reorders?(value: never): boolean;
     /** Name of a non-default value in search results. */
     text(value: never): string;
   }
@@ -149,6 +149,8 @@ export const STRATEGY_OPTIONS = {
         }`;
       }).join("; ")
     }.`,
+    reorders: (dispatcher: Dispatcher) =>
+      dispatcherWords(dispatcher).reorders ?? false,
     text: (dispatcher: Dispatcher) => dispatcherWords(dispatcher).text,
   },
   /**
@@ -161,7 +163,7 @@ export const STRATEGY_OPTIONS = {
     kind: "flag",
     flag: "slice-experts",
     alone: true,
-    reorders: true,
+    reorders: () => true,
     tries: [true],
     about:
       "Shard the hidden elements of each expert over tp, instead of the experts (fast numerics).",
@@ -287,9 +289,10 @@ export function triedStrategies(numerics: NumericsClass): Strategy[] {
   let together: Strategy[] = [{}];
   const alone: Strategy[] = [];
   for (const [name, option] of STRATEGY_ENTRIES) {
-    const { tries = [], alone: single, reorders } = option;
-    if (reorders && numerics !== "fast") continue;
-    const values = tries.map((value): Strategy => ({ [name]: value }));
+    const { tries = [], alone: single, reorders = () => false } = option;
+    const values = tries
+      .filter((value) => numerics === "fast" || !reorders(value as never))
+      .map((value): Strategy => ({ [name]: value }));
     if (single) alone.push(...values);
     else {
       together = [
@@ -300,7 +303,5 @@ export function triedStrategies(numerics: NumericsClass): Strategy[] {
       ];
     }
   }
-  return [...together.slice(1), ...alone].filter(({ dispatcher }) =>
-    numerics === "fast" || !dispatcher || !dispatcherWords(dispatcher).reorders
-  );
+  return [...together.slice(1), ...alone];
 }
