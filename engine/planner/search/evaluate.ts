@@ -3,7 +3,7 @@
 import type { ZeroStage } from "../../../compiler/mod.ts";
 import { heldAxis, partLengths } from "../../../spec/axis_parts.ts";
 import { isPageAxis, WITHIN } from "../../../spec/pages.ts";
-import { cachedIn } from "../../../spec/bounded_cache.ts";
+import { cachedWith } from "../../../spec/bounded_cache.ts";
 import {
   MachineError,
   ModelError,
@@ -144,11 +144,8 @@ export async function compileReplica(
   mesh: ReplicaMesh,
   { strategy = { chunks: 1 }, load }: ReplicaOptions,
 ): Promise<Compiled> {
-  const known = compiled.get(task) ?? new Map<string, Promise<Compiled>>();
-  compiled.set(task, known);
-  const key = JSON.stringify([meshOf(mesh), strategy, load]);
-  return await cachedIn(known, key, {
-    max: Infinity,
+  return await cachedWith(compiled, task, {
+    key: JSON.stringify([meshOf(mesh), strategy, load]),
     create: () => compileOrReject(task, mesh, { strategy, load }),
   });
 }

@@ -1,6 +1,7 @@
 /** Finds the first strategy of a mesh that fits, with the largest load, and then others. */
 
 import { usableMemory } from "../../../spec/machine.ts";
+import { isSame } from "../../../spec/same.ts";
 import { sizeText } from "../../../spec/size_text.ts";
 import { triedStrategies } from "../../../spec/strategies.ts";
 import { given } from "../../given.ts";
@@ -238,8 +239,8 @@ export async function otherStrategies(
     const strategy = { ...tried, ...given(of.strategy, ["sliceExperts"]) };
     const { deduplicate, ...others } = strategy;
     const isKnown = compiled.some((plan) =>
-      sameStrategy(strategy, plan.strategy) ||
-      deduplicate && sameStrategy(others, plan.strategy) && plan.deduplicates
+      isSame(strategy, plan.strategy) ||
+      deduplicate && isSame(others, plan.strategy) && plan.deduplicates
     );
     if (isKnown) continue;
     const plan = await compileReplica(task, mesh, { strategy, load });
@@ -277,10 +278,6 @@ export async function stepsOverNodes(
     load,
   });
   return "why" in plan || !fits(plan) ? [] : stepsOf(task, plan);
-}
-
-function sameStrategy(a: SearchStrategy, b: SearchStrategy): boolean {
-  return JSON.stringify(a) === JSON.stringify(b);
 }
 
 /** Whether a strategy changes anything: not if one row per choice is sent anyway. */
