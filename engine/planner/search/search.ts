@@ -12,7 +12,7 @@ import {
   type SearchTask,
   type ThrownOut,
 } from "./evaluate.ts";
-import { executeAll, type SearchHelper } from "./claims.ts";
+import { type Claimable, executeAll, type SearchHelper } from "./claims.ts";
 import { hasEntireExperts, type Known, largerSteps } from "./fit.ts";
 import {
   bestOfMeshes,
@@ -91,12 +91,11 @@ export async function search(
     );
   }
   const trains = task.phase === "train";
-  const slices = task.compile.numerics === "fast";
   const known = await knownOf(task);
   const sizes = {
     host: placements.filter(({ host }) => host === placements[0]!.host).length,
     experts: known.experts,
-    slices: slices && !trains,
+    slices: task.compile.numerics === "fast" && !trains,
   };
   const meshes = trains
     ? trainingMeshes({ ...sizes, ranks })
@@ -132,16 +131,17 @@ export async function search(
     }
   }
   const last = bestOfMeshes(within());
-  const tasks = [
-    ...last.slice(0, FINALISTS).filter(({ mesh }) => replicaRanks(mesh) > 1)
-      .map(({ step }) =>
-        ({ kind: "strategies", of: step.of, host: sizes.host }) as const
-      ),
-    ...last.filter(({ mesh, strategy }) =>
-      sizes.slices && mesh.tp > 1 && !strategy.sliceExperts
-    ).slice(0, 1).filter((one) => last.indexOf(one) >= FINALISTS)
-      .map(({ step }) => ({ kind: "slices", of: step.of }) as const),
-  ];
+  const finalists = last.slice(0, FINALISTS);
+  const sliced = last.find(({ mesh, strategy }) =>
+    sizes.slices && mesh.tp > 1 && !strategy.sliceExperts
+  );
+  const tasks: Claimable[] = finalists
+    .filter(({ mesh }) => replicaRanks(mesh) > 1)
+    .map(({ step: { of } }) => ({ kind: "strategies", of, host: sizes.host }));
+  // Finalists try slices among other strategies.
+  if (sliced && !finalists.includes(sliced)) {
+    tasks.push({ kind: "slices", of: sliced.step.of });
+  }
   for (const found of await executeAll(task, known, { tasks, helper })) {
     if (!("why" in found)) steps.push(...found);
   }
