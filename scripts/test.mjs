@@ -33,7 +33,9 @@ const MANY = 25;
 const IDLE = 0.08, LOOK_MS = 1000;
 
 ensurePackages();
-const { Group, hasOwnProcess, runAlone } = await import("./test_runs.mjs");
+const { Group, hasOwnProcess, runAlone, startCounting } = await import(
+  "./test_runs.mjs"
+);
 const { time } = await import("./test_results.mjs");
 
 /** Processes that files share. */
@@ -108,6 +110,7 @@ const isBundled = files.length >= MANY && (await bundleTests()).size === 0;
 const place = isBundled ? bundledTest : compiledFile;
 // For a single file, creating the declarations takes longer than checking models without them.
 if (files.length > 1) declare();
+startCounting();
 for (const text of mistakes.values()) console.log(text);
 const all = await runAll(files);
 

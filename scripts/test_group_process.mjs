@@ -4,10 +4,10 @@
  * seconds. Ends after the message `isLast`.
  */
 
-import { readFileSync } from "node:fs";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { addTestsTo, root } from "../.compiled/node_modules/@tapjs/mod.js";
+import { processorSeconds } from "./processor_seconds.mjs";
 
 let before = 0;
 
@@ -19,18 +19,8 @@ process.on("message", async ({ file, compiled, isLast }) => {
   });
   // tap lets a process end although its parent may send messages.
   process.channel?.ref();
-  const now = workSeconds();
+  const { own, ended } = processorSeconds();
+  const now = own + ended;
   process.send({ worked: now - before, bytes: process.memoryUsage.rss() });
   before = now;
 });
-
-/** Returns the processor seconds of this process and its ended descendants, or 0 if the system does not report them. */
-function workSeconds() {
-  try {
-    const text = readFileSync("/proc/self/stat", "utf8");
-    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-    return fields.slice(11, 15).reduce((sum, n) => sum + Number(n), 0) / 100;
-  } catch {
-    return 0;
-  }
-}

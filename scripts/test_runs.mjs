@@ -8,6 +8,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { Parser } from "tap-parser";
+import { processorSeconds } from "./processor_seconds.mjs";
 import { ROOT } from "./setup.mjs";
 import { isLong, kindsOf } from "./test_files.mjs";
 import { summarise, TIMEOUT, watch } from "./test_results.mjs";
@@ -52,28 +53,25 @@ function unoptimizedCompiler() {
   return command === undefined ? {} : { CC: `${command} -O0 -DINLINE=static` };
 }
 
-/** Processor seconds of ended processes that are assigned to files. */
-let counted = childSeconds();
+/** Processor seconds of ended processes when the last one ended. */
+let counted = 0;
 
-/** Returns the processor seconds of ended processes and their descendants, or 0 if the system does not report them. */
-function childSeconds() {
-  try {
-    const text = readFileSync("/proc/self/stat", "utf8");
-    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-    return (Number(fields[13]) + Number(fields[14])) / 100;
-  } catch {
-    return 0;
-  }
+/** Assigns the processor seconds of processes that have ended so far to no file. */
+export function startCounting() {
+  counted = processorSeconds().ended;
 }
 
 /** Returns the processor seconds of the last ended process. */
 function secondsOfLast() {
   const before = counted;
-  counted = childSeconds();
+  counted = processorSeconds().ended;
   return counted - before;
 }
 
-/** Starts Node.js for test files of `kinds`. `more` are options of `spawn`. */
+/**
+ * Starts Node.js for test files of `kinds`. `c` are environment variables that select a C compiler, `stdio` are streams
+ * besides the standard ones.
+ */
 function startNode(program, { kinds, c, stdio }) {
   return spawn(
     process.execPath,
@@ -147,7 +145,7 @@ export class Group {
   #isLeaving = false;
   /** Resolves to the exit code or signal of the process. */
   #closed;
-  /** Files that have run, and whether one failed. */
+  /** Files that have run, and whether the last one failed. */
   #files = [];
   #hasFailed = false;
 
