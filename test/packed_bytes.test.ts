@@ -35,7 +35,7 @@ function bytesKernel(workgroupSize: number): Kernel {
         sum += dot4I8Packed(nibbles, b[k * 4 + lane % 4] | 0x01010101u);
         sum += dot4U8I8(nibbles, b[k]);
       }
-      // Sums of small bytes, the largest among them, of which those up to 63 are added in 16 bits.
+      // Products of bytes up to 63 are added in 16 bits, those of larger ones are not. The variable full has the largest bytes.
       for (var k = 0u; k < 8; k++) {
         small[lane] = a[i * 0 + k] & 0x3f3f3f3fu;
         let full = a[k] | 0x7f7f7f7fu;

@@ -29,7 +29,7 @@ interface TestFiles {
 const filesModule = new URL("../scripts/test_files.mjs", import.meta.url);
 const { kindsOf, chooseFiles } = await import(filesModule.href) as TestFiles;
 
-/** What a file of the runner gave. */
+/** Counts of a file. */
 interface Counts {
   readonly passed: number;
   readonly failed: readonly unknown[];

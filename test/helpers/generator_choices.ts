@@ -64,7 +64,6 @@ export function* ofMatmulOfChoices(): Generator<Launch> {
     // Adjacent columns are those of one load.
     if (adjacent && tile.right !== "vector") continue;
     const { options, w } = productOf({ tile, k, columns, experts });
-    const width = adjacent ? columns / 2 : columns;
     const full = {
       ...options,
       bindings: bindings(
@@ -93,9 +92,7 @@ export function* ofMatmulOfChoices(): Generator<Launch> {
         { row, column }: { readonly row: Expr; readonly column: Expr },
         sums: readonly Expr[],
       ) => {
-        const at = adjacent
-          ? add(mul(row, u32(columns)), column)
-          : add(mul(row, u32(width)), column);
+        const at = add(mul(row, u32(columns)), column);
         return sums.map((sum, n) => store("y", add(at, u32(n)), sum));
       },
     };
