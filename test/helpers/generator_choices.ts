@@ -4,10 +4,7 @@ import {
   choicesGroups,
   matmulOfChoices,
 } from "../../compiler/kernels/matmul_choices.ts";
-import {
-  choicesAtOnce,
-  matmulCombined,
-} from "../../compiler/kernels/matmul_combine.ts";
+import { matmulCombined } from "../../compiler/kernels/matmul_combine.ts";
 import { bindings, type Expr } from "../../compiler/kernels/kernel.ts";
 import { matmulShape, type MatmulTile } from "../../compiler/tuning/mod.ts";
 import { add, load, local, mul, store, u32 } from "../../spec/kernel/build.ts";
@@ -141,7 +138,6 @@ export function* ofMatmulCombined(): Generator<Launch> {
       ) => use(sum),
       epilogue: stored,
     };
-    if (choicesAtOnce(full) === 0) continue;
     const { columns: each } = matmulShape(full);
     yield {
       kernel: matmulCombined(full),
