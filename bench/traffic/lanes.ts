@@ -76,7 +76,7 @@ export interface LaneMeter {
 /** Options of `runGroup`. */
 export interface RunGroupOptions {
   readonly group: readonly [number, number, number];
-  /** An integer in a binding. Undefined: unknown, taken as 0. */
+  /** An integer in a binding. Undefined: unknown, read as its index: such integers differ, as the choices of a token do. */
   readonly load: (binding: string, index: number) => number | undefined;
   /** Iterations of an innermost loop without barriers whose loads are in flight at once. */
   readonly unroll: number;
@@ -122,7 +122,7 @@ export function runGroup(
   ): Lanes {
     return index.map((i) => {
       const word = i * width + offset;
-      return type === "f32" ? madeUp(word) : load(name, word) ?? 0;
+      return type === "f32" ? madeUp(word) : load(name, word) ?? word;
     });
   }
 

@@ -245,10 +245,7 @@ function countSampled(
 ) {
   const typical = typicalLoad(kernel, setup);
   const load = (binding: string, index: number) =>
-    // Unknown integers differ, as the choices of a token do.
-    options.cold(binding)
-      ? storedWord(index)
-      : typical(binding, index) ?? index;
+    options.cold(binding) ? storedWord(index) : typical(binding, index);
   return meanCounts(
     sampledGroups(kernel, setup).map(({ group, share }) => ({
       counts: countGroup(kernel, { ...options, group, load }),
