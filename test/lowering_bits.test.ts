@@ -111,6 +111,21 @@ t.test("ops and sums over short axes are one kernel, with the same bits", async 
   }
 });
 
+/** Whether two elements of [token, row 3, column 4] have the same token and row. */
+function isInRow(i: number, j: number): boolean {
+  return i >> 2 === j >> 2;
+}
+
+/** Whether two elements of [token, row 3, column 4] have the same token and column. */
+function isInColumn(i: number, j: number): boolean {
+  return Math.floor(i / 12) === Math.floor(j / 12) && i % 4 === j % 4;
+}
+
+/** Whether a value differs from the wanted one by less than 1e-4, relative to values above 1. */
+function isNear(value: number, wanted: number): boolean {
+  return Math.abs(value - wanted) < 1e-4 * Math.max(1, Math.abs(wanted));
+}
+
 t.test("a kernel of short sums leaves out values with other users", async (t) => {
   const tokens = 3;
   const used = model({ token: upTo(tokens), row: 3, column: 4 }, (m) => {
@@ -127,9 +142,6 @@ t.test("a kernel of short sums leaves out values with other users", async (t) =>
     y: readonly number[],
     same: (i: number, j: number) => boolean,
   ) => y.map((_, i) => y.filter((_, j) => same(i, j)).reduce((a, b) => a + b));
-  const isInRow = (i: number, j: number) => i >> 2 === j >> 2;
-  const isInColumn = (i: number, j: number) =>
-    Math.floor(i / 12) === Math.floor(j / 12) && i % 4 === j % 4;
   const divided = (y: readonly number[], same: typeof isInRow) => {
     const sums = sumOver(y, same);
     return y.map((value, i) => value / (sums[i]! + 1));
@@ -148,9 +160,7 @@ t.test("a kernel of short sums leaves out values with other users", async (t) =>
     const { data } = found![name]!;
     t.equal(data.length, values.length);
     t.ok(
-      values.every((value, i) =>
-        Math.abs(value - data[i]!) < 1e-4 * Math.max(1, Math.abs(value))
-      ),
+      values.every((value, i) => isNear(data[i]!, value)),
       `${name} ${data}`,
     );
   }
@@ -182,9 +192,6 @@ t.test("equal chains of short sums share a kernel, whatever they read", async (t
   const { kernels } = await compile(all);
   t.equal(Object.keys(kernels).length, 3);
   const [found] = await runCase({ calls: [inputs], model: all }, "cpu");
-  const isInRow = (i: number, j: number) => i >> 2 === j >> 2;
-  const isInColumn = (i: number, j: number) =>
-    Math.floor(i / 12) === Math.floor(j / 12) && i % 4 === j % 4;
   for (const [of, by, more] of chains) {
     const sumOf = (y: readonly number[], isSummed: (j: number) => boolean) =>
       y.reduce((total, value, j) => isSummed(j) ? total + value : total, 0);
@@ -195,8 +202,7 @@ t.test("equal chains of short sums share a kernel, whatever they read", async (t
     t.ok(
       once.every((value, i) => {
         const wanted = value / (sumOf(once, (j) => isInColumn(i, j)) + more);
-        const limit = 1e-4 * Math.max(1, Math.abs(wanted));
-        return Math.abs(wanted - data[i]!) < limit;
+        return isNear(data[i]!, wanted);
       }),
       `${of}${by} ${data}`,
     );
