@@ -4,7 +4,19 @@
 import t from "tap";
 import { bindings, kernelOf } from "../compiler/kernels/mod.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
-import { call, load, store, u32 } from "../spec/kernel/build.ts";
+import { ByteBounds } from "../runtime/vector/byte_bounds.ts";
+import {
+  binary,
+  bitcast,
+  call,
+  let_,
+  load,
+  local,
+  shared,
+  sharedStore,
+  store,
+  u32,
+} from "../spec/kernel/build.ts";
 import { wgsl } from "../spec/kernel/text.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
 import { readTree } from "../spec/kernel/verify_tree.ts";
@@ -113,6 +125,43 @@ testKernels("packed bytes are those of the interpreter", async (t, target) => {
   const { y, z } = interpreted(kernel);
   t.strictSame(new Uint32Array(found["y"]!.buffer), y);
   t.strictSame(found["z"], z);
+});
+
+t.test("no byte is above the bound of its word", (t) => {
+  const any = load("a", u32(0), "u32");
+  const nibbles = binary("and", any, u32(0x0f0f0f0f));
+  const shifted = (n: number) => binary("shl", nibbles, u32(n));
+  const word = (array: string) => shared(array, u32(0), "u32");
+  const bounds = new ByteBounds([
+    let_("nibbles", nibbles),
+    sharedStore("small", u32(0), local("nibbles", "u32")),
+    sharedStore("small", u32(1), u32(0x00200000)),
+    sharedStore("grown", u32(0), u32(1)),
+    sharedStore("grown", u32(0), binary("shl", word("grown"), u32(1))),
+  ]);
+  const cases = [
+    [any, 255],
+    [u32(0x3f10207f), 127],
+    [u32(0x3f102007), 63],
+    [nibbles, 15],
+    [bitcast("i32", nibbles), 15],
+    [local("nibbles", "u32"), 15],
+    [local("unknown", "u32"), 255],
+    [binary("or", nibbles, u32(0x10)), 31],
+    [binary("xor", nibbles, u32(0x10)), 31],
+    [binary("add", nibbles, nibbles), 255],
+    [shifted(2), 60],
+    [shifted(4), 240],
+    [shifted(5), 255],
+    [binary("shr", nibbles, u32(1)), 255],
+    [call("lookup16", any, ...[1, 2, 0x0500, 3].map(u32)), 5],
+    [call("dot4U8I8", nibbles, nibbles), 255],
+    [word("small"), 32],
+    [word("unwritten"), 0],
+    [word("grown"), 255],
+  ] as const;
+  t.strictSame(cases.map(([e]) => bounds.of(e)), cases.map(([, n]) => n));
+  t.end();
 });
 
 t.test("packed bytes one invocation at a time", (t) => {

@@ -14,7 +14,7 @@ export class ByteBounds {
   readonly #lets = new Map<string, Expr>();
   /** Values stored into arrays of workgroup memory, which start at 0. */
   readonly #stored = new Map<string, Expr[]>();
-  readonly #known = new Map<Expr | string, number>();
+  readonly #known = new Map<Expr, number>();
   #depth = 0;
 
   /** Bounds for a kernel body with unique names. */
@@ -28,26 +28,32 @@ export class ByteBounds {
     });
   }
 
-  /** A number that no byte of a word exceeds: at most 255. */
+  /** A number that no byte of a word exceeds: 255 if the word depends on itself, or on too many others. */
   of(e: Expr): number {
     if (e.type !== "u32" && e.type !== "i32") return ANY;
-    return this.#once(e, () => this.#derive(e));
+    const known = this.#known.get(e);
+    if (known !== undefined) return known;
+    if (this.#depth >= MAX_DEPTH) return ANY;
+    this.#known.set(e, ANY);
+    this.#depth++;
+    const bound = this.#derive(e);
+    this.#depth--;
+    this.#known.set(e, bound);
+    return bound;
   }
 
   #derive(e: Expr): number {
     switch (e.op) {
       case "const":
         return Math.max(...bytesOf(Number(e.value)));
-      case "local":
-        return this.#once(`let ${e.name}`, () => {
-          const value = this.#lets.get(e.name);
-          return value ? this.of(value) : ANY;
-        });
-      case "shared":
-        return this.#once(`array ${e.array}`, () => {
-          const values = this.#stored.get(e.array) ?? [];
-          return Math.max(0, ...values.map((value) => this.of(value)));
-        });
+      case "local": {
+        const value = this.#lets.get(e.name);
+        return value ? this.of(value) : ANY;
+      }
+      case "shared": {
+        const values = this.#stored.get(e.array) ?? [];
+        return Math.max(0, ...values.map((value) => this.of(value)));
+      }
       case "binary":
         return this.#binary(e);
       case "bitcast":
@@ -73,19 +79,6 @@ export class ByteBounds {
       return bound <= ANY ? bound : ANY;
     }
     return ANY;
-  }
-
-  /** The bound of a key, computed once. A value that depends on itself, or on too many others, has none. */
-  #once(key: Expr | string, of: () => number): number {
-    const known = this.#known.get(key);
-    if (known !== undefined) return known;
-    if (this.#depth >= MAX_DEPTH) return ANY;
-    this.#known.set(key, ANY);
-    this.#depth++;
-    const bound = of();
-    this.#depth--;
-    this.#known.set(key, bound);
-    return bound;
   }
 }
 
