@@ -362,8 +362,14 @@ t.test("wide devices have fewer launches, and the same bits", {
 
 /** Checkpoints by router, encoding of weights, and activation. */
 const EXPERTS = [
-  ...["deepseekv3-16e-fp8", "gptoss-8e", "gptoss-8e-mxfp4", "hunyuanmoe-12e"],
-  ...["kimik2-16e-int4", "lfm2moe-16e", "mixtral-6e", "qwen3moe-8e-bf16"],
+  "deepseekv3-16e-fp8",
+  "gptoss-8e",
+  "gptoss-8e-mxfp4",
+  "hunyuanmoe-12e",
+  "kimik2-16e-int4",
+  "lfm2moe-16e",
+  "mixtral-6e",
+  "qwen3moe-8e-bf16",
 ];
 
 t.test("experts of one token are two launches, with the same bits", {

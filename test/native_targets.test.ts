@@ -284,8 +284,11 @@ function bindingsOf({ kernel, words }: Case): Uint32Array[] {
 
 const unasked = skipUnasked("cpu");
 const cases = unasked ? [] : [
-  ...[functions(), product(), product("workgroup")],
-  ...[product("workgroup", 1), ...random()],
+  functions(),
+  product(),
+  product("workgroup"),
+  product("workgroup", 1),
+  ...random(),
 ];
 const input = new Uint8Array(
   Uint32Array.from(cases.flatMap(bindingsOf).flatMap((w) => [...w])).buffer,

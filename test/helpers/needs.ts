@@ -9,7 +9,7 @@ import { listAdapters } from "../../runtime/mod.ts";
 /** The CPU device, a GPU adapter, an MPI, Chromium. A test without any is pure. */
 export type Need = "cpu" | "gpu" | "mpi" | "browser";
 
-/** The kinds that were asked for, set by scripts/test.mjs; all where nothing is. */
+/** The kinds that were asked for, set by scripts/test_runs.mjs; all where nothing is. */
 const ASKED = process.env["SWITCHYARD_TEST_KINDS"]?.split(",");
 
 /** Why tests that need a kind are skipped because others were asked for, or false. */
