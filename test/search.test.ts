@@ -77,6 +77,7 @@ function machineFile(t: Test, link: MachineLink, memory: number): string {
 }
 
 interface Document {
+  readonly assumes?: string;
   readonly found: readonly {
     readonly mesh: { readonly ep: number; readonly tp: number };
     readonly replicas: number;
@@ -417,6 +418,8 @@ t.test("a step of training takes the ZeRO stage and recomputation that memory as
   const [smallest, ...others] = small.found;
   t.ok(others.length > 0, "more than one mesh fits");
   t.ok(others.every(({ bytes }) => bytes >= smallest!.bytes), "least first");
+  t.match(small.assumes, /^f32 arithmetic .* exchanges in f32$/);
+  t.notMatch(small.assumes, "caches");
   for (const { bytes, limit, strategy } of small.found) {
     t.ok(bytes <= limit && strategy.recompute, "what fits is computed again");
   }

@@ -7,8 +7,14 @@ import { WIRES } from "../../../spec/wire.ts";
 
 /** `f32 arithmetic at …, and memory at 1.01 TB/s, caches in f32, exchanges in f32`. */
 export function assumptionText(plan: Plan, machine: Machine): string {
-  const caches = Object.values(plan.buffers)
-    .filter(({ kind }) => kind === "state").map(({ dtype }) => dtype);
+  // States of a training are the optimizer's.
+  const trains = plan.programs.some(({ steps }) =>
+    steps.some(({ phase }) => phase === "update")
+  );
+  const caches = trains
+    ? []
+    : Object.values(plan.buffers).filter(({ kind }) => kind === "state")
+      .map(({ dtype }) => dtype);
   const stored = caches.length === 0
     ? ""
     : `, caches in ${[...new Set(caches)].join(" and ")}`;
