@@ -150,8 +150,8 @@ export interface SelectedDevices {
   readonly adapters?: readonly number[];
   /** Whether they compute on the CPU. */
   readonly software?: boolean;
-  /** Whether the CPU adds pairs of products of bytes in 16 bits. Default: false; processes of a job may differ. */
-  readonly pairs?: boolean;
+  /** Whether the CPU of a native device adds pairs of products of bytes in 16 bits. Default: false. */
+  readonly pairs?: boolean | undefined;
   /** Number of CPU threads, on the CPU device and on a software adapter. */
   readonly threads?: number;
   /** Lanes of the vectors of a native device. */
@@ -256,6 +256,7 @@ async function selectHost(
       `Cannot use --adapter ${kind}: ${why}. Install it, or use --adapter cpu`,
     );
   }
+  const compiler = kind === "native" ? await findCompiler() : undefined;
   const share = Math.min(
     rule.maxThreads,
     Math.max(1, Math.floor(threads / (world?.localSize ?? 1))),
@@ -265,10 +266,8 @@ async function selectHost(
     host: kind,
     computer: `${rule.computer}, ${share} thread${share === 1 ? "" : "s"}`,
     threads: share,
-    ...kind === "native" && !world
-      ? { pairs: (await findCompiler())?.pairs ?? false }
-      : {},
-    lanes: kind === "native" ? (await findCompiler())?.lanes : undefined,
+    pairs: compiler?.pairs,
+    lanes: compiler?.lanes,
     limits: rule.limits,
     world,
     open: async (plan) => {

@@ -120,14 +120,16 @@ export function tuningOf(
     readonly expertMemory?: number | "auto" | undefined;
   },
 ): TuningTable {
-  const { world, lanes } = selected;
-  // Processes must compile the same plan, but each may have a different file or processor.
-  const found = world ? undefined : tunings[selected.computer];
-  return {
+  const { world, pairs, lanes, computer } = selected;
+  const common: TuningTable = {
     ...expertMemory === undefined ? {} : { asFiled: FILED },
     ...TUNING[computerOf(selected)],
-    ...selected.pairs ? { bytes: "pairs" } : {},
-    ...lanes === 8 && !world ? EIGHT_LANES : {},
-    ...found,
+  };
+  // Processes must compile the same plan, but each may have a different file or processor.
+  return world ? common : {
+    ...common,
+    ...pairs ? { bytes: "pairs" } : {},
+    ...lanes === 8 ? EIGHT_LANES : {},
+    ...tunings[computer],
   };
 }
