@@ -150,6 +150,23 @@ function transposed(pitch: number): GroupCounts {
 }
 
 // NVIDIA's "An Efficient Matrix Transpose in CUDA C/C++" has these three kernels.
+t.test("unknown integers differ", (t) => {
+  const tree = kernelOf({
+    name: "gathered",
+    workgroupSize: 32,
+    bindings: bindings({ index: "u32", x: "f32" }, { y: "f32" }),
+    body: wgsl`y[lane] = x[index[lane] * 64u];`,
+  });
+  const counts = countGroup(tree, {
+    group: [0, 0, 0],
+    load: () => undefined,
+    cold: () => true,
+    unroll: 1,
+  });
+  t.strictSame(perRequest(site(counts, "load", "x")), SCATTERED);
+  t.end();
+});
+
 t.test("a transpose scatters stores, or has bank conflicts, or neither", (t) => {
   const naive = count(wgsl`
     let column = lane % 32;
