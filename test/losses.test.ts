@@ -1,13 +1,12 @@
 /** What the losses of routers are: each against a few lines of its own. */
 
-import t, { type Test } from "tap";
+import t from "tap";
 import {
   add,
   balancingLoss,
   biasUpdate,
   importanceLoss,
   mean,
-  type Model,
   model,
   route,
   type Routing,
@@ -16,37 +15,18 @@ import {
   type Tensor,
   zLoss,
 } from "../compiler/mod.ts";
-import { evaluate, type Tensors } from "../compiler/graph/evaluate.ts";
+import type { Tensors } from "../compiler/graph/evaluate.ts";
 import { softmaxRow } from "../compiler/graph/evaluate_routing.ts";
-import { trace } from "../compiler/graph/trace.ts";
 import { gradientsHold } from "./helpers/gradients.ts";
-import { waves } from "./helpers/run_model.ts";
-
-const [TOKENS, EXPERTS] = [12, 4];
-const LOGITS = waves(TOKENS * EXPERTS, 3).map((x) => 2 * x);
-const ROWS = Array.from(
-  { length: TOKENS },
-  (_, t) => LOGITS.slice(t * EXPERTS, (t + 1) * EXPERTS).map(Math.fround),
-);
-
-function run(net: Model, inputs: Tensors = {}): { [name: string]: number[] } {
-  const given = { logits: LOGITS, ...inputs };
-  const { outputs } = evaluate(trace(net), { inputs: given });
-  return Object.fromEntries(
-    Object.entries(outputs).map(([name, { data }]) => [name, [...data]]),
-  );
-}
-
-function near(
-  t: Test,
-  found: readonly number[],
-  wanted: readonly number[],
-  what = "values",
-): void {
-  t.equal(found.length, wanted.length, `as many ${what}`);
-  const off = Math.max(...wanted.map((x, i) => Math.abs(x - found[i]!)));
-  t.ok(off < 2e-6, `${what} are off by ${off}`);
-}
+import {
+  EXPERTS,
+  LOGITS,
+  near,
+  ROWS,
+  runLogits,
+  TOKENS,
+} from "./helpers/router_logits.ts";
+import { waves } from "./helpers/waves.ts";
 
 type Net = Scope<"token" | "expert" | "batch" | "layer">;
 
@@ -70,7 +50,7 @@ function losses(
     });
     return build(m as Net, logits, routing);
   });
-  return run(net, inputs);
+  return runLogits(net, inputs);
 }
 
 /** How often some tokens choose each expert. */
@@ -150,7 +130,7 @@ t.test("losses of groups that integers say", (t) => {
     };
   });
   const inputs = { group, mask: real };
-  const { balance: found, masked, z, importance } = run(net, inputs);
+  const { balance: found, masked, z, importance } = runLogits(net, inputs);
   const each = <T>(f: (tokens: readonly number[]) => T, counted = ALL) =>
     [0, 1, 2, 3].map((g) => f(of(g, counted)));
   const wanted = (tokens: readonly number[]) => EXPERTS * balance(tokens);
@@ -180,7 +160,7 @@ t.test("losses of groups that integers say", (t) => {
   };
   near(t, importance!, each(variation), "importance");
   t.equal(found![2], 0, "no token of the third");
-  t.throws(() => run(net, { ...inputs, group: group.with(5, 4) }), {
+  t.throws(() => runLogits(net, { ...inputs, group: group.with(5, 4) }), {
     name: "DataError",
     message: "Cannot read 'sequence' 4: expected a whole number from 0 to 3",
   });
@@ -199,7 +179,7 @@ t.test("balancingLoss() takes layers for one long batch", (t) => {
       z: zLoss(layers, { over: "expert" }),
     };
   });
-  const { loss, z } = run(net, {
+  const { loss, z } = runLogits(net, {
     a: LOGITS.slice(0, half * EXPERTS),
     b: LOGITS.slice(half * EXPERTS),
   });
@@ -278,7 +258,7 @@ t.test("biasUpdate() raises experts that few tokens chose", (t) => {
       centred: biasUpdate(bias, routing, { rate: 0.25, centred: true }),
     };
   });
-  const { plain, centred } = run(net, {
+  const { plain, centred } = runLogits(net, {
     bias: [1, 2, 3, 4],
     choices: [0, 0, 0, 2],
     logits: LOGITS.slice(0, 4 * EXPERTS),

@@ -30,6 +30,7 @@ import {
   transpose,
   upTo,
 } from "../compiler/mod.ts";
+import { mixtralLayer } from "./helpers/mixtral_layer.ts";
 import { closeDevices, holds, MESHES } from "./helpers/run_model.ts";
 
 t.teardown(closeDevices);
@@ -51,35 +52,8 @@ holds("mixtral's layer, with no, one and many tokens", {
     new Array(36).fill(0).map((_, i) => Math.sin(i * i)),
   ].map((x) => ({ x })),
   model: model({ token, embed: 4, ffn: 6, expert: 5 }, (m) => {
-    const x = m.input("x", "token embed");
-    const logits = dot(x, m.param("router", "expert embed"), "embed");
-    const routing = route(logits, {
-      over: "expert",
-      topK: 2,
-      preset: "mixtral",
-    });
-    const sent = dispatch(x, routing);
-    const gate = dot(
-      sent,
-      m.param("experts.{expert}.gate", "expert ffn embed"),
-      "embed",
-    );
-    const up = dot(
-      sent,
-      m.param("experts.{expert}.up", "expert ffn embed"),
-      "embed",
-    );
-    const hidden = map((g, u) => (g / (1 + Math.exp(-g))) * u, gate, up);
-    const done = dot(
-      hidden,
-      m.param("experts.{expert}.down", "expert embed ffn"),
-      "ffn",
-    );
-    return {
-      y: add(x, combine(done, routing)),
-      index: routing.index,
-      weight: routing.weight,
-    };
+    const { y, routing } = mixtralLayer(m);
+    return { y, index: routing.index, weight: routing.weight };
   }),
 }, [...MESHES, { mesh: { dp: 2 } }, UNEVEN, TURNED]);
 

@@ -1,6 +1,6 @@
 /** What routers mean where no system left a record: each rule against a few lines of its own. */
 
-import t, { type Test } from "tap";
+import t from "tap";
 import {
   compile,
   compileTraining,
@@ -14,7 +14,7 @@ import {
   sum,
   type Tensor,
 } from "../compiler/mod.ts";
-import { evaluate, type Tensors } from "../compiler/graph/evaluate.ts";
+import type { Tensors } from "../compiler/graph/evaluate.ts";
 import { routeTokens, softmaxRow } from "../compiler/graph/evaluate_routing.ts";
 import {
   ROUTING_PRESETS,
@@ -23,26 +23,18 @@ import {
 } from "../compiler/graph/routing.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { stringifyPlan } from "../spec/mod.ts";
-import { waves } from "./helpers/run_model.ts";
+import {
+  EXPERTS,
+  LOGITS,
+  near,
+  ROWS,
+  runLogits,
+  TOKENS,
+} from "./helpers/router_logits.ts";
 
 type Options = Partial<
   RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">
 >;
-
-const [TOKENS, EXPERTS] = [12, 4];
-const LOGITS = waves(TOKENS * EXPERTS, 3).map((x) => 2 * x);
-const ROWS = Array.from(
-  { length: TOKENS },
-  (_, t) => LOGITS.slice(t * EXPERTS, (t + 1) * EXPERTS).map(Math.fround),
-);
-
-function run(net: Model, inputs: Tensors = {}): { [name: string]: number[] } {
-  const given = { logits: LOGITS, ...inputs };
-  const { outputs } = evaluate(trace(net), { inputs: given });
-  return Object.fromEntries(
-    Object.entries(outputs).map(([name, { data }]) => [name, [...data]]),
-  );
-}
 
 /** Route the logits; `more` makes operands and outputs. */
 function routed(
@@ -85,18 +77,7 @@ function routed(
       };
     },
   );
-  return run(net, inputs);
-}
-
-function near(
-  t: Test,
-  found: readonly number[],
-  wanted: readonly number[],
-  what = "values",
-): void {
-  t.equal(found.length, wanted.length, `as many ${what}`);
-  const off = Math.max(...wanted.map((x, i) => Math.abs(x - found[i]!)));
-  t.ok(off < 2e-6, `${what} are off by ${off}`);
+  return runLogits(net, inputs);
 }
 
 t.test("every preset routes", (t) => {
@@ -232,7 +213,7 @@ t.test("hash: a table says the expert of each token id", (t) => {
       return { index, weight };
     },
   );
-  const { index, weight } = run(net, {
+  const { index, weight } = runLogits(net, {
     table: [3, 1, 2, 0, 1],
     ids: [4, 0, 3],
     logits: LOGITS.slice(0, 3 * EXPERTS),
@@ -258,7 +239,7 @@ t.test("forced: every expert gets as many, in each group", (t) => {
       group: "group",
     }).index,
   }));
-  t.same(run(net)["index"], [0, 1, 2, 3, 0, 1, 0, 1, 2, 3, 0, 1]);
+  t.same(runLogits(net)["index"], [0, 1, 2, 3, 0, 1, 0, 1, 2, 3, 0, 1]);
   t.end();
 });
 

@@ -12,6 +12,11 @@ import {
 } from "../../compiler/mod.ts";
 import { readJson } from "../helpers/read_tensors.ts";
 import {
+  type RecordedMatrix,
+  recordedOptions,
+  type RouterRecord,
+} from "../helpers/recorded_routers.ts";
+import {
   choiceAxes,
   declareRouter,
   differencesOf,
@@ -19,7 +24,6 @@ import {
   operandsOf,
   type Outputs,
   type RecordedRouter,
-  type RouterOptions,
   runModel,
   TOLERANCE,
 } from "../helpers/routing_vectors.ts";
@@ -30,24 +34,9 @@ import { inTurn, oneInTurn } from "../helpers/seed.ts";
 
 t.teardown(closeDevices);
 
-interface Matrix {
-  readonly shape: readonly number[];
-  readonly data: readonly number[];
-}
-
 /** A router as it was recorded. */
-interface Result {
-  readonly preset: string;
-  readonly k: number;
-  readonly capacity?: number;
-  readonly capacity_factor?: number;
-  readonly min_capacity?: number;
-  readonly num_groups?: number;
-  readonly group_topk?: number;
-  readonly scaling_factor?: number;
-  readonly noise?: Matrix | null;
-  readonly expert_bias?: Matrix;
-  readonly combine?: Matrix;
+interface Result extends RouterRecord {
+  readonly combine?: RecordedMatrix;
   readonly slots?: readonly (readonly number[])[];
   readonly aux?: number;
   readonly value?: number;
@@ -56,7 +45,7 @@ interface Result {
 interface Executed {
   readonly S: number;
   readonly E: number;
-  readonly logits: Matrix;
+  readonly logits: RecordedMatrix;
   readonly results: readonly Result[];
 }
 
@@ -65,48 +54,12 @@ const { executed, goldens } = readJson("routing/vectors.json") as unknown as {
   readonly goldens: Goldens;
 };
 
-/** What a recorded preset is here. */
-function optionsOf(result: Result): RouterOptions {
-  const { capacity_factor: factor, min_capacity: minimum } = result;
-  const capacity = {
-    ...factor === undefined ? {} : { factor },
-    ...minimum === undefined ? {} : { minimum },
-  };
-  const known: { readonly [name: string]: RouterOptions } = {
-    "fairscale-top2-nonoise": { preset: "fairscale.top2" },
-    "fairscale-top2-gumbel": { preset: "fairscale.top2" },
-    "deepspeed-top1-norts": {
-      preset: "deepspeed.top1",
-      capacity: { ...capacity, drop: "position" },
-    },
-    "deepspeed-top2-nosample": { preset: "deepspeed.top2", capacity },
-    "deepspeed-topk-probs": { preset: "deepspeed.topk", capacity },
-    "deepspeed-topk-position": {
-      preset: "deepspeed.topk",
-      capacity: { ...capacity, drop: "position" },
-    },
-    "tutel-topk": { preset: "tutel.topk", capacity },
-    "tutel-topk-bpr": { preset: "tutel.prioritised", capacity },
-    "megatron-softmax-post-probs": { preset: "megatron.postSoftmax", capacity },
-    "megatron-softmax-pre-probs": { preset: "megatron.preSoftmax", capacity },
-    "megatron-sigmoid-post-probs": { preset: "megatron.sigmoid", capacity },
-    "megatron-sigmoid-bias-group": {
-      preset: "megatron.sigmoid",
-      expertGroups: { count: result.num_groups!, keep: result.group_topk! },
-      scale: result.scaling_factor!,
-    },
-  };
-  const options = known[result.preset];
-  if (options === undefined) throw new Error(`no router '${result.preset}'`);
-  return options;
-}
-
 function recordedRouter(result: Result, i: number): RecordedRouter {
   const { noise, expert_bias: bias, combine, slots, capacity, aux } = result;
   return {
     name: `${i} ${result.preset}`,
     topK: result.k,
-    options: optionsOf(result),
+    options: recordedOptions(result),
     operands: {
       ...noise ? { noise: noise.data } : {},
       ...bias ? { bias: bias.data } : {},
@@ -196,11 +149,11 @@ for (const recorded of executed) {
 
 interface Goldens {
   readonly fairscale_test_top2gating_seed3: {
-    readonly input: Matrix;
-    readonly gate_weight_EM: Matrix;
-    readonly gumbel_noise: Matrix;
+    readonly input: RecordedMatrix;
+    readonly gate_weight_EM: RecordedMatrix;
+    readonly gumbel_noise: RecordedMatrix;
     readonly measured_l_aux: number;
-    readonly combine: Matrix;
+    readonly combine: RecordedMatrix;
   };
   readonly deepspeed_topk: {
     readonly cases: readonly {

@@ -1,20 +1,15 @@
 /** Good plans for tests, made by the compiler, as fresh copies that a test may break. */
 
 import {
-  add,
-  combine,
   compile,
   type CompileOptions,
-  dispatch,
-  dot,
-  map,
   type Model,
   model,
-  route,
   upTo,
 } from "../../compiler/mod.ts";
 import { publishedModel } from "../../models/published.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
+import { mixtralLayer } from "./mixtral_layer.ts";
 
 /** The same type with nothing read-only, for breaking plans. */
 export type Mutable<T> = T extends object
@@ -24,33 +19,7 @@ export type Mutable<T> = T extends object
 /** A mixture-of-experts layer with eight experts, small enough to run anywhere. */
 export const smallLayer = model(
   { token: upTo(64), embed: 16, ffn: 32, expert: 8 },
-  (m) => {
-    const x = m.input("x", "token embed");
-    const logits = dot(x, m.param("router", "expert embed"), "embed");
-    const routing = route(logits, {
-      over: "expert",
-      topK: 2,
-      preset: "mixtral",
-    });
-    const sent = dispatch(x, routing);
-    const gate = dot(
-      sent,
-      m.param("experts.{expert}.gate", "expert ffn embed"),
-      "embed",
-    );
-    const up = dot(
-      sent,
-      m.param("experts.{expert}.up", "expert ffn embed"),
-      "embed",
-    );
-    const hidden = map((g, u) => (g / (1 + Math.exp(-g))) * u, gate, up);
-    const done = dot(
-      hidden,
-      m.param("experts.{expert}.down", "expert embed ffn"),
-      "ffn",
-    );
-    return { y: add(x, combine(done, routing)) };
-  },
+  (m) => ({ y: mixtralLayer(m).y }),
 );
 
 /** A small OLMoE decoder: attention, cache, rotary tables, integer inputs. */
