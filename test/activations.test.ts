@@ -1,4 +1,4 @@
-/** Activations, `clamp`, `where` and `layerNorm`: against formulas in double precision, on a device, and their gradients. */
+/** Activations, `clamp`, `where` and `layerNorm`: device outputs and gradients against double-precision formulas. */
 // needs: cpu
 
 import t from "tap";
@@ -29,10 +29,10 @@ import { closeDevices, matches } from "./helpers/run_model.ts";
 
 t.teardown(closeDevices);
 
-/** From far below 0 to far above, closely around it. */
+/** Values on both sides of 0, densest near 0. */
 const XS = Array.from({ length: 97 }, (_, i) => ((i - 48) / 12) ** 3 * 2);
 
-/** The error function by its series, and far out by its continued fraction. */
+/** Returns the complementary error function: a series below 2, a continued fraction above. */
 function erfc(z: number): number {
   if (z < 0) return 2 - erfc(-z);
   if (z < 2) {
@@ -116,7 +116,7 @@ const FUNCTIONS: {
 };
 
 for (const [name, { op, is, slope }] of Object.entries(FUNCTIONS)) {
-  t.test(`${name}, its slope, and a device`, async (t) => {
+  t.test(`${name}, its derivative, and the device`, async (t) => {
     const net = model({ n: XS.length }, (m) => {
       const y = op(m.param("x", "n"));
       return { y, loss: sum(y, "n") };
@@ -127,23 +127,26 @@ for (const [name, { op, is, slope }] of Object.entries(FUNCTIONS)) {
       }),
       { params: { x: XS } },
     );
-    const worst = (found: ArrayLike<number>, wanted: (x: number) => number) =>
+    const maxError = (
+      actual: ArrayLike<number>,
+      expected: (x: number) => number,
+    ) =>
       Math.max(...XS.map((x, i) => {
-        const right = wanted(Math.fround(x));
-        const off = Math.abs(found[i]! - right) / Math.max(1, Math.abs(right));
+        const exact = expected(Math.fround(x));
+        const off = Math.abs(actual[i]! - exact) / Math.max(1, Math.abs(exact));
         return Number.isNaN(off) ? Infinity : off;
       }));
-    t.ok(worst(outputs["y"]!.data, is) < 3e-7, "as the formula says");
-    t.ok(worst(outputs["grad.x"]!.data, slope) < 2e-6, "its slope");
-    const given = model(
+    t.ok(maxError(outputs["y"]!.data, is) < 3e-7, "matches the formula");
+    t.ok(maxError(outputs["grad.x"]!.data, slope) < 2e-6, "derivative");
+    const inputModel = model(
       { n: XS.length },
       (m) => ({ y: op(m.input("x", "n")) }),
     );
-    await matches(t, { model: given, calls: [{ x: XS }] }, "cpu");
+    await matches(t, { model: inputModel, calls: [{ x: XS }] }, "cpu");
   });
 }
 
-t.test("where, of any dtypes", async (t) => {
+t.test("where() accepts all dtypes", async (t) => {
   const net = model({ row: 3, n: 2 }, (m) => {
     const mask = m.input("mask", "row n", { dtype: "i32" });
     const [a, b] = [m.input("a", "row n"), m.input("b", "n")];
@@ -169,7 +172,7 @@ t.test("where, of any dtypes", async (t) => {
   await matches(t, { model: net, calls: [inputs] }, "cpu");
 });
 
-t.test("layerNorm, whatever the offset, and on ranks", async (t) => {
+t.test("layerNorm is independent of the offset, also on meshes", async (t) => {
   const net = model({ token: 6, embed: 8 }, (m) => {
     const x = m.input("x", "token embed");
     const [gain, bias] = [m.param("gain", "embed"), m.param("bias", "embed")];
@@ -192,10 +195,10 @@ t.test("layerNorm, whatever the offset, and on ranks", async (t) => {
     const mean = xs.reduce((a, b) => a + b) / 8;
     const variance = xs.reduce((a, b) => a + (b - mean) ** 2, 0) / 8;
     for (const [i, v] of xs.entries()) {
-      const right = (v - mean) / Math.sqrt(variance + 1e-3) * gain![i]! +
+      const exact = (v - mean) / Math.sqrt(variance + 1e-3) * gain![i]! +
         bias![i]!;
       t.ok(
-        Math.abs(outputs.y!.data[8 * row + i]! - right) < 2e-4,
+        Math.abs(outputs.y!.data[8 * row + i]! - exact) < 2e-4,
         `${row} ${i}`,
       );
     }
@@ -222,7 +225,7 @@ t.test("gradients of where and layerNorm", async (t) => {
   });
 });
 
-t.test("what they refuse, in a sentence", (t) => {
+t.test("rejected arguments", (t) => {
   const none = model({ n: 2, k: 2 }, (m) => {
     const x = m.input("x", "n");
     const whole = m.input("whole", "n", { dtype: "i32" });

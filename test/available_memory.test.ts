@@ -1,8 +1,9 @@
-// The memory of --expert-memory auto: that of the machine or of the control groups of the process, version 1 or 2.
+// Default of --expert-memory auto: available memory of the machine or of the process's control groups, version 1 or
+// 2.
 import t from "tap";
 import { availableMemory, SPARE } from "../runtime/native/mod.ts";
 
-/** Files of a system whose machine has 1,024,000 bytes left, and the bytes that a process has left. */
+/** Files of a system with 1,024,000 available bytes, and the bytes that a process may still use. */
 const SYSTEMS: {
   readonly [title: string]: {
     readonly left: number;

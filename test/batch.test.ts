@@ -1,4 +1,4 @@
-// Continuous batching: sequences that are added and cancelled at any step have the bits that they have alone, on every mesh.
+// Continuous batching: sequences added and cancelled at any step have the same bits as alone, on every mesh.
 // needs: cpu
 
 import t from "tap";
@@ -18,7 +18,7 @@ interface Request {
   readonly options: SequenceOptions;
   /** Added before this step. */
   readonly at: number;
-  /** Cancelled so many steps later. */
+  /** Cancelled this many steps later. */
   readonly cancelAfter: number;
 }
 
@@ -55,7 +55,7 @@ const REQUESTS = Array.from({ length: 24 }, (): Request => {
   };
 });
 
-/** The caches have so few pages that sequences are preempted. */
+/** Loads the model with so few cache pages that sequences are preempted. */
 async function load(
   mesh: string,
   sharing: "shared" | "separate" = "shared",
@@ -71,7 +71,7 @@ async function load(
   return loaded;
 }
 
-/** What becomes of requests that are added and cancelled at their steps. */
+/** Adds and cancels requests at their steps; returns their results. */
 async function run(
   { decoder }: Loaded,
   requests: readonly Request[],
@@ -96,9 +96,13 @@ async function run(
   return results;
 }
 
-/** Compares what became of a request that may have been cancelled with all of it. */
-function hold(i: number, { tokens, logprobs, ending }: Result, all: Result) {
-  t.ok(ending ?? REQUESTS[i]!.cancelAfter < Infinity, "it ended");
+/** Compares the result of a request, perhaps cancelled, with its complete result. */
+function checkPrefix(
+  i: number,
+  { tokens, logprobs, ending }: Result,
+  all: Result,
+) {
+  t.ok(ending ?? REQUESTS[i]!.cancelAfter < Infinity, "the sequence ended");
   t.strictSame(
     { tokens, logprobs, ending: ending ?? all.ending },
     {
@@ -112,14 +116,18 @@ function hold(i: number, { tokens, logprobs, ending }: Result, all: Result) {
 
 const loaded = await load("ep=1");
 const together = await run(loaded, REQUESTS);
-const whole = REQUESTS.map((one) => ({ ...one, at: 0, cancelAfter: Infinity }));
+const complete = REQUESTS.map((one) => ({
+  ...one,
+  at: 0,
+  cancelAfter: Infinity,
+}));
 
 const alone: Result[] = [];
 
-t.test("a sequence alone has the same bits", async (t) => {
-  for (const request of whole) alone.push(...await run(loaded, [request]));
-  for (const [i, { options: { forced = [] } }] of whole.entries()) {
-    hold(i, together[i]!, alone[i]!);
+t.test("a batched sequence has the same bits as alone", async (t) => {
+  for (const request of complete) alone.push(...await run(loaded, [request]));
+  for (const [i, { options: { forced = [] } }] of complete.entries()) {
+    checkPrefix(i, together[i]!, alone[i]!);
     t.strictSame(
       alone[i]!.tokens.slice(0, forced.length),
       forced.slice(0, alone[i]!.tokens.length),
@@ -129,8 +137,10 @@ t.test("a sequence alone has the same bits", async (t) => {
 
 for (const mesh of inTurn(["ep=4", "tp=2,ep=2"], 2)) {
   t.test(`the same on ${mesh}, all at once`, async () => {
-    const all = await run(await load(mesh), whole);
-    for (const [i, result] of together.entries()) hold(i, result, all[i]!);
+    const all = await run(await load(mesh), complete);
+    for (const [i, result] of together.entries()) {
+      checkPrefix(i, result, all[i]!);
+    }
   });
 }
 
@@ -138,14 +148,16 @@ t.test("the same with a step in flight on each of four stages", async (t) => {
   const staged = await load("pp=4", "separate");
   t.equal(staged.decoder.concurrentRuns, 4);
   const results = await run(staged, REQUESTS);
-  for (const [i, result] of results.entries()) hold(i, result, alone[i]!);
+  for (const [i, result] of results.entries()) {
+    checkPrefix(i, result, alone[i]!);
+  }
 });
 
-/** Drafts what follows alone, with wrong tokens among them. */
+/** Drafts the known continuation; 20% of the tokens are wrong. */
 function drafterOf(results: readonly Result[]): Drafter {
   const random = randomNumbers(SEED, 1);
   const right = new Map(
-    results.map(({ tokens }, i) => [whole[i]!.prompt, tokens]),
+    results.map(({ tokens }, i) => [complete[i]!.prompt, tokens]),
   );
   return {
     kindOf: () => ({ name: "known", assumed: 1 }),
@@ -164,13 +176,18 @@ for (const mesh of inTurn(["ep=1", "ep=4", "tp=2,ep=2"], 3)) {
     const speculation = new Speculation({
       max: 3,
       drafter: drafterOf(alone),
-      // Drafted tokens cost nothing, so they always pay.
+      // Free drafts always pay off.
       now: () => 0,
     });
     const drafted = await run(await load(mesh), REQUESTS, speculation);
-    for (const [i, result] of drafted.entries()) hold(i, result, alone[i]!);
+    for (const [i, result] of drafted.entries()) {
+      checkPrefix(i, result, alone[i]!);
+    }
     const { stats } = speculation;
-    t.ok(0 < stats.accepted && stats.accepted < stats.drafted, "of both kinds");
+    t.ok(
+      0 < stats.accepted && stats.accepted < stats.drafted,
+      "some drafts are accepted, some rejected",
+    );
   });
 }
 

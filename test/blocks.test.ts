@@ -41,7 +41,7 @@ function small(build: (m: RowScope, x: Rows) => Tensor) {
   }));
 }
 
-t.test("one block twice, with other sizes: the same bytes on every mesh, as computed otherwise", async (t) => {
+t.test("a block used twice with different sizes gives the same bytes on every mesh, close to a reference", async (t) => {
   const rows = Array.from(
     { length: 11 },
     (_, i) => Array.from({ length: 32 }, (_, j) => Math.sin(7 * i + 3 * j) / 4),
@@ -60,12 +60,12 @@ t.test("one block twice, with other sizes: the same bytes on every mesh, as comp
     const scale = Math.max(...wanted.map(Math.abs));
     const worst = Math.max(...found.map((y, i) => Math.abs(y - wanted[i]!)));
     t.ok(worst < 1e-6 * scale, `${worst} of ${scale} on ep=${ep}`);
-    t.comment(`${worst / scale} of the largest`);
+    t.comment(`${worst / scale} relative to the largest value`);
   }
   t.equal(bytes.size, 1);
 });
 
-t.test("plans know steps, axes and parameters by their block", async (t) => {
+t.test("plans name steps, axes and parameters by their block", async (t) => {
   const plan = await compile(twoMoe, { mesh: { ep: 2 } });
   const sizes = Object.entries(plan.axes).map(([name, { size }]) =>
     `${name} ${size}`
@@ -92,7 +92,7 @@ t.test("plans know steps, axes and parameters by their block", async (t) => {
     /dot over embed : f32\[token\/ep expert\].*\/\/ layers\.0\.moe /,
   );
   t.match(text, /= dispatch .* : f32\[layers\.1\.moe\.expert\/ep:10 slot /);
-  // What it was compiled from says it all again.
+  // The saved document compiles to the same plan.
   const options = { mesh: { ep: 2 } };
   const document = await modelDocument(twoMoe, { options });
   const again = compileDocument(
@@ -158,7 +158,7 @@ t.test("blocks are nested, hide names, and are the same under one name", (t) => 
   t.end();
 });
 
-t.test("what a block cannot be, in a sentence", (t) => {
+t.test("rejected blocks", (t) => {
   const cases: [(m: RowScope, x: Rows) => Tensor, string][] = [
     [
       (m, x) =>

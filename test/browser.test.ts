@@ -1,5 +1,5 @@
-// The example's page in a real browser: the recorded text on WebGPU and on WebAssembly, on one rank and four; the bits of
-// Node; a device that is lost.
+// The example's page in a real browser: the recorded text on WebGPU and WebAssembly, on one rank and four; the same bits
+// as Node; a lost device.
 // needs: browser
 
 import { spawn } from "node:child_process";
@@ -26,7 +26,7 @@ import {
   type Tensors,
 } from "./helpers/sessions.ts";
 
-/** Files of a bundle as esbuild lists them, and what each imports. */
+/** Files of a bundle as esbuild lists them, with their imports. */
 interface Files {
   readonly [file: string]: { readonly imports: readonly { path: string }[] };
 }
@@ -43,7 +43,7 @@ const [recorded] = JSON.parse(
   ),
 ) as [Recorded];
 
-/** The address that the example's server says. */
+/** Returns the address that the example's server prints. */
 async function startServer(): Promise<string> {
   const server = spawn(
     process.execPath,
@@ -65,7 +65,7 @@ async function planText(): Promise<string> {
   return readFileSync(out, "utf8");
 }
 
-/** Ask the page for text. Resolves when it can be asked again. */
+/** Generates text on the page; resolves when the page accepts the next request. */
 async function generate(page: Page): Promise<void> {
   await page.locator("#go").click();
   await page.locator("#go:enabled").waitFor();
@@ -74,7 +74,7 @@ async function generate(page: Page): Promise<void> {
 const text = async (page: Page, id: string) =>
   (await page.locator(id).textContent())!;
 
-/** What the processor makes of inputs, here. */
+/** Computes outputs on the CPU device in Node. */
 async function inNode(text: string, inputs: Tensors): Promise<Tensors> {
   const { plan } = verifyPlanText(text);
   const session = await openSession(plan!, {
@@ -86,7 +86,7 @@ async function inNode(text: string, inputs: Tensors): Promise<Tensors> {
   return outputs;
 }
 
-/** Inputs as a page takes them. */
+/** Inputs as plain values, which Playwright can serialize. */
 function plainInputs(inputs: Tensors) {
   return Object.entries(inputs).map(([name, { shape, data }]) => ({
     name,
@@ -96,8 +96,8 @@ function plainInputs(inputs: Tensors) {
 }
 
 /**
- * Logits as a page makes them on some ranks, of a checkpoint that was dropped on it. It shares no memory with workers, so
- * that it computes itself.
+ * Logits computed in a page on some ranks, from a checkpoint given as files. The page has no shared memory, so it has
+ * no worker threads.
  */
 async function inPage(
   page: Page,
@@ -144,8 +144,11 @@ async function inPage(
   });
 }
 
-/** Requests that a page makes for a file of 2.5 MiB of numbers, where it keeps what it fetches; and whether they are right. */
-async function keptInPage(page: Page): Promise<(number | boolean)[]> {
+/**
+ * Reads a cached file of 2.5 MiB repeatedly in a page; returns the requests of each read and whether its bytes are
+ * right.
+ */
+async function cachedReads(page: Page): Promise<(number | boolean)[]> {
   return await page.evaluate(async (module) => {
     const { webFolder } = await import(module);
     const size = 2.5 * 2 ** 20;
@@ -176,7 +179,7 @@ async function keptInPage(page: Page): Promise<(number | boolean)[]> {
     await read("one", 0);
     await read("two", 1);
     await read("one", 0);
-    // As in a page that may not store anything.
+    // As in a page without storage permission.
     storage.getDirectory = () => Promise.reject(new Error("refused"));
     await read("one", 0);
     return results;
@@ -211,7 +214,7 @@ t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
   }
   t.strictSame(complaints, []);
 
-  // On one rank in Node, on one and four in the page: bits do not depend on the mesh.
+  // Node on one rank, the page on one and four: bits do not depend on the mesh.
   const inputs = packedPrompts([9, 7, 5]);
   const { logits } = await inNode(plan, inputs);
   const { page: alone } = await openPage(browser, "about:blank");
@@ -231,9 +234,9 @@ t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
     );
   }
 
-  // One request says which version of the file is there, and three fetch its blocks.
+  // One request determines the version of the file; three fetch its blocks.
   t.strictSame(
-    await keptInPage(alone),
+    await cachedReads(alone),
     [4, true, 1, true, 4, true, 4, true, 4, true],
   );
 
@@ -250,7 +253,7 @@ t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
   t.strictSame(complaints, []);
 });
 
-t.test("what pages import reaches nothing of Node", async (t) => {
+t.test("the browser bundle imports no modules of Node", async (t) => {
   const { bundleBrowser } = await import(
     "../scripts/bundle.mjs" as string
   ) as {
@@ -269,10 +272,10 @@ t.test("what pages import reaches nothing of Node", async (t) => {
     imports.flatMap(({ path }) => isBuiltin(path) ? [`${file}: ${path}`] : [])
   );
   t.strictSame(builtIn, []);
-  t.ok(inputs.length > 100, "of all that it imports");
+  t.ok(inputs.length > 100, "the bundle is complete");
 });
 
-t.test("the example's page has less than 100 lines", (t) => {
+t.test("the example's page has fewer than 100 lines", (t) => {
   const page = readFileSync(repositoryFile("examples/browser/index.html"));
   t.ok(page.toString().split("\n").length < 100);
   t.end();

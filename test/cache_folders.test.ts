@@ -1,4 +1,4 @@
-// Commands whose cache folder cannot be used, or has files that are damaged: they print what they print without a cache.
+// Unusable cache folders and damaged cache files: commands print the same output as without a cache.
 // needs: cpu
 import { spawnSync } from "node:child_process";
 import {
@@ -31,7 +31,7 @@ export const m = model({ a: 4, b: 3 }, (m) =>
   ({ y: dot(m.input("x", "a b"), m.param("w", "a b"), "b") }));
 `;
 
-/** A folder with a model, and a way to run it in an environment. */
+/** Creates a folder with a model; returns a function that runs the model in an environment. */
 function modelIn(t: Test) {
   const folder = temporaryFolder(t);
   const file = path.join(folder, "m.ts");
@@ -55,45 +55,45 @@ function modelIn(t: Test) {
   return { folder, run };
 }
 
-t.test("a cache folder that cannot be used", { skip }, (t) => {
+t.test("unusable cache folders", { skip }, (t) => {
   const { folder, run } = modelIn(t);
-  const wanted = run("cpu", { XDG_CACHE_HOME: path.join(folder, "good") });
-  t.equal(wanted.status, 0);
+  const expected = run("cpu", { XDG_CACHE_HOME: path.join(folder, "good") });
+  t.equal(expected.status, 0);
   const at = (name: string) => path.join(folder, name);
   writeFileSync(at("file"), "");
   const tunings = (file: string) =>
     `Cannot read '${file}/switchyard/tunings.json': a part of the path is not a folder. Check the path. This run does without tunings\n`;
-  const unkept = (reason: string) =>
+  const notCached = (reason: string) =>
     `Cannot keep compiled kernels: ${reason}. Each run compiles them again\n`;
   const states: {
-    readonly [what: string]: readonly [
+    readonly [title: string]: readonly [
       environment: { readonly [name: string]: string },
       stderr: string,
     ];
   } = {
     "no home": [
       { XDG_CACHE_HOME: "", HOME: "" },
-      unkept("this user has no home"),
+      notCached("this user has no home"),
     ],
     "a file": [
       { XDG_CACHE_HOME: at("file") },
       tunings(at("file")) +
-      unkept(
+      notCached(
         `ENOTDIR: not a directory, mkdir '${at("file/switchyard/native")}'`,
       ),
     ],
-    "a folder that takes none": [
+    "a folder that cannot be created": [
       { XDG_CACHE_HOME: "/proc/x" },
-      unkept("ENOENT: no such file or directory, mkdir '/proc/x'"),
+      notCached("ENOENT: no such file or directory, mkdir '/proc/x'"),
     ],
   };
-  for (const [what, [environment, stderr]] of Object.entries(states)) {
-    t.strictSame(run("native", environment), { ...wanted, stderr }, what);
+  for (const [title, [environment, stderr]] of Object.entries(states)) {
+    t.strictSame(run("native", environment), { ...expected, stderr }, title);
   }
   t.strictSame(
     run("cpu", { XDG_CACHE_HOME: "/proc/x" }),
-    wanted,
-    "modules of WebAssembly are printed again",
+    expected,
+    "WebAssembly modules are generated again",
   );
   t.end();
 });
@@ -112,10 +112,10 @@ t.test("a full disk", {
     "sh",
   ];
   const good = { XDG_CACHE_HOME: path.join(folder, "good") };
-  const wanted = run("cpu", good, mounted);
-  t.equal(wanted.status, 0);
+  const expected = run("cpu", good, mounted);
+  t.equal(expected.status, 0);
   const { stderr, ...rest } = run("native", { XDG_CACHE_HOME: full }, mounted);
-  t.strictSame({ ...rest, stderr: "" }, wanted);
+  t.strictSame({ ...rest, stderr: "" }, expected);
   t.match(stderr, /^Cannot keep compiled kernels: .*\n$/);
   const nowhere = { XDG_CACHE_HOME: full, TMPDIR: full };
   const { status, stderr: sentence } = run("native", nowhere, mounted);
@@ -130,35 +130,35 @@ t.test("a full disk", {
 t.test("all files damaged at once", { skip }, (t) => {
   const { folder, run } = modelIn(t);
   const cache = path.join(folder, "cache");
-  const wanted = run("cpu", { XDG_CACHE_HOME: cache });
-  t.strictSame(run("native", { XDG_CACHE_HOME: cache }), wanted);
+  const expected = run("cpu", { XDG_CACHE_HOME: cache });
+  t.strictSame(run("native", { XDG_CACHE_HOME: cache }), expected);
   const files = ["native", "wasm"].flatMap((device) => {
     const inside = path.join(cache, "switchyard", device);
     return readdirSync(inside).map((name) => path.join(inside, name));
   });
   t.ok(files.length > 5);
-  const damage: { readonly [what: string]: (file: string) => void } = {
-    "they are cut off": (file) => truncateSync(file, 5000),
-    "folders have their names": (file) => {
+  const damage: { readonly [title: string]: (file: string) => void } = {
+    "truncated": (file) => truncateSync(file, 5000),
+    "replaced by folders": (file) => {
       rmSync(file);
       mkdirSync(file);
     },
   };
-  for (const [i, [what, change]] of Object.entries(damage).entries()) {
+  for (const [i, [title, change]] of Object.entries(damage).entries()) {
     for (const file of files) if (lstatSync(file).isFile()) change(file);
     const adapters = ["native", "cpu"] as const;
     for (const adapter of adapters.filter((_, at) => isInTurn(i + at, 2))) {
       t.strictSame(
         run(adapter, { XDG_CACHE_HOME: cache }),
-        wanted,
-        `${adapter}: ${what}`,
+        expected,
+        `${adapter}: ${title}`,
       );
     }
   }
   t.end();
 });
 
-/** Node.js 22 and later store code; one of them runs. */
+/** Node.js 22 and later cache compiled code; one of them runs. */
 const CACHING = NODES.filter(({ name }) => Number(/\d+/.exec(name)) >= 22);
 
 for (const { name, program, skip } of ableInTurn(CACHING)) {
@@ -188,8 +188,8 @@ console.log(f(7));
       );
       return { status, stdout, stderr };
     };
-    const wanted = { status: 0, stdout: "49\n", stderr: "" };
-    t.strictSame(run(), wanted);
+    const expected = { status: 0, stdout: "49\n", stderr: "" };
+    t.strictSame(run(), expected);
     const [inside] = readdirSync(at("code"));
     const [name] = readdirSync(at(`code/${inside}`));
     const file = at(`code/${inside}/${name}`);
@@ -201,20 +201,20 @@ console.log(f(7));
     });
     for (const length of lengths) {
       writeFileSync(file, whole.subarray(0, length));
-      t.strictSame(run(), wanted, `truncated to ${length} bytes`);
+      t.strictSame(run(), expected, `truncated to ${length} bytes`);
     }
     for (const bit of bits) {
       const flipped = Buffer.from(whole);
       flipped[bit >> 3]! ^= 1 << (bit & 7);
       writeFileSync(file, flipped);
-      t.strictSame(run(), wanted, repeatWith());
+      t.strictSame(run(), expected, repeatWith());
     }
     rmSync(file);
     mkdirSync(file);
-    t.strictSame(run(), wanted, "a folder has its name");
+    t.strictSame(run(), expected, "replaced by a folder");
     rmSync(file, { recursive: true });
     spawnSync("mkfifo", [file]);
-    t.strictSame(run(), wanted, "a pipe has its name");
+    t.strictSame(run(), expected, "replaced by a pipe");
     t.end();
   });
 }

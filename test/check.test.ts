@@ -1,4 +1,4 @@
-/** `checkModel` on good and bad files: exact diagnostics and their printed form. Needs a writable temporary folder. */
+/** Diagnostics of `checkModel` for good and bad files, and their printed form. Needs a writable temporary folder. */
 
 import {
   mkdir,
@@ -22,7 +22,7 @@ function fixture(name: string): string {
   return fileURLToPath(new URL(`./fixtures/source/${name}`, import.meta.url));
 }
 
-/** All that `check` says of a file. */
+/** Returns all diagnostics of a file as text. */
 async function report(path: string): Promise<string> {
   return (await checkModel(path)).map(formatDiagnostic).join("\n");
 }
@@ -33,7 +33,7 @@ t.test("a good file has no diagnostics", async (t) => {
   t.same(await checkModel(`${fixture("two.ts")}#second`), []);
 });
 
-t.test("type errors, in one sentence where the language has one", async (t) => {
+t.test("type errors use the sentences of the language where it has them", async (t) => {
   const path = fixture("bad_types.ts");
   t.equal(
     await report(path),
@@ -69,7 +69,7 @@ t.test("type errors, in one sentence where the language has one", async (t) => {
   });
 });
 
-t.test("the first type error of a chain, and errors beside it", async (t) => {
+t.test("the first type error of a chain, and independent errors", async (t) => {
   t.equal(
     await report(fixture("bad_chain.ts")),
     [
@@ -87,7 +87,7 @@ t.test("the first type error of a chain, and errors beside it", async (t) => {
   );
 });
 
-t.test("every scalar function outside the subset", async (t) => {
+t.test("all scalar functions outside the subset", async (t) => {
   t.equal(
     await report(fixture("bad_scalar.ts")),
     [
@@ -105,7 +105,7 @@ t.test("every scalar function outside the subset", async (t) => {
   );
 });
 
-t.test("what only tracing can tell", async (t) => {
+t.test("errors that only tracing detects", async (t) => {
   t.equal(
     await report(fixture("bad_trace.ts")),
     [
@@ -118,7 +118,7 @@ t.test("what only tracing can tell", async (t) => {
   );
 });
 
-t.test("type errors hide nothing else: six different mistakes are all there", async (t) => {
+t.test("type errors hide no other errors: six different mistakes are reported", async (t) => {
   const found = await checkModel(fixture("bad_six.ts"));
   t.strictSame(
     found.map(({ span, message }) => `${span?.line} ${message}`),
@@ -133,14 +133,14 @@ t.test("type errors hide nothing else: six different mistakes are all there", as
   );
 });
 
-t.test("what follows from a mistake is not there, through layerNorm too", async (t) => {
+t.test("consequences of a mistake are not reported, also through layerNorm", async (t) => {
   const found = await checkModel(fixture("bad_norm.ts"));
   t.strictSame(found.map(({ span, message }) => `${span?.line} ${message}`), [
     "8 Cannot softmax 'token embed' over 'expert': expected 'token' or 'embed'",
   ]);
 });
 
-t.test("a file that cannot be read as a model", async (t) => {
+t.test("files that are not models", async (t) => {
   t.equal(
     await report(fixture("bad_syntax.ts")),
     [
@@ -172,7 +172,7 @@ t.test("a file that cannot be read as a model", async (t) => {
   await t.rejects(checkModel(fixture("missing.ts")), DataError);
 });
 
-t.test("in an empty folder, with the same meaning of 'switchyard-moe'", async (t) => {
+t.test("files in an empty folder resolve 'switchyard-moe'", async (t) => {
   const folder = await mkdtemp(join(tmpdir(), "switchyard-check-"));
   t.teardown(() => rm(folder, { recursive: true }));
   const good = join(folder, "good.ts");
@@ -205,7 +205,7 @@ t.test("in an empty folder, with the same meaning of 'switchyard-moe'", async (t
   t.same(spans.sort(), ["bad.ts:3:64", "helper.ts:1:14"]);
 });
 
-t.test("an error of the model function itself", async (t) => {
+t.test("an exception in the model function", async (t) => {
   const folder = await mkdtemp(join(tmpdir(), "switchyard-check-"));
   t.teardown(() => rm(folder, { recursive: true }));
   const path = join(folder, "model.ts");
@@ -225,7 +225,7 @@ t.test("an error of the model function itself", async (t) => {
   );
 });
 
-t.test("check --watch checks again whenever the file, or one that it imports, changes", async (t) => {
+t.test("check --watch checks again after a change of the file or of its imports", async (t) => {
   const folder = temporaryFolder(t);
   const file = join(folder, "watched.ts"), sizes = join(folder, "sizes.ts");
   const good = `import { add, model } from "switchyard-moe";
@@ -237,7 +237,7 @@ export const doubled = model({ token: 4 }, (m) => {
   await writeFile(file, good);
   let interrupt = () => {};
   const found: string[] = [];
-  // Each check is answered by a change, the last by Ctrl-C.
+  // Each check is followed by a change, the last by Ctrl-C.
   const answers = [
     () => writeFile(file, `import "./sizes.ts";\n${good}`),
     () => writeFile(sizes, "export const size: number = 8;\n"),
@@ -269,7 +269,7 @@ export const doubled = model({ token: 4 }, (m) => {
   ]);
 });
 
-t.test("check warns where a project's TypeScript cannot load the plugin that it names", async (t) => {
+t.test("check warns if a project's TypeScript cannot load the configured plugin", async (t) => {
   const folder = temporaryFolder(t);
   const package_ = join(folder, "node_modules/typescript/package.json");
   await mkdir(dirname(package_), { recursive: true });

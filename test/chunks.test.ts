@@ -1,4 +1,4 @@
-/** Dispatches in chunks: the same bits, exact bytes, exchanges that are in flight while the device computes. */
+/** Chunked dispatch: the same bits, exact byte counts, and exchanges that overlap with computation. */
 // needs: cpu, gpu
 
 import { readFileSync } from "node:fs";
@@ -69,7 +69,7 @@ const layer: Case = {
   calls: [48, 5, 1, 0].map((tokens) => ({ x: waves(16 * tokens, tokens) })),
 };
 
-/** Several values by one routing, one after the other and at once, weighed on the way; biases; a routing in a routing. */
+/** Values of one routing, dispatched in sequence and at once, scaled on the way; biases; a nested routing. */
 const several: Case = {
   model: model({ token: upTo(12), embed: 8, ffn: 12, expert: 8 }, (m) => {
     const x = m.input("x", "token embed");
@@ -99,7 +99,7 @@ const several: Case = {
   }),
 };
 
-/** A layer with a loss. */
+/** An MoE layer with a loss. */
 const trained = model(
   { token: upTo(8), embed: 4, ffn: 6, expert: 4 },
   (m) => {
@@ -153,7 +153,7 @@ for (const kind of ["cpu", "gpu"] as const) {
           stagingBytes: { predicted: 0, actual: 0 },
         }));
         for (const { rank, ...figures } of staged) {
-          for (const [predicted, actual] of compared(figures)) {
+          for (const [predicted, actual] of figurePairs(figures)) {
             t.equal(actual, predicted, `${title}: bytes of rank ${rank}`);
           }
         }
@@ -162,15 +162,15 @@ for (const kind of ["cpu", "gpu"] as const) {
   });
 }
 
-/** Predicted and actual figures, wherever they are. */
-function compared(value: unknown): [predicted: unknown, actual: unknown][] {
+/** All pairs of predicted and actual figures in a value. */
+function figurePairs(value: unknown): [predicted: unknown, actual: unknown][] {
   if (typeof value !== "object" || value === null) return [];
   return "predicted" in value && "actual" in value
     ? [[value.predicted, value.actual]]
-    : Object.values(value).flatMap(compared);
+    : Object.values(value).flatMap(figurePairs);
 }
 
-t.test("several values by one routing, and token ids that are sent along", async (t) => {
+t.test("several values by one routing, and dispatched token ids", async (t) => {
   const wanted = digest(await runCase(several, "cpu"));
   for (const mesh of MESHES) {
     const title = JSON.stringify(mesh);
@@ -211,7 +211,7 @@ function waitsOf(plan: Plan): number {
   return plan.programs[0]!.steps.filter(({ op }) => op === "wait").length;
 }
 
-t.test("what needs nothing of the experts is done while their rows are sent", async (t) => {
+t.test("steps independent of the experts run while rows are in flight", async (t) => {
   const plan = await compileCheckpoint("deepseekv3-16e", {
     mesh: { ep: 2 },
     chunks: 2,
@@ -230,16 +230,16 @@ t.test("what needs nothing of the experts is done while their rows are sent", as
   t.ok(bindings.some((name) => name.includes("shared_experts")));
 });
 
-t.test("a rank has as many chunks as experts, and an exchange as much room as its chunk", async (t) => {
+t.test("a rank has at most one chunk per expert, and an exchange has the capacity of its chunk", async (t) => {
   const plan = await compile(smallLayer, { mesh: { ep: 4 }, chunks: 3 });
   const { steps } = plan.programs[0]!;
-  t.equal(waitsOf(plan), 4, "two chunks there, two back");
+  t.equal(waitsOf(plan), 4, "two chunks dispatched, two combined");
   const rows = steps.flatMap((step) =>
     step.op === "allToAll" && step.direction === "forward"
       ? [onRank(plan.buffers[step.to]!.axes[0]!.size, 0)]
       : []
   );
-  t.strictSame(rows, [64, 64], "one expert takes a token once");
+  t.strictSame(rows, [64, 64], "an expert receives a token once");
   for (const chunks of [0, -1, 1.5, NaN, 1025]) {
     await t.rejects(compile(smallLayer, { chunks }), {
       message:
@@ -248,7 +248,7 @@ t.test("a rank has as many chunks as experts, and an exchange as much room as it
   }
 });
 
-t.test("a sum over all rows of an expert cannot be cut", async (t) => {
+t.test("a sum over all rows of an expert cannot be split into chunks", async (t) => {
   const graph = withGradients(trace(trained), "loss");
   await t.rejects(compileGraph(graph, { mesh: { ep: 2 }, chunks: 2 }), {
     message:
@@ -256,7 +256,7 @@ t.test("a sum over all rows of an expert cannot be cut", async (t) => {
   });
 });
 
-t.test("the text of a plan in chunks", async (t) => {
+t.test("plan text of chunks", async (t) => {
   const plan = await compile(smallLayer, { mesh: { ep: 2 }, chunks: 2 });
   const steps = formatPlan(plan).split("\n")
     .filter((line) => /^ +%/.test(line))
@@ -265,8 +265,8 @@ t.test("the text of a plan in chunks", async (t) => {
   t.equal(`${steps.join("\n")}\n`, readFileSync(golden, "utf8"));
 });
 
-/** A communicator whose exchanges in flight end no sooner than `gate` says. */
-function heldUp(
+/** A communicator whose exchanges in flight end no sooner than `gate` resolves. */
+function delayed(
   gate: (handle: string, done: Promise<void>) => Promise<void>,
 ): Communicator {
   const real = createCommunicator();
@@ -283,7 +283,7 @@ function heldUp(
 
 t.test("experts compute on a chunk while the next one is in flight", async (t) => {
   const plan = await compileCase(layer, { mesh: { ep: 2 }, chunks: 2 });
-  // The second chunk ends once the experts have started on the first: waiting for it before would wait for ever.
+  // The second chunk ends only after the experts have started on the first: waiting for it earlier would deadlock.
   let started: () => void = () => {};
   const computing = new Promise<void>((resolve) => started = resolve);
   const devices =
@@ -302,7 +302,7 @@ t.test("experts compute on a chunk while the next one is in flight", async (t) =
     devices,
     tracer,
     tensors: await tensorsOf(layer),
-    communicator: heldUp(async (handle, done) => {
+    communicator: delayed(async (handle, done) => {
       if (handle === "dispatch 0 chunk 2 of 2") await computing;
       await done;
     }),
@@ -321,19 +321,19 @@ t.test("experts compute on a chunk while the next one is in flight", async (t) =
   );
   t.ok(
     meanwhile.some(({ name }) => name.endsWith("chunk 1 of 2")),
-    "the trace shows experts at work during the exchange",
+    "the trace shows expert computation during the exchange",
   );
-  t.ok(events.some(({ cat }) => cat === "wait"), "and the waits");
+  t.ok(events.some(({ cat }) => cat === "wait"), "the trace shows waits");
 });
 
-t.test("an exchange that fails in flight fails the run, and only that one", async (t) => {
+t.test("an exchange that fails in flight fails only its run", async (t) => {
   const plan = await compileCase(layer, { mesh: { ep: 2 }, chunks: 2 });
   let failing = true;
   const session = await openSession(plan, {
     target: "cpu",
     sharing: "separate",
     tensors: await tensorsOf(layer),
-    communicator: heldUp(async (handle, done) => {
+    communicator: delayed(async (handle, done) => {
       await done;
       if (failing && handle === "combine 0 chunk 1 of 2") {
         throw new Error("cut");

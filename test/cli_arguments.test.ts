@@ -1,4 +1,4 @@
-// The command line: what it cannot understand is exit code 2, and what each command prints.
+// Arguments of the command line: exit code 2 for bad ones, and the output of each command.
 import { spawn } from "node:child_process";
 import { openSync, readFileSync } from "node:fs";
 import path from "node:path";
@@ -41,7 +41,7 @@ const USAGE: readonly (readonly [string, string])[] = [
     "generate x --temp 0.5",
     "Cannot run the command: unknown option '--temp'. Give --temperature, or see 'switchyard generate --help'",
   ],
-  // 'plan' has no temperature.
+  // 'plan' has no --temperature.
   [
     "plan x.ts --temp 0.5",
     "Cannot run the command: unknown option '--temp'. See 'switchyard plan --help'",
@@ -90,7 +90,7 @@ const USAGE: readonly (readonly [string, string])[] = [
     "plan x.ts --max-tokens 1.5",
     "Cannot use --max-tokens '1.5'. Give a whole number from 1 to 16777216",
   ],
-  // The largest of each dimension is in spec/limits.ts.
+  // Limits of each dimension are in spec/limits.ts.
   [
     "plan x.ts --max-context 4000000000",
     "Cannot use --max-context '4000000000'. Give a whole number from 1 to 16777216",
@@ -201,7 +201,7 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
 ];
 
-t.test("a command line that cannot be understood is exit code 2", async (t) => {
+t.test("an invalid command line has exit code 2", async (t) => {
   for (const [line, message] of USAGE) {
     const { code, out, err } = await switchyard(
       line.split(" ").filter(Boolean),
@@ -210,7 +210,7 @@ t.test("a command line that cannot be understood is exit code 2", async (t) => {
   }
 });
 
-t.test("help and version are exit code 0, on standard output", async (t) => {
+t.test("help and version have exit code 0 and print on standard output", async (t) => {
   for (const line of ["--help", "plan --help", "help run", "--version"]) {
     const { code, out, err } = await switchyard(line.split(" "));
     t.strictSame({ code, err }, { code: 0, err: "" }, line);
@@ -220,7 +220,7 @@ t.test("help and version are exit code 0, on standard output", async (t) => {
   t.match(out, /--clip <norm> +Gradient clipping by global norm/);
 });
 
-t.test("check prints nothing wrong of the examples", async (t) => {
+t.test("check reports no mistakes in examples", async (t) => {
   const plain = await switchyard(["check", MIXTRAL]);
   t.strictSame(plain, {
     code: 0,
@@ -231,7 +231,7 @@ t.test("check prints nothing wrong of the examples", async (t) => {
   t.strictSame(JSON.parse(json.out), { ok: true, errors: [] });
 });
 
-t.test("plan prints, writes a document, and verify reads it", async (t) => {
+t.test("plan prints text and writes a document that verify reads", async (t) => {
   const file = path.join(temporaryFolder(t), "plan.json");
   const text = await switchyard(
     ["plan", MIXTRAL, "--mesh", "ep=4", "--full", "--out", file],
@@ -258,7 +258,7 @@ t.test("plan prints, writes a document, and verify reads it", async (t) => {
   ]);
 });
 
-t.test("devices says which adapter would be used", async (t) => {
+t.test("devices names the adapter that commands use", async (t) => {
   const { code, out } = await switchyard(["devices", "--json"]);
   t.equal(code, 0);
   const { adapters, chosen } = JSON.parse(out) as {
@@ -271,7 +271,7 @@ t.test("devices says which adapter would be used", async (t) => {
   t.match(plain.out, /^auto uses (cpu|native|adapter \d+): /m);
 });
 
-/** The real program, its standard output as given. */
+/** Runs the program in a process with the given standard output. */
 function spawned(
   argv: readonly string[],
   stdout: "pipe" | number,
@@ -288,7 +288,7 @@ function spawned(
   );
 }
 
-t.test("a closed output pipe is exit code 0", async (t) => {
+t.test("a closed output pipe has exit code 0", async (t) => {
   const finished = await spawned(
     ["plan", MIXTRAL, "--json", "--full"],
     "pipe",
@@ -297,7 +297,7 @@ t.test("a closed output pipe is exit code 0", async (t) => {
   t.strictSame(finished, { code: 0, out: "", err: "" });
 });
 
-t.test("a full disk under standard output is exit code 3", {
+t.test("standard output on a full disk has exit code 3", {
   skip: process.platform === "linux" ? false : "there is no /dev/full",
 }, async (t) => {
   const finished = await spawned(

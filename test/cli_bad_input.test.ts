@@ -1,4 +1,4 @@
-// Bad input: the exact message and exit code of each, and outputs that stay as they were.
+// Bad input: exact messages and exit codes; outputs are unchanged.
 // needs: cpu, gpu
 import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -22,10 +22,10 @@ const KNOWN = ARCHITECTURES.map((name) => `'${name}'`).join(", ");
 const MIXTRAL = checkpointFolder("mixtral-6e");
 const W1 = "model.layers.1.block_sparse_moe.experts.3.w1.weight";
 
-/** A case: what is done to a copy of a checkpoint, and what `run` then says. FOLDER stands for the copy. */
+/** A damaged copy of a checkpoint, and the error of `run`. FOLDER stands for the copy. */
 interface BadCheckpoint {
-  readonly what: string;
-  readonly spoil: (folder: string) => void | Promise<void>;
+  readonly title: string;
+  readonly damage: (folder: string) => void | Promise<void>;
   readonly message: string;
 }
 
@@ -58,44 +58,44 @@ function header(change: (text: string) => string) {
 
 const CHECKPOINTS: readonly BadCheckpoint[] = [
   {
-    what: "a file of three bytes",
-    spoil: file("model.safetensors", (f) => writeFileSync(f, "abc")),
+    title: "a file of three bytes",
+    damage: file("model.safetensors", (f) => writeFileSync(f, "abc")),
     message:
       "Cannot open 'FOLDER/model.safetensors': it has 3 bytes and a safetensors file begins with 8 bytes of header length. Get the file again",
   },
   {
-    what: "a truncated header",
-    spoil: file("model.safetensors", (f) => truncateSync(f, 5000)),
+    title: "a truncated header",
+    damage: file("model.safetensors", (f) => truncateSync(f, 5000)),
     message:
       "Cannot open 'FOLDER/model.safetensors': its header claims 5952 bytes and the file has 5000. Get the file again",
   },
   {
-    what: "truncated data",
-    spoil: file("model.safetensors", (f) => truncateSync(f, 100000)),
+    title: "truncated data",
+    damage: file("model.safetensors", (f) => truncateSync(f, 100000)),
     message:
       "Cannot open 'FOLDER/model.safetensors': its tensor 'model.layers.0.block_sparse_moe.experts.0.w3.weight' ends at byte 107520 of the data and the file has 94040. Get the file again",
   },
   {
-    what: "a header that is no JSON",
-    spoil: header((text) => `{${text}`),
+    title: "a header that is not JSON",
+    damage: header((text) => `{${text}`),
     message:
       "Cannot open 'FOLDER/model.safetensors': its header is not JSON. Get the file again",
   },
   {
-    what: "a missing tensor",
-    spoil: tensors((read) => delete read[W1]),
+    title: "a missing tensor",
+    damage: tensors((read) => delete read[W1]),
     message:
       `Cannot load 'FOLDER': tensor '${W1}' is missing. Copy the file again, or check that the model is the right one`,
   },
   {
-    what: "an extra tensor",
-    spoil: tensors((read) => read["more"] = integers([1], [1])),
+    title: "an extra tensor",
+    damage: tensors((read) => read["more"] = integers([1], [1])),
     message:
       "Cannot load 'FOLDER': tensor 'more' is not part of the model. Remove it, or check that the model is the right one",
   },
   {
-    what: "a wrong shape",
-    spoil: tensors((read) => {
+    title: "a wrong shape",
+    damage: tensors((read) => {
       const norm = read["model.norm.weight"]!;
       read["model.norm.weight"] = { ...norm, shape: [24, 2] };
     }),
@@ -103,8 +103,8 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       "Cannot load 'FOLDER': tensor 'model.norm.weight' has shape [24, 2], and the model expects [48] (embed). Check that the model is the right one",
   },
   {
-    what: "a wrong dtype",
-    spoil: tensors((read) => {
+    title: "a wrong dtype",
+    damage: tensors((read) => {
       const norm = read["model.norm.weight"]!;
       read["model.norm.weight"] = { ...norm, dtype: "I32" };
     }),
@@ -112,8 +112,8 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       "Cannot load 'FOLDER': tensor 'model.norm.weight' is I32, and the plan expects F32. Convert it, or compile the model again for these weights",
   },
   {
-    what: "a weight that is no number",
-    spoil: tensors((read) => {
+    title: "a weight that is NaN",
+    damage: tensors((read) => {
       const data = new Uint8Array(read[W1]!.data);
       new DataView(data.buffer).setFloat32(4 * 77, NaN, true);
       read[W1] = { ...read[W1]!, data };
@@ -122,19 +122,19 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       `Cannot load weight '${W1}': element [1, 29] in 'FOLDER/model.safetensors' is not a finite number. Get the file again`,
   },
   {
-    what: "no configuration",
-    spoil: file("config.json", (f) => rmSync(f)),
+    title: "no configuration",
+    damage: file("config.json", (f) => rmSync(f)),
     message:
       "Cannot read 'FOLDER': it has no config.json. Give a checkpoint folder, a model file or a plan",
   },
   {
-    what: "a configuration that is no JSON",
-    spoil: file("config.json", (f) => writeFileSync(f, "{")),
+    title: "a configuration that is not JSON",
+    damage: file("config.json", (f) => writeFileSync(f, "{")),
     message: "Cannot read 'FOLDER/config.json': it is not JSON. Copy it again",
   },
   {
-    what: "an unknown architecture",
-    spoil: file(
+    title: "an unknown architecture",
+    damage: file(
       "config.json",
       (f) => writeFileSync(f, `{"architectures": ["GPT2LMHeadModel"]}`),
     ),
@@ -142,8 +142,8 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       `Cannot build architecture 'GPT2LMHeadModel': it is not built in. Its 53 tensors have 165,936 parameters. Give the file that defines its family with --family FILE.ts, or use one of ${KNOWN}`,
   },
   {
-    what: "a size that is too large",
-    spoil: file(
+    title: "a size that is too large",
+    damage: file(
       "config.json",
       (f) => rewrite(f, '"hidden_size": 48', '"hidden_size": 1e9'),
     ),
@@ -151,8 +151,8 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       "Cannot read config.json: 'hidden_size' is 1000000000. It must be an integer from 1 to 1048576",
   },
   {
-    what: "a field under another family's name",
-    spoil: file(
+    title: "a field under another family's name",
+    damage: file(
       "config.json",
       (f) => rewrite(f, '"num_local_experts"', '"num_experts"'),
     ),
@@ -160,8 +160,8 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       "Cannot read config.json: it has 'num_experts', and its architecture calls that 'num_local_experts'. Rename it",
   },
   {
-    what: "no weights",
-    spoil: (folder) => {
+    title: "no weights",
+    damage: (folder) => {
       for (const name of ["model.safetensors", "reference.safetensors"]) {
         rmSync(path.join(folder, name));
       }
@@ -170,8 +170,8 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       "Cannot read 'FOLDER': it has no safetensors file. Copy model.safetensors there",
   },
   {
-    what: "an index that names a missing shard",
-    spoil: file(
+    title: "an index that names a missing shard",
+    damage: file(
       "model.safetensors.index.json",
       (f) => writeFileSync(f, `{"weight_map": {"a": "part-1.safetensors"}}`),
     ),
@@ -181,15 +181,15 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
 ];
 
 t.test("a damaged checkpoint exits with 1", async (t) => {
-  for (const { what, spoil, message } of CHECKPOINTS) {
-    await t.test(what, async (t) => {
+  for (const { title, damage, message } of CHECKPOINTS) {
+    await t.test(title, async (t) => {
       const scratch = temporaryFolder(t);
       const inputs = path.join(scratch, "in.safetensors");
       await writeRaw(inputs, { input_ids: integers([1, 3], [5, 6, 7]) });
       const outputs = path.join(scratch, "out.safetensors");
       writeFileSync(outputs, "what was there");
       const folder = await copyCheckpoint("mixtral-6e", scratch);
-      await spoil(folder);
+      await damage(folder);
       const run = await switchyard(
         ["run", folder, "--inputs", inputs, "--outputs", outputs],
       );
@@ -200,7 +200,7 @@ t.test("a damaged checkpoint exits with 1", async (t) => {
   }
 });
 
-/** A case: a command line, the inputs file if it is not the good one, and what it says. IN, OUT and SCRATCH are filled in. */
+/** A bad command line, the inputs file if it is not the good one, and the error. IN, OUT and SCRATCH are replaced. */
 interface BadCommand {
   readonly line: string;
   readonly inputs?: { readonly [name: string]: RawTensor };
@@ -338,7 +338,7 @@ const COMMANDS: readonly BadCommand[] = [
       "Cannot fit the plan: buffer 'model.layers.0.self_attn.keys' (and 4 more) needs maxBufferSize = 3456000000, and 268435456 is allowed. The fix: --max-context 699050",
   },
   {
-    // No machine is named, and none has kernels for so much.
+    // No machine is named, and no kernel can index so many bytes.
     line:
       `plan ${MIXTRAL} --json --max-context ${MAX_AXIS} --max-sequences ${MAX_AXIS}`,
     code: 3,
@@ -434,7 +434,7 @@ const COMMANDS: readonly BadCommand[] = [
   },
 ];
 
-t.test("a bad command has its message and exit code", async (t) => {
+t.test("bad commands print their messages and exit codes", async (t) => {
   const scratch = temporaryFolder(t);
   writeFileSync(path.join(scratch, "text.json"), "what is this");
   const good = { input_ids: integers([1, 3], [5, 6, 7]) };
@@ -458,7 +458,7 @@ t.test("a bad command has its message and exit code", async (t) => {
   }
 });
 
-t.test("ranks that should not share an adapter do not", {
+t.test("ranks on separate devices do not share an adapter", {
   skip: skipWithoutGpu,
 }, async (t) => {
   const scratch = temporaryFolder(t);
@@ -482,7 +482,7 @@ t.test("ranks that should not share an adapter do not", {
 });
 
 t.test(
-  "a plan edited by hand is refused, and names the step",
+  "an edited plan is rejected with the name of the step",
   async (t) => {
     const scratch = temporaryFolder(t);
     const file = path.join(scratch, "plan.json");
@@ -515,7 +515,7 @@ t.test(
   },
 );
 
-t.test("an unreadable folder is exit code 1", async (t) => {
+t.test("an unreadable folder has exit code 1", async (t) => {
   const denied = Object.assign(new Error("EACCES"), { code: "EACCES" });
   const files = {
     ...nodeFiles(),
@@ -529,7 +529,7 @@ t.test("an unreadable folder is exit code 1", async (t) => {
   });
 });
 
-t.test("a write that fails half-way leaves the old file and nothing else", async (t) => {
+t.test("a failed write leaves only the old file", async (t) => {
   const scratch = temporaryFolder(t);
   const file = path.join(scratch, "out");
   writeFileSync(file, "old");

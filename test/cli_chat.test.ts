@@ -1,11 +1,11 @@
-// `generate --chat`: prompts as messages in the checkpoint's own template, from the command line down to token ids.
+// `generate --chat`: prompts as messages in the chat template of the checkpoint, from the command line to token ids.
 // needs: cpu
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
 import { copyCheckpoint, switchyard, temporaryFolder } from "./helpers/cli.ts";
 
-/** As published ones are written: roles, special tokens, a mistake that it refuses itself. */
+/** A typical published template: roles, special tokens, a mistake that it rejects. */
 const TEMPLATE = `{{ bos_token }}{% for message in messages %}
   {%- if message['role'] == 'system' and not loop.first %}
     {{- raise_exception('System messages come first.') }}
@@ -25,7 +25,7 @@ const writeJson = (name: string, value: unknown) =>
   writeFileSync(file(name), JSON.stringify(value));
 const config = {
   ...readJson("tokenizer_config.json"),
-  // As a text, and as an object with properties.
+  // A token as text and as an object, as in published files.
   bos_token: "<|endoftext|>",
   eos_token: { content: "<|endoftext|>", lstrip: false },
 };
@@ -35,7 +35,7 @@ interface Document {
   readonly sequences: readonly { readonly promptTokens: number[] }[];
 }
 
-/** Token ids of the prompts, as the command says that it fed them. */
+/** Returns the token ids of the prompts as the command reports them. */
 async function promptTokens(...args: string[]): Promise<number[][]> {
   const { code, out, err } = await switchyard([
     ...["generate", checkpoint, "--adapter", "cpu", "--json"],
@@ -55,7 +55,7 @@ async function refused(...args: string[]): Promise<string> {
   return err.replaceAll(checkpoint, "FOLDER").trimEnd();
 }
 
-t.test("each prompt is a message of a conversation of its own", async (t) => {
+t.test("each prompt is the first message of its own conversation", async (t) => {
   writeJson("tokenizer_config.json", { ...config, chat_template: TEMPLATE });
   const user = (text: string) => `<|user|>\n${text}<|endoftext|>\n`;
   const written = [
@@ -80,7 +80,7 @@ t.test("each prompt is a message of a conversation of its own", async (t) => {
   );
 });
 
-t.test("a first token that template and tokenizer both give is there once", async (t) => {
+t.test("a BOS token of both template and tokenizer is used once", async (t) => {
   const special = { id: "<|endoftext|>", type_id: 0 };
   writeJson("tokenizer.json", {
     ...tokenizer,
@@ -110,7 +110,7 @@ t.test("a first token that template and tokenizer both give is there once", asyn
   t.equal(plain!.filter((id) => id === 0).length, 1);
 });
 
-t.test("the template is the one of chat_template.jinja, else the default of a list", async (t) => {
+t.test("the template is chat_template.jinja, or the default of a list", async (t) => {
   const named = (name: string) => ({
     name,
     template: `${name} {{ messages[0].content }}`,
@@ -129,7 +129,7 @@ t.test("the template is the one of chat_template.jinja, else the default of a li
   );
 });
 
-t.test("what cannot be said in a conversation is refused in words", async (t) => {
+t.test("rejected conversations", async (t) => {
   const chat = ["--chat", "--prompt", "fox"];
   writeJson("tokenizer_config.json", config);
   t.equal(

@@ -29,7 +29,7 @@ t.test("a call reads at most 1 GiB", async (t) => {
   t.strictSame(sizes, [2 ** 30, 2 ** 30, 2 ** 30]);
 });
 
-t.test("a write follows no link at its temporary name", async (t) => {
+t.test("a write does not follow a link at its temporary name", async (t) => {
   const folder = t.testdir({ victim: "whole" });
   const at = (name: string) => path.join(folder, name);
   const names: string[] = [];
@@ -50,7 +50,7 @@ t.test("a write follows no link at its temporary name", async (t) => {
   t.equal(readFileSync(at("victim"), "utf8"), "whole");
   await t.rejects(nodeFiles(disk).write(at("out"), [bytes]));
   t.not(names[0], names[1], "names cannot be predicted");
-  // A link with the name of the file itself is replaced.
+  // A link with the name of the file is replaced.
   symlinkSync("victim", at("to"));
   await nodeFiles().write(at("to"), [bytes]);
   t.equal(readFileSync(at("victim"), "utf8"), "whole");
@@ -77,7 +77,7 @@ t.test("folders are created with their parents", async (t) => {
     path.join(folder, "link"),
     "there is a file of that name. Choose another name",
   );
-  // Node's own recursive mkdir never returns here.
+  // Node's own recursive mkdir hangs here.
   await refused(
     "/proc/x/y",
     "there is no such file or folder. Check the path",

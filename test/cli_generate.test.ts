@@ -1,4 +1,4 @@
-/** `generate` and `chat`: prompts from everywhere, where sequences end, what is printed beside the text. */
+/** `generate` and `chat`: sources of prompts, ends of sequences, output besides the text. */
 // needs: cpu
 
 import { readFileSync, writeFileSync } from "node:fs";
@@ -13,7 +13,7 @@ const DEMO = checkpointFolder("demo-lm");
 const PROMPT = "Once upon a time";
 const folder = temporaryFolder(t);
 
-/** What `generate` prints on standard output. */
+/** Returns the standard output of `generate`. */
 async function generated(args: readonly string[], input = ""): Promise<string> {
   const { code, out, err } = await switchyard(
     ["generate", DEMO, "--adapter", "cpu", ...args],
@@ -64,7 +64,7 @@ t.test("-p, -n, --prompt-file and - give the same text", async (t) => {
   ]);
 });
 
-t.test("--stop ends before a text, however it is cut into tokens", async (t) => {
+t.test("--stop ends before a text, independent of token boundaries", async (t) => {
   const end = plain.slice(20, 26);
   const until = plain.slice(0, plain.indexOf(end));
   t.equal(
@@ -94,7 +94,7 @@ t.test("--stop ends before a text, however it is cut into tokens", async (t) => 
   t.end();
 });
 
-t.test("--logprobs are those of the whole vocabulary, --min-p and --repeat-penalty change what is drawn", async (t) => {
+t.test("--logprobs cover the vocabulary; --min-p and --repeat-penalty change the drawn tokens", async (t) => {
   const argv = ["-p", PROMPT, "-n", "8"];
   const [greedy] = (await document(...argv, "--logprobs", "3")).sequences;
   t.equal(greedy!.logprobs!.length, 8);
@@ -109,13 +109,13 @@ t.test("--logprobs are those of the whole vocabulary, --min-p and --repeat-penal
   const drawn = (await document(...hot)).sequences[0]!.tokens;
   t.not(String(drawn), String(greedy!.tokens));
   const likely = (await document(...hot, "--min-p", "1")).sequences[0]!.tokens;
-  t.strictSame(likely, greedy!.tokens, "only the likeliest is left");
+  t.strictSame(likely, greedy!.tokens, "only the most probable token remains");
   const [fresh] =
     (await document(...argv, "--repeat-penalty", "1e6")).sequences;
-  t.equal(new Set(fresh!.tokens).size, 8, "no token twice");
+  t.equal(new Set(fresh!.tokens).size, 8, "no token is repeated");
 });
 
-t.test("--jsonl is a line a token, and --stats says how fast", async (t) => {
+t.test("--jsonl prints a line per token, and --stats the speed", async (t) => {
   const out = await generated([
     ...["-p", PROMPT, "-n", "24", "--jsonl", "--stats", "--logprobs", "1"],
   ]);
@@ -153,25 +153,25 @@ t.test("--jsonl is a line a token, and --stats says how fast", async (t) => {
   );
 });
 
-t.test("more prompts than there is room for wait, and get the same tokens", async (t) => {
+t.test("prompts beyond capacity are queued and give the same tokens", async (t) => {
   const prompts = ["The fox", "A crow and", PROMPT, "In a wood", "She said"];
   const draw = ["-n", "9", "--temperature", "1", "--top-k", "20"];
   const all = await document(
     ...prompts.flatMap((text) => ["-p", text]),
     ...draw,
   );
-  // A file with a prompt on each line, whatever ends lines.
+  // A file with a prompt per line, with both line endings.
   const lines = path.join(folder, "prompts.txt");
   for (const [room, end] of [["1", "\n"], ["2", "\r\n"]] as const) {
     const [first, ...rest] = prompts;
     writeFileSync(lines, [first, "", "  ", ...rest, "", ""].join(end));
-    const given = ["--prompts", lines, "--max-sequences", room];
-    const few = await document(...given, ...draw);
+    const flags = ["--prompts", lines, "--max-sequences", room];
+    const few = await document(...flags, ...draw);
     t.strictSame(few.sequences, all.sequences, `${room} at a time`);
   }
 });
 
-t.test("chat goes on with a conversation, and says the same as generate --chat", async (t) => {
+t.test("chat continues a conversation with the same text as generate --chat", async (t) => {
   const checkpoint = await copyCheckpoint("demo-lm", folder);
   const config = path.join(checkpoint, "tokenizer_config.json");
   writeFileSync(
@@ -201,7 +201,7 @@ t.test("chat goes on with a conversation, and says the same as generate --chat",
     await alone(
       `<user>Tell me of the fox.\n<assistant>${first}\n<user>And then?\n<assistant>`,
     ),
-    "it knows what was said",
+    "the prompt contains the earlier messages",
   );
   t.strictSame(
     await chat(

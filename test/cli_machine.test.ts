@@ -1,4 +1,4 @@
-// `devices --all` and `plan --target`: from a measurement to a prediction, and what is refused on the way.
+// `devices --all` and `plan --target`: a measurement, a prediction from it, and rejected input.
 // needs: cpu, mpi
 import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
@@ -18,11 +18,11 @@ import { isInTurn } from "./helpers/seed.ts";
 
 const DEMO = checkpointFolder("demo-lm");
 
-/** What is measured need only be there: the median of one time is as good as of nine. */
+/** Accuracy does not matter here, so one repetition suffices. */
 const ONCE = ["--repetitions", "1"];
 
-/** Whether every number that was measured can be one. */
-function isSound(t: Asserts, machine: Machine, ranks: number): void {
+/** Checks that measured numbers are plausible. */
+function checkMeasured(t: Asserts, machine: Machine, ranks: number): void {
   t.equal(machineRanks(machine), ranks);
   for (const device of Object.values(machine.devices)) {
     t.ok(device.multiplyAdds > 1e6, `${device.multiplyAdds} multiply-adds`);
@@ -40,14 +40,14 @@ function isSound(t: Asserts, machine: Machine, ranks: number): void {
   }
 }
 
-/** What is used of a test. */
+/** Assertions of a test. */
 interface Asserts {
   ok(value: unknown, message: string): unknown;
   equal(found: unknown, wanted: unknown): unknown;
   strictSame(found: unknown, wanted: unknown): unknown;
 }
 
-t.test("two ranks of the CPU device are measured, and a plan is predicted from it", async (t) => {
+t.test("two ranks of the CPU device are measured, and a step is predicted", async (t) => {
   const file = path.join(temporaryFolder(t), "machine.json");
   const measured = await switchyard([
     ...["devices", "--all", "--devices", "separate", "--adapter", "cpu"],
@@ -56,7 +56,7 @@ t.test("two ranks of the CPU device are measured, and a plan is predicted from i
   t.strictSame([measured.code, measured.err], [0, ""]);
   t.equal(measured.out, readFileSync(file, "utf8"), "the file is the output");
   const machine = parseMachine(measured.out);
-  isSound(t, machine, 2);
+  checkMeasured(t, machine, 2);
   t.equal(machine.measured!.communicator, "host");
   t.strictSame(Object.keys(machine.links), ["sameHost"]);
   t.equal(machine.hosts[0]!.atOnce, 1, "both ranks compute on the same cores");
@@ -71,14 +71,14 @@ t.test("two ranks of the CPU device are measured, and a plan is predicted from i
   const { predicted, layers } = JSON.parse(planned.out) as PlanSummary;
   const { seconds, parts } = predicted!.decode!;
   const sum = Object.values(parts).reduce((n, part) => n + part, 0);
-  t.ok(Math.abs(sum / seconds - 1) < 1e-9, "parts add up to the step");
+  t.ok(Math.abs(sum / seconds - 1) < 1e-9, "the parts sum to the step");
   t.ok(parts.exchange > 0 && parts.launch > 0);
   t.ok(layers.some(({ seconds }) => seconds!.decode!.exchange > 0));
 });
 
 if (isInTurn(0, 2)) {
-  t.test("of ranks that share a device, what exchanges by kernels take is measured", async (t) => {
-    // The table and the file are of one measurement.
+  t.test("exchanges by kernels of ranks that share a device are measured", async (t) => {
+    // The table and the file are from one measurement.
     const file = path.join(temporaryFolder(t), "machine.json");
     const adapter = await whyNotNative() === undefined ? "native" : "cpu";
     const { code, out, err } = await switchyard([
@@ -89,11 +89,11 @@ if (isInTurn(0, 2)) {
     t.match(out, /^rank {2}host .*\n0 .*\n1 /);
     t.match(out, "to (local), GB/s");
     const { links, devices } = parseMachine(readFileSync(file, "utf8"));
-    t.strictSame(links, {}, "no other way is needed");
+    t.strictSame(links, {}, "no links are measured");
     const [device] = Object.values(devices);
     t.equal(device!.computer, adapter);
     t.ok(device!.exchange!.operations > 1e6);
-    t.equal(device!.sync, undefined, "no exchange goes through the host");
+    t.equal(device!.sync, undefined, "no exchange uses the host");
     t.ok(device!.reading! > 1e6, `${device!.reading} B/s`);
   });
 }
@@ -117,12 +117,12 @@ if (isInTurn(1, 2)) {
     t.equal(code, 0, err);
     t.equal(out, readFileSync(file, "utf8"), "printed once");
     const machine = parseMachine(out);
-    isSound(t, machine, 2);
+    checkMeasured(t, machine, 2);
     t.equal(machine.measured!.communicator, "mpi");
   });
 }
 
-t.test("flags that do not go together, and files that are no machines", async (t) => {
+t.test("incompatible flags, and files that are not machines", async (t) => {
   const scratch = temporaryFolder(t);
   const file = path.join(scratch, "m.json");
   await writeFile(file, '{ "version": 1 }');
@@ -147,5 +147,9 @@ t.test("flags that do not go together, and files that are no machines", async (t
     const { err, ...result } = await switchyard(argv);
     t.match([result.code, err], [code, message], argv.join(" "));
   }
-  t.equal(readFileSync(file, "utf8"), '{ "version": 1 }', "left as it was");
+  t.equal(
+    readFileSync(file, "utf8"),
+    '{ "version": 1 }',
+    "the file is unchanged",
+  );
 });

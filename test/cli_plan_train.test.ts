@@ -1,4 +1,4 @@
-// `plan --train`: the whole step of training, what it sends, and what it takes.
+// `plan --train`: the training step, its exchanges and its memory.
 import path from "node:path";
 import t from "tap";
 import { nodeFiles } from "../cli/files.ts";
@@ -19,18 +19,18 @@ import { switchyard } from "./helpers/cli.ts";
 const MIXTRAL = checkpointFolder("mixtral-6e");
 const MESH = ["--mesh", "dp=2,ep=2", "--max-tokens", "64"];
 
-/** Of rank 0: bytes at the peak, and of states. */
+/** Peak and state bytes of rank 0. */
 function memoryOf(text: string): { peak: number; states: number } {
   const row = /^ +0 +0,0 +([\d,]+) +[\d,]+ +([\d,]+)/m.exec(text)!;
   const [peak, states] = row.slice(1).map((n) => Number(n.replaceAll(",", "")));
   return { peak: peak!, states: states! };
 }
 
-t.test("a checkpoint's step, with its state whole and sharded", async (t) => {
+t.test("a checkpoint's step, with replicated and sharded state", async (t) => {
   const plan = ["plan", MIXTRAL, "--train", "--full", ...MESH];
-  const whole = await switchyard(plan);
+  const replicated = await switchyard(plan);
   const sharded = await switchyard([...plan, "--zero", "1"]);
-  t.strictSame([whole.code, whole.err], [0, ""]);
+  t.strictSame([replicated.code, replicated.err], [0, ""]);
   t.strictSame([sharded.code, sharded.err], [0, ""]);
   const phases = /\n {2}(forward|backward|update)(?=\n)/g;
   t.strictSame(
@@ -46,7 +46,7 @@ t.test("a checkpoint's step, with its state whole and sharded", async (t) => {
     /reduce-scatter +main\[\d+\] +reduce +over dp +\d+ B = \d+ B x 1 others/,
   );
   t.match(sharded.out, /\{unreduced:dp\+ep\}/);
-  const [all, part] = [memoryOf(whole.out), memoryOf(sharded.out)];
+  const [all, part] = [memoryOf(replicated.out), memoryOf(sharded.out)];
   t.ok(part.states < all.states, `${part.states} of ${all.states} bytes`);
   t.ok(part.peak < all.peak, `${part.peak} of ${all.peak} bytes`);
 });
@@ -90,10 +90,10 @@ t.test("a declared training is planned as it is executed", async (t) => {
     t.equal(text, stringifyPlan(wanted), JSON.stringify(more));
     texts.add(text);
   }
-  t.equal(texts.size, 3, "each is another");
+  t.equal(texts.size, 3, "all texts differ");
 });
 
-t.test("limits that it is to fit in", async (t) => {
+t.test("device limits", async (t) => {
   const plan = ["plan", MIXTRAL, "--train", ...MESH];
   const limits = ["--limits", "maxBufferSize=1000"];
   const { code, out } = await switchyard([...plan, ...limits]);
@@ -101,7 +101,7 @@ t.test("limits that it is to fit in", async (t) => {
   t.match(out, /needs maxBufferSize = \d+, and 1000 is allowed\n {4}fix: /);
 });
 
-t.test("flags that say nothing without it", async (t) => {
+t.test("flags that require --train", async (t) => {
   const { code, err } = await switchyard(["plan", MIXTRAL, "--clip", "1"]);
   t.equal(code, 2);
   t.match(err, /Cannot use --clip without --train/);

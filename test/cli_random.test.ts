@@ -1,4 +1,4 @@
-/** `run --random`: a model of one's own before there are weights; `run --check` says what it checked. */
+/** `run --random`: a model before it has weights; `run --check` reports its checks. */
 // needs: cpu
 
 import { readFileSync } from "node:fs";
@@ -12,7 +12,7 @@ const CONFIG = path.join(
   "references/mixtral-6e/config.json",
 );
 
-t.test("run --random gives the same bytes on every mesh, and others for another seed", async (t) => {
+t.test("run --random gives the same bytes on every mesh, and different bytes for another seed", async (t) => {
   const scratch = temporaryFolder(t);
   const run = async (...flags: string[]) => {
     const to = path.join(scratch, "out");
@@ -37,7 +37,7 @@ t.test("run --random gives the same bytes on every mesh, and others for another 
   t.not((await run("--random", "7")).bytes, one.bytes);
 });
 
-t.test("run --random of a configuration without weights, and only looked at", async (t) => {
+t.test("run --random accepts a configuration without weights, and prints a summary", async (t) => {
   const argv = ["run", CONFIG, "--adapter", "cpu", "--random", "3", "--check"];
   const { code, out, err } = await switchyard([...argv, "--json"]);
   t.strictSame([code, err], [0, ""]);
@@ -52,7 +52,7 @@ t.test("run --random of a configuration without weights, and only looked at", as
   );
 });
 
-t.test("run says what is missing", async (t) => {
+t.test("run names missing options", async (t) => {
   const cases: [string[], string][] = [
     [
       [],

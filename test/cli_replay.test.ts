@@ -1,4 +1,4 @@
-// `run --replay`: choices of experts that one run wrote, made again by another.
+// `run --replay`: repeats the expert choices recorded by another run.
 // needs: cpu
 import { Buffer } from "node:buffer";
 import { readFileSync } from "node:fs";
@@ -46,8 +46,11 @@ function run(checkpoint: string, outputs: string, ...args: string[]) {
 const int32 = ({ data }: RawTensor) =>
   new Int32Array(new Uint8Array(data).buffer);
 
-/** A trace of other experts: every choice moves on by one, padding stays. */
-function moved(trace: { readonly [name: string]: RawTensor }, experts: number) {
+/** Returns a trace in which each choice is the next expert. Padding is unchanged. */
+function shifted(
+  trace: { readonly [name: string]: RawTensor },
+  experts: number,
+) {
   return Object.fromEntries(
     Object.entries(trace).filter(([name]) => name.endsWith("topk_idx")).map(
       ([name, tensor]) => [
@@ -64,12 +67,12 @@ function moved(trace: { readonly [name: string]: RawTensor }, experts: number) {
 for (
   const { checkpoint, experts } of [
     { checkpoint: "mixtral-6e", experts: 6 },
-    // Its router has a bias and groups of experts, which have no part in what is given.
+    // This router has a bias and groups of experts, which replay ignores.
     { checkpoint: "deepseekv3-16e", experts: 16 },
     { checkpoint: "gptoss-8e", experts: 8 },
   ]
 ) {
-  t.test(`${checkpoint} routes as the trace says`, async (t) => {
+  t.test(`${checkpoint} routes by the trace`, async (t) => {
     t.match(await run(checkpoint, "own"), { code: 0, err: "" });
     for (const mesh of ["ep=1", "ep=3", "dp=2,ep=2"]) {
       const again = await run(
@@ -89,7 +92,7 @@ for (
       );
     }
     const own = await readRaw(at("own"));
-    const other = moved(own, experts);
+    const other = shifted(own, experts);
     await writeRaw(at("other"), other);
     t.match(await run(checkpoint, "forced", "--replay", at("other")), {
       code: 0,
@@ -108,11 +111,11 @@ for (
   });
 }
 
-t.test("weights are those of the present logits at the given experts", async (t) => {
+t.test("weights are computed from the current logits of the given experts", async (t) => {
   await run("mixtral-6e", "own");
   const own = await readRaw(at("own"));
   // The same experts in another order: only the order of the sum differs.
-  const turned = Object.fromEntries(
+  const reversed = Object.fromEntries(
     Object.entries(own).filter(([name]) => name.endsWith("topk_idx")).map(
       ([name, tensor]) => {
         const ids = [...int32(tensor)];
@@ -120,7 +123,7 @@ t.test("weights are those of the present logits at the given experts", async (t)
       },
     ),
   );
-  await writeRaw(at("turned"), turned);
+  await writeRaw(at("turned"), reversed);
   t.match(await run("mixtral-6e", "same", "--replay", at("turned")), {
     code: 0,
     err: "",
@@ -137,7 +140,7 @@ t.test("weights are those of the present logits at the given experts", async (t)
   t.ok(worst < 1e-5 * largest, `${worst} of ${largest}`);
 });
 
-t.test("a trace that does not fit is refused by name", async (t) => {
+t.test("a trace that does not fit is rejected by tensor name", async (t) => {
   await run("mixtral-6e", "own");
   const own = await readRaw(at("own"));
   const name = "layer1.topk_idx";

@@ -1,4 +1,4 @@
-// `switchyard routers`: presets side by side, as the documentation shows them and as the systems themselves were recorded.
+// `switchyard routers`: comparison of presets, as documented and as recorded from the original systems.
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -23,7 +23,7 @@ async function compared(...args: string[]): Promise<RouterComparison> {
   return JSON.parse(out) as RouterComparison;
 }
 
-t.test("the table in the documentation is what the command prints", async (t) => {
+t.test("the command prints the documented table", async (t) => {
   const text = readFileSync(path.join(EXAMPLE, "README.md"), "utf8");
   const [command, table] = [...text.matchAll(/```\n(.*?)```/gs)]
     .map((match) => match[1]!);
@@ -37,7 +37,7 @@ t.test("the table in the documentation is what the command prints", async (t) =>
   t.equal(out.trimEnd(), table!.trimEnd());
 });
 
-/** Recorded by the systems' own code on these logits: factor, drop, loss, least and largest sum of weights. */
+/** Recorded from the code of each system on these logits: factor, drop, loss, min and max sum of weights. */
 const RECORDED: readonly (readonly [
   string,
   number,
@@ -61,26 +61,26 @@ const RECORDED: readonly (readonly [
   ["megatron.sigmoid", 0.5, undefined, 1.0523117, 0.452772, 1],
 ];
 
-t.test("figures are those of the systems themselves", async (t) => {
-  const close = (found: number, wanted: number, what: string) =>
-    t.ok(Math.abs(found - wanted) <= 2e-6, `${what}: ${found}, ${wanted}`);
+t.test("figures match the recorded systems", async (t) => {
+  const close = (found: number, wanted: number, title: string) =>
+    t.ok(Math.abs(found - wanted) <= 2e-6, `${title}: ${found}, ${wanted}`);
   for (const [preset, factor, drop, loss, smallest, largest] of RECORDED) {
     const { rows, zLoss } = await compared(
       ...["--preset", preset, "--capacity-factor", String(factor)],
       ...drop === undefined ? [] : ["--drop", drop],
     );
-    const what = `${preset}, ${factor}, ${drop}`;
+    const title = `${preset}, ${factor}, ${drop}`;
     t.strictSame(rows.map((row) => row.preset), [preset]);
     const [{ balancingLoss, weightSum, capacity }] = rows as [RouterRow];
-    t.equal(capacity, 8 * factor, what);
-    close(balancingLoss, loss, `${what}, loss`);
-    close(weightSum[0], smallest, `${what}, least`);
-    close(weightSum[1], largest, `${what}, largest`);
+    t.equal(capacity, 8 * factor, title);
+    close(balancingLoss, loss, `${title}, loss`);
+    close(weightSum[0], smallest, `${title}, least`);
+    close(weightSum[1], largest, `${title}, largest`);
     close(zLoss, 4.4412374, "z-loss");
   }
 });
 
-t.test("what is kept, dropped and lost adds up", async (t) => {
+t.test("kept and dropped choices sum to all choices", async (t) => {
   for (const k of [1, 2, 3, 4]) {
     const { rows } = await compared(
       ...["--top-k", String(k), "--capacity-factor", "0.5"],
@@ -130,7 +130,7 @@ t.test("logits of a safetensors file, by the tensor's name", async (t) => {
   }
 });
 
-t.test("what cannot be routed is refused", async (t) => {
+t.test("rejected logits and presets", async (t) => {
   const file = (name: string, text: string) => {
     const to = path.join(folder, name);
     writeFileSync(to, text);

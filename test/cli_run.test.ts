@@ -1,4 +1,4 @@
-// `run` and `generate` from the command line: files in and out, saved plans in an empty folder, reports.
+// `run` and `generate`: input and output files, saved plans, reports.
 // needs: cpu
 import { readFileSync } from "node:fs";
 import path from "node:path";
@@ -102,7 +102,7 @@ t.test("run writes padded outputs, and a saved plan gives the same bytes", async
   ]);
 });
 
-t.test("run takes prompts that need several steps, with the same bytes", async (t) => {
+t.test("run splits prompts into several steps, with the same bytes", async (t) => {
   const scratch = temporaryFolder(t);
   const file = (name: string): string => path.join(scratch, name);
   const ids = Array.from({ length: 20 }, (_, i) => (7 * i) % 160);
@@ -122,7 +122,7 @@ t.test("run takes prompts that need several steps, with the same bytes", async (
   );
 });
 
-t.test("run takes empty batches", async (t) => {
+t.test("run accepts empty batches", async (t) => {
   const scratch = temporaryFolder(t);
   const file = (name: string): string => path.join(scratch, name);
   for (const shape of [[0, 0], [2, 0], [0, 3]]) {
@@ -137,7 +137,7 @@ t.test("run takes empty batches", async (t) => {
   }
 });
 
-t.test("generate continues prompts alone and in a batch in the same way", async (t) => {
+t.test("generate continues prompts the same way alone and in a batch", async (t) => {
   const flags = ["--max-new-tokens", "8", "--adapter", "cpu"];
   const alone = await switchyard(
     ["generate", DEMO, "--prompt", "The king said to his daughter,", ...flags],
@@ -196,13 +196,13 @@ t.test("generate without a tokenizer prints ids, and null for the text", async (
   t.match(JSON.parse(json.out), { sequences: [{ text: null }] });
 });
 
-t.test("generate stops at the end of the context, and says so", async (t) => {
+t.test("generate stops at the end of the context with a message", async (t) => {
   const { code, out, err } = await switchyard([
     ...["generate", MIXTRAL, "--tokens", "5,6", "--max-context", "4"],
     ...["--adapter", "cpu"],
   ]);
   t.equal(code, 0);
-  t.equal(out.split(",").length, 3, "the last one is not fed any more");
+  t.equal(out.split(",").length, 3, "the last token is not fed");
   t.equal(
     err,
     "Sequence 1 stopped at the end of its context of 4 tokens. Raise --max-context for more\n",

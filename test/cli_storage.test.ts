@@ -1,4 +1,4 @@
-// How a checkpoint is stored: 16 bits or 32, in one file or several, with an output matrix or without.
+// Storage of a checkpoint: 16 or 32 bits, one file or several, tied or separate output matrix.
 // needs: cpu
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -22,7 +22,7 @@ await writeRaw(at("inputs"), {
   input_ids: integers([2, 4], [5, 6, 7, 8, 9, 10, 11, 12]),
 });
 
-/** Bytes of the outputs of a run of the checkpoint as it is stored there. */
+/** Output bytes of a run of the stored checkpoint. */
 async function outputs(name: string): Promise<Buffer> {
   const { code, err } = await switchyard([
     ...["run", checkpoint, "--adapter", "cpu", "--mesh", "ep=2"],
@@ -37,8 +37,8 @@ const floats = ({ data }: RawTensor) =>
 
 const scratch = new DataView(new ArrayBuffer(4));
 
-/** Each weight cut to the bits of a shorter float, as its 16 bits and as what they stand for. */
-const CUT: {
+/** Truncates a weight to a shorter float: returns its 16 bits and their value. */
+const TRUNCATED: {
   readonly [dtype: string]: (x: number) => readonly [number, number];
 } = {
   BF16: (x) => {
@@ -57,7 +57,7 @@ const CUT: {
   },
 };
 
-for (const [dtype, cut] of Object.entries(CUT)) {
+for (const [dtype, cut] of Object.entries(TRUNCATED)) {
   t.test(`${dtype} gives the bytes of the same values in F32`, async (t) => {
     const pairs = Object.entries(stored).map(([name, tensor]) => {
       const cells = Array.from(floats(tensor), cut);
@@ -121,7 +121,7 @@ t.test("a tied checkpoint gives the bytes of one that stores its table twice", a
   writeFileSync(config, text);
 });
 
-t.test("a dtype that is not read is refused by tensor and name", async (t) => {
+t.test("an unsupported dtype is rejected with the tensor's name", async (t) => {
   const name = "model.norm.weight";
   const { shape, data } = stored[name]!;
   const wide = { dtype: "F8_E4M3", shape, data: data.subarray(0, shape[0]!) };
@@ -137,7 +137,7 @@ t.test("a dtype that is not read is refused by tensor and name", async (t) => {
   );
 });
 
-t.test("layers that predict further tokens are left out, and no others", async (t) => {
+t.test("only layers for multi-token prediction are skipped", async (t) => {
   const deepseek = await copyCheckpoint("deepseekv3-16e", folder);
   const config = path.join(deepseek, "config.json");
   const file = path.join(deepseek, "model.safetensors");

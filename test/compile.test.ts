@@ -1,4 +1,4 @@
-// What a clone compiles before it runs: scripts/compile.mjs, in a small clone of its own.
+// scripts/compile.mjs in a small clone: which sources it compiles, and when.
 import {
   cpSync,
   existsSync,
@@ -27,7 +27,7 @@ const { ENTRIES } = await import(
   new URL("../scripts/bundle.mjs", import.meta.url).href
 ) as { readonly ENTRIES: readonly string[] };
 
-/** A clone with nothing but what compiles it. */
+/** Creates a clone that contains only the compile scripts. */
 async function emptyClone(t: Test) {
   const root = temporaryFolder(t);
   const script = join(root, "scripts/compile.mjs");
@@ -40,13 +40,13 @@ async function emptyClone(t: Test) {
   const url = pathToFileURL(script).href;
   const clone = await import(url) as Compile;
   const { compiledFile } = clone;
-  /** Writes a source as of a second. */
+  /** Writes a source with a modification time. */
   const write = (path: string, text: string, second: number): void => {
     mkdirSync(dirname(join(root, path)), { recursive: true });
     writeFileSync(join(root, path), text);
     utimesSync(join(root, path), second, second);
   };
-  /** What is compiled of a source, or undefined. */
+  /** Returns the compiled text of a source, or undefined. */
   const compiled = (path: string): string | undefined => {
     const file = compiledFile(path);
     return existsSync(file) ? readFileSync(file, "utf8") : undefined;
@@ -82,7 +82,7 @@ t.test("a file is compiled again when its source has changed", async (t) => {
   write("spec/a.ts", "export const a = 1;", 1.0004);
   write("spec/b.ts", "export const b = 1;", 1);
   await compile(["spec"]);
-  // So that it shows when this one is compiled without a reason.
+  // Detects compilation of an unchanged file.
   writeFileSync(compiledFile("spec/a.ts"), "untouched");
   utimesSync(compiledFile("spec/a.ts"), 1.0004, 1.0004);
   write("spec/b.ts", "export const b = 2;", 0.5);
@@ -94,7 +94,7 @@ t.test("a file is compiled again when its source has changed", async (t) => {
   t.equal(compiled("spec/b.ts"), undefined, "its source is gone");
 });
 
-t.test("what another version of the compiler made is not used", async (t) => {
+t.test("output of another compiler version is not used", async (t) => {
   const { root, compile, write, compiled } = await emptyClone(t);
   write("spec/a.ts", "export const a = 1;", 1);
   await compile(["spec"]);
@@ -104,7 +104,7 @@ t.test("what another version of the compiler made is not used", async (t) => {
   t.equal(compiled("spec/a.ts"), undefined);
 });
 
-t.test("a mistake is reported with its place and leaves other files", async (t) => {
+t.test("a mistake is reported with its position; other files compile", async (t) => {
   const { compile, write, compiled } = await emptyClone(t);
   write("spec/a.ts", "export const a = 1;", 1);
   write("spec/b.ts", "export const b = 1;", 1);
@@ -153,7 +153,7 @@ t.test("the program and its page are bundled again when a source has changed", a
     readFileSync(join(root, ".compiled/dist/page/main.css"), "utf8"),
     "body",
   );
-  // So that it shows when they are bundled without a reason.
+  // Detects bundling of unchanged files.
   writeFileSync(page, "untouched");
   await bundle();
   t.equal(readFileSync(page, "utf8"), "untouched");

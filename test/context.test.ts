@@ -1,4 +1,4 @@
-// Context parallelism: the bytes of one rank, memory of a rank's positions only, and a verifier that holds every transfer.
+// Context parallelism: the bytes of one rank, caches of local positions only, and verification of every transfer.
 // needs: cpu
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -34,24 +34,24 @@ import { bytesOf } from "./helpers/run_bytes.ts";
 import { repositoryFile } from "./helpers/sessions.ts";
 import { inTurn, oneInTurn } from "./helpers/seed.ts";
 
-/** Tokens of a prompt of this length. */
+/** Tokens of a prompt of the given length. */
 function promptOf(length: number, seed = 0): number[] {
   return Array.from({ length }, (_, i) => (i * i * 7 + i * 3 + seed) % 90);
 }
 
-/** Prompts that end on the first, second, third and last of four ranks. */
+/** Prompts that end on each of four ranks. */
 const PROMPTS = [3, 40, 70, 118].map((length, s) => promptOf(length, s));
 
 const BOUNDS = { maxContext: 128, maxTokens: 64 };
 
 const FAMILIES: readonly {
   readonly name: string;
-  readonly what: string;
+  readonly title: string;
   readonly setups: readonly Setup[];
 }[] = [
   {
     name: "granitemoe-8e",
-    what: "grouped queries",
+    title: "grouped queries",
     setups: [
       { mesh: "cp=2" },
       { mesh: "cp=4", pages: { size: 16, count: 12 } },
@@ -60,7 +60,7 @@ const FAMILIES: readonly {
   },
   {
     name: "gptoss-8e",
-    what: "sinks and windows",
+    title: "sinks and windows",
     setups: [
       { mesh: "cp=4", sharing: "separate" },
       { mesh: "cp=2,tp=2", pages: { size: 32, count: 8 } },
@@ -69,18 +69,18 @@ const FAMILIES: readonly {
   },
   {
     name: "deepseekv3-16e",
-    what: "latent attention",
+    title: "latent attention",
     setups: [{ mesh: "cp=4" }, { mesh: "dp=2,cp=2" }],
   },
   {
     name: "qwen3next-16e",
-    what: "recurrent layers",
+    title: "recurrent layers",
     setups: [{ mesh: "cp=4" }],
   },
 ];
 
-for (const { name, what, setups } of inTurn(FAMILIES, 2)) {
-  t.test(`${name} with ${what}`, async (t) => {
+for (const { name, title, setups } of inTurn(FAMILIES, 2)) {
+  t.test(`${name} with ${title}`, async (t) => {
     const bytesOn = (setup: Setup) =>
       bytesOf(name, { bounds: BOUNDS, ...setup }, PROMPTS);
     const one = await bytesOn({ mesh: "ep=1" });
@@ -106,11 +106,11 @@ function planOf(
   return planOn(name, mesh, { bounds: BOUNDS, ...options });
 }
 
-t.test("a context that one rank rejects", async (t) => {
+t.test("a context too long for one rank", async (t) => {
   const folder = temporaryFolder(t);
   const model = checkpointFolder("granitemoe-8e");
   const file = (name: string) => path.join(folder, name);
-  // The third of four ranks has the last token.
+  // The last token is on the third of four ranks.
   await writeRaw(file("ids"), {
     input_ids: integers([1, 2100], promptOf(2100)),
   });
@@ -151,7 +151,7 @@ t.test("a context that one rank rejects", async (t) => {
   }
 });
 
-t.test("a rank has the caches of its positions, and sends the fewer bytes of keys and sums", async (t) => {
+t.test("a rank has the caches of its positions, and sends keys or sums, whichever has fewer bytes", async (t) => {
   const one = await planOf("granitemoe-8e", "ep=1");
   for (const n of [2, 4]) {
     const plan = await planOf("granitemoe-8e", `cp=${n}`);
@@ -184,7 +184,8 @@ t.test("a rank has the caches of its positions, and sends the fewer bytes of key
       ];
       const gathers = blocks.length * ofKeys < 2 * tokens * ofSums;
       if (gathers) keys++;
-      // Each rank sends its earlier keys to all others, or its running sums to the next one, and the last one the total.
+      // Each rank sends its earlier keys to all others, or its running sums to the next rank; the last rank sends the
+      // total.
       for (const rank of wanted.keys()) {
         const held = blocks.filter((block) =>
           Math.floor(32 * block * n / BOUNDS.maxContext) === rank
@@ -206,7 +207,7 @@ t.test("a rank has the caches of its positions, and sends the fewer bytes of key
   }
 });
 
-/** Tokens of each step of a padded batch, and the earlier tokens of its sequences. */
+/** Number of tokens of each step of a padded batch, and the earlier tokens of its sequences. */
 function stepsOf(prompts: readonly (readonly number[])[], maxTokens: number) {
   const all = prompts.flatMap((prompt, s) =>
     prompt.map((_, position) => ({ s, position }))
@@ -224,7 +225,7 @@ function stepsOf(prompts: readonly (readonly number[])[], maxTokens: number) {
   );
 }
 
-t.test("positions that cannot be sharded are rejected", async (t) => {
+t.test("unshardable positions are rejected", async (t) => {
   const cases = [
     [
       "granitemoe-8e",
@@ -247,18 +248,18 @@ t.test("positions that cannot be sharded are rejected", async (t) => {
   }
 });
 
-t.test("a plan without, with twice or with swapped transfers", async (t) => {
+t.test("plans with missing, repeated or swapped transfers are rejected", async (t) => {
   const plan = await planOf("gptoss-8e", "cp=4");
   t.strictSame(verifyPlan(plan), []);
   const all = plan.programs[0]!.steps;
   const sends = all.flatMap(({ op }, i) => op === "send" ? i : []);
   t.equal(sends.length, 4 * 6);
-  const rejected = (what: string, change: (steps: Step[]) => void) => {
+  const rejected = (title: string, change: (steps: Step[]) => void) => {
     const programs = structuredClone(plan.programs);
     change(programs[0]!.steps as Step[]);
-    t.not(verifyPlan({ ...plan, programs }).length, 0, what);
+    t.not(verifyPlan({ ...plan, programs }).length, 0, title);
   };
-  // The transfers of one layer.
+  // Transfers of one layer.
   for (const [n, at] of sends.slice(0, 6).entries()) {
     rejected(`transfer ${n} dropped`, (steps) => steps.splice(at, 1));
     rejected(
@@ -321,7 +322,7 @@ t.test("the page shows the transfers of a layer", async (t) => {
   );
 });
 
-t.test("a context that fits in no other way is searched with cp", async (t) => {
+t.test("search uses cp if the context does not fit otherwise", async (t) => {
   const target = await loadTarget(
     repositoryFile("test/references/configs/deepseek-v2-lite.json"),
     files,
@@ -333,7 +334,7 @@ t.test("a context that fits in no other way is searched with cp", async (t) => {
   const { found, thrownOut } = await search({
     target,
     files,
-    // A device per host, so that tp is not used.
+    // One device per host, so that tp is not used.
     machine: {
       ...machine,
       devices: { gpu: { ...machine.devices["gpu"]!, memory: 18e9 } },

@@ -1,4 +1,4 @@
-/** Causal depthwise convolution, compiled and run on meshes, against the reference evaluator; and its derivative. */
+/** Causal depthwise convolution on meshes, and its derivative, against the reference evaluator. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -45,7 +45,7 @@ const netOf = (slot: number) =>
 
 const net = netOf(3);
 
-/** Two sequences, packed, then a token of each, then five more. */
+/** Two packed sequences, then a token of each, then five more. */
 const CALLS = [
   { sequence: [0, 0, 0, 2, 2], position: [0, 1, 2, 0, 1] },
   { sequence: [2, 0], position: [2, 3] },
@@ -53,7 +53,7 @@ const CALLS = [
   { sequence: [0, 2], position: [9, 3] },
 ];
 
-t.test("a sequence in pieces is the sequence", (t) => {
+t.test("a sequence split over runs gives the same output", (t) => {
   const graph = trace(net);
   const params = { up: waves(12), weight: waves(16, 2) };
   const inputs = { x: waves(30), sequence: Array(10).fill(0) };
@@ -117,7 +117,7 @@ t.test("derivative", { skip: skipUnasked("cpu") }, async (t) => {
   ]);
 });
 
-t.test("slots are one less than taps", (t) => {
+t.test("the state has one slot less than taps", (t) => {
   t.throws(() => trace(netOf(4)), {
     name: "ModelError",
     message:

@@ -16,7 +16,7 @@ import {
 import type { Kernel } from "../spec/kernel/tree.ts";
 import type { PlanKernel } from "../spec/plan/plan.ts";
 
-/** y[i] = y[i] * factor + i, in u32, so that order shows. */
+/** y[i] = y[i] * factor + i, in u32, so that the result depends on the order of launches. */
 function step(factor: number): PlanKernel {
   const i = local("i", "u32");
   const tree: Kernel = {
@@ -36,7 +36,7 @@ const bytesOf = (words: Uint32Array) =>
   new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
 const wordsOf = (bytes: Uint8Array) => new Uint32Array(bytes.slice().buffer);
 
-t.test("createCpuDevice() takes writes, launches and copies in the order of the calls", async (t) => {
+t.test("createCpuDevice() runs writes, launches and copies in call order", async (t) => {
   const device = await createCpuDevice({ threads: 3 });
   t.equal(device.name, "CPU (WebAssembly SIMD, 3 threads)");
   await device.prepare({ three: step(3), five: step(5) });
@@ -76,7 +76,7 @@ t.test("createCpuDevice() takes writes, launches and copies in the order of the 
   await t.rejects(device.idle(), /Cannot use the CPU device: it was destroyed/);
 });
 
-t.test("createCpuDevice() starts the same launches again, on what memory holds then", async (t) => {
+t.test("createCpuDevice() repeats launches on the current memory", async (t) => {
   const device = await createCpuDevice({ threads: 2, timestamps: true });
   await device.prepare({ three: step(3), five: step(5) });
   const [a, b] = ["a", "b"].map((name) => device.createBuffer(4 * 16, name));
@@ -108,19 +108,19 @@ t.test("createCpuDevice() starts the same launches again, on what memory holds t
     apply([5]);
     t.strictSame(wordsOf(await device.read(a!, 0, 64)), want[0]);
     t.strictSame(wordsOf(await device.read(b!, 0, 64)), want[1]);
-    t.equal((await device.timings!()).length, 6, "each is timed");
+    t.equal((await device.timings!()).length, 6, "each launch is timed");
   }
   device.destroy();
 });
 
-t.test("createCpuDevice() executes on this thread what is known to be short", async (t) => {
+t.test("createCpuDevice() runs short batches on this thread", async (t) => {
   const device = await createCpuDevice({ threads: 2 });
   await device.prepare({ three: step(3), five: step(5) });
   const length = 8 * 600_000;
   const a = device.createBuffer(4 * length, "a");
   const want = new Uint32Array(length);
   let here = 0;
-  // A moment may be noisy: what counts is that some are, and that none is wrong, on whichever thread the others are.
+  // Timing varies: some short batches must run here, and every result must be right on any thread.
   for (let round = 0; round < 60; round++) {
     const long = round % 5 === 0;
     const groups = long ? length / 8 : 3;
@@ -130,10 +130,10 @@ t.test("createCpuDevice() executes on this thread what is known to be short", as
     }
     let done = false;
     const idle = device.idle().then(() => done = true);
-    // No word of another thread comes in between.
+    // No message of another thread arrives in between.
     for (let i = 0; i < 100 && !done; i++) await undefined;
     if (done) here++;
-    t.notOk(long && done, "what is long is not");
+    t.notOk(long && done, "long batches do not run here");
     await idle;
   }
   t.ok(here > 0, `${here} of 60 here`);
@@ -144,7 +144,7 @@ t.test("createCpuDevice() executes on this thread what is known to be short", as
   device.destroy();
 });
 
-t.test("createCpuDevice() takes a long write between launches", async (t) => {
+t.test("createCpuDevice() accepts a long write between launches", async (t) => {
   const device = await createCpuDevice({ threads: 1 });
   await device.prepare({ three: step(3) });
   const length = 8 * 200_000;
@@ -161,7 +161,7 @@ t.test("createCpuDevice() takes a long write between launches", async (t) => {
   device.destroy();
 });
 
-t.test("createCpuDevice() replaces a kernel that is prepared again under its name", async (t) => {
+t.test("createCpuDevice() replaces a kernel that is prepared again with the same name", async (t) => {
   const pool = await openCpuPool(2);
   const [one, two] = [
     await createCpuDevice({ pool }),
@@ -184,7 +184,7 @@ t.test("createCpuDevice() replaces a kernel that is prepared again under its nam
   await pool.close();
 });
 
-t.test("createCpuDevice() rejects what is pending when it is destroyed", async (t) => {
+t.test("createCpuDevice() rejects pending reads when it is destroyed", async (t) => {
   const device = await createCpuDevice({ threads: 2 });
   await device.prepare({ three: step(3) });
   const a = device.createBuffer(4 * 8 * 60000, "a");
@@ -194,7 +194,7 @@ t.test("createCpuDevice() rejects what is pending when it is destroyed", async (
   await t.rejects(reading, { name: "MachineError", message: /destroyed/ });
 });
 
-t.test("createCpuDevice() with timestamps says when each launch ran", async (t) => {
+t.test("createCpuDevice() with timestamps reports start and end of each launch", async (t) => {
   const device = await createCpuDevice({ threads: 2, timestamps: true });
   await device.prepare({ three: step(3) });
   const a = device.createBuffer(4 * 8000, "a");
@@ -210,7 +210,7 @@ t.test("createCpuDevice() with timestamps says when each launch ran", async (t) 
   device.destroy();
 });
 
-t.test("createCpuDevice() says when memory is not enough", async (t) => {
+t.test("createCpuDevice() reports insufficient memory", async (t) => {
   const device = await createCpuDevice({ threads: 1 });
   t.throws(
     () => device.createBuffer(2 ** 32, "weights"),
@@ -234,7 +234,7 @@ t.test("createCpuDevice() says when memory is not enough", async (t) => {
   await t.rejects(createCpuDevice({ threads: 0 }), /Cannot start 0 threads/);
 });
 
-t.test("a device that is destroyed while a launch is in flight lets the process end by itself", (t) => {
+t.test("a device destroyed during a launch does not keep the process alive", (t) => {
   const program = `
     import { createCpuDevice, openCpuPool } from ${
     JSON.stringify(new URL("../.compiled/runtime/cpu/mod.js", import.meta.url))

@@ -5,7 +5,7 @@ import { webAssembly } from "../runtime/cpu/web_assembly.ts";
 
 const LENGTH = RECORD_BYTES / 4;
 
-/** A batch of one launch, of workgroups that take 0.1 ms each, and that workers were done with after 0.2 ms. */
+/** A batch of one launch with workgroups of 0.1 ms. Workers finish it after 0.2 ms. */
 function batchOf(groups: number, threads: number) {
   const memory = new webAssembly.Memory({
     initial: 1,
@@ -26,32 +26,32 @@ function batchOf(groups: number, threads: number) {
   };
 }
 
-t.test("a batch of unknown length is for the workers", (t) => {
+t.test("a batch of unknown duration runs on workers", (t) => {
   t.notOk(batchOf(1, 2).areShort());
   t.end();
 });
 
-t.test("a batch is short while workers would save less of it than a handover takes", (t) => {
-  // 0.4 ms, of which two workers save half.
+t.test("a batch is short if workers save less than a handover costs", (t) => {
+  // 0.4 ms; two workers save half of it.
   const two = batchOf(4, 2);
   two.learn(0.05, 50);
   t.notOk(two.areShort(), "handovers of 0.05 ms");
   two.learn(9, 3);
-  t.notOk(two.areShort(), "a few that took long say little");
+  t.notOk(two.areShort(), "a few slow handovers are ignored");
   two.learn(0.25, 50);
   t.ok(two.areShort(), "handovers of 0.25 ms");
   two.learn(9, 1);
   two.learn(0.05, 20);
-  t.notOk(two.areShort(), "one that took long is soon forgotten");
+  t.notOk(two.areShort(), "one slow handover is soon forgotten");
 
-  // Of which sixteen workers save nearly all.
+  // Sixteen workers save nearly all of it.
   const sixteen = batchOf(4, 16);
   sixteen.learn(0.25, 50);
   t.notOk(sixteen.areShort(), "with 16 workers");
   t.end();
 });
 
-t.test("a batch that one thread must execute is short up to a millisecond", (t) => {
+t.test("with one thread, a batch is short up to a millisecond", (t) => {
   for (const [groups, short] of [[9, true], [11, false]] as const) {
     const batch = batchOf(groups, 1);
     batch.learn(0.05, 1);

@@ -48,7 +48,7 @@ function kernelOf(body: readonly Stmt[]): Kernel {
   };
 }
 
-/** y = fn(x, z) for all x, in vectors, checked to be the same in single invocations. */
+/** Computes fn(x, z) for all x in vectors; checks that single invocations give the same bits. */
 function apply(
   t: Test,
   fn: CallName,
@@ -80,7 +80,7 @@ function apply(
   return new Float32Array(y.buffer);
 }
 
-/** The distance in units of the last place of the right result. */
+/** Error in units in the last place of the exact result. */
 function ulps(actual: number, wanted: number): number {
   const rounded = Math.fround(wanted);
   if (Object.is(actual, rounded) || actual === rounded) return 0;
@@ -116,7 +116,7 @@ const CASES: {
   tanh: { low: -12, high: 12, of: Math.tanh },
 };
 for (const [fn, { low, high, of }] of Object.entries(CASES)) {
-  t.test(`${fn} is within 2 units of the last place`, (t) => {
+  t.test(`${fn} is within 2 units in the last place`, (t) => {
     const x = Float32Array.from(
       { length: 4096 },
       (_, k) =>
@@ -133,11 +133,11 @@ for (const [fn, { low, high, of }] of Object.entries(CASES)) {
   });
 }
 
-t.test("pow is within 2 units of the last place", (t) => {
+t.test("pow is within 2 units in the last place", (t) => {
   const bases = [...SPECIAL, 0.3, 2, 3.7, 10, 250, 1e-3, -2, -3.5];
   const powers = [...SPECIAL, 0.5, 2, 3, -2, 7.25, -0.1, 11];
   const pairs = bases.flatMap((x) => powers.map((y) => [x, y] as const))
-    // JavaScript alone says that 1 to an infinite power is not a number.
+    // JavaScript alone returns NaN for 1 to an infinite power.
     .filter(([x, y]) => !(Math.abs(x) === 1 && !Number.isFinite(y)))
     .filter(([x, y]) => x >= 0 || Number.isFinite(y) || Number.isNaN(x));
   const x = Float32Array.from(pairs, ([x]) => x);
@@ -151,7 +151,7 @@ t.test("pow is within 2 units of the last place", (t) => {
   t.end();
 });
 
-t.test("all f16 values are unpacked, and roundF16 gives them back", (t) => {
+t.test("all f16 values are unpacked, and roundF16 returns them", (t) => {
   const words = Uint32Array.from(
     { length: 32768 },
     (_, k) => 2 * k | (2 * k + 1) << 16,
@@ -180,7 +180,7 @@ t.test("all f16 values are unpacked, and roundF16 gives them back", (t) => {
   t.end();
 });
 
-/** Random u32 and f32 expressions; no function whose last bits the interpreter cannot know. */
+/** Random u32 and f32 expressions, without functions whose last bits the interpreter does not define. */
 const { uint, float } = fc.letrec<{ uint: Expr; float: Expr; bool: Expr }>(
   (tie) => ({
     uint: fc.oneof(
@@ -245,8 +245,8 @@ const { uint, float } = fc.letrec<{ uint: Expr; float: Expr; bool: Expr }>(
   }),
 );
 
-/** NaNs have many bits, and no rule says which; every other value has one. */
-function plain(words: Uint32Array): Uint32Array {
+/** Canonicalizes NaNs, whose bits are not specified. */
+function canonicalNaN(words: Uint32Array): Uint32Array {
   return words.map((w) => (w & 0x7fffffff) > 0x7f800000 ? 0x7fc00000 : w);
 }
 
@@ -293,7 +293,7 @@ t.test("printKernels() agrees with the interpreter on random kernels", (t) => {
         runWasm(kernel, vectors, [3, 1, 1]);
         runWasm(kernel, singles, [3, 1, 1], { lanes: 1 });
         const [wanted, ...got] = [want, vectors, singles].map((b) =>
-          plain(b.y).join()
+          canonicalNaN(b.y).join()
         );
         return got.every((words) => words === wanted);
       },
@@ -304,7 +304,7 @@ t.test("printKernels() agrees with the interpreter on random kernels", (t) => {
   t.end();
 });
 
-/** The loop's own counter and variable are not there yet in its bound. */
+/** Replaces the loop's counter and variable, which are not declared in its bound. */
 function bound0(e: Expr): Expr {
   return JSON.parse(
     JSON.stringify(e),

@@ -69,7 +69,7 @@ function data(): { [name: string]: Uint32Array } {
   };
 }
 
-/** The kernel's output in vectors, in single invocations and by the interpreter are the same bits. */
+/** Checks that vectors, single invocations and the interpreter store the same bits. */
 function check(
   test: Test,
   k: Kernel,
@@ -122,7 +122,7 @@ const BODIES: { readonly [name: string]: Stmt[] } = {
     at,
     store("y", add(mul(i, u32(3)), u32(1)), load("a", i)),
   ],
-  "a divergent if and else, with a variable of outside": [
+  "a divergent if and else, with an outer variable": [
     at,
     var_("v", f32(1)),
     if_(lt(load("n", i, "u32"), u32(12)), [
@@ -141,7 +141,7 @@ const BODIES: { readonly [name: string]: Stmt[] } = {
     at,
     if_(eq(g, u32(1)), [store("y", i, f32(1))], [store("y", i, f32(2))]),
   ],
-  "a guard that cuts through a vector": [
+  "a guard within a vector": [
     at,
     if_(lt(i, u32(37)), [store("y", i, load("a", i))]),
   ],
@@ -160,7 +160,7 @@ const BODIES: { readonly [name: string]: Stmt[] } = {
     ]),
     store("y", i, local("s", "f32")),
   ],
-  "a loop from the invocation's number": [
+  "a loop from the invocation index": [
     at,
     var_("s", f32(0)),
     for_("k", l, u32(51), [
@@ -168,7 +168,7 @@ const BODIES: { readonly [name: string]: Stmt[] } = {
     ], u32(16)),
     store("y", i, local("s", "f32")),
   ],
-  "a loop over whole rows, unrolled, with a rest": [
+  "an unrolled loop over rows, with a remainder": [
     at,
     let_("row", mul(g, u32(40))),
     var_("s", f32(0)),
@@ -185,7 +185,7 @@ const BODIES: { readonly [name: string]: Stmt[] } = {
     ]),
     store("y", i, local("s", "f32")),
   ],
-  "a loop whose loads leave the array": [
+  "a loop with loads beyond the array": [
     at,
     var_("s", f32(0)),
     for_("k", u32(0), u32(32), [
@@ -204,7 +204,7 @@ const BODIES: { readonly [name: string]: Stmt[] } = {
     ]),
     store("y", i, local("s", "f32")),
   ],
-  "a stride known at run time": [
+  "a dynamic stride": [
     at,
     let_("stride", load("n", u32(1), "u32")),
     var_("s", f32(0)),
@@ -239,29 +239,30 @@ const BODIES: { readonly [name: string]: Stmt[] } = {
       add(loadStored("n", "f16", i), loadStored("a", "bf16", i)),
     ),
   ],
-  "loops in a loop, within arrays and beyond; what only the outer one sets": [
-    at,
-    var_("total", f32(0.5)),
-    for_("segment", u32(0), u32(4), [
-      let_("first", mul(local("segment", "u32"), u32(16))),
-      var_("part", f32(0)),
-      for_("k", local("first", "u32"), add(local("first", "u32"), u32(16)), [
-        set(
-          "part",
-          fma(
-            load("a", add(mul(g, u32(70)), local("k", "u32"))),
-            load("a", add(i, mul(local("segment", "u32"), u32(40)))),
-            local("part", "f32"),
+  "nested loops, within arrays and beyond; a variable that only the outer one sets":
+    [
+      at,
+      var_("total", f32(0.5)),
+      for_("segment", u32(0), u32(4), [
+        let_("first", mul(local("segment", "u32"), u32(16))),
+        var_("part", f32(0)),
+        for_("k", local("first", "u32"), add(local("first", "u32"), u32(16)), [
+          set(
+            "part",
+            fma(
+              load("a", add(mul(g, u32(70)), local("k", "u32"))),
+              load("a", add(i, mul(local("segment", "u32"), u32(40)))),
+              local("part", "f32"),
+            ),
           ),
-        ),
+        ]),
+        if_(lt(load("n", i, "u32"), u32(20)), [
+          set("total", add(local("total", "f32"), local("part", "f32"))),
+        ]),
       ]),
-      if_(lt(load("n", i, "u32"), u32(20)), [
-        set("total", add(local("total", "f32"), local("part", "f32"))),
-      ]),
-    ]),
-    store("y", i, local("total", "f32")),
-  ],
-  "loops in a loop far beyond arrays, and where 32 bits end": [
+      store("y", i, local("total", "f32")),
+    ],
+  "nested loops far beyond arrays, and at the end of 32 bits": [
     at,
     var_("total", f32(0.5)),
     for_("segment", u32(0), u32(4), [
@@ -309,7 +310,7 @@ for (const [name, body] of Object.entries(BODIES)) {
   });
 }
 
-t.test("printKernels(): barriers, shared memory and what lives across them", (test) => {
+t.test("printKernels(): barriers, shared memory and variables live across them", (test) => {
   for (const workgroupSize of [16, 4, 8, 6]) {
     const w = u32(workgroupSize);
     const at = let_("i", add(mul(g, w), l));
@@ -427,7 +428,7 @@ t.test("printKernels(): group numbers in three dimensions", (test) => {
   test.end();
 });
 
-t.test("printKernels(): a barrier in a divergent condition is refused", (test) => {
+t.test("printKernels(): a barrier in a divergent condition is rejected", (test) => {
   test.throws(
     () =>
       runWasm(
@@ -448,12 +449,12 @@ const UINT: { readonly [name: string]: Expr } = {
       sub(convert("i32", i), i32(5)),
     ),
   ),
-  "u32 remainder by nothing": rem(load("n", i, "u32"), rem(i, u32(3))),
+  "u32 remainder by zero": rem(load("n", i, "u32"), rem(i, u32(3))),
   "i32 division by a u32 that is -1": bitcast(
     "u32",
     div(convert("i32", add(i, u32(2 ** 31))), convert("i32", u32(2 ** 32 - 1))),
   ),
-  "uniform division by nothing": div(add(g, u32(7)), g),
+  "uniform division by zero": div(add(g, u32(7)), g),
   "shifts": binary(
     "xor",
     binary("shl", load("n", i, "u32"), i),

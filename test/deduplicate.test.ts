@@ -1,4 +1,4 @@
-/** Tokens that are sent once to each rank: the same bits, exact bytes, fewer of them; and plans that say it wrongly. */
+/** Deduplicated dispatch: the same bits, exact and fewer bytes; and plans that declare it wrongly. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -54,7 +54,7 @@ for (const kind of ["cpu", "gpu"] as const) {
         const checks = found.flatMap((outputs) =>
           Object.keys(outputs).filter((name) => name.startsWith("check."))
         );
-        t.equal(checks.length > 0, check, "what checks itself says so");
+        t.equal(checks.length > 0, check, "checked runs have check outputs");
         const plain = found.map((outputs) =>
           Object.fromEntries(
             Object.entries(outputs).filter(([name]) => {
@@ -70,7 +70,7 @@ for (const kind of ["cpu", "gpu"] as const) {
   });
 }
 
-t.test("bytes between devices are as predicted, and fewer", async (t) => {
+t.test("bytes between devices match the prediction and are fewer", async (t) => {
   const values = await runCase(layers, "cpu");
   const wanted = digest(values);
   for (const mesh of EXPERT_MESHES) {
@@ -134,7 +134,7 @@ const index = (part: string) =>
     step.part?.op === "dispatch" && step.part.part === part
   );
 
-t.test("tokens are sent once by themselves where that saves much", async (t) => {
+t.test("dispatch is deduplicated by default if that saves much", async (t) => {
   const parts = async (embed: number, mesh: CompileOptions) => {
     const wide = model({ ...sizes, embed, expert: 16 }, (m) => {
       const x = m.input("x", "token embed");
@@ -162,7 +162,7 @@ t.test("tokens are sent once by themselves where that saves much", async (t) => 
   ) t.notOk((await parts(embed, mesh)).includes("exchange indices"));
 });
 
-t.test("the plan says what is saved", (t) => {
+t.test("the plan states the savings", (t) => {
   t.same(verifyPlan(plan), []);
   t.match(
     summarizePlan(plan),
@@ -185,19 +185,19 @@ const BROKEN: readonly Mistake[] = [
   ["by longer counts", "shapes", /must hold 14 u32/, (p) => {
     stepAt(p, "allToAll", index("exchange")).countsPerRank = 7;
   }],
-  ["into too little room", "capacity", /up to 48 rows can be/, (p) => {
+  ["with too little capacity", "capacity", /up to 48 rows can be/, (p) => {
     const { to } = stepAt(p, "allToAll", index("exchange"));
     p.buffers[to]!.axes[0]!.size = 40;
     p.buffers[to]!.bytes = 40 * 64;
   }],
-  ["without their places", "parts", /tokens once and says 0 times/, (p) => {
+  ["without their slots", "parts", /tokens once and says 0 times/, (p) => {
     Reflect.deleteProperty(
       stepAt(p, "allToAll", index("exchange indices")),
       "part",
     );
   }],
 ];
-/** The launch that is a part of a routing. */
+/** Returns the launch that computes a part of a routing. */
 function partIn(plan: Draft, part: string): StepOf<"launch"> {
   const steps = plan.programs[0]!.steps;
   return stepAt(plan, "launch", steps.findIndex((s) => s.part?.part === part));
@@ -214,7 +214,7 @@ testRefused(
   }], ["without sums", "parts", /is returned by tokens/, (p) => {
     Reflect.deleteProperty(partIn(p, "sum"), "part");
   }]],
-  (name) => `rows that are added up before they return ${name} are refused`,
+  (name) => `summed return rows ${name} are rejected`,
 );
 
 testRefused(
@@ -224,18 +224,18 @@ testRefused(
     numerics: "fast",
   }),
   [[
-    "of tokens that no group has",
+    "of tokens not assigned to groups",
     "placement",
     /not assigned over its/,
     (p) => {
       p.axes["token/dp"]!.assignment = { by: "group", of: "token" };
     },
-  ], ["that ranks keep for themselves", "parts", /no 'exchange'/, (p) => {
+  ], ["that are not exchanged", "parts", /no 'exchange'/, (p) => {
     for (const to of Object.values(partIn(p, "combine").bindings)) {
       Reflect.deleteProperty(p.buffers[to]!, "unreduced");
     }
   }]],
-  (name) => `terms of a combine ${name} are refused`,
+  (name) => `terms of a combine ${name} are rejected`,
 );
 
 t.test("an all-gather dispatch needs fast numerics", async (t) => {
@@ -252,5 +252,5 @@ t.test("an all-gather dispatch needs fast numerics", async (t) => {
 testRefused(
   plan,
   BROKEN,
-  (name) => `tokens that are sent once ${name} are refused`,
+  (name) => `deduplicated tokens ${name} are rejected`,
 );

@@ -1,4 +1,4 @@
-/** Derivatives: of every primitive, against central differences of the reference evaluator in double precision. */
+/** Derivatives of every primitive, against central differences of the reference evaluator in double precision. */
 
 import fc from "fast-check";
 import t from "tap";
@@ -53,7 +53,7 @@ import { gradientsHold, graphWithGradients } from "./helpers/gradients.ts";
 import { waves } from "./helpers/waves.ts";
 import { holdsFor } from "./helpers/seed.ts";
 
-/** A number that depends on every element of `y`, on each differently. */
+/** A number that depends on each element of `y` in a different way. */
 function lossOf(y: Tensor): Tensor<"", "f32"> {
   let rest = mul(y as never, map((x) => Math.sin(3 * x + 1) + x, y as never));
   while (rest.axes !== "") {
@@ -63,7 +63,7 @@ function lossOf(y: Tensor): Tensor<"", "f32"> {
   return rest as unknown as Tensor<"", "f32">;
 }
 
-/** Numbers away from 0 and from each other. */
+/** Distinct numbers away from 0. */
 function spaced(count: number, from = 0.3): number[] {
   return Array.from(
     { length: count },
@@ -180,7 +180,7 @@ t.test("norms and rotary positions", async (t) => {
   }
 });
 
-t.test("what moves elements", async (t) => {
+t.test("ops that move elements", async (t) => {
   const sizes = { a: 2, b: 6, c: 3, d: 2, e: 2, f: 8 };
   const net = model(sizes, (m) => {
     const x = m.param("x", "a b");
@@ -200,7 +200,7 @@ t.test("what moves elements", async (t) => {
   await gradientsHold(t, { model: net, params: { x: waves(12) } });
 });
 
-t.test("dynamic axes renamed, as in attention without a cache", async (t) => {
+t.test("renamed dynamic axes, as in attention without a cache", async (t) => {
   const net = model({ row: upTo(5), n: 3 }, (m) => {
     const x = add(m.input("x", "row n"), m.param("w", "n"));
     const scores = dot(x, rename(x, "row", "other"), "n");
@@ -213,7 +213,7 @@ t.test("dynamic axes renamed, as in attention without a cache", async (t) => {
   });
 });
 
-t.test("embeddings, and the largest of an axis", async (t) => {
+t.test("embeddings, and the maximum of an axis", async (t) => {
   const net = model({ row: upTo(8), vocab: 5, n: 3, choice: 2 }, (m) => {
     const ids = m.input("ids", "row", { dtype: "i32" });
     const table = m.param("table", "vocab n");
@@ -230,7 +230,7 @@ t.test("embeddings, and the largest of an axis", async (t) => {
   });
 });
 
-t.test("attention over a cache that the same tokens wrote", async (t) => {
+t.test("attention over a cache written by the same tokens", async (t) => {
   for (
     const { sinks, options } of [
       { sinks: false, options: {} },
@@ -284,7 +284,7 @@ t.test("attention over a cache that the same tokens wrote", async (t) => {
   }
 });
 
-t.test("attention over the cache that another one wrote", async (t) => {
+t.test("attention over the cache of another attention", async (t) => {
   const net = model(
     {
       token: upTo(5),
@@ -328,7 +328,7 @@ t.test("attention over the cache that another one wrote", async (t) => {
   });
 });
 
-t.test("latent attention, whose values are the first elements of its keys", async (t) => {
+t.test("latent attention, with the first elements of keys as values", async (t) => {
   const net = model(
     {
       token: upTo(6),
@@ -479,7 +479,7 @@ t.test("routing: rows, weights and routers", async (t) => {
   }
 });
 
-t.test("the loss of next tokens", async (t) => {
+t.test("the next-token loss", async (t) => {
   const net = model({ token: upTo(6), vocab: 5, n: 3 }, (m) => {
     const x = m.input("x", "token n");
     const logits = dot(x, m.param("w", "vocab n"), "n");
@@ -510,8 +510,8 @@ t.test("the loss of next tokens", async (t) => {
     inputs: { ...inputs, labels: new Array(6).fill(-100) },
     params: { w: waves(15) },
   });
-  t.equal(outputs["ce"]!.data[0], 0, "no label counts");
-  t.equal(outputs["weighted"]!.data[0], 0, "no weight counts");
+  t.equal(outputs["ce"]!.data[0], 0, "no label has weight");
+  t.equal(outputs["weighted"]!.data[0], 0, "all weights are 0");
   t.same([...outputs["rows"]!.data], new Array(6).fill(0));
   t.throws(
     () =>
@@ -524,7 +524,7 @@ t.test("the loss of next tokens", async (t) => {
   t.end();
 });
 
-t.test("what has no derivative", async (t) => {
+t.test("rejected derivatives", async (t) => {
   const wide = model({ n: 2 }, (m) => ({ loss: m.param("x", "n") }));
   await t.rejects(graphWithGradients(wide), {
     name: "ModelError",
@@ -547,12 +547,12 @@ t.test("what has no derivative", async (t) => {
   t.strictSame([...outputs["grad.z"]!.data], [0, 0], "nothing depends on it");
 });
 
-/** What a random graph does next: an op, and which values it takes. */
+/** A step of building a random graph: an op and the indices of its operands. */
 type Move = readonly [op: number, first: number, second: number];
 
 type Value = Tensor<string, "f32">;
 
-/** Ops on values of any axes; undefined where they do not fit. */
+/** Ops on values of any axes; undefined if the axes do not match. */
 const MOVES: readonly ((x: Value, y: Value) => Value | undefined)[] = [
   (x) => tanh(x) as Value,
   (x) => map((v) => v / (1 + Math.exp(-v)), x) as Value,
@@ -602,11 +602,11 @@ t.test("random graphs", async (t) => {
           m.param("z", "c"),
         ];
         for (const [op, first, second] of moves) {
-          const made = MOVES[op]!(
+          const result = MOVES[op]!(
             values[first % values.length]!,
             values[second % values.length]!,
           );
-          if (made) values.push(made);
+          if (result) values.push(result);
         }
         const losses = values.map((value) => lossOf(tanh(value as never)));
         return { loss: losses.reduce((x, y) => add(x, y)) };

@@ -1,4 +1,4 @@
-// Adapters of one name, told apart: two copies of the software driver stand in for two GPUs of one kind.
+// Adapters of the same name: two copies of the software driver stand in for two GPUs of one model.
 // needs: cpu, gpu, mpi
 import { copyFileSync, existsSync, readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
@@ -28,7 +28,7 @@ const skip = skipUnasked("gpu") || DRIVER === undefined &&
     "Mesa's software driver is not installed (Debian package mesa-vulkan-drivers)";
 const MODEL = checkpointFolder("mixtral-6e");
 
-/** Make the Vulkan loader see `copies` copies of the software driver, and nothing else. */
+/** Makes the Vulkan loader find only `copies` copies of the software driver. */
 async function twins(t: Tap, copies: number): Promise<string[]> {
   const folder = temporaryFolder(t);
   const files: string[] = [];
@@ -52,7 +52,7 @@ async function twins(t: Tap, copies: number): Promise<string[]> {
   return files;
 }
 
-/** What is used of a test. */
+/** Assertions and teardown of a test. */
 interface Tap {
   teardown(fn: () => void): unknown;
 }
@@ -72,7 +72,7 @@ t.test("the list of Mesa's device-select layer names PCI addresses", (t) => {
 });
 
 t.test(
-  "two adapters of one name are two, at their places",
+  "two adapters of one name are listed with their addresses",
   { skip },
   async (t) => {
     const files = await twins(t, 2);
@@ -97,11 +97,11 @@ t.test(
   },
 );
 
-t.test("where nothing tells them apart, that is said", { skip }, async (t) => {
+t.test("indistinguishable adapters are reported", { skip }, async (t) => {
   await twins(t, 2);
   const [only, ...more] = await listAdapters();
   t.strictSame([only!.twins, more], [2, []]);
-  // Whoever names the other one means two.
+  // An explicit list means two adapters.
   await t.rejects(
     selectDevices({ sharing: "separate", adapter: [0, 1] }),
     {
@@ -113,7 +113,7 @@ t.test("where nothing tells them apart, that is said", { skip }, async (t) => {
 });
 
 t.test(
-  "ranks on two adapters of one name do not share",
+  "ranks on two adapters of one name do not share one",
   { skip },
   async (t) => {
     await twins(t, 2);
@@ -147,7 +147,7 @@ t.test(
 const launcher = LAUNCHERS.find(({ skip }) => !skip);
 const skipJob = skip || (launcher ? false : "no MPI is installed");
 
-t.test("processes take an adapter each", { skip: skipJob }, async (t) => {
+t.test("each process uses one adapter", { skip: skipJob }, async (t) => {
   await twins(t, 2);
   const folder = temporaryFolder(t);
   const file = (name: string) => path.join(folder, name);
