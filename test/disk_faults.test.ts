@@ -1,5 +1,5 @@
-// A disk that fails at any call of a load, of a run's outputs, or of a save: a sentence names the file, what was there is
-// whole, and nothing is left behind. Class `disk` of `npm run fuzz` tries whole commands.
+// Disk faults at each call of a load, a run or a save: the message names the file, old files stay complete, and no
+// temporary files remain. Class `disk` of `npm run fuzz` tests whole commands.
 // needs: cpu
 import {
   cpSync,
@@ -49,21 +49,19 @@ import {
 } from "./helpers/faulty_disk.ts";
 import { contents, readOnDisk } from "./helpers/tiny_training.ts";
 
-/** What is tried on a disk that fails at each of its calls. */
+/** An action on a disk that fails at each of its calls. */
 interface Trial {
   /** Faults at the first call of a kind. Default: all. */
   readonly faults?: number;
-  /** Make what was there before. */
+  /** Creates the initial files. */
   readonly before?: () => void;
-  /** Throws, or gives a message, where it fails. */
+  /** Rejects, or resolves to a message, if it fails. */
   readonly action: (files: FileSystem) => Promise<string | undefined>;
-  /** Look at what is there afterwards. Throws where that is wrong. */
+  /** Checks the files afterwards; throws if they are wrong. */
   readonly after: (failed: boolean) => unknown;
 }
 
-/**
- * Try all faults at the first call of a kind, and one after the other at those that are like it.
- */
+/** Tries all faults at the first call of a kind; its other calls try one fault each, in rotation. */
 async function tryAll(
   t: Test,
   { before, action, after, faults = FAULTS.length }: Trial,
@@ -101,7 +99,7 @@ async function tryAll(
     }
   }
   t.comment(`${calls.length} calls, ${failed} failures`);
-  t.ok(failed > calls.length / 2, "most calls matter");
+  t.ok(failed > calls.length / 2, "most faults make the action fail");
 }
 
 t.test("a load", async (t) => {
@@ -111,7 +109,7 @@ t.test("a load", async (t) => {
     "model.safetensors",
   );
   const loads: {
-    readonly [what: string]: (files: FileSystem) => Promise<unknown>;
+    readonly [title: string]: (files: FileSystem) => Promise<unknown>;
   } = {
     "a checkpoint": (files) => loadTarget(demo, files),
     "a configuration": (files) =>
@@ -119,8 +117,8 @@ t.test("a load", async (t) => {
     weights: (files) => readTensors(weights, files),
     "a tokenizer": async (files) => (await openTokenizer(demo, files))!.close(),
   };
-  for (const [what, load] of Object.entries(loads)) {
-    t.comment(what);
+  for (const [title, load] of Object.entries(loads)) {
+    t.comment(title);
     await tryAll(t, {
       action: async (files) => {
         await load(files);
@@ -143,10 +141,15 @@ export const m = model({ a: 4, b: 3 }, (m) =>
   );
   await writeRaw(at("in"), { x: floats([4, 3], 1) });
   await writeRaw(at("weights"), { w: floats([4, 3], 1) });
-  const made = await switchyard(["plan", at("m.ts"), "--out", at("plan.json")]);
-  t.equal(made.code, 0, made.err);
-  const OLD = "what was there";
-  const whole = new Map<string, unknown>();
+  const planned = await switchyard([
+    "plan",
+    at("m.ts"),
+    "--out",
+    at("plan.json"),
+  ]);
+  t.equal(planned.code, 0, planned.err);
+  const OLD = "old contents";
+  const expected = new Map<string, unknown>();
   await tryAll(t, {
     faults: 1,
     before: () => {
@@ -166,7 +169,7 @@ export const m = model({ a: 4, b: 3 }, (m) =>
         ...["--adapter", "cpu", "--allow-kernels"],
       ], files);
       if (code === 0) return undefined;
-      // A run does without tunings that it cannot read.
+      // A run ignores tunings that it cannot read.
       const message = err.replace(/^.* This run does without tunings\n/, "");
       return code === 3 ? message : `exit code ${code}: ${message}`;
     },
@@ -178,16 +181,16 @@ export const m = model({ a: 4, b: 3 }, (m) =>
       for (const name of ["out", "trace"]) {
         const text = readFileSync(at(name), "latin1");
         if (text === OLD && failed) continue;
-        // A trace has times.
+        // Times in a trace vary.
         const written = name === "out" ? text : JSON.parse(text).length;
-        whole.set(name, whole.get(name) ?? written);
-        if (written !== whole.get(name)) throw new Error(`another ${name}`);
+        expected.set(name, expected.get(name) ?? written);
+        if (written !== expected.get(name)) throw new Error(`another ${name}`);
       }
     },
   });
 });
 
-/** Of a step. */
+/** Metrics of a step. */
 const METRICS = {
   loss: 1,
   crossEntropy: 1,
@@ -271,7 +274,7 @@ t.test("a save", async (t) => {
       const left = names.find((name) => /^\.|\.lock/.test(name));
       if (left !== undefined) throw new Error(`'${left}' is left`);
       good ??= found;
-      // Every tensor of the checkpoint that counts is what its hash says.
+      // All tensors of the current checkpoint match their hashes.
       const { step } = await readOnDisk(out);
       if (failed ? step !== 1 && step !== 2 : !isDeepStrictEqual(found, good)) {
         throw new Error(`step ${step}`);

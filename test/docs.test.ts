@@ -1,4 +1,4 @@
-/** Every export of the language is documented, and every example in its documentation runs. */
+/** Every export of the language is documented, and the examples of the documentation run. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
@@ -30,7 +30,7 @@ interface Documented {
   readonly examples: readonly string[];
 }
 
-/** Exported functions of a file with their comments. */
+/** Exported functions of a file with their doc comments. */
 function documented(file: string): Documented[] {
   const text = readFileSync(resolve(ROOT, file), "utf8");
   const source = ts.createSourceFile(file, text, ts.ScriptTarget.ES2022, true);
@@ -50,7 +50,7 @@ const ops = readdirSync(resolve(ROOT, "compiler/dsl"))
   .flatMap((name) => documented(`compiler/dsl/${name}`))
   .filter(({ name }) => name in dsl && name !== "isModel");
 
-/** What examples may name. */
+/** Names available to examples. */
 const scope: { readonly [name: string]: unknown } = { ...dsl, evaluate, trace };
 
 t.test("docs/cli.md lists the commands of the program: npm run docs", (t) => {
@@ -62,7 +62,7 @@ t.test("docs/cli.md lists the commands of the program: npm run docs", (t) => {
   t.end();
 });
 
-t.test("the pages of docs/reference are what the doc comments say: npm run docs", (t) => {
+t.test("docs/reference matches the doc comments: npm run docs", (t) => {
   const folder = resolve(ROOT, "docs/reference");
   const pages = referencePages();
   t.strictSame(readdirSync(folder).sort(), [...pages.keys()].sort());
@@ -74,7 +74,7 @@ t.test("the pages of docs/reference are what the doc comments say: npm run docs"
   t.end();
 });
 
-t.test("docs/troubleshooting.md has messages that there are", (t) => {
+t.test("docs/troubleshooting.md quotes existing messages", (t) => {
   const sources = ["compiler", "engine", "cli", "bin", "test"].flatMap((
     folder,
   ) =>
@@ -93,7 +93,7 @@ t.test("docs/troubleshooting.md has messages that there are", (t) => {
   t.end();
 });
 
-t.test("every op says its axes, dtype, errors and sharding, with an example", (t) => {
+t.test("every op documents its axes, dtype, errors and sharding, with an example", (t) => {
   t.ok(ops.length >= 35, `${ops.length} ops`);
   for (const { name, comment, examples } of ops) {
     t.match(comment, /[Ee]rrors:\s/, name);
@@ -131,7 +131,7 @@ t.test("the model in spec/language.md type-checks", (t) => {
 });
 
 for (const { name, examples } of ops) {
-  t.test(`${name}() does what its example says`, (t) => {
+  t.test(`${name}() matches its example`, (t) => {
     for (const code of examples) {
       const failed: unknown[] = [];
       let asserted = 0;
@@ -147,13 +147,13 @@ for (const { name, examples } of ops) {
       const names = [...Object.keys(scope), "console"];
       new Function(...names, javascript)(...Object.values(scope), watched);
       t.strictSame(failed, [], code);
-      t.ok(asserted > 0, "it asserts something");
+      t.ok(asserted > 0, "the example asserts something");
     }
     t.end();
   });
 }
 
-t.test("spec/security.md names tests that there are", (t) => {
+t.test("spec/security.md names existing tests", (t) => {
   const text = readFileSync(resolve(ROOT, "spec/security.md"), "utf8");
   const rows = [...text.matchAll(/\| `([\w/]+)`: (.*?) +\|$/gm)];
   t.ok(rows.length > 20, `${rows.length} rows`);

@@ -1,4 +1,7 @@
-/** The ends of routing: one expert, one token, none, every token to one expert, every expert for each token, long rows. */
+/**
+ * Edge cases of routing: one expert, one token, no tokens, all tokens to one expert, all experts for each token, long
+ * rows.
+ */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -42,7 +45,7 @@ interface Sizes {
   readonly topK: number;
 }
 
-/** A layer whose router is given its logits. */
+/** A layer with router logits as input. */
 function layer({ tokens, experts, topK }: Sizes): Model {
   return model(
     { token: upTo(tokens), embed: 4, ffn: 5, expert: experts },
@@ -65,7 +68,7 @@ function layer({ tokens, experts, topK }: Sizes): Model {
   );
 }
 
-/** As many tokens as are given logits, of a layer with room for `tokens`. */
+/** A case of `layer` with as many tokens as there are logits. */
 function edge(sizes: Sizes, logits: readonly number[]): Case {
   const many = logits.length / sizes.experts;
   return { model: layer(sizes), calls: [{ logits, x: waves(4 * many) }] };
@@ -74,7 +77,7 @@ function edge(sizes: Sizes, logits: readonly number[]): Case {
 const EDGES: { readonly [name: string]: Case } = {
   "one expert": edge({ tokens: 7, experts: 1, topK: 1 }, waves(7)),
   "one token": edge({ tokens: 7, experts: 5, topK: 2 }, waves(5)),
-  "one token of one, to one expert of one": edge(
+  "one token, one expert": edge(
     { tokens: 1, experts: 1, topK: 1 },
     [-3],
   ),
@@ -119,7 +122,7 @@ for (const kind of KINDS) {
 const LONG: Sizes = { tokens: 4096, experts: 256, topK: 8 };
 const long = edge(
   LONG,
-  // Sixteenths, so that among 256 there are ties.
+  // Multiples of a sixteenth, so that there are ties among 256.
   waves(LONG.tokens * LONG.experts).map((v) => Math.round(64 * v) / 16),
 );
 
@@ -138,7 +141,7 @@ function readersOf(plan: Plan, input: string) {
 t.test("256 experts, 8 of them for each of 4,096 tokens: one pass", async (t) => {
   for (const options of MESHES) {
     const plan = await compileCase(long, options);
-    // One launch, whatever the length of a row, is all that ever reads the logits.
+    // One launch reads the logits, independent of row length.
     const readers = readersOf(plan, "logits");
     t.equal(readers.length, 1, JSON.stringify(options));
   }

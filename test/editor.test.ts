@@ -1,4 +1,4 @@
-/** `switchyard-moe/editor`: the plugin in TypeScript's language service. What mistakes say is in mistakes.test.ts. */
+/** `switchyard-moe/editor`: the plugin in TypeScript's language service. mistakes.test.ts tests the messages. */
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -10,7 +10,7 @@ import { openEditor } from "./helpers/editor.ts";
 const FOLDER = fileURLToPath(new URL("fixtures/source/", import.meta.url));
 const PATH = `${FOLDER}typed_in_an_editor.ts`;
 
-/** A model that is written, with `⌶` where the cursor is. */
+/** A model file, with `⌶` at the cursor. */
 const LAYER =
   `import { combine, dispatch, dot, model, route, transpose, upTo } from "switchyard-moe";
 
@@ -29,7 +29,7 @@ function sentences(found: readonly ts.Diagnostic[]): unknown[] {
   return found.map(({ messageText }) => messageText);
 }
 
-t.test("a file with six different mistakes shows all six, and nothing that follows from them", async (t) => {
+t.test("a file with six different mistakes shows all six and no consequences", async (t) => {
   const path = `${FOLDER}bad_six.ts`;
   const editor = openEditor({ [path]: readFileSync(path, "utf8") });
   t.teardown(() => editor.service.dispose());
@@ -39,7 +39,7 @@ t.test("a file with six different mistakes shows all six, and nothing that follo
   t.strictSame(found, checked.map(({ message }) => message));
 });
 
-t.test("what is typed counts, and not what is on disk", async (t) => {
+t.test("diagnostics follow the editor's text, not the file on disk", async (t) => {
   const helper = `${FOLDER}typed_helper.ts`;
   const editor = openEditor({
     [PATH]: LAYER.replace("topK: 2", "topK: experts").replace(
@@ -60,7 +60,7 @@ t.test("what is typed counts, and not what is on disk", async (t) => {
   ]);
 });
 
-t.test("a model that ends its process leaves what types say, and the next text is traced again", async (t) => {
+t.test("type errors remain if a model ends its process; the next text is traced", async (t) => {
   const editor = openEditor({
     [PATH]: LAYER.replace(
       "  const x =",
@@ -77,7 +77,7 @@ t.test("a model that ends its process leaves what types say, and the next text i
   ]);
 });
 
-t.test("a name shows its value: axes, sizes, bytes, and what a mesh makes of them", async (t) => {
+t.test("a name shows its value: axes, sizes, bytes, and sharding", async (t) => {
   const editor = openEditor({ [PATH]: LAYER }, { mesh: { ep: 2 } });
   t.teardown(() => editor.service.dispose());
   await editor.diagnostics(PATH);
@@ -90,10 +90,10 @@ t.test("a name shows its value: axes, sizes, bytes, and what a mesh makes of the
   );
   t.match(shown("input("), /^token embed: f32, 64 × 8, at most 2\.0 KiB\n/);
   t.match(shown("up, m."), /^expert slot ffn: f32.*\nep=2: expert\/ep slot/);
-  t.notOk(shown("Rank"), "other words show what they did");
+  t.notOk(shown("Rank"), "other words show no value");
 });
 
-t.test("axes are completed in strings of axes, and in names of parameters", (t) => {
+t.test("axes are completed in axis strings and parameter names", (t) => {
   const editor = openEditor({ [PATH]: LAYER }, { trace: false });
   t.teardown(() => editor.service.dispose());
   const complete = (text: string): readonly ts.CompletionEntry[] => {
@@ -129,11 +129,11 @@ t.test("axes are completed in strings of axes, and in names of parameters", (t) 
   t.strictSame(
     names(LAYER.replace('"embed");\n  const r', '"⌶");\n  const r')),
     ["embed"],
-    "where TypeScript knows which axes can be meant, those",
+    "only the axes that TypeScript allows",
   );
   t.ok(
     names(LAYER.replace('"mixtral"', '"⌶"')).includes("mixtral"),
-    "other words are TypeScript's",
+    "other completions are TypeScript's",
   );
   t.end();
 });

@@ -1,4 +1,4 @@
-/** Published layouts of quantized matrices: what each element stands for, and the codes, scales and offsets that kernels read. */
+/** Published layouts of quantized matrices: element values, and the codes, scales and offsets that kernels read. */
 
 import t, { type Test } from "tap";
 import fc from "fast-check";
@@ -41,7 +41,7 @@ async function floats({ source, offset, bytes }: TensorEntry) {
   return new Float32Array(read.buffer, 0, bytes / 4);
 }
 
-/** What kernels make of the views of a matrix. */
+/** Decodes the packed views of a matrix as kernels do. */
 async function byKernels(
   tensors: ReadonlyMap<string, TensorEntry>,
   param: string,
@@ -64,7 +64,7 @@ async function byKernels(
   });
 }
 
-/** Holds both views of a matrix against its values. */
+/** Checks both views of a matrix against its values. */
 async function holds(
   t: Test,
   entries: readonly [string, TensorEntry][],
@@ -79,7 +79,7 @@ async function holds(
 }
 
 const nibble = fc.integer({ min: 0, max: 15 });
-/** Scales that are exact in 16 bits, as are their products with small integers in f32. */
+/** Scales whose products with small integers are exact in f32. They are exact in 16 bits. */
 const scale = fc.integer({ min: 1, max: 127 }).map((n) => n / 1024);
 
 function matrixOf(rows: number, columns: number, group: number) {
@@ -97,7 +97,7 @@ function matrixOf(rows: number, columns: number, group: number) {
 const [ROWS, COLUMNS, GROUP] = [16, 64, 32];
 const GROUPS = COLUMNS / GROUP;
 
-/** Nibbles of eight neighbours in a word, by the element that each nibble has. */
+/** Packs eight 4-bit codes into each word; `order` lists the element in each nibble. */
 function words(codes: readonly number[], order = [0, 1, 2, 3, 4, 5, 6, 7]) {
   return Int32Array.from(
     { length: codes.length / 8 },
@@ -119,7 +119,7 @@ const bf16 = (values: readonly number[]) =>
     (bits) => bits >>> 16,
   );
 
-async function holdsAlways(
+async function holdsForRandom(
   t: Test,
   matrix: (drawn: {
     readonly codes: number[];
@@ -143,7 +143,7 @@ async function holdsAlways(
 }
 
 t.test("compressed-tensors, INT4 in groups", async (t) => {
-  await holdsAlways(t, ({ codes, scales }) => ({
+  await holdsForRandom(t, ({ codes, scales }) => ({
     entries: [
       entry("w.weight_packed", "I32", [ROWS, COLUMNS / 8], words(codes)),
       entry("w.weight_scale", "BF16", [ROWS, GROUPS], bf16(scales)),
@@ -154,11 +154,11 @@ t.test("compressed-tensors, INT4 in groups", async (t) => {
 });
 
 t.test("compressed-tensors, INT4 with zero points", async (t) => {
-  await holdsAlways(t, ({ codes, scales, zeros }) => ({
+  await holdsForRandom(t, ({ codes, scales, zeros }) => ({
     entries: [
       entry("w.weight_packed", "I32", [ROWS, COLUMNS / 8], words(codes)),
       entry("w.weight_scale", "F32", [ROWS, GROUPS], Float32Array.from(scales)),
-      // Eight rows to a word.
+      // Eight rows per word.
       entry(
         "w.weight_zero_point",
         "I32",
@@ -174,9 +174,9 @@ t.test("compressed-tensors, INT4 with zero points", async (t) => {
 });
 
 t.test("GPTQ", async (t) => {
-  await holdsAlways(t, ({ codes, scales, zeros }) => ({
+  await holdsForRandom(t, ({ codes, scales, zeros }) => ({
     entries: [
-      // Eight columns to a word, transposed.
+      // Eight columns per word, transposed.
       entry(
         "w.qweight",
         "I32",
@@ -202,14 +202,14 @@ t.test("GPTQ", async (t) => {
         Int32Array.from({ length: COLUMNS }, (_, i) => Math.floor(i / GROUP)),
       ),
     ],
-    // Files have one less than the zero point, of which 16 is the largest.
+    // Files store the zero point minus one; 16 is the largest.
     value: (code, group) => (code - (zeros[group]! || 16)) * scales[group]!,
   }));
 });
 
 t.test("AWQ", async (t) => {
   const order = [0, 2, 4, 6, 1, 3, 5, 7];
-  await holdsAlways(t, ({ codes, scales, zeros }) => ({
+  await holdsForRandom(t, ({ codes, scales, zeros }) => ({
     entries: [
       entry(
         "w.qweight",
@@ -234,7 +234,7 @@ t.test("AWQ", async (t) => {
   }));
 });
 
-t.test("NVFP4, its global scale dividing or multiplying", async (t) => {
+t.test("NVFP4 with a dividing or multiplying global scale", async (t) => {
   const [rows, columns] = [4, 32];
   const codes = Array.from({ length: rows * columns }, (_, i) => (i * 7) % 16);
   const bytes = Uint8Array.from(
@@ -264,7 +264,7 @@ t.test("NVFP4, its global scale dividing or multiplying", async (t) => {
   ], { columns, values: values(0.5) });
 });
 
-t.test("FP8 in blocks that do not divide the matrix, by rows, and by one scale", async (t) => {
+t.test("FP8 with blocks that do not divide the matrix, row scales, and one scale", async (t) => {
   const [rows, columns] = [40, 48];
   const codes = Uint8Array.from(
     { length: rows * columns },
@@ -293,7 +293,7 @@ t.test("FP8 in blocks that do not divide the matrix, by rows, and by one scale",
   }
 });
 
-t.test("what is not a number is refused", async (t) => {
+t.test("non-finite elements are rejected", async (t) => {
   const nan = Uint8Array.from({ length: 64 }, (_, i) => i === 9 ? 0x7f : 1);
   const tensors = withViews(
     new Map([
@@ -320,7 +320,7 @@ t.test("quantized weights are not trained", async (t) => {
   });
 });
 
-t.test("integers of 64 bits are read as 32, row by row", async (t) => {
+t.test("64-bit integers are read as 32 bits, row by row", async (t) => {
   const ids = [1n, -2n, 3n, 4n, 5n, 2147483647n];
   const view = (values: bigint[]) =>
     withViews(

@@ -1,4 +1,4 @@
-// Parts of the engine that need no device: sampling, tokenizer, packing, bounds, stop tokens.
+// Parts of the engine without a device: sampling, tokenizer, packing, bounds, stop tokens.
 import { readFileSync } from "node:fs";
 import t from "tap";
 import fc from "fast-check";
@@ -32,7 +32,7 @@ import type { GpuAdapter } from "../runtime/mod.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { repeatWith, SEED } from "./helpers/seed.ts";
 
-t.test("pages are as many as the longest neighbours of any need", (t) => {
+t.test("choosePages() covers the longest consecutive sequences", (t) => {
   const few = fc.integer({ min: 1, max: 9 });
   const lengths = fc.array(fc.integer({ min: 1, max: 300 }), { minLength: 1 });
   fc.assert(
@@ -57,13 +57,13 @@ t.test("pages are as many as the longest neighbours of any need", (t) => {
   t.end();
 });
 
-t.test("greedy() takes the lowest id among equals", (t) => {
+t.test("greedy() breaks ties by the lowest id", (t) => {
   t.equal(greedy(new Float32Array([1, 3, 2, 3])), 1);
   t.equal(greedy(new Float32Array([-5])), 0);
   t.end();
 });
 
-t.test("greedy() refuses logits that are no numbers", (t) => {
+t.test("greedy() rejects NaN logits", (t) => {
   t.throws(() => greedy(new Float32Array([1, NaN])), {
     message:
       "Cannot choose a token: logit 1 is NaN. Check the weights for values that overflow",
@@ -71,7 +71,7 @@ t.test("greedy() refuses logits that are no numbers", (t) => {
   t.end();
 });
 
-t.test("randomNumbers() repeats by seed and stream, and is spread evenly", (t) => {
+t.test("randomNumbers() repeats by seed and stream, and is uniform", (t) => {
   const take = (seed: number, stream: number): number[] => {
     const next = randomNumbers(seed, stream);
     return Array.from({ length: 2000 }, next);
@@ -95,10 +95,14 @@ t.test("sample() draws by probability, top-k and top-p", (t) => {
     [2, 2, 1, 1, 3, 3, 0],
     "in order of probability, ties by id",
   );
-  t.equal(at(0.999, { topK: 2 }), 1, "the second of two equals is cut off");
+  t.equal(at(0.999, { topK: 2 }), 1, "ties beyond top-k are excluded");
   t.equal(at(0.999, { topP: 0.5 }), 2);
   t.equal(at(0.999, { topP: 0.6 }), 1);
-  t.equal(at(0.999, { topP: 1e-9 }), 2, "the likeliest is always there");
+  t.equal(
+    at(0.999, { topP: 1e-9 }),
+    2,
+    "the most probable token always remains",
+  );
   t.equal(at(0.999, { temperature: 1e-3 }), 2);
   t.equal(
     sample({ logits }, { random: () => t.fail("drew") as never }),
@@ -108,15 +112,15 @@ t.test("sample() draws by probability, top-k and top-p", (t) => {
   t.end();
 });
 
-t.test("sample() draws the same from the best as from all", (t) => {
+t.test("sample() draws the same from candidates as from all logits", (t) => {
   const random = randomNumbers(5, 0);
   const logits = Float32Array.from(
     { length: 300 },
-    // Steps of a quarter on both sides of 0, so that there are ties, -0 with 0 too.
+    // Multiples of a quarter on both sides of 0: ties, and both 0 and -0.
     () => Math.round(20 * random() - 10) / 4,
   );
-  t.ok(logits.some((x) => Object.is(x, -0)), "-0 is among them");
-  t.ok(logits.some((x) => Object.is(x, 0)), "0 is among them");
+  t.ok(logits.some((x) => Object.is(x, -0)), "-0 occurs");
+  t.ok(logits.some((x) => Object.is(x, 0)), "0 occurs");
   const ids = Int32Array.from(
     [...logits.keys()].sort((i, j) => logits[j]! - logits[i]! || i - j),
   );
@@ -141,12 +145,12 @@ t.test("sample() draws the same from the best as from all", (t) => {
       t.equal(draw(best), draw({ logits }), JSON.stringify(options));
     }
   }
-  t.equal(candidatesOf({ temperature: 1 }), undefined, "any of the vocabulary");
+  t.equal(candidatesOf({ temperature: 1 }), undefined, "the whole vocabulary");
   t.equal(candidatesOf({ temperature: 1, topK: 1000 }), undefined, "too many");
   t.end();
 });
 
-t.test("the likeliest tokens are in order, the lowest id first among equals", (t) => {
+t.test("the most probable tokens are ordered, ties by the lowest id", (t) => {
   const random = randomNumbers(SEED, 7);
   const bytes = new Uint32Array(5000).map(() => random() * 2 ** 32);
   const logits = new Float32Array(bytes.buffer)
@@ -162,7 +166,7 @@ t.test("the likeliest tokens are in order, the lowest id first among equals", (t
   t.end();
 });
 
-t.test("the tokenizer gives the recorded ids and texts", async (t) => {
+t.test("the tokenizer reproduces recorded ids and texts", async (t) => {
   const tokenizer = await openTokenizer(checkpointFolder("demo-lm"), files);
   const vectors = JSON.parse(readFileSync(
     new URL("references/demo-lm/tokenizer_vectors.json", import.meta.url),
@@ -175,8 +179,8 @@ t.test("the tokenizer gives the recorded ids and texts", async (t) => {
     const stream = new TextStream(tokenizer!);
     const pieces: string[] = [];
     for (const id of ids) pieces.push(await stream.push(id));
-    const whole = await tokenizer!.decode(ids);
-    t.equal(pieces.join("") + await stream.end(), whole, "streamed");
+    const expected = await tokenizer!.decode(ids);
+    t.equal(pieces.join("") + await stream.end(), expected, "streamed");
     t.ok(
       pieces.every((piece) => !piece.includes("\ufffd")),
       "no piece is a broken character",
@@ -185,7 +189,7 @@ t.test("the tokenizer gives the recorded ids and texts", async (t) => {
 });
 
 t.test("withKnownTexts() completes texts like the tokenizer", async (t) => {
-  // Parts of characters, a special token, and texts that depend on the token before.
+  // Incomplete UTF-8 characters, a special token, and texts that depend on the previous token.
   const tokens = [[0xc3], [0xa4], [0xe2, 0x82], [0xac], [], [32], [46], [97]];
   const decode = (ids: readonly number[]) =>
     Buffer.from(ids.flatMap((id) => tokens[id]!)).toString()
@@ -214,7 +218,7 @@ t.test("withKnownTexts() completes texts like the tokenizer", async (t) => {
   t.ok(unknown < total, `${unknown} of ${total} texts were not known`);
 });
 
-t.test("generate() gives prompts the room that growing sequences leave", async (t) => {
+t.test("generate() fills steps with prompt tokens after decode tokens", async (t) => {
   const steps: string[] = [];
   const next: Decoder["next"] = ({ ids, sequence, position }, ends) => {
     steps.push(
@@ -251,7 +255,7 @@ t.test("generate() gives prompts the room that growing sequences leave", async (
   t.strictSame([prefillTokens, decodeSteps], [7, 2]);
 });
 
-t.test("packBatch() takes the real tokens and unpackRows() puts them back", (t) => {
+t.test("packBatch() removes padding and unpackRows() restores it", (t) => {
   const packed = packBatch({
     rows: 3,
     columns: 3,
@@ -270,7 +274,7 @@ t.test("packBatch() takes the real tokens and unpackRows() puts them back", (t) 
   t.end();
 });
 
-t.test("packBatch() refuses masks that are not right-padded", (t) => {
+t.test("packBatch() rejects masks that are not right-padded", (t) => {
   const mask = (values: number[]): object =>
     packBatch({ rows: 1, columns: 3, ids: [1, 2, 3], mask: values });
   t.throws(() => mask([1, 0, 1]), {
@@ -284,7 +288,7 @@ t.test("packBatch() refuses masks that are not right-padded", (t) => {
   t.end();
 });
 
-t.test("checkTokens() refuses ids outside the vocabulary", (t) => {
+t.test("checkTokens() rejects ids outside the vocabulary", (t) => {
   for (const id of [-1, 10]) {
     t.throws(() => checkTokens([0, id], 10, (i) => `token ${i}`), {
       message:
@@ -294,7 +298,7 @@ t.test("checkTokens() refuses ids outside the vocabulary", (t) => {
   t.end();
 });
 
-t.test("configField() reads fields of models of text and images", (t) => {
+t.test("configField() reads fields of multimodal models", (t) => {
   const config = {
     hidden_size: null,
     vocab_size: 9,
@@ -310,7 +314,7 @@ t.test("configField() reads fields of models of text and images", (t) => {
   t.end();
 });
 
-t.test("stopTokens() reads a number, a list, and falls back", (t) => {
+t.test("stopTokens() reads a number or a list, or uses a fallback", (t) => {
   t.strictSame([...stopTokens({ eos_token_id: 2 }, {})], [2]);
   t.strictSame(
     [...stopTokens({ eos_token_id: 2 }, { eos_token_id: [3, 4] })],
@@ -319,7 +323,7 @@ t.test("stopTokens() reads a number, a list, and falls back", (t) => {
   t.strictSame(
     [...stopTokens({ text_config: { eos_token_id: 5 } }, {})],
     [5],
-    "of a model of text and images",
+    "of a multimodal model",
   );
   t.strictSame([...stopTokens({ eos_token_id: null }, {})], []);
   t.throws(() => stopTokens({ eos_token_id: "x" }, {}), {
@@ -329,7 +333,7 @@ t.test("stopTokens() reads a number, a list, and falls back", (t) => {
   t.end();
 });
 
-t.test("chooseBounds() keeps what is given and rounds the rest up", (t) => {
+t.test("chooseBounds() keeps given bounds and rounds the others up", (t) => {
   const need = { tokens: 300, sequences: 3, context: 300 };
   t.strictSame(chooseBounds(need, {}, { maxPositions: 4096 }), {
     maxTokens: 512,
@@ -348,7 +352,7 @@ t.test("chooseBounds() keeps what is given and rounds the rest up", (t) => {
   t.end();
 });
 
-/** An adapter that is never opened. */
+/** An adapter that cannot be opened. */
 function adapter(
   number: number,
   type: "hardware" | "software",
@@ -369,7 +373,7 @@ function adapter(
   };
 }
 
-t.test("chooseAdapter() takes hardware, else the native CPU device or the other one, never software", (t) => {
+t.test("chooseAdapter() prefers hardware, then the native CPU device, then the other CPU device; never software", (t) => {
   const list = [adapter(0, "software"), adapter(1, "hardware")];
   t.equal(chooseAdapter(list, undefined).adapter, list[1]);
   t.equal(chooseAdapter(list.slice(0, 1), undefined).adapter, "native");
@@ -380,7 +384,7 @@ t.test("chooseAdapter() takes hardware, else the native CPU device or the other 
   t.end();
 });
 
-t.test("checkSharing() says when ranks share, and refuses what was not meant", (t) => {
+t.test("checkSharing() reports shared adapters and rejects unintended sharing", (t) => {
   const [a, b] = [adapter(0, "hardware"), adapter(1, "hardware")];
   const said: string[] = [];
   const check = (

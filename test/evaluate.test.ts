@@ -1,4 +1,4 @@
-/** The reference evaluator, against results by hand and against recorded ones of other implementations. */
+/** The reference evaluator, against results by hand and recordings of other implementations. */
 
 import t from "tap";
 import {
@@ -32,12 +32,12 @@ import { publishedModel } from "../models/published.ts";
 import { roundF16 } from "../spec/half.ts";
 import { readJson, readTensors } from "./helpers/read_tensors.ts";
 
-/** The elements of output `y`. */
+/** Elements of output `y`. */
 function y(model: Traceable, options: EvaluateOptions): number[] {
   return [...evaluate(trace(model), options).outputs["y"]!.data];
 }
 
-/** The largest difference, relative to the largest expected magnitude. */
+/** Max difference relative to the largest expected magnitude. */
 function distance(got: ArrayLike<number>, want: readonly number[]): number {
   if (got.length !== want.length) return Infinity;
   const scale = want.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
@@ -45,7 +45,7 @@ function distance(got: ArrayLike<number>, want: readonly number[]): number {
   return scale === 0 ? off : off / scale;
 }
 
-t.test("evaluate() broadcasts by name, whatever the order of axes", (t) => {
+t.test("evaluate() broadcasts by name, independent of axis order", (t) => {
   const net = model({ a: 2, b: 3 }, (m) => ({
     y: add(m.input("x", "a b"), m.input("z", "b a")),
   }));
@@ -70,18 +70,18 @@ t.test("evaluate() rounds to the dtype at every node", (t) => {
   t.strictSame(y(third, { inputs: { x: [0.1] } }), [
     roundF16(roundF16(0.1) * 3),
   ]);
-  const whole = model({ n: 2 }, (m) => {
+  const integers = model({ n: 2 }, (m) => {
     const i = { dtype: "i32" } as const;
     return { y: mul(m.input("a", "n", i), m.input("b", "n", i)) };
   });
-  t.strictSame(y(whole, { inputs: { a: [65537, -7], b: [65539, 6] } }), [
+  t.strictSame(y(integers, { inputs: { a: [65537, -7], b: [65539, 6] } }), [
     Math.imul(65537, 65539),
     -42,
   ]);
   t.end();
 });
 
-t.test("evaluate() contracts over several axes and sums what einsum leaves out", (t) => {
+t.test("evaluate() contracts over several axes and sums axes missing from an einsum output", (t) => {
   const sizes = { row: 2, head: 2, dim: 2, column: 1 };
   const net = model(sizes, (m) => ({
     y: dot(
@@ -111,7 +111,7 @@ t.test("evaluate() contracts over several axes and sums what einsum leaves out",
   t.end();
 });
 
-t.test("evaluate() takes dynamic lengths, 0 included", (t) => {
+t.test("evaluate() accepts dynamic lengths, including 0", (t) => {
   const net = model({ token: upTo(8), embed: 2 }, (m) => {
     const x = m.input("x", "token embed");
     const scores = dot(x, rename(x, "token", "other"), "embed");
@@ -145,8 +145,8 @@ t.test("evaluate() takes dynamic lengths, 0 included", (t) => {
   t.end();
 });
 
-t.test("evaluate() turns both kinds of pairs", (t) => {
-  const turned = (
+t.test("evaluate() rotates both pair layouts", (t) => {
+  const rotated = (
     inverseFrequencies: readonly number[],
     interleaved: boolean,
   ) =>
@@ -162,13 +162,13 @@ t.test("evaluate() turns both kinds of pairs", (t) => {
       { inputs: { x: [1, 2, 3, 4], position: [1] } },
     ).map((v) => Math.round(v * 1e5) / 1e5);
   const quarter = Math.PI / 2;
-  t.strictSame(turned([quarter, 0], false), [-3, 2, 1, 4]);
-  t.strictSame(turned([quarter, 0], true), [-2, 1, 3, 4]);
-  t.strictSame(turned([quarter], false), [-2, 1, 3, 4], "the first two");
+  t.strictSame(rotated([quarter, 0], false), [-3, 2, 1, 4]);
+  t.strictSame(rotated([quarter, 0], true), [-2, 1, 3, 4]);
+  t.strictSame(rotated([quarter], false), [-2, 1, 3, 4], "the first two");
   t.end();
 });
 
-t.test("evaluate() attends to earlier positions of one's own sequence", (t) => {
+t.test("evaluate() attends to earlier positions of the same sequence", (t) => {
   const sizes = {
     token: upTo(4),
     head: 2,
@@ -190,7 +190,7 @@ t.test("evaluate() attends to earlier positions of one's own sequence", (t) => {
         ...window === undefined ? {} : { window },
       });
     });
-  // Equal keys: each token sees the mean of the values that it may see.
+  // Keys are equal: each token gets the mean of the values visible to it.
   const step = {
     q: [1, 1, 1, 1, 1, 1],
     key: [0, 0, 0],
@@ -225,7 +225,7 @@ t.test("evaluate() attends to earlier positions of one's own sequence", (t) => {
   t.end();
 });
 
-t.test("evaluate() routes tokens there and back, ties to the lower expert", (t) => {
+t.test("evaluate() dispatches and combines tokens, ties to the lower expert", (t) => {
   const sizes = { token: upTo(4), embed: 1, expert: 3 };
   const net = model(sizes, (m) => {
     const logits = m.input("logits", "token expert");
@@ -284,7 +284,7 @@ t.test("evaluate() moves axes with the other ops", (t) => {
   t.end();
 });
 
-t.test("evaluate() gives the logits and choices that transformers recorded", (t) => {
+t.test("evaluate() reproduces logits and choices of transformers", (t) => {
   const checkpoints = [
     ...["olmoe-16e", "mixtral-8e", "mixtral-6e", "qwen3moe-16e"],
     ...["granitemoe-8e", "deepseekv2-16e", "deepseekv2-lite-8e"],
@@ -296,7 +296,7 @@ t.test("evaluate() gives the logits and choices that transformers recorded", (t)
     const params = readTensors(`${name}/model.safetensors`);
     const config = readJson(`${name}/config.json`);
     const graph = trace(publishedModel(config as Config).build(bounds));
-    // Two prompts packed as two sequences of one step.
+    // Two prompts, packed as two sequences of one step.
     const prompts = [0, 1].map((i) => reference[`p${i}.input_ids`]!);
     const { outputs } = evaluate(graph, {
       inputs: {
@@ -322,7 +322,7 @@ t.test("evaluate() gives the logits and choices that transformers recorded", (t)
   t.end();
 });
 
-/** fairscale's layer, one routing group per recorded rank. */
+/** fairscale's layer, with one routing group per recorded rank. */
 function fairscaleLayer(groups: number, tokens: number, experts: number) {
   return model(
     { group: groups, token: tokens, embed: 8, ffn: 12, expert: experts },
@@ -360,7 +360,7 @@ function fairscaleLayer(groups: number, tokens: number, experts: number) {
   );
 }
 
-t.test("evaluate() gives the outputs, weights and slots that fairscale recorded", (t) => {
+t.test("evaluate() reproduces outputs, weights and slots of fairscale", (t) => {
   const files = [
     "w1-e4",
     "w2-e4",
@@ -402,7 +402,7 @@ t.test("evaluate() gives the outputs, weights and slots that fairscale recorded"
   t.end();
 });
 
-t.test("evaluate() groups by an integer per token as by a leading axis", (t) => {
+t.test("evaluate() gives the same groups by an integer per token as by a leading axis", (t) => {
   const recorded = readTensors("fairscale/w2-e4.safetensors");
   const of = (part: string) =>
     [0, 1].flatMap((r) => recorded[`rank${r}.${part}`]!);

@@ -1,4 +1,4 @@
-/** Where rows go: values of MaxText's and torchtitan's own tests, against exchanges and regrouping here. */
+/** Exchanges and regrouping, against values of MaxText's and torchtitan's tests. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -15,7 +15,7 @@ import { testKernels, workgroups } from "./helpers/run_kernel.ts";
 
 const { goldens } = readJson("routing/vectors.json") as unknown as {
   readonly goldens: {
-    /** Numbers of each shard for each. */
+    /** Numbers of rows from each shard to each other. */
     readonly maxtext_all_to_all_sharded: {
       readonly group_sizes: readonly (readonly number[])[];
       readonly input_offsets: readonly (readonly number[])[];
@@ -23,7 +23,7 @@ const { goldens } = readJson("routing/vectors.json") as unknown as {
       readonly output_offsets: readonly (readonly number[])[];
       readonly recv_sizes: readonly (readonly number[])[];
     };
-    /** Rows of each shard, for all of them. */
+    /** Rows of each shard, sent to all. */
     readonly maxtext_all_to_all_unsharded: {
       readonly group_sizes: readonly number[];
       readonly input_offsets: readonly number[];
@@ -31,7 +31,7 @@ const { goldens } = readJson("routing/vectors.json") as unknown as {
       readonly output_offsets: readonly (readonly number[])[];
       readonly recv_sizes: readonly number[];
     };
-    /** Rows that a shard may receive of `local` choices on each; a factor of -1: at worst. */
+    /** Max rows that a shard receives for `local` choices per shard; a factor of -1 is the worst case. */
     readonly maxtext_ragged_buffer: readonly {
       readonly local: number;
       readonly ep: number;
@@ -40,7 +40,7 @@ const { goldens } = readJson("routing/vectors.json") as unknown as {
       readonly factor: number;
       readonly out: number;
     }[];
-    /** Rows of each local expert from each rank, and the order by expert. */
+    /** Rows of each local expert by rank, and the order by expert. */
     readonly torchtitan_permute: readonly {
       readonly counts: readonly number[];
       readonly ranks: number;
@@ -50,7 +50,7 @@ const { goldens } = readJson("routing/vectors.json") as unknown as {
   };
 };
 
-t.test("blocksOf() sends what MaxText's ragged all-to-all does", (t) => {
+t.test("blocksOf() sends the blocks of MaxText's ragged all-to-all", (t) => {
   const golden = goldens.maxtext_all_to_all_sharded;
   const counts = golden.group_sizes;
   const splits = [...counts.keys(), counts.length];
@@ -64,7 +64,7 @@ t.test("blocksOf() sends what MaxText's ragged all-to-all does", (t) => {
   t.same(column("offset").send, golden.input_offsets);
   t.same(column("count").send, golden.send_sizes);
   t.same(column("count").receive, golden.recv_sizes);
-  // MaxText says where a block goes on the side of its sender.
+  // MaxText stores the destination offset of a block at its sender.
   const there = counts.map((_, from) =>
     counts.map((_, to) => column("offset").receive[to]![from])
   );
@@ -73,11 +73,11 @@ t.test("blocksOf() sends what MaxText's ragged all-to-all does", (t) => {
 });
 
 testKernels(
-  "gatherRows() gives all what MaxText does with a batch that is not sharded",
+  "gatherRows() gathers like MaxText's exchange of an unsharded batch",
   async (t, target) => {
     const golden = goldens.maxtext_all_to_all_unsharded;
     const counts = golden.group_sizes;
-    // A row is a number that says whose it is, and which.
+    // A row is a number that identifies its shard and index.
     const sources = counts.map((count, s) =>
       Uint32Array.from({ length: count }, (_, i) => 100 * (s + 1) + i)
     );
@@ -97,7 +97,7 @@ testKernels(
       offsets.forEach((offset, to) => {
         const first = golden.input_offsets[from]!;
         const sent = rows.slice(first, first + golden.send_sizes[from]![to]!);
-        // Every shard gets the same; so there is one to fill.
+        // All shards receive the same rows, so one result is checked.
         wanted.set(sent, offset);
         t.equal(sent.length, golden.recv_sizes[from], `${from} to ${to}`);
       });
@@ -106,7 +106,7 @@ testKernels(
   },
 );
 
-t.test("a rank has room for MaxText's worst case", async (t) => {
+t.test("a rank has capacity for MaxText's worst case", async (t) => {
   const worst = goldens.maxtext_ragged_buffer.filter(({ factor }) =>
     factor === -1
   );
@@ -136,7 +136,7 @@ testKernels("regroup() orders rows as torchtitan does", async (t, target) => {
     const { counts, ranks, out, per_expert } = golden;
     const own = counts.length / ranks;
     const columns = own * ranks;
-    // The other ranks' experts get nothing: only this rank's rows matter.
+    // Counts of the other ranks' experts are 0: only this rank's rows matter.
     const all = Uint32Array.from({ length: ranks * columns }, (_, i) => {
       const [rank, column] = [Math.floor(i / columns), i % columns];
       return column < own ? counts[rank * own + column]! : 0;

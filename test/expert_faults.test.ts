@@ -1,4 +1,4 @@
-// Commands that stream experts and lose what they need: a file, a disk, a rank. Each ends with one sentence.
+// Commands that stream experts and lose a file, a disk or a rank: each ends with one message.
 // needs: cpu, mpi
 import { spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, truncateSync } from "node:fs";
@@ -22,11 +22,11 @@ import { rankOf } from "./helpers/stops.ts";
 
 const skip = skipUnasked("cpu") || (await whyNotNative() ?? false);
 
-/** Memory for a few of the 32 experts of the demo. */
+/** Memory for a few of the 32 experts of demo-lm. */
 const STREAMED = ["--adapter", "native", "--expert-memory", "400KB"];
 const GENERATE = ["-p", "Once", "-n", "500", "--jsonl", ...STREAMED];
 
-t.test("a checkpoint that becomes shorter while experts are streamed", {
+t.test("a checkpoint truncated while experts are streamed", {
   skip,
 }, async (t) => {
   const folder = path.join(temporaryFolder(t), "demo");

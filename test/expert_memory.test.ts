@@ -1,4 +1,4 @@
-// Experts that are read while they are used: logits are those of experts that are all in memory, and files that end early end a run.
+// Streamed experts: the same logits as with all experts in memory; truncated files end a run.
 // needs: cpu, gpu
 import { cpSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { open as openFile } from "node:fs/promises";
@@ -48,7 +48,7 @@ function reference(name: string): string {
   return fileURLToPath(new URL(`references/${name}`, import.meta.url));
 }
 
-/** A checkpoint with memory for experts: the logits of a prompt that uses most of them and of some tokens after it. */
+/** Opens a checkpoint with limited expert memory. `feed` runs the next tokens and returns logits. */
 async function open(
   folder: string,
   expertMemory?: number | "auto",
@@ -83,7 +83,7 @@ async function open(
   return { opened, feed };
 }
 
-/** In rotation: a packed encoding, experts of a file each, and rows of a shared file. */
+/** In rotation: a packed encoding, one file per expert, and rows of a shared file. */
 for (
   const name of inTurn(
     ["gptoss-8e-mxfp4", "qwen3moe-8e-bf16", "deepseekv2-16e"],
@@ -102,10 +102,10 @@ for (
       await opened.close();
       return { all, streaming };
     };
-    const whole = await logits();
+    const resident = await logits();
     const few = await logits(64_000);
-    t.strictSame(few.all, whole.all);
-    t.equal(whole.streaming, undefined);
+    t.strictSame(few.all, resident.all);
+    t.equal(resident.streaming, undefined);
     const { misses, bytesRead, residentBytes } = few.streaming!;
     t.ok(misses > 8, `${misses} experts were read`);
     t.ok(bytesRead > 64_000, `${bytesRead} bytes`);
@@ -113,7 +113,10 @@ for (
   });
 }
 
-/** Devices without streaming have slots: they read files, or weights that a mesh shards otherwise from host memory. */
+/**
+ * Devices without streaming use slots, read from files or, for weights that a mesh shards differently, from host
+ * memory.
+ */
 const SLOTTED = [
   { name: "gptoss-8e-mxfp4", adapter: "cpu", mesh: { tp: 2, ep: 2 } },
   { name: "deepseekv2-16e", adapter: "cpu", mesh: { ep: 1 } },
@@ -152,9 +155,9 @@ for (const { name, ...device } of inTurn(SLOTTED, 3)) {
         await opened.close();
         return { all, streaming };
       };
-      const whole = await logits();
+      const resident = await logits();
       const few = await logits(64_000);
-      t.strictSame(few.all, whole.all);
+      t.strictSame(few.all, resident.all);
       const { misses, bytesRead, readMs, residentBytes } = few.streaming!;
       t.ok(misses > 8 && bytesRead > 64_000, `${misses} experts were read`);
       t.ok(readMs > 0);
@@ -163,7 +166,7 @@ for (const { name, ...device } of inTurn(SLOTTED, 3)) {
   );
 }
 
-t.test("the planner predicts the reads of the experts that a run chooses", {
+t.test("the planner predicts the expert reads of a run", {
   skip,
 }, async (t) => {
   const { opened } = await open(reference("deepseekv2-16e"), 200_000);
@@ -225,7 +228,7 @@ t.test("the planner predicts the reads of the experts that a run chooses", {
   t.ok(Math.abs(predicted - hitRate) < 0.05, `${predicted} of ${hitRate}`);
 });
 
-t.test("a file that became shorter ends a run in one sentence", {
+t.test("a truncated file ends a run with one message", {
   skip,
 }, async (t) => {
   const folder = t.testdir();
@@ -242,10 +245,10 @@ t.test("a file that became shorter ends a run in one sentence", {
   await opened.close();
 });
 
-t.test("experts have the bytes of their files after any number of evictions", {
+t.test("experts have the bytes of their files after evictions", {
   skip,
 }, async (t) => {
-  // Experts of two launches share memory. Their sizes are no multiples of a page, or differ.
+  // Experts of two launches share memory. Their sizes are not multiples of a page, or differ.
   const [experts, samples, skew] = [9, 64, 72];
   const groups = [[2 << 12, (3 << 12) + 64], [5 << 12]];
   const words = Uint32Array.from(
@@ -351,7 +354,7 @@ t.test("experts have the bytes of their files after any number of evictions", {
   await handle.close();
 });
 
-t.test("experts that cannot be read end a run without a limit of memory, too", {
+t.test("unreadable experts end a run, also without a memory limit", {
   skip,
 }, async (t) => {
   const file = join(t.testdir(), "experts");
@@ -379,7 +382,7 @@ t.test("experts that cannot be read end a run without a limit of memory, too", {
   await handle.close();
 });
 
-t.test("--stats of streamed experts, and a bar for files that are preloaded", {
+t.test("--stats of streamed experts, and a progress bar of --preload", {
   skip,
 }, async (t) => {
   const argv = ["generate", reference("qwen3moe-8e-bf16"), "--tokens", "1,2"];
@@ -406,7 +409,7 @@ t.test("--stats of streamed experts, and a bar for files that are preloaded", {
   t.equal(both.code, 2);
 });
 
-t.test("memory that holds no two experts is refused", { skip }, async (t) => {
+t.test("memory for fewer than two experts is rejected", { skip }, async (t) => {
   await t.rejects(
     open(reference("qwen3moe-8e-bf16"), 1000),
     /Cannot keep experts in 1000 bytes of memory: 2 of a layer need \d+\. Give --expert-memory at least that/,

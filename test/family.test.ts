@@ -1,4 +1,4 @@
-/** Families in files: copies of the built-in ones outside of the repository, one of a user's own, and what is never executed. */
+/** Families in files: copies of the built-in ones, a user's own, and code that is never executed. */
 // needs: cpu
 
 import {
@@ -33,7 +33,7 @@ const CHECKPOINTS = new Map(
   }),
 );
 
-/** The sources of families, with what two of them share. */
+/** Source files of families, including shared ones. */
 const SOURCES = readdirSync(MODELS).filter((name) =>
   readFileSync(path.join(MODELS, name), "utf8").includes(
     'from "switchyard-moe/models"',
@@ -49,7 +49,7 @@ async function ok(argv: readonly string[]): Promise<string> {
   return out;
 }
 
-t.test("every built-in family, copied out of the repository, makes the same plans", async (t) => {
+t.test("every built-in family, copied out of the repository, compiles to the same plans", async (t) => {
   const architectures: string[] = [];
   let families = 0;
   for (const file of SOURCES) {
@@ -67,7 +67,7 @@ t.test("every built-in family, copied out of the repository, makes the same plan
     ];
     const builtIn = await ok(plan);
     const copied = await ok([...plan, "--family", here(`${family}.ts`)]);
-    // Steps name the source that they come from: the family, or a file that it shares with another.
+    // Steps name their source: the file of the family or a shared one.
     t.equal(
       copied,
       SOURCES.reduce(
@@ -95,7 +95,7 @@ t.test("generate, run, train and check with a copied family", async (t) => {
   t.match(await ok(["check", folder, ...family]), /no mistakes/);
 });
 
-/** A family whose mistake is in a loop over layers. */
+/** Source of a family; a mistake is inserted in its loop over layers. */
 const TEXT = readFileSync(here("mixtral.ts"), "utf8");
 
 t.test("a mistake in the layers of a family is reported once", async (t) => {
@@ -109,7 +109,7 @@ t.test("a mistake in the layers of a family is reported once", async (t) => {
   t.equal(err.match(/-->/g)?.length, 1, err);
 });
 
-t.test("code that a checkpoint names runs only with --family", async (t) => {
+t.test("code named by a checkpoint runs only with --family", async (t) => {
   const folder = here("checkpoint");
   const ran = here("ran");
   mkdirSync(folder);
@@ -143,7 +143,7 @@ ${TEXT.replaceAll("MixtralForCausalLM", "MineForCausalLM")}`,
   const { code, err } = await switchyard([...plan, "--family", source]);
   t.equal(code, 0, err);
   t.ok(existsSync(ran), "executed");
-  // What is known of it, from headers, and from an index without its files.
+  // Information about an unknown family: from headers, and from an index without its files.
   const weights = path.join(folder, "model.safetensors");
   copyFileSync(
     path.join(reference("deepseekv3-16e-fp8"), "model.safetensors"),
@@ -162,7 +162,7 @@ ${TEXT.replaceAll("MixtralForCausalLM", "MineForCausalLM")}`,
   t.equal(err, "config.json has 'family', which the family does not read\n");
 });
 
-t.test("a family is refused where it does not belong", async (t) => {
+t.test("a family is rejected for other targets", async (t) => {
   const refused = async (argv: readonly string[], message: RegExp) => {
     const { code, err } = await switchyard(argv);
     t.not(code, 0);

@@ -1,4 +1,4 @@
-/** What a new user runs into: names that are nearly right, weights to keep, choices that are dropped. */
+/** First steps of a new user: misspelled names, saved weights, dropped choices. */
 // needs: cpu
 
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -15,7 +15,7 @@ const TWO = repositoryFile("examples/two_moe.ts");
 const file = (name: string) => path.join(FOLDER, name);
 const cpu = ["--adapter", "cpu"];
 
-/** A copy of examples/layer.ts with a change. */
+/** Writes a copy of examples/layer.ts with a change. */
 function changed(name: string, from: string, to: string): string {
   const text = readFileSync(LAYER, "utf8");
   t.ok(text.includes(from), from);
@@ -29,7 +29,7 @@ async function refused(argv: readonly string[], message: string, code = 1) {
   t.equal(found.err.split("\n")[0], message);
 }
 
-t.test("mesh axes without a default placement are refused, with a suggestion", async (t) => {
+t.test("mesh axes without a default placement are rejected with a suggestion", async (t) => {
   const plan = ["plan", LAYER, "--mesh"];
   await refused(
     [...plan, "pp=2,ep=4"],
@@ -50,7 +50,7 @@ t.test("mesh axes without a default placement are refused, with a suggestion", a
   t.strictSame([code, err], [0, ""], "--place declares a name");
 });
 
-t.test("an option of 'route' that is nearly right", async (t) => {
+t.test("misspelled options of 'route'", async (t) => {
   await refused(
     ["plan", changed("top_k.ts", "topK: 2", "top_k: 2")],
     "Cannot route with option 'top_k': it is unknown. Write 'topK'",
@@ -69,7 +69,7 @@ t.test("an option of 'route' that is nearly right", async (t) => {
   t.match(
     err,
     /topK: 99,\n +\| +\^\^\n?$/,
-    "a value on its own line is marked",
+    "a value on its own line is underlined",
   );
 });
 
@@ -78,12 +78,12 @@ t.test("run --random saves the weights that it drew", async (t) => {
   const [weights, drawn, read] = ["weights", "drawn", "read"].map(file);
   const saving = [...run, "--save-weights", weights!, "--outputs", drawn!];
   t.equal((await switchyard(saving)).code, 0);
-  const given = [...run, "--weights", weights!, "--mesh", "ep=2"];
-  t.equal((await switchyard([...given, "--outputs", read!])).code, 0);
+  const argv = [...run, "--weights", weights!, "--mesh", "ep=2"];
+  t.equal((await switchyard([...argv, "--outputs", read!])).code, 0);
   t.ok(readFileSync(read!).equals(readFileSync(drawn!)), "the same outputs");
   const why =
     "Cannot use --save-weights: the weights are not drawn. Give --random and no --weights, or leave it out";
-  await refused([...given, "--save-weights", file("again")], why, 2);
+  await refused([...argv, "--save-weights", file("again")], why, 2);
   t.notOk(existsSync(file("again")));
   const text = readFileSync(TWO, "utf8");
   writeFileSync(file("renamed.ts"), text.replace('"gate"', '"gaet"'));
@@ -93,7 +93,7 @@ t.test("run --random saves the weights that it drew", async (t) => {
   );
 });
 
-t.test("run says how many choices a capacity dropped, on every mesh the same", async (t) => {
+t.test("run reports choices dropped by capacity, equal on every mesh", async (t) => {
   const run = ["run", repositoryFile("examples/fairscale.ts"), ...cpu];
   const counted: unknown[] = [];
   for (const mesh of ["ep=1", "ep=2"]) {
@@ -108,12 +108,12 @@ t.test("run says how many choices a capacity dropped, on every mesh the same", a
     counted.push([
       { routing: 0, chosen: Number(chosen), dropped: Number(dropped) },
     ]);
-    // Slots of the choices, of which -1 are dropped.
+    // Slots of the choices; -1 means dropped.
     const { slot } = await readTensors(to, nodeFiles());
     t.equal(
       slot!.data.filter((n) => n === -1).length,
       Number(dropped),
-      "as the slots say",
+      "matches the slots",
     );
   }
   for (const one of counted) t.strictSame(one, counted[0]);
@@ -121,7 +121,7 @@ t.test("run says how many choices a capacity dropped, on every mesh the same", a
   t.notMatch(dropless.out, /dropped/);
 });
 
-t.test("view --choices of a model of one's own, which names its output as it likes", async (t) => {
+t.test("view --choices of a user's model with any output name", async (t) => {
   const model = changed(
     "named.ts",
     "return { y:",
@@ -145,7 +145,7 @@ t.test("view --choices of a model of one's own, which names its output as it lik
   );
 });
 
-t.test("--help says the defaults of --seed and -n, and --json how a text ended", async (t) => {
+t.test("--help states defaults of --seed and -n, and --json the ending of a text", async (t) => {
   const { out } = await switchyard(["generate", "--help"]);
   const plain = out.replace(/\s+/g, " ");
   t.match(plain, /Default: generation_config\.json, else 128 \(chat: 1024\)\./);

@@ -14,7 +14,7 @@ function f32(bits: readonly number[]): HostTensor {
   return { dtype: "f32", shape: [data.length], data };
 }
 
-t.test("elements arrive with their bits, changed ones too", async (t) => {
+t.test("inputs arrive with their bits, also as changes", async (t) => {
   const texts: string[] = [];
   const session = { concurrentRuns: 1, runsAhead: false };
   const leader = createLeader({
@@ -27,19 +27,19 @@ t.test("elements arrive with their bits, changed ones too", async (t) => {
   });
   const sent: (readonly number[])[] = [
     [0, NANS[0]!, 2, 3, 4, 5, 6, 0x80000000],
-    // Fewer than half of the elements differ: 0 becomes -0 and -0 becomes 0, and a NaN another one.
+    // Fewer than half of the elements differ: 0 and -0, and two NaNs.
     [0x80000000, NANS[0]!, 7, 3, 4, 5, 6, 0x80000000],
     [0x80000000, NANS[1]!, 7, 3, 4, 5, 6, 0],
   ];
   const led = leader.lead({ ...session, run: () => Promise.resolve({}) });
-  // Callers may use the arrays of their inputs again.
+  // Callers may reuse the arrays of their inputs.
   const hidden = f32(sent[0]!);
   for (const bits of sent) {
     words(hidden).set(bits);
     await led.run("main", { hidden, ids: f32([1]) }, {});
   }
   await leader.end();
-  t.notMatch(texts.slice(1).join(), /"data"/, "changes are sent");
+  t.notMatch(texts.slice(1).join(), /"data"/, "only changes are sent");
   const found: HostTensor[] = [];
   const follower = {
     ...session,

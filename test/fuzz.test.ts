@@ -1,4 +1,4 @@
-/** Each class of `npm run fuzz` for a short time, with a seed that is drawn anew each time. */
+/** Short runs of each class of `npm run fuzz`, with a new seed each time. */
 // needs: cpu
 
 import t from "tap";
@@ -11,14 +11,14 @@ import { kernelClass } from "./fuzz/kernel.ts";
 import { planClass } from "./fuzz/plan.ts";
 import { repeatWith, RUNS, SEED } from "./helpers/seed.ts";
 
-const TRIED: readonly string[] = [
+const SOURCE_NAMES: readonly string[] = [
   "inference ep=2",
   "inference ep=2 in chunks",
   "inference dp=2,ep=2",
   "training ep=2",
 ];
 
-/** Smaller cases than those of `npm run fuzz`, and how many. */
+/** Classes with smaller cases than `npm run fuzz`, and their numbers of cases. */
 const SHORT: {
   readonly [name: string]: {
     readonly make: () => FuzzClass<unknown>;
@@ -40,7 +40,7 @@ const SHORT: {
     make: () =>
       planClass({
         read: smallCheckpoint,
-        sources: SOURCES.filter(({ name }) => TRIED.includes(name)),
+        sources: SOURCES.filter(({ name }) => SOURCE_NAMES.includes(name)),
       }) as FuzzClass<unknown>,
     count: 12,
   },
@@ -48,7 +48,7 @@ const SHORT: {
     make: () =>
       determinismClass({
         together: 3,
-        sources: SOURCES.filter(({ name }) => TRIED.includes(name)),
+        sources: SOURCES.filter(({ name }) => SOURCE_NAMES.includes(name)),
       }) as FuzzClass<unknown>,
     count: 3,
   },
@@ -70,13 +70,13 @@ const SHORT: {
 t.same(
   Object.keys(SHORT).sort(),
   Object.keys(CLASSES).sort(),
-  "every class is tried",
+  "every class runs",
 );
 
-for (const [name, { make, count: least }] of Object.entries(SHORT)) {
+for (const [name, { make, count: base }] of Object.entries(SHORT)) {
   t.test(name, async (t) => {
     const of = make();
-    const count = least * RUNS;
+    const count = base * RUNS;
     const report = await fuzz(of, { seed: SEED, count, findings: 1 });
     await of.close();
     t.comment(reportText(report));
@@ -85,7 +85,7 @@ for (const [name, { make, count: least }] of Object.entries(SHORT)) {
   });
 }
 
-t.test("a finding is made small and counted", async (t) => {
+t.test("a finding is reduced and counted", async (t) => {
   const of = planClass({ read: smallCheckpoint, sources: SOURCES.slice(0, 1) });
   const report = await fuzz({
     ...of,

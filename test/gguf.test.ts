@@ -1,4 +1,4 @@
-/** GGUF files: types of tensors, names, keys and tokenizers. */
+/** GGUF files: block types, names, keys and tokenizers. */
 // needs: cpu
 
 import { createHash } from "node:crypto";
@@ -56,7 +56,7 @@ import { skipUnasked } from "./helpers/needs.ts";
 
 const skip = skipUnasked("cpu");
 
-/** SHA-256 of what ggml's own `dequantize_row_*` makes of 64 blocks, recorded by `bench/ggml_blocks.ts --record`. */
+/** SHA-256 of 64 blocks decoded by ggml's `dequantize_row_*`, recorded by `bench/ggml_blocks.ts --record`. */
 const RECORDED: { readonly [type: string]: string } = JSON.parse(
   readFileSync(
     new URL("references/ggml_blocks.json", import.meta.url),
@@ -64,7 +64,7 @@ const RECORDED: { readonly [type: string]: string } = JSON.parse(
   ),
 ) as { [type: string]: string };
 
-t.test("GGUF files have every family, or its page says why not", (t) => {
+t.test("every family has a GGUF architecture, or docs/quantized.md states why not", (t) => {
   const page = readFileSync(
     new URL("../docs/quantized.md", import.meta.url),
     "utf8",
@@ -82,7 +82,7 @@ t.test("GGUF files have every family, or its page says why not", (t) => {
   t.end();
 });
 
-t.test("blocks are decoded as ggml decodes them", (t) => {
+t.test("blocks are decoded like ggml", (t) => {
   for (const type of BLOCK_TYPES) {
     const values = valuesOf(type, blocksOf(type, 64, type.number));
     t.equal(digestOf(values), RECORDED[type.name], type.name);
@@ -109,7 +109,7 @@ async function outputsOf(
     ...dispatcher ? { dispatcher } : {},
     need: { tokens: 16, sequences: 2, context: 16 },
   });
-  // On the native device, matrices are buffers with the bytes of the file; with f32 activations, only the embeddings.
+  // On the native device, matrices are mapped from the file as blocks; with f32 activations, only the embeddings are.
   const inBlocks = opened.plan.weights.filter(({ source }) =>
     BLOCK_TYPES.some(({ block }) => source.endsWith(`:${block}`))
   );
@@ -126,7 +126,7 @@ async function outputsOf(
 }
 
 t.test(
-  "every type of blocks has the bits of its numbers in f32",
+  "every block type gives the bits of the same values in f32",
   { skip },
   async (t) => {
     const folder = temporaryFolder(t);
@@ -166,7 +166,7 @@ t.test(
     t.not(
       wanted,
       await outputsOf(blocks, "ep=1", { adapter: "cpu" }),
-      "not those of f32",
+      "different from those with f32 activations",
     );
     const native = await whyNotNative() === undefined ? "native" : "cpu";
     for (const mesh of inTurn(["ep=1", "ep=2", "ep=4", "tp=2,ep=2"], 4)) {
@@ -199,7 +199,7 @@ t.test(
 );
 
 t.test(
-  "rows of tables have the bits of their numbers in f32, and memory is as planned",
+  "table rows give the bits of the same values in f32, and memory is as planned",
   { skip },
   async (t) => {
     const folder = temporaryFolder(t);
@@ -251,7 +251,7 @@ export const m = model({ token: 9, vocab: 14, embed: 512 }, (m) => {
     ) {
       const found = await run("q.gguf", ...argv);
       t.ok(found.rows.equals(wanted.rows), argv.join(" "));
-      // Of 14 rows, of which 9 are returned in f32.
+      // With the mesh, 9 of 14 rows are returned in f32.
       if (argv.includes("--mesh")) continue;
       t.ok(found.bytes < 0.55 * wanted.bytes, `${found.bytes} bytes`);
     }
@@ -281,7 +281,7 @@ export const m = model({ token: 9, vocab: 14, embed: 512 }, (m) => {
   },
 );
 
-/** Logits behind each token of a prompt, recorded by `bench/llama_logits.ts`. */
+/** Logits after each token of a prompt, recorded by `bench/llama_logits.ts`. */
 const LLAMA: {
   readonly prompt: readonly number[];
   readonly logits: readonly number[];
@@ -292,7 +292,7 @@ const LLAMA: {
   ),
 );
 
-/** The part of the largest logit by which logits may differ from those with f32 activations. */
+/** Max difference to logits with f32 activations, relative to the largest logit. */
 const TOLERANCE = 2e-2;
 
 async function logitsOf(
@@ -327,9 +327,9 @@ t.test(
     const quantized = await logitsOf(file, prompt);
     t.equal(exact.length, logits.length);
     const largest = Math.max(...exact.map(Math.abs));
-    const worst = (of: ArrayLike<number>) =>
+    const maxError = (of: ArrayLike<number>) =>
       Math.max(...exact.map((logit, i) => Math.abs(logit - of[i]!))) / largest;
-    const [ours, theirs] = [worst(quantized), worst(logits)];
+    const [ours, theirs] = [maxError(quantized), maxError(logits)];
     t.ok(ours < TOLERANCE, `off by ${ours} of the largest`);
     t.ok(ours < 1.2 * theirs, `off by ${ours}, llama.cpp by ${theirs}`);
     const best = (of: ArrayLike<number>, row: number) => {
@@ -349,13 +349,13 @@ t.test(
   },
 );
 
-/** A checkpoint with references as llama.cpp names it: its keys, and its tensors by its names of theirs. */
+/** A reference checkpoint in llama.cpp's format: its keys, and its tensor names by ours. */
 interface Converted {
   readonly checkpoint: string;
   readonly architecture: string;
   readonly keys: (config: Config) => { readonly [key: string]: number };
   readonly names: { readonly [ours: string]: string };
-  /** Queries and keys have rotated pairs beside each other. */
+  /** Queries and keys are stored with adjacent rotated pairs. */
   readonly interleaved?: true;
   /** Routed experts are scaled, and their weights normalized. */
   readonly scales?: true;
@@ -474,7 +474,7 @@ const CONVERTED: readonly Converted[] = [
   },
 ];
 
-/** Keys of models whose experts are those of DeepSeek-V3; routers have sigmoids. */
+/** Keys of models with DeepSeek-V3's experts and sigmoid routers. */
 function sharedKeys(c: Config): { readonly [key: string]: number } {
   return {
     feed_forward_length: c["intermediate_size"]!,
@@ -487,19 +487,19 @@ function sharedKeys(c: Config): { readonly [key: string]: number } {
   };
 }
 
-/** Rows of rotated pairs beside each other, from those of first halves before second halves. */
+/** Reorders rows with split halves to adjacent rotated pairs. */
 function interleave(data: Float32Array, rows: number, heads: number) {
   const [width, columns] = [rows / heads, data.length / rows];
-  const moved = new Float32Array(data.length);
+  const reordered = new Float32Array(data.length);
   for (let row = 0; row < rows; row++) {
     const [head, at] = [Math.floor(row / width), row % width];
     const from = head * width + (at >> 1) + (at & 1) * width / 2;
-    moved.set(
+    reordered.set(
       data.subarray(from * columns, (from + 1) * columns),
       row * columns,
     );
   }
-  return moved;
+  return reordered;
 }
 
 async function convert(
@@ -539,7 +539,7 @@ async function convert(
         names[of.replace(/\.experts\.\d+\./, ".experts.*.")]
       }.${ending}`;
     const heads = /attn_([qk])\.weight$/.exec(theirs)?.[1];
-    const moved = interleaved && heads
+    const reordered = interleaved && heads
       ? interleave(
         floats,
         shape[0]!,
@@ -548,7 +548,10 @@ async function convert(
       : floats;
     if (expert === undefined) {
       const row = theirs.includes("inp_shexp");
-      tensors[theirs] = { shape: row ? shape.slice(1) : shape, data: moved };
+      tensors[theirs] = {
+        shape: row ? shape.slice(1) : shape,
+        data: reordered,
+      };
       continue;
     }
     const experts = [
@@ -559,9 +562,9 @@ async function convert(
     ].map((field) => config[field]).find((count) => count !== undefined)!;
     const stack = tensors[theirs] ??= {
       shape: [experts, ...shape],
-      data: new Float32Array(experts * moved.length),
+      data: new Float32Array(experts * reordered.length),
     };
-    stack.data.set(moved, Number(expert) * moved.length);
+    stack.data.set(reordered, Number(expert) * reordered.length);
   }
   const common = {
     block_count: config["num_hidden_layers"]!,
@@ -611,7 +614,7 @@ for (const [i, converted] of CONVERTED.entries()) {
     continue;
   }
   t.test(
-    `${checkpoint} in two parts has the bits of its folder`,
+    `${checkpoint} as a GGUF file in two parts has the bits of its folder`,
     { skip },
     async (t) => {
       const folder = temporaryFolder(t);
@@ -628,7 +631,7 @@ for (const [i, converted] of CONVERTED.entries()) {
 }
 
 t.test(
-  "text of a file with a tokenizer is that of the folder",
+  "a GGUF file with a tokenizer generates the text of the folder",
   { skip },
   async (t) => {
     const [folder, demo] = [temporaryFolder(t), checkpointFolder("demo-lm")];
@@ -670,7 +673,7 @@ t.test(
   },
 );
 
-t.test("endTokens() are those of keys and of known texts", (t) => {
+t.test("endTokens() come from keys and known texts", (t) => {
   const control = (...texts: string[]) => ({
     "tokenizer.ggml.tokens": ["a", "<|im_end|>", ...texts],
     "tokenizer.ggml.token_type": [1, 1, ...texts.map(() => 3)],
@@ -683,7 +686,7 @@ t.test("endTokens() are those of keys and of known texts", (t) => {
   t.strictSame(
     endTokens({ ...control("<|user|>"), ...id("eot", 2), ...id("eos", 0) }),
     [0, 2],
-    "GLM-4.5: the turn of the user",
+    "GLM-4.5: the user's turn",
   );
   t.strictSame(
     endTokens({ ...control("<eos>", "<turn|>"), ...id("eos", 2) }),
@@ -699,9 +702,9 @@ t.test("endTokens() are those of keys and of known texts", (t) => {
   t.end();
 });
 
-t.test("damaged files are refused in one sentence", async (t) => {
+t.test("damaged files are rejected with one message", async (t) => {
   const folder = temporaryFolder(t);
-  const whole = Buffer.concat([
+  const complete = Buffer.concat([
     ...writeGguf({ ...SMALL_KEYS, ...vocabularyKeys(SMALL_VOCABULARY) }, {
       "token_embd.weight": { shape: [4, 8], data: new Float32Array(32) },
     }),
@@ -716,16 +719,19 @@ t.test("damaged files are refused in one sentence", async (t) => {
   };
   await refused(Buffer.from("not a model"), /^Cannot open .*header is damaged/);
   await refused(
-    whole.subarray(0, whole.length - 64),
+    complete.subarray(0, complete.length - 64),
     /does not fit in the file/,
   );
   for (let cut = 8; cut < 400; cut += 37) {
-    await refused(whole.subarray(0, cut), /^Cannot open .*header is damaged/);
+    await refused(
+      complete.subarray(0, cut),
+      /^Cannot open .*header is damaged/,
+    );
   }
-  const emptyAxis = Buffer.from(whole);
+  const emptyAxis = Buffer.from(complete);
   // The innermost axis follows the name and the number of axes.
   const name = "token_embd.weight";
-  const axes = whole.indexOf(name) + name.length + 4;
+  const axes = complete.indexOf(name) + name.length + 4;
   emptyAxis.fill(0, axes, axes + 8);
   await refused(emptyAxis, /does not fit in the file/);
   const keys = { ...SMALL_KEYS, ...vocabularyKeys(SMALL_VOCABULARY) };
@@ -741,7 +747,7 @@ t.test("damaged files are refused in one sentence", async (t) => {
   );
 });
 
-t.test("rows of odd heads are refused", async (t) => {
+t.test("heads with an odd number of rows are rejected", async (t) => {
   const file = join(temporaryFolder(t), "odd.gguf");
   for (const u32 of [0, 3, 8]) {
     const keys = {
@@ -759,7 +765,7 @@ t.test("rows of odd heads are refused", async (t) => {
   }
 });
 
-t.test("types of indexers are those of GLM-5.2 in files without them", (t) => {
+t.test("files without indexer types use those of GLM-5.2", (t) => {
   const keys = {
     "general.architecture": "glm-dsa",
     "glm-dsa.context_length": 1048576,
@@ -781,7 +787,7 @@ t.test("types of indexers are those of GLM-5.2 in files without them", (t) => {
   t.end();
 });
 
-t.test("value heads that do not fit their tensor are refused", async (t) => {
+t.test("value heads that do not match their tensor are rejected", async (t) => {
   const file = join(temporaryFolder(t), "heads.gguf");
   for (
     const [keyHeads, valueHeads, inner] of [
@@ -810,10 +816,10 @@ t.test("value heads that do not fit their tensor are refused", async (t) => {
   }
 });
 
-t.test("texts are split as the tokenizers of models split them", (t) => {
+t.test("texts are split like by the original tokenizers", (t) => {
   const split = (name: string, text: string) =>
     SPLITS[name]!.reduce((parts, pattern) => {
-      // JavaScript has no groups without case in every version that runs this.
+      // Case-insensitive groups are not supported by all JavaScript versions.
       const plain = pattern.replaceAll(
         "(?i:'s|'t|'re|'ve|'m|'ll|'d)",
         "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",
@@ -851,7 +857,7 @@ t.test("texts are split as the tokenizers of models split them", (t) => {
   t.end();
 });
 
-t.test("the tokenizer of Gemma 4 has the merges of its file", (t) => {
+t.test("the tokenizer of Gemma 4 uses the merges of its file", (t) => {
   const tokens = ["<pad>", "<bos>", "a", "b", "\u2581", "ab", "\u2581ab"];
   const found = tokenizerOf("g.gguf", {
     keys: {

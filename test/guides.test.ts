@@ -1,4 +1,4 @@
-/** The guides: their files are written and their commands run, in the order of the page, in an empty folder. */
+/** Guides: writes their files and runs their commands, in the order of the page, in an empty folder. */
 // needs: cpu
 
 import { copyFileSync, readFileSync } from "node:fs";
@@ -15,34 +15,36 @@ import {
 import { commandsOf, readPage } from "./helpers/guide.ts";
 
 const ROOT = path.resolve(import.meta.dirname, "..");
-/** As `cd` in the empty folder: commands name what is in it. */
+/** Working directory, since commands use relative paths. */
 const FOLDER = temporaryFolder(t);
 const HERE = process.cwd();
 process.chdir(FOLDER);
 t.teardown(() => process.chdir(HERE));
 
-/** Commands that compute: here on the CPU, wherever the guide does. */
+/** Commands that compute. The test runs them on the CPU. */
 const COMPUTES = new Set(["run", "train", "generate"]);
 
-/** Run every command of a page; what those of switchyard left, by the words that call them. */
+/** Runs every command of a page; returns results by command line. */
 async function runGuide(page: string): Promise<Map<string, Finished>> {
-  const left = new Map<string, Finished>();
+  const results = new Map<string, Finished>();
   for (const [, program, command, ...argv] of commandsOf(page)) {
     t.equal(program, "switchyard");
     const where = COMPUTES.has(command!) ? ["--adapter", "cpu"] : [];
     const finished = await switchyard([command!, ...argv, ...where]);
-    left.set([command, ...argv].join(" "), finished);
+    results.set([command, ...argv].join(" "), finished);
   }
-  return left;
+  return results;
 }
 
-t.test("docs/fits.md, of a model that fits and one that does not", async (t) => {
+t.test("docs/fits.md, with a model that fits and one that does not", async (t) => {
   copyFileSync(path.join(ROOT, "examples/demo-lm/config.json"), "config.json");
   copyFileSync(path.join(ROOT, "examples/layer.ts"), "layer.ts");
   const page = readPage("fits.md");
-  const left = await runGuide(page);
-  t.equal(left.size, 4);
-  for (const [command, { code, err }] of left) t.equal(code, 0, command + err);
+  const results = await runGuide(page);
+  t.equal(results.size, 4);
+  for (const [command, { code, err }] of results) {
+    t.equal(code, 0, command + err);
+  }
   const plan = ["plan", "config.json", "--target", "8x24gb"];
   for (
     const [flag] of page.matchAll(/(?<=`)--[a-z-]+(?: [a-z0-9=,]+)?(?=`)/g)
@@ -57,10 +59,10 @@ t.test("docs/fits.md, of a model that fits and one that does not", async (t) => 
   t.equal(big.code, 3, big.out + big.err);
 });
 
-t.test("the README shows what its commands print", async (t) => {
+t.test("the README shows the output of its commands", async (t) => {
   const readme = readFileSync(path.join(ROOT, "README.md"), "utf8");
   const [, demonstrated] = /it prints\n\n```\n(.*?)```/s.exec(readme)!;
-  // Where there is a GPU, another plan is made.
+  // With a GPU, the plan would differ.
   const { code, out } = await withOutput((io) => start([], io), {
     graphics: false,
   });

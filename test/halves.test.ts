@@ -1,4 +1,4 @@
-/** Rounding to 16 bits, in kernels and in host memory: every value, and what is between. */
+/** Rounding to 16 bits, in kernels and in host memory: all values, midpoints and neighbours. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -16,16 +16,13 @@ import {
 import { halves, NAN, nearest } from "./helpers/halves.ts";
 import { testKernels, workgroups } from "./helpers/run_kernel.ts";
 
-/** What is no number, of both signs: quiet and signalling, with bits that survive 16 and with such that do not. */
-const NO_NUMBERS = Uint32Array.of(
+/** NaNs of both signs: quiet and signalling, with payloads that 16 bits keep or lose. */
+const NANS = Uint32Array.of(
   ...[0x7fc00000, 0x7f800001, 0x7f80ffff, 0x7fa00000, 0x7fffffff]
     .flatMap((bits) => [bits, bits | 0x80000000]),
 );
 
-/**
- * Of both signs: every value, the middle to the next one, and what is beside that; then too large ones, infinity and
- * what is no number.
- */
+/** All values of both signs, midpoints between them and their neighbours; values that overflow, infinity and NaNs. */
 function candidates(stored: "f16" | "bf16"): Float32Array {
   const values = halves(stored);
   const largest = values.at(-1)!;
@@ -41,37 +38,37 @@ function candidates(stored: "f16" | "bf16"): Float32Array {
   });
   if (stored === "f16") found.push(65519.996, 65520, 7e4, 1e38, 2 ** -140);
   const numbers = found.flatMap((x) => [x, -x]);
-  const all = new Float32Array(numbers.length + NO_NUMBERS.length);
+  const all = new Float32Array(numbers.length + NANS.length);
   all.set(numbers);
-  new Uint32Array(all.buffer).set(NO_NUMBERS, numbers.length);
+  new Uint32Array(all.buffer).set(NANS, numbers.length);
   return all;
 }
 
 for (const stored of ["f16", "bf16"] as const) {
   const values = halves(stored);
-  const given = candidates(stored);
+  const inputs = candidates(stored);
   const wanted = Uint16Array.from(
-    given,
+    inputs,
     (x) => Number.isNaN(x) ? NAN[stored] : nearest(values, x),
   );
-  const wrong = (found: ArrayLike<number>) => {
+  const firstError = (found: ArrayLike<number>) => {
     const at = wanted.findIndex((bits, i) => bits !== found[i]);
-    return at < 0 ? "none" : `${given[at]} to ${found[at]}, not ${wanted[at]}`;
+    return at < 0 ? "none" : `${inputs[at]} to ${found[at]}, not ${wanted[at]}`;
   };
 
   t.test(`${stored} in host memory`, (t) => {
-    t.equal(wrong(narrow(stored, given)), "none");
+    t.equal(firstError(narrow(stored, inputs)), "none");
     const bits = Uint16Array.from(values, (_, i) => i);
     const wide = widen(stored, bits);
-    t.ok(values.every((value, i) => wide[i] === value), "what they stand for");
+    t.ok(values.every((value, i) => wide[i] === value), "decoded values");
     t.ok(Number.isNaN(widen(stored, Uint16Array.of(NAN[stored]))[0]), "NaN");
     t.end();
   });
 
   testKernels(`${stored} rounded by a kernel`, async (t, target) => {
-    // A device may take what is below the smallest normal f32 as 0.
+    // A device may flush subnormal f32 to 0.
     const normal = (x: number) => x === 0 || !(Math.abs(x) < 2 ** -126);
-    const count = given.length;
+    const count = inputs.length;
     const kernel = elementwise({
       name: "round",
       count: u32(count),
@@ -86,13 +83,13 @@ for (const stored of ["f16", "bf16"] as const) {
     });
     const { y } = await target.run(
       kernel,
-      { x: given, y: new Uint32Array(count) },
+      { x: inputs, y: new Uint32Array(count) },
       workgroups(elementwiseGrid(count)),
     );
     const found = Array.from(
       y!,
-      (bits, i) => normal(given[i]!) ? bits : wanted[i]!,
+      (bits, i) => normal(inputs[i]!) ? bits : wanted[i]!,
     );
-    t.equal(wrong(found), "none");
+    t.equal(firstError(found), "none");
   });
 }

@@ -1,4 +1,4 @@
-// Untrusted files: what is no file is not waited for, long and odd names are shown in part, and nothing odd vanishes.
+// Untrusted files: special files are not waited for; long and unprintable names are shortened and escaped.
 // needs: cpu
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
@@ -36,7 +36,7 @@ import { readOnDisk, TEXT, tinyModel } from "./helpers/tiny_training.ts";
 const MIXTRAL = checkpointFolder("mixtral-6e");
 const LAYER = fileURLToPath(new URL("../examples/layer.ts", import.meta.url));
 
-/** Why tests with pipes in the file system are skipped, or false. */
+/** Reason for skipping tests with named pipes, or false. */
 const SKIP_PIPES = process.platform === "win32" &&
   "Windows has no pipes in its file system";
 
@@ -55,10 +55,10 @@ t.test(
       rmSync(path.join(folder, name), { force: true });
       t.equal(spawnSync("mkfifo", [path.join(folder, name)]).status, 0);
     };
-    const refused = async (what: string, argv: string[], at = pipe) => {
+    const refused = async (title: string, argv: string[], at = pipe) => {
       const { code, err } = await switchyard(argv);
-      t.equal(code, 1, what);
-      t.equal(err, `Cannot read '${at}': it is a pipe. Give a file\n`, what);
+      t.equal(code, 1, title);
+      t.equal(err, `Cannot read '${at}': it is a pipe. Give a file\n`, title);
     };
     const run = ["run", MIXTRAL, "--inputs", inputs, "--outputs", out];
     await refused("inputs", run.with(3, pipe));
@@ -92,7 +92,7 @@ t.test(
   },
 );
 
-t.test("nor is a device or a folder read as a file", async (t) => {
+t.test("devices and folders are not read as files", async (t) => {
   const folder = temporaryFolder(t);
   await t.rejects(files.readText("/dev/zero"), {
     name: "DataError",
@@ -111,7 +111,7 @@ t.test("an unreadable tuner cache is ignored", async (t) => {
   const scratch = temporaryFolder(t);
   const inputs = path.join(scratch, "in.safetensors");
   await writeRaw(inputs, { input_ids: integers([1, 3], [5, 6, 7]) });
-  const run = async (what: string, state: string, make: () => unknown) => {
+  const run = async (title: string, state: string, make: () => unknown) => {
     remove();
     mkdirSync(CACHE);
     make();
@@ -119,8 +119,8 @@ t.test("an unreadable tuner cache is ignored", async (t) => {
       ...["run", MIXTRAL, "--adapter", "cpu", "--inputs", inputs],
       ...["--outputs", path.join(scratch, "out.safetensors")],
     ]);
-    t.equal(err, `${state}. This run does without tunings\n`, what);
-    t.equal(code, 0, what);
+    t.equal(err, `${state}. This run does without tunings\n`, title);
+    t.equal(code, 0, title);
   };
   const wrong =
     `Cannot read tunings from '${file}': it is not JSON. Remove the file, or run 'switchyard tune' again`;
@@ -140,7 +140,7 @@ t.test("an unreadable tuner cache is ignored", async (t) => {
     `Cannot read '${file}': it is a folder. Give a file`,
     () => mkdirSync(file, { recursive: true }),
   );
-  if (SKIP_PIPES) return t.comment(`A pipe is not tried: ${SKIP_PIPES}`);
+  if (SKIP_PIPES) return t.comment(`A pipe is not tested: ${SKIP_PIPES}`);
   await run(
     "a pipe",
     `Cannot read '${file}': it is a pipe. Give a file`,
@@ -151,7 +151,7 @@ t.test("an unreadable tuner cache is ignored", async (t) => {
   );
 });
 
-/** A safetensors file whose header is this text. */
+/** A safetensors file with the given header. */
 function withHeader(text: string, data = 0): Uint8Array {
   const head = new TextEncoder().encode(text);
   const bytes = new Uint8Array(8 + head.length + data);
@@ -168,7 +168,7 @@ async function open(bytes: Uint8Array) {
   }]);
 }
 
-t.test("a header may be long", async (t) => {
+t.test("long headers are read, and duplicate names rejected", async (t) => {
   const x = '"x":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}';
   for (const piece of ["a", "\\n", '\\"', "{", "[", "é"]) {
     const note = piece.repeat(20e6 / new TextEncoder().encode(piece).length);
@@ -245,7 +245,11 @@ export const m = model({ a: 2, b: 3 }, (m) => ({ y: add(m.input("x", "a b"), 1) 
       "Cannot run program 'main': the input 'x' is NaN at [1, 1]. Give it numbers\n",
   });
   values[4] = -Infinity;
-  t.equal((await run({ x: bad })).code, 0, "masks are made of infinities");
+  t.equal(
+    (await run({ x: bad })).code,
+    0,
+    "infinities are accepted, as masks use them",
+  );
   for (const name of ["__proto__", "constructor", "toString"]) {
     t.strictSame(await run(Object.fromEntries([["x", x], [name, x]])), {
       code: 1,
@@ -290,7 +294,7 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
   });
 }
 
-t.test("Ctrl-C ends a training during kernel compilation, without a word", {
+t.test("Ctrl-C ends a training during kernel compilation, without a message", {
   skip: await whyNotNative() ?? false,
 }, async (t) => {
   const scratch = temporaryFolder(t);
@@ -311,7 +315,7 @@ t.test("Ctrl-C ends a training during kernel compilation, without a word", {
   }
   const ended = once(child, "close");
   await compiler.started(() => child.exitCode !== null);
-  // A terminal sends it to all processes of a group, the compiler included.
+  // A terminal sends it to all processes of a group, including the C compiler.
   process.kill(-child.pid!, "SIGINT");
   const [code, by] = await ended;
   t.strictSame({ code, by, said }, { code: null, by: "SIGINT", said: "" });
@@ -339,7 +343,7 @@ t.test("JSON is at most 500 levels deep in any file", async (t) => {
     return folder;
   };
   const INDEX = "model.safetensors.index.json";
-  const says: { readonly [what: string]: readonly [string[], string] } = {
+  const says: { readonly [title: string]: readonly [string[], string] } = {
     "a plan": [
       ["verify", path.join(scratch, "plan.json")],
       `Cannot read '${path.join(scratch, "plan.json")}': '/deep/0/`,
@@ -399,13 +403,13 @@ t.test("JSON is at most 500 levels deep in any file", async (t) => {
     path.join(scratch, "plan.json"),
     `{"version":2,"deep":${text}}`,
   );
-  for (const [what, [argv, begin]] of Object.entries(says)) {
+  for (const [title, [argv, begin]] of Object.entries(says)) {
     const { code, err } = await switchyard(argv);
-    t.equal(code, 1, what);
+    t.equal(code, 1, title);
     t.ok(
       err.startsWith(begin) &&
         /is nested deeper than 500( levels)?\. /.test(err),
-      `${what}: ${err.slice(0, 300)}`,
+      `${title}: ${err.slice(0, 300)}`,
     );
   }
 });

@@ -1,4 +1,4 @@
-// Untrusted kernels: they are printed in little time, end, and do on WebAssembly what the tree says.
+// Untrusted kernels: printing is fast, loops terminate, and WebAssembly matches the interpreter.
 // needs: cpu
 import t from "tap";
 import fc from "fast-check";
@@ -62,7 +62,7 @@ const sumOf = (index: Expr) =>
   set("sum", add(local("sum", "f32"), load("a", index)));
 const end = store("y", u("i"), local("sum", "f32"));
 
-/** `c1` is made of `c0` twice, `c2` of `c1` twice, and so on. */
+/** Each variable uses the previous one twice. */
 function chain(length: number, fn: "add" | "mul"): Stmt[] {
   return [
     let_("c0", add(group, u32(1))),
@@ -74,7 +74,7 @@ function chain(length: number, fn: "add" | "mul"): Stmt[] {
   ];
 }
 
-/** `c1` is `c0` plus 1, and so on. */
+/** Each variable is the previous one plus 1. */
 function ladder(length: number): Stmt[] {
   return [
     let_("c0", group),
@@ -88,7 +88,7 @@ function ladder(length: number): Stmt[] {
   ];
 }
 
-/** What each variable holds takes one turn more to find out than what the next one does. */
+/** Each variable takes one more iteration to infer than the next one. */
 function backward(length: number): Stmt[] {
   const before = (n: number) => n === length - 1 ? u("i") : u(`v${n + 1}`);
   return [
@@ -100,12 +100,12 @@ function backward(length: number): Stmt[] {
   ];
 }
 
-const HOSTILE: { readonly [what: string]: readonly Stmt[] } = {
+const HOSTILE: { readonly [title: string]: readonly Stmt[] } = {
   "sums of sums": chain(40, "add"),
   "products of products": chain(40, "mul"),
   "sums upon sums": ladder(4000),
-  "variables set one after the other": backward(2000),
-  "steps that fill 32 bits in four turns": [
+  "variables that depend on the next one": backward(2000),
+  "steps that overflow 32 bits in four iterations": [
     for_(
       "q",
       u32(0),
@@ -117,7 +117,7 @@ const HOSTILE: { readonly [what: string]: readonly Stmt[] } = {
   "the same without the counter": [
     for_("q", u32(0), u32(0x90000000), [sumOf(group)], u32(2 ** 30)),
   ],
-  "strides that fill 32 bits": [
+  "strides that overflow 32 bits": [
     for_(
       "q",
       u32(0),
@@ -126,17 +126,17 @@ const HOSTILE: { readonly [what: string]: readonly Stmt[] } = {
       u32(2 ** 12),
     ),
   ],
-  "strides that fill 32 bits in the loop around": [
+  "strides of an outer loop that overflow 32 bits": [
     for_("s", u32(0), u32(513), [
       for_("q", u32(0), u32(16), [
         sumOf(add(mul(u("s"), u32(2 ** 23)), u("q"))),
       ]),
     ]),
   ],
-  "a constant end from which the step leads past 32 bits": [
+  "a constant end whose step overflows 32 bits": [
     for_("q", u32(2 ** 32 - 64), u32(2 ** 32 - 1), [sumOf(u("i"))], u32(7)),
   ],
-  "a loaded end from which the step leads past 32 bits": [
+  "a loaded end whose step overflows 32 bits": [
     for_(
       "q",
       u32(2 ** 32 - 64),
@@ -145,7 +145,7 @@ const HOSTILE: { readonly [what: string]: readonly Stmt[] } = {
       u32(7),
     ),
   ],
-  "ends that differ, from which the step leads past 32 bits": [
+  "divergent ends whose step overflows 32 bits": [
     for_(
       "q",
       u32(2 ** 32 - 64),
@@ -156,8 +156,8 @@ const HOSTILE: { readonly [what: string]: readonly Stmt[] } = {
   ],
 };
 
-for (const [what, body] of Object.entries(HOSTILE)) {
-  t.test(what, (t) => {
+for (const [title, body] of Object.entries(HOSTILE)) {
+  t.test(title, (t) => {
     const k = kernel([at, var_("sum", f32(0)), ...body, end]);
     t.strictSame(readTree(k).faults, []);
     const [wanted, vectors, singles] = [data(), data(), data()];
@@ -171,7 +171,7 @@ for (const [what, body] of Object.entries(HOSTILE)) {
   });
 }
 
-t.test("WGSL ends loops where the tree does", (t) => {
+t.test("WGSL loops end where the tree's loops end", (t) => {
   const to = load("n", u32(0), "u32");
   const loops: readonly (readonly [Stmt, string])[] = [
     [for_("q", u32(0), to, [], u32(7)), "q < min(n[0u], 4294967288u); q += 7u"],
@@ -188,7 +188,7 @@ t.test("WGSL ends loops where the tree does", (t) => {
   t.end();
 });
 
-t.test("loops that may not end are refused by name", (t) => {
+t.test("possibly endless loops are rejected by name", (t) => {
   const v = u("v");
   const again = set("v", add(v, u32(1)));
   const wrong: readonly (readonly [readonly Stmt[], string])[] = [
@@ -219,7 +219,7 @@ t.test("loops that may not end are refused by name", (t) => {
   t.end();
 });
 
-t.test("a kernel tree has a largest size", (t) => {
+t.test("the size of a kernel tree is limited", (t) => {
   const many = Array.from({ length: 20_000 }, (_, n) => let_(`v${n}`, u32(n)));
   t.match(readTree(kernel(many)).faults, [
     "its tree has 40000 statements and expressions, and at most 32768 are allowed",
@@ -227,7 +227,7 @@ t.test("a kernel tree has a largest size", (t) => {
   t.end();
 });
 
-/** Bodies with barriers in loops and conditions, of which some differ between invocations. */
+/** Bodies with barriers in loops and conditions, some of them divergent. */
 const { body: NESTED } = fc.letrec<{ body: Stmt[]; stmt: Stmt }>((tie) => {
   const name = fc.constantFrom("v0", "v1", "v2", "v3");
   const value = fc.oneof(
@@ -265,7 +265,7 @@ const { body: NESTED } = fc.letrec<{ body: Stmt[]; stmt: Stmt }>((tie) => {
   };
 });
 
-t.test("divergent barriers are found without the rest of a kernel", (t) => {
+t.test("divergent barriers are found by a pass over barriers alone", (t) => {
   const found = { none: 0, some: 0 };
   fc.assert(
     fc.property(NESTED, (body) => {

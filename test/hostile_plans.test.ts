@@ -1,4 +1,4 @@
-// Untrusted plans: what takes for ever is refused, or ended and named.
+// Untrusted plans: endless work is rejected, or ended by a deadline with a message.
 // needs: cpu, gpu
 import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -52,16 +52,16 @@ export const m = model({ a: 64, b: 64 }, (m) => ({ y: add(m.input("x", "a b"), 1
 `,
 );
 await writeRaw(at("in"), { x: floats([64, 64], 1) });
-const made = await switchyard([
+const planned = await switchyard([
   "plan",
   at("model.ts"),
   "--out",
   at("plan.json"),
 ]);
-t.equal(made.code, 0, made.err);
+t.equal(planned.code, 0, planned.err);
 const text = readFileSync(at("plan.json"), "utf8");
 
-/** A plan that is changed, in a file. */
+/** Writes a changed plan to a file. */
 function plan(
   change: (parts: {
     readonly plan: Mutable<ReturnType<typeof parsePlan>>;
@@ -80,7 +80,7 @@ function plan(
 const kernel = (parsePlan(text).programs[0]!.steps[0] as LaunchStep).kernel;
 const [binding] = parsePlan(text).kernels[kernel]!.tree.bindings;
 
-/** A plan with a statement before all others. */
+/** Writes a plan with statements before all others. */
 function withFirst(...statements: Stmt[]): string {
   return plan(({ body }) =>
     body.unshift(...structuredClone(statements) as Mutable<Stmt>[])
@@ -88,7 +88,7 @@ function withFirst(...statements: Stmt[]): string {
 }
 
 async function run(file: string, ...more: string[]) {
-  writeFileSync(at("out"), "what was there");
+  writeFileSync(at("out"), "old contents");
   const done = await switchyard([
     ...["run", file, "--inputs", at("in"), "--outputs", at("out")],
     ...["--adapter", "cpu", ...more],
@@ -96,25 +96,25 @@ async function run(file: string, ...more: string[]) {
   return { ...done, left: readFileSync(at("out"), "utf8") };
 }
 
-/** What a plan needs that is not what the model in it compiles to. */
+/** Permits plans that differ from what their model compiles to. */
 const ALLOWED = ["--allow-kernels"];
 
 const REMEDY =
   "Compile the model again, or run its kernels without guaranteed results (--allow-kernels)\n";
 
-/** A plan whose launch has so many workgroups. */
+/** Writes a plan with this many workgroups in its launch. */
 const groups = (n: number) =>
   plan(({ launch }) => {
     launch.workgroups = [n, 1, 1];
   });
 
-t.test("a plan runs only as compiled, unless it is allowed", async (t) => {
+t.test("a changed plan runs only with permission", async (t) => {
   t.equal((await run(at("plan.json"))).code, 0);
   const raced = await run(groups(1), ...ALLOWED);
   t.equal(raced.code, 0, raced.err);
 });
 
-t.test("a plan of compile() is run in its process; a copy is not", async (t) => {
+t.test("a plan of compile() runs in its process; a copy does not", async (t) => {
   const own = await compile(
     model({ a: 4, b: 2 }, (m) => ({ y: add_(m.input("x", "a b"), 1) })),
   );
@@ -133,7 +133,7 @@ t.test("a plan of compile() is run in its process; a copy is not", async (t) => 
   });
 });
 
-const OTHERS: { [what: string]: readonly [() => string, string] } = {
+const OTHERS: { [title: string]: readonly [() => string, string] } = {
   "all workgroups store to the same elements": [
     () =>
       plan(({ plan }) => {
@@ -147,11 +147,11 @@ const OTHERS: { [what: string]: readonly [() => string, string] } = {
       }),
     `kernel '${kernel}' is not what the model in it compiles to`,
   ],
-  "a launch that is too short": [
+  "a launch of too few workgroups": [
     () => groups(1),
     "step main[0] is not what the model in it compiles to",
   ],
-  "a launch of nothing": [
+  "a launch of no workgroups": [
     () => groups(0),
     "step main[0] is not what the model in it compiles to",
   ],
@@ -172,7 +172,7 @@ const OTHERS: { [what: string]: readonly [() => string, string] } = {
       }),
     "it does not say which model it was compiled from",
   ],
-  "a model that is none": [
+  "an invalid model": [
     () =>
       plan(({ plan }) => {
         plan.compiledFrom = { axes: {} };
@@ -213,9 +213,9 @@ const OTHERS: { [what: string]: readonly [() => string, string] } = {
     `kernel '${kernel}' is not what the model in it compiles to`,
   ],
 };
-// Every object has something of the first name.
+// Every object has a property of the first name.
 for (const axis of ["__proto__", "c"]) {
-  OTHERS[`an axis '${axis}' that it does not have`] = [
+  OTHERS[`an unknown axis '${axis}'`] = [
     () =>
       plan(({ plan }) => {
         plan.compiledFrom = JSON.parse(
@@ -228,20 +228,20 @@ for (const axis of ["__proto__", "c"]) {
     `the model in it does not compile, Cannot read the model of the plan: node 0 has the axis '${axis}', and the model has none of that name. Compile it again`,
   ];
 }
-for (const [what, [file, state]] of Object.entries(OTHERS)) {
-  t.test(`a plan is run as it was compiled: ${what}`, async (t) => {
+for (const [title, [file, state]] of Object.entries(OTHERS)) {
+  t.test(`a changed plan is rejected: ${title}`, async (t) => {
     const path = file();
     t.equal((await switchyard(["verify", path])).err, "");
     t.strictSame(await run(path), {
       code: 1,
       out: "",
-      left: "what was there",
+      left: "old contents",
       err: `Cannot run the plan: ${state}. ${REMEDY}`,
     });
   });
 }
 
-t.test("compiling the model of a plan has limits of time and memory", async (t) => {
+t.test("compiling the model of a plan has time and memory limits", async (t) => {
   const { compiledFrom, ...rest } = parsePlan(text);
   const [input] = compiledFrom!["nodes"] as object[];
   const many = 2 ** 16 - 2;
@@ -254,10 +254,10 @@ t.test("compiling the model of a plan has limits of time and memory", async (t) 
       returns: [{ name: "y", node: many }],
     },
   };
-  const refused = (what: string) => ({
+  const refused = (limit: string) => ({
     name: "PlanError",
     message:
-      `Cannot run the plan: the model in it does not compile, it takes more than ${what}. ${REMEDY.trim()}`,
+      `Cannot run the plan: the model in it does not compile, it takes more than ${limit}. ${REMEDY.trim()}`,
   });
   await t.rejects(assertCompiled(hostile, { seconds: 0.5 }), refused("0.5 s"));
   await t.rejects(
@@ -266,7 +266,7 @@ t.test("compiling the model of a plan has limits of time and memory", async (t) 
   );
 });
 
-t.test("axes that are assigned within each other, and so on, are refused", (t) => {
+t.test("cyclic axis assignments are rejected", (t) => {
   const draft = parsePlan(text) as Mutable<ReturnType<typeof parsePlan>>;
   draft.mesh = [{ name: "ep", size: 1 }];
   const count = 12_000;
@@ -291,7 +291,7 @@ t.test("axes that are assigned within each other, and so on, are refused", (t) =
   t.end();
 });
 
-const LONG: { readonly [what: string]: () => string } = {
+const LONG: { readonly [title: string]: () => string } = {
   "a constant end": () =>
     withFirst(for_("q", u32(0), u32(2 ** 32 - 1), [], u32(2))),
   "an end in the data": () => {
@@ -317,26 +317,26 @@ const LONG: { readonly [what: string]: () => string } = {
   },
 };
 
-for (const [what, file] of inTurn(Object.entries(LONG), 2)) {
-  t.test(`an endless loop, by ${what}, has a deadline`, async (t) => {
+for (const [title, file] of inTurn(Object.entries(LONG), 2)) {
+  t.test(`an endless loop with ${title} has a deadline`, async (t) => {
     const path = file();
     t.equal((await switchyard(["verify", path])).err, "");
     t.strictSame(await run(path, "--deadline", "1", ...ALLOWED), {
       code: 3,
       out: "",
-      left: "what was there",
+      left: "old contents",
       err:
         `Cannot finish kernel '${kernel}' in main[0]: it has not ended within 1 s. Allow more with --deadline if it needs that\n`,
     });
   });
 }
 
-t.test("a loop without an end has a deadline on a GPU too", {
+t.test("an endless loop has a deadline on a GPU", {
   skip: skipWithoutGpu,
 }, (t) => {
-  const whole = (name: string): Stmt =>
+  const fullRange = (name: string): Stmt =>
     for_(name, u32(0), bitcast("u32", load("x", u32(0))), [
-      ...name === "q" ? [whole("r")] : [
+      ...name === "q" ? [fullRange("r")] : [
         set("long", add(local("long", "u32"), local("r", "u32"))),
       ],
     ]);
@@ -348,14 +348,14 @@ t.test("a loop without an end has a deadline on a GPU too", {
     const index = add(u32(4095), local("long", "u32"));
     const statements = [
       var_("long", u32(0)),
-      whole("q"),
+      fullRange("q"),
       store(to!.name, index, f32(0)),
     ];
     const text = JSON.stringify(statements)
       .replaceAll('"binding":"x"', `"binding":"${from!.name}"`);
     body.unshift(...JSON.parse(text) as Mutable<Stmt>[]);
   });
-  writeFileSync(at("out"), "what was there");
+  writeFileSync(at("out"), "old contents");
   const { status, stderr } = spawnSync(process.execPath, [
     ...[PROGRAM, "run", file, "--inputs", at("in"), "--outputs", at("out")],
     ...["--adapter", "0", "--deadline", "1", ...ALLOWED],
@@ -365,7 +365,7 @@ t.test("a loop without an end has a deadline on a GPU too", {
     stderr.replace(/^Warning: .*\n/gm, ""),
     `Cannot finish kernel '${kernel}' in main[0]: it has not ended within 1 s. Allow more with --deadline if it needs that\n`,
   );
-  t.equal(readFileSync(at("out"), "utf8"), "what was there");
+  t.equal(readFileSync(at("out"), "utf8"), "old contents");
   t.end();
 });
 
@@ -385,7 +385,7 @@ t.test("endless loops and grids are rejected", async (t) => {
     const ran = await run(file);
     t.equal(ran.code, 1);
     t.equal(ran.err, `${message} (and 1 more)\n`);
-    t.equal(ran.left, "what was there");
+    t.equal(ran.left, "old contents");
   }
   const grid = await switchyard([
     "verify",
@@ -421,17 +421,17 @@ t.test("the CPU device has the limits of a plan, or names the missing one", asyn
   t.strictSame(await run(file, ...ALLOWED), {
     code: 3,
     out: "",
-    left: "what was there",
+    left: "old contents",
     err:
       "Cannot run the plan on 'CPU (WebAssembly SIMD, 2 threads)': it needs maxComputeWorkgroupsPerDimension = 1000000, and the device has 65535. Compile the model for this device\n",
   });
 });
 
-t.test("threads without address space are not started", {
+t.test("threads start only if address space suffices", {
   skip: process.platform !== "linux" && "other systems have no such limit",
 }, (t) => {
-  // The device reserves about 10 GiB of address space under Node.js 20, and less under 24. Larger limits leave room for
-  // threads.
+  // The device reserves about 10 GiB of address space under Node.js 20, and less under 24. Larger limits leave space
+  // for threads.
   const seen = new Set([5.5e6, 11.5e6, 12e6, 1e8].map((limit) => {
     const { status, stderr } = spawnSync("sh", [
       ...["-c", `ulimit -v ${limit}; exec "$@"`, "sh", process.execPath],
@@ -447,6 +447,6 @@ t.test("threads without address space are not started", {
     }
     return status;
   }));
-  t.strictSame([...seen], [3, 0], "some are too little, one is enough");
+  t.strictSame([...seen], [3, 0], "small limits fail, a large one suffices");
   t.end();
 });

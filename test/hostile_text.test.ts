@@ -1,4 +1,4 @@
-// Untrusted chat templates and tokenizers: they get so much time and memory, and then there is a sentence.
+// Untrusted chat templates and tokenizers: time and memory limits, with a message.
 // needs: cpu
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -26,7 +26,7 @@ const BARE =
 const TEMPLATES: readonly (readonly [string, string, string, string])[] = [
   ["a long list", "{{ range(1000000000) }}", LARGE, BARE],
   [
-    "loops in loops",
+    "nested loops",
     "{% for a in range(30000) %}{% for b in range(30000) %}{% endfor %}{% endfor %}",
     SLOW,
     BARE,
@@ -38,7 +38,7 @@ const TEMPLATES: readonly (readonly [string, string, string, string])[] = [
     "Check the template",
   ],
   [
-    "parentheses in parentheses",
+    "nested parentheses",
     `{{ ${"(".repeat(100_000)} }}`,
     "Maximum call stack size exceeded",
     "Check the template",
@@ -51,8 +51,8 @@ const TEMPLATES: readonly (readonly [string, string, string, string])[] = [
   ],
 ];
 
-for (const [what, template, state, remedy] of TEMPLATES) {
-  t.test(`a chat template: ${what}`, async (t) => {
+for (const [title, template, state, remedy] of TEMPLATES) {
+  t.test(`a chat template: ${title}`, async (t) => {
     writeFileSync(file("chat_template.jinja"), template);
     t.strictSame(await generate("--chat", "--prompt", "Hello"), {
       code: 1,
@@ -88,7 +88,7 @@ t.test("a pattern that takes exponential time", async (t) => {
   });
 });
 
-t.test("a pattern that is none", async (t) => {
+t.test("an invalid pattern", async (t) => {
   withTokenizer(split("("));
   t.match(await generate("--prompt", "Hello"), {
     code: 1,
@@ -97,15 +97,15 @@ t.test("a pattern that is none", async (t) => {
   });
 });
 
-t.test("a tokenizer that names nothing known", async (t) => {
+t.test("a tokenizer of an unknown type", async (t) => {
   withTokenizer({ model: { type: "\u001b[2J" } });
   const { code, err } = await generate("--prompt", "Hello");
   t.equal(code, 1);
   t.match(err, /^Cannot read the tokenizer of 'FOLDER': /);
-  t.notMatch(err.trimEnd(), /\p{Cc}/u, "nothing for a terminal to obey");
+  t.notMatch(err.trimEnd(), /\p{Cc}/u, "no control characters");
 });
 
-t.test("a chat template that is too long is not the tokenizer's", async (t) => {
+t.test("a chat template that is too long does not affect the tokenizer", async (t) => {
   withTokenizer({});
   rmSync(file("chat_template.jinja"), { force: true });
   const config = readFileSync(file("tokenizer_config.json"), "utf8");
@@ -122,7 +122,7 @@ t.test("a chat template that is too long is not the tokenizer's", async (t) => {
       `Cannot apply the chat template of 'FOLDER': it has ${chat_template.length} characters, and at most 262144 are read. Check the template\n`,
   });
   writeFileSync(file("tokenizer_config.json"), config);
-  // It is not even sent: one of some hundred megabytes took the tokenizer's time and memory.
+  // Templates are not sent to the worker: a huge one would use the tokenizer's time and memory.
   const unsent = { chat_template: () => {} };
   const tokenizer = await createTokenizer(
     { tokenizer: TOKENIZER, config: unsent },

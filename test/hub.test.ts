@@ -1,4 +1,4 @@
-/** Models by name: fetched from a server that answers like the hub, cached in the standard layout, used like folders. */
+/** Models by name: fetched from a hub server, cached in the standard layout, used like folders. */
 // needs: cpu
 
 import { createHash } from "node:crypto";
@@ -32,7 +32,7 @@ const COMMIT = commitOf("main");
 const DEMO = "someone/demo-lm";
 const SHARDED = "someone/qwen2moe";
 
-/** A checkpoint as the hub has it, with files that nobody needs. */
+/** Files of a checkpoint as on the hub, including unneeded ones. */
 function modelFiles(name: string): HubFiles {
   const folder = checkpointFolder(name);
   const unneeded = /^(reference|train_)|README/;
@@ -54,10 +54,10 @@ const MODELS = {
   [SHARDED]: modelFiles("qwen2moe-8e"),
 };
 
-/** Bytes of the weights of a checkpoint with one file. */
+/** Size of the weights of a checkpoint with one file. */
 const WEIGHT_BYTES = MODELS[DEMO]!["model.safetensors"]!.length;
 
-/** A server, a cache and a command line that uses them. */
+/** Starts a server and creates a cache; returns commands that use them. */
 async function startHub(
   t: Test,
   faults: HubFaults = {},
@@ -115,7 +115,7 @@ t.test("names are distinguished from paths", (t) => {
   t.end();
 });
 
-t.test("settings follow the variables of the hub's own programs", (t) => {
+t.test("settings use the environment variables of the hub's programs", (t) => {
   const { endpoint, cache, tokenFile, token, offline } = hubSettings({
     HF_HOME: "/x",
     HF_ENDPOINT: "http://mirror/",
@@ -169,14 +169,14 @@ t.test("pull fetches the files of a checkpoint once", async (t) => {
   const second = await run(["pull", SHARDED]);
   t.equal(second.out, out);
   t.equal(second.err, "");
-  t.equal(server.sent, sent, "nothing is sent twice");
+  t.equal(server.sent, sent, "nothing is sent again");
   server.requests.length = 0;
   await run(["pull", `${SHARDED}@${COMMIT}`]);
   t.strictSame(server.requests, [], "a cached commit needs no request");
 });
 
 t.test(
-  "a name generates what its folder does, then without the hub",
+  "a name generates the text of its folder, also offline",
   { skip: skipUnasked("cpu") },
   async (t) => {
     const { server, run } = await startHub(t);
@@ -196,7 +196,7 @@ t.test(
   },
 );
 
-t.test("plan reads headers where they are", async (t) => {
+t.test("plan reads headers remotely", async (t) => {
   const { server, cache, run } = await startHub(t);
   for (const name of [SHARDED, DEMO]) {
     const folder = name === DEMO ? "demo-lm" : "qwen2moe-8e";
@@ -212,7 +212,7 @@ t.test("plan reads headers where they are", async (t) => {
   const folder = join(cache, "models--someone--qwen2moe/snapshots", COMMIT);
   t.notOk(existsSync(join(folder, "model-00001-of-00004.safetensors")));
   const offline = await run(["plan", SHARDED], { offline: true });
-  t.equal(offline.code, 0, "a configuration is enough");
+  t.equal(offline.code, 0, "a configuration suffices");
 });
 
 t.test("a GGUF file of a model is planned by its header", async (t) => {
@@ -245,10 +245,10 @@ t.test("interrupted transfers resume, in one command and the next", async (t) =>
     server.requests.some((one) =>
       one.endsWith(`-${WEIGHT_BYTES - 1}`) && /bytes=[1-9]/.test(one)
     ),
-    "the rest is asked for",
+    "the rest is requested",
   );
   t.equal(cut.length, 0);
-  // Each attempt of this server ends without a byte.
+  // Each attempt to this server ends without data.
   const failing = await startHub(t, { cut: new Array<number>(60).fill(0) });
   const failed = await failing.run(["pull", DEMO]);
   t.equal(failed.code, 3);
@@ -260,7 +260,7 @@ t.test("interrupted transfers resume, in one command and the next", async (t) =>
   const [part] = readdirSync(blobs).filter((name) =>
     name.endsWith(".incomplete")
   );
-  t.ok(part, "what was received is there");
+  t.ok(part, "received data is kept");
   const good = commandsOf(server, failing.cache);
   // Half of a file, as an interrupted process leaves it.
   const name = "model.safetensors";
@@ -278,7 +278,7 @@ t.test("interrupted transfers resume, in one command and the next", async (t) =>
   t.equal(resumed.code, 0, resumed.err);
   t.ok(
     server.requests.some((one) => one.startsWith(`STORE bytes=${half}-`)),
-    "the second half is asked for",
+    "the second half is requested",
   );
   t.ok(readFileSync(join(resumed.out.trim(), name)).equals(weights));
 });
@@ -294,7 +294,7 @@ t.test("two processes fetch a file once", async (t) => {
   t.equal(transfers.length, 2, "tokenizer.json and model.safetensors");
 });
 
-t.test("contents with another hash are refused", async (t) => {
+t.test("contents with a wrong hash are rejected", async (t) => {
   const { cache, run } = await startHub(t, { damaged: true });
   const { code, err } = await run(["pull", DEMO]);
   t.equal(code, 1);
@@ -306,7 +306,7 @@ t.test("contents with another hash are refused", async (t) => {
   t.notOk(existsSync(join(folder, "model.safetensors")));
 });
 
-t.test("a part with other bytes is fetched from its start", async (t) => {
+t.test("a partial file with wrong bytes is fetched from the start", async (t) => {
   const { cache, run } = await startHub(t);
   const weights = MODELS[DEMO]!["model.safetensors"]!;
   const blobs = join(cache, "models--someone--demo-lm/blobs");
@@ -318,7 +318,7 @@ t.test("a part with other bytes is fetched from its start", async (t) => {
   t.ok(readFileSync(join(out.trim(), "model.safetensors")).equals(weights));
 });
 
-t.test("what is missing is named", async (t) => {
+t.test("missing models and files are named", async (t) => {
   const { server, cache, run } = await startHub(t, { token: "hf_secret" });
   const says = async (
     argv: readonly string[],
@@ -360,7 +360,7 @@ t.test("what is missing is named", async (t) => {
   t.equal(pulled.code, 0, pulled.err);
   t.notOk(
     server.requests.some((one) => one.endsWith("with the token")),
-    "the token stays with the hub",
+    "the token is sent only to the hub",
   );
   await says(
     generate(SHARDED),
@@ -371,7 +371,7 @@ t.test("what is missing is named", async (t) => {
   const refused = await gated.run(generate(DEMO));
   t.match(refused.err, /its access is restricted\. Request access at http/);
   const busy = await startHub(t, { busy: 2 });
-  t.equal((await busy.run(["pull", DEMO])).code, 0, "503 is asked again");
+  t.equal((await busy.run(["pull", DEMO])).code, 0, "503 is retried");
   const down = await startHub(t, { busy: 100 });
   const failed = await down.run(["pull", DEMO]);
   t.equal(failed.code, 3);
@@ -399,7 +399,7 @@ t.test("a folder of the same name is preferred", async (t) => {
   t.strictSame(server.requests, []);
 });
 
-t.test("a model without safetensors is refused by what it has", async (t) => {
+t.test("a model without safetensors is rejected with its formats", async (t) => {
   const { run } = await startHub(t, {}, {
     "a/gguf": { "m-q4.gguf": new Uint8Array(10) },
     "a/bin": { "config.json": Buffer.from("{}"), "x.bin": new Uint8Array(9) },

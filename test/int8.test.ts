@@ -1,4 +1,4 @@
-/** Weights in int8 with a scale for each output channel, as compressed-tensors stores them. */
+/** Int8 weights with a scale per output channel, as compressed-tensors stores them. */
 // needs: cpu
 
 import { createHash } from "node:crypto";
@@ -62,31 +62,31 @@ async function write(
   await writeFile(join(folder, "config.json"), JSON.stringify(config));
 }
 
-/** The checkpoint with its matrices in int8, and one with what they stand for. */
+/** Writes a checkpoint with int8 matrices, and one with the decoded values; returns the packed bytes. */
 async function writeBoth(int8: string, plain: string): Promise<number> {
   const tensors = await readTensors(join(MODEL, "model.safetensors"), files);
   const packed: { [name: string]: Tensor } = {};
   const decoded: { [name: string]: Tensor } = {};
   let bytes = 0;
   for (const [name, { shape, data }] of Object.entries(tensors)) {
-    const whole = {
+    const tensor = {
       dtype: "F32",
       shape,
       data: Float32Array.from(data),
     } as const;
-    packed[name] = decoded[name] = whole;
+    packed[name] = decoded[name] = tensor;
     if (!QUANTIZED.test(name)) continue;
     const [rows, columns] = shape as [number, number];
     const codes = new Int8Array(rows * columns);
     const scales = new Float32Array(rows);
     for (let row = 0; row < rows; row++) {
-      const part = whole.data.subarray(row * columns, (row + 1) * columns);
+      const part = tensor.data.subarray(row * columns, (row + 1) * columns);
       scales[row] = Math.max(...part.map(Math.abs)) / 127;
       part.forEach((x, i) =>
         codes[row * columns + i] = Math.round(x / scales[row]!)
       );
     }
-    // The smallest code, which symmetric scales leave out.
+    // The smallest code, which symmetric scales do not use.
     codes[0] = -128;
     packed[name] = { dtype: "I8", shape, data: codes };
     packed[`${name}_scale`] = { dtype: "F32", shape: [rows, 1], data: scales };
@@ -141,12 +141,12 @@ t.test("int8 weights", { skip: skipUnasked("cpu") }, async (t) => {
     t.equal(
       await outputsOf(int8!, mesh, adapter),
       wanted,
-      `the bytes of what they stand for, on ${mesh}`,
+      `the bytes of the decoded values, on ${mesh}`,
     );
   }
   const { summary } = await summarizeTarget(
     await loadTarget(int8!, files),
     files,
   );
-  t.equal(summary.model.stored["int8"], bytes, "their bytes in a plan");
+  t.equal(summary.model.stored["int8"], bytes, "bytes in the plan");
 });

@@ -1,4 +1,4 @@
-// What ranks that are processes compare before they run, by two ranks whose world is a promise.
+// Facts that ranks in separate processes compare before a run, tested with two ranks in one process.
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
@@ -20,14 +20,14 @@ const WEIGHTS = readFileSync(
   path.join(checkpointFolder("mixtral-6e"), "model.safetensors"),
 );
 
-/** A checkpoint whose bytes are stored in memory. */
+/** A checkpoint in memory. */
 function tensorsOf(bytes: Uint8Array): ReturnType<typeof openSafetensors> {
   const read = (offset: number, length: number) =>
     Promise.resolve(bytes.subarray(offset, offset + length));
   return openSafetensors([{ name: "model", size: bytes.length, read }]);
 }
 
-/** What a rank is about to do. */
+/** Facts of a rank. */
 interface Rank extends Partial<JobFacts> {
   readonly plan?: Plan;
   readonly version?: string;
@@ -36,11 +36,11 @@ interface Rank extends Partial<JobFacts> {
 const plan = await compile(smallLayer, { mesh: { ep: 2 } });
 const tensors = await tensorsOf(WEIGHTS);
 
-/** Let rank 0 and another one compare themselves; what comes of it on each. */
+/** Lets rank 0 and another rank compare facts; returns the result of each. */
 async function compare(other: Rank): Promise<string[]> {
   const reported: string[] = [];
-  let tell!: (texts: string[]) => void;
-  const all = new Promise<string[]>((resolve) => tell = resolve);
+  let resolveTexts!: (texts: string[]) => void;
+  const all = new Promise<string[]>((resolve) => resolveTexts = resolve);
   const join = async (rank: number, facts: Rank): Promise<string> => {
     const world: Partial<MpiWorld> = {
       size: 2,
@@ -49,7 +49,7 @@ async function compare(other: Rank): Promise<string[]> {
       gatherTexts: async (text) => {
         const { version = VERSION } = facts;
         reported[rank] = text.replace(`"${VERSION}"`, `"${version}"`);
-        if (reported[0] && reported[1]) tell(reported);
+        if (reported[0] && reported[1]) resolveTexts(reported);
         return await all;
       },
     };
@@ -67,18 +67,18 @@ async function compare(other: Rank): Promise<string[]> {
   return await Promise.all([join(0, {}), join(1, other)]);
 }
 
-/** What both say where the other one has something else. */
-function different(what: string): string[] {
+/** Error of both ranks if the other rank differs. */
+function different(fact: string): string[] {
   const text =
-    `Cannot run the plan: rank 1 on far has another ${what} than rank 0 on near. Give every rank the same command and the same files`;
+    `Cannot run the plan: rank 1 on far has another ${fact} than rank 0 on near. Give every rank the same command and the same files`;
   return [text, text];
 }
 
-t.test("ranks that do the same go on", async (t) => {
+t.test("equal ranks continue", async (t) => {
   t.strictSame(await compare({}), ["the same", "the same"]);
 });
 
-t.test("what differs is named, on every rank", async (t) => {
+t.test("every rank names the differences", async (t) => {
   t.strictSame(
     await compare({ version: "0.0.1" }),
     different("version of the package"),
@@ -100,14 +100,14 @@ t.test("what differs is named, on every rank", async (t) => {
   );
 });
 
-t.test("a checkpoint is told from another one by any of its tensors", async (t) => {
+t.test("a difference in any tensor of a checkpoint is detected", async (t) => {
   let changed = 0;
   for (const { name, offset, bytes } of tensors.values()) {
     const other = Uint8Array.from(WEIGHTS);
-    // A tensor as trained further: other bytes everywhere.
+    // A tensor after further training: all bytes differ.
     for (let i = 0; i < bytes; i++) other[offset + i]! ^= 1;
-    const said = await compare({ tensors: await tensorsOf(other) });
-    t.strictSame(said, different("checkpoint"), name);
+    const results = await compare({ tensors: await tensorsOf(other) });
+    t.strictSame(results, different("checkpoint"), name);
     changed++;
   }
   t.ok(changed > 20);
@@ -117,7 +117,7 @@ t.test("a checkpoint is told from another one by any of its tensors", async (t) 
   t.strictSame(await compare({ tensors: fewer }), different("checkpoint"));
 });
 
-t.test("a plan for another number of ranks is refused", async (t) => {
+t.test("a plan for another number of ranks is rejected", async (t) => {
   const three = await compile(smallLayer, { mesh: { ep: 3 } });
   const world: Partial<MpiWorld> = { size: 2 };
   await t.rejects(
@@ -129,7 +129,7 @@ t.test("a plan for another number of ranks is refused", async (t) => {
 });
 
 t.test("a trace has the events of every rank on the clock of rank 0", async (t) => {
-  // They meet at 500 ms of the clock of rank 0, which is 30 ms of the other one's.
+  // The ranks meet at 500 ms on the clock of rank 0, which is 30 ms on the other clock.
   const clocks = [[100, 400, 500], [10, 20, 30]];
   const parts: Uint8Array[] = [];
   let arrive!: (parts: Uint8Array[]) => void;
@@ -138,7 +138,9 @@ t.test("a trace has the events of every rank on the clock of rank 0", async (t) 
     const times = clocks[rank]!;
     let met = false;
     const tracer = new Tracer(() => {
-      if (times.length === 1 && !met) throw new Error("read before they met");
+      if (times.length === 1 && !met) {
+        throw new Error("read before the ranks met");
+      }
       return times.shift()!;
     });
     tracer.begin("main");

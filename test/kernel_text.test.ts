@@ -1,4 +1,4 @@
-/** Kernel text: what it says as a tree, and what each mistake in it says, with its place. */
+/** Kernel text: parsed trees, and messages and positions of mistakes. */
 
 import t from "tap";
 import {
@@ -40,7 +40,7 @@ function statements(text: KernelText): readonly Stmt[] {
   return resolveStatements(text, BINDINGS).body;
 }
 
-/** The expression of `let v = …;` behind some variables. */
+/** Returns the expression of `let v = …;` after some variables. */
 function valueOf(text: KernelText): Expr {
   const body = statements(wgsl`
     let a = 1u; let b = 2u; let c = 3i; let f = 1.0; let p = true;
@@ -99,7 +99,11 @@ t.test("expressions", (t) => {
   for (const [text, tree] of VALUES) {
     t.strictSame(valueOf(text), tree, text.template.strings.join("…"));
   }
-  t.strictSame(expr`${A} + 1`, binary("add", A, u32(1)), "of holes alone");
+  t.strictSame(
+    expr`${A} + 1`,
+    binary("add", A, u32(1)),
+    "an expression of holes",
+  );
   t.end();
 });
 
@@ -175,12 +179,12 @@ t.test("loops are unrolled, with registers", (t) => {
       @unroll (r < 2) { let left[r] = a; @unroll (k < 1) { counts[r + k] = ${value}; } }`),
     of(wgsl`
       let left0 = a; counts[0] = left0 * 2; let left1 = a; counts[1] = left1 * 2;`),
-    "in trees, in one loop inside of another",
+    "trees, in nested loops",
   );
   t.end();
 });
 
-t.test("holes take names, texts, trees and nothing", (t) => {
+t.test("holes accept names, texts, trees and false", (t) => {
   const rows = [0, 1].map((r) => wgsl`let row${r}_${r + 1} = a + ${r};`);
   const body = statements(wgsl`
     let a = 1u;
@@ -198,14 +202,14 @@ t.test("holes take names, texts, trees and nothing", (t) => {
   t.end();
 });
 
-t.test("a place in the source is one template", (t) => {
+t.test("a location in the source is one template", (t) => {
   const text = (n: number) => wgsl`let a = ${n}u;`;
   t.equal(text(1).template, text(2).template);
   t.strictSame(statements(text(2)), [let_("a", u32(2))]);
   t.end();
 });
 
-t.test("what a block declares ends with it", (t) => {
+t.test("declarations of a block end with it", (t) => {
   const body = statements(wgsl`
     if (lane == 0) { let a = 1u; counts[0] = a; }
     if (lane == 1) { let a = 2u; counts[0] = a; }`);
@@ -213,7 +217,7 @@ t.test("what a block declares ends with it", (t) => {
   t.end();
 });
 
-t.test("kernelOf() leaves out what is not used, and binds for both what is read again", (t) => {
+t.test("kernelOf() omits unused bindings, and binds read_write for stores that are read", (t) => {
   const kernel = kernelOf({
     name: "k",
     workgroupSize: 8,
@@ -227,7 +231,7 @@ t.test("kernelOf() leaves out what is not used, and binds for both what is read 
   t.end();
 });
 
-t.test("kernelOf() makes a kernel of equal text once", (t) => {
+t.test("kernelOf() caches kernels by template and holes", (t) => {
   const kernel = (value: number | Expr | KernelText, name = "k") =>
     kernelOf({
       name,
@@ -243,11 +247,15 @@ t.test("kernelOf() makes a kernel of equal text once", (t) => {
     ...[kernel(f32(Infinity)), kernel(f32(-Infinity)), kernel(f32(0))],
     ...[kernel(f32(-0)), kernel(wgsl`x[0]`), kernel(wgsl`x[0]`)],
   ];
-  t.equal(new Set(others).size, others.length, "equal trees are not assumed");
+  t.equal(
+    new Set(others).size,
+    others.length,
+    "equal text in two places is not shared",
+  );
   t.end();
 });
 
-/** Each mistake: the text, where it is seen, and what is said of it. */
+/** Mistakes: text, position and message. */
 const MISTAKES: readonly (readonly [
   text: () => KernelText,
   place: readonly [line: number, column: number],
@@ -611,7 +619,7 @@ const MISTAKES: readonly (readonly [
   ],
 ];
 
-t.test("mistakes are reported with their place", (t) => {
+t.test("mistakes are reported with their position", (t) => {
   for (const [text, [line, column], message] of MISTAKES) {
     try {
       kernelOf({
@@ -638,7 +646,7 @@ t.test("mistakes are reported with their place", (t) => {
   t.end();
 });
 
-t.test("blocks share workgroup memory that they declare by one name", (t) => {
+t.test("blocks share workgroup memory with the same name", (t) => {
   const declared = (length: number) =>
     wgsl`
       var<workgroup> cells: array<u32, ${length}>;
@@ -653,7 +661,7 @@ t.test("blocks share workgroup memory that they declare by one name", (t) => {
   t.end();
 });
 
-t.test("a size that kernels cannot index is refused as too large", (t) => {
+t.test("a size that kernels cannot index is rejected as too large", (t) => {
   const body = wgsl`counts[lane] = group.x / ${MAX_ELEMENTS + 2 ** 8};`;
   t.throws(
     () => kernelOf({ name: "k", workgroupSize: 8, bindings: BINDINGS, body }),
@@ -664,7 +672,7 @@ t.test("a size that kernels cannot index is refused as too large", (t) => {
   t.end();
 });
 
-t.test("a mistake is shown in its text", (t) => {
+t.test("a mistake is shown in its line", (t) => {
   t.throws(
     () =>
       statements(wgsl`

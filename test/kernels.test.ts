@@ -1,4 +1,4 @@
-/** Matrix kernels, elementwise kernels and rows against plain code. */
+/** Matrix, elementwise and row kernels, against plain code. */
 // needs: cpu, gpu
 
 import fc from "fast-check";
@@ -75,7 +75,7 @@ function dense(k: number, columns: number, tile: MatmulTile): MatmulOptions {
 }
 
 testKernels(
-  "matmul() is right and has the same bits with every tile",
+  "matmul() is correct and has the same bits with every tile",
   async (t, target) => {
     const sizes = fc.record({
       rows: fc.nat(9),
@@ -109,7 +109,7 @@ testKernels(
         close(t, result!, expected);
         results.push(bits(result!));
       }
-      // The fallback sums in the same order, so it has the same bits too.
+      // The fallback sums in the same order, so it has the same bits.
       const cell = (i: Expr) => ({
         row: div(i, u32(columns)),
         column: rem(i, u32(columns)),
@@ -150,7 +150,7 @@ testKernels(
     });
     await holds(cases, async ({ stored, rows, blocks, columns, ...how }) => {
       const { tile, seed } = how;
-      // Blocks of MXFP4 are whole; anything else may end in the middle of one.
+      // Blocks of MXFP4 are complete; other encodings may end within one.
       const k = stored === "mxfp4" ? 32 * blocks : 32 * blocks - seed % 31;
       const { words, scales, rowStride, values } = stored === "mxfp4"
         ? weights4([k, columns], seed)
@@ -193,7 +193,7 @@ testKernels(
   "matmul() multiplies grouped rows with their experts' weights",
   async (t, target) => {
     const [k, columns, experts] = [40, 6, 3];
-    // Tiles of one row, of a quarter of the rows, and of more have loops of their own.
+    // Different loops handle tiles of one row, of a quarter of the rows, and of more.
     const tiles: MatmulTile[] = [
       { rows: 2, columns: 2, lanes: 8 },
       { rows: 8, columns: 2, lanes: 4 },
@@ -344,7 +344,7 @@ testKernels("rmsNorm() and softmax() of rows", async (t, target) => {
 });
 
 testKernels(
-  "reduce() sums, averages and finds the largest",
+  "reduce() sums, averages and finds the maximum",
   async (t, target) => {
     const sizes = fc.record({
       rows: fc.nat(6),

@@ -30,7 +30,7 @@ const SHAPE = { heads: 4, kvHeads: 2, dim: 20, context: 80, scale: 0.25 };
 const SEQUENCES = 3;
 
 testKernels(
-  "attention() takes the keys of its own sequence up to its position",
+  "attention() reads keys of its sequence up to its position",
   async (t, target) => {
     const { heads, kvHeads, dim, context } = SHAPE;
     const row = heads * dim;
@@ -40,7 +40,7 @@ testKernels(
       sequence: fc.nat(SEQUENCES - 1),
       position: fc.constantFrom(0, 1, 30, 31, 32, 33, 63, 64, 79),
     });
-    // Those of one sequence may share a workgroup.
+    // Tokens of one sequence may share a workgroup.
     const batch = fc.oneof(
       fc.array(token, { maxLength: 6 }),
       fc.array(token, { maxLength: 9 }).map((tokens) =>
@@ -48,12 +48,12 @@ testKernels(
       ),
     );
     const cases = fc.record({
-      // Several for each kernel, which a software GPU compiles for seconds.
+      // Several batches per kernel: a software GPU compiles a kernel for seconds.
       batches: fc.array(batch, { minLength: 2, maxLength: 2 }),
       window: fc.constantFrom(undefined, 1, 40),
       chunk: fc.constantFrom(undefined, 20, 32),
       sinks: fc.boolean(),
-      // Values of their own, or the first elements of the keys.
+      // Separate values, or the first elements of the keys.
       shared: fc.boolean(),
       queries: fc.constantFrom(2, 4, 6, 16),
       seed: fc.nat(1000),
@@ -100,7 +100,7 @@ testKernels(
           );
           return y!;
         };
-        /** The same split over blocks of keys. */
+        /** Runs attention split over blocks of keys. */
         const runSplit = async (
           q: Float32Array,
           tokens: { sequence: number; position: number }[],
@@ -108,11 +108,11 @@ testKernels(
           const shape = options(1);
           const grids = splitGrids(shape, tokens.length);
           const blocks = tokens.length * heads * keyBlocks(SHAPE);
-          const given = operands(q, tokens);
+          const inputs = operands(q, tokens);
           const { tops, sums } = await target.run(
             attentionParts(shape, splitTile(shape)),
             {
-              ...given,
+              ...inputs,
               tops: new Float32Array(blocks * 2),
               sums: new Float32Array(blocks * valueDim),
             },
@@ -120,7 +120,7 @@ testKernels(
           );
           const { y } = await target.run(
             attentionMerge(shape),
-            { ...given, tops: tops!, sums: sums! },
+            { ...inputs, tops: tops!, sums: sums! },
             workgroups(grids.merge),
           );
           return y!;
@@ -167,7 +167,7 @@ testKernels(
 );
 
 testKernels(
-  "attention() of a cache in 16 bits has the bits of one in f32",
+  "attention() over a 16-bit cache has the bits of an f32 cache",
   async (t, target) => {
     const tokens = [[0, 0], [1, 37], [1, 38]] as const;
     for (
@@ -223,7 +223,7 @@ testKernels(
 testKernels(
   "attention() split over many blocks of keys merges them in order",
   async (t, target) => {
-    // More blocks than the merging kernel has lanes.
+    // More blocks than lanes of the merging kernel.
     const shape = {
       name: "attention",
       heads: 2,
@@ -236,7 +236,7 @@ testKernels(
     };
     const { heads, dim, context } = shape;
     const positions = [2199, 2047];
-    const given = {
+    const inputs = {
       q: randoms(positions.length * heads * dim, 1).map((x) => 8 * x),
       keys: randoms(context * dim, 2),
       values: randoms(context * dim, 3),
@@ -245,9 +245,9 @@ testKernels(
       y: new Float32Array(positions.length * heads * dim),
       lengths: Uint32Array.of(positions.length),
     };
-    const whole = await target.run(
+    const unsplit = await target.run(
       attention(shape),
-      given,
+      inputs,
       workgroups(attentionGrid(shape, positions.length)),
     );
     const grids = splitGrids(shape, positions.length);
@@ -255,7 +255,7 @@ testKernels(
     const { tops, sums } = await target.run(
       attentionParts(shape, splitTile(shape)),
       {
-        ...given,
+        ...inputs,
         tops: new Float32Array(blocks * 2),
         sums: new Float32Array(blocks * dim),
       },
@@ -263,9 +263,9 @@ testKernels(
     );
     const { y } = await target.run(
       attentionMerge(shape),
-      { ...given, tops: tops!, sums: sums! },
+      { ...inputs, tops: tops!, sums: sums! },
       workgroups(grids.merge),
     );
-    t.same(bits(y!), bits(whole["y"]!));
+    t.same(bits(y!), bits(unsplit["y"]!));
   },
 );

@@ -1,4 +1,4 @@
-/** Experts of one token in two launches against a router, matmuls and a combine. */
+/** The experts of one token in two launches, against a router, matmuls and a combine. */
 // needs: cpu, gpu
 
 import fc from "fast-check";
@@ -43,7 +43,7 @@ const TILES: readonly MatmulTile[] = [
 ];
 
 testKernels(
-  "the choices of one token have the bits of separate kernels",
+  "combined kernels of one token have the bits of separate kernels",
   async (t, target) => {
     const cases = fc.record({
       experts: fc.constantFrom(5, 33),
@@ -90,7 +90,7 @@ testKernels(
         topK,
         ...[...index!].flatMap((expert, j) => [expert, j, 1]),
       ]);
-      /** Each choice has its own row of x, or all have one. */
+      /** Runs the matmul of each choice; `apart` is 1 if each choice has its own row of x, 0 if they share one. */
       const separate = async (x: Float32Array, apart: number) => {
         const grouped = {
           ...product,
@@ -136,7 +136,7 @@ testKernels(
       t.same(bits(found["y"]!), bits(await separate(token, 0)));
 
       const x = randoms(topK * k, 5);
-      const { y: whole } = await target.run(
+      const { y: expected } = await target.run(
         combine({
           name: "combine",
           row: columns,
@@ -184,7 +184,7 @@ testKernels(
         weight: weight!,
         y: floats(columns),
       }, [1, Math.ceil(columns / matmulShape(combined).columns), 1]);
-      t.same(bits(y!), bits(whole!));
+      t.same(bits(y!), bits(expected!));
     }, 10);
   },
 );
