@@ -1,4 +1,4 @@
-/** The means to break a plan: its steps by name, and small changes. */
+/** Helpers that break a plan: its steps by name, and small changes. */
 
 import type { Plan, PlanBuffer, Step } from "../../spec/plan/plan.ts";
 import type { RuleName } from "../../spec/verify/mod.ts";
@@ -7,7 +7,7 @@ import type { Mutable } from "./plans.ts";
 export type Draft = Mutable<Plan>;
 export type StepOf<Op extends Step["op"]> = Mutable<Extract<Step, { op: Op }>>;
 
-/** Step number `index` of the only program. */
+/** Returns step `index` of the only program. Throws if its op is not `op`. */
 export function stepAt<Op extends Step["op"]>(
   plan: Draft,
   op: Op,
@@ -18,8 +18,8 @@ export function stepAt<Op extends Step["op"]>(
   return step as StepOf<Op>;
 }
 
-// Steps of the layer over ep=2: 0 logits, 1 route, 2 count, 3 permute, 4 exchange counts, 5 exchange, 6 regroup,
-// 7 gate and up, 8 down, 9 exchange back, 10 combine.
+// Steps of the layer on ep=2: 0 logits, 1 route, 2 count, 3 permute, 4 exchange counts, 5 exchange, 6 regroup, 7 gate
+// and up, 8 down, 9 exchange back, 10 combine.
 export const [LOGITS, ROUTE, COUNT, PERMUTE, COUNTS] = [0, 1, 2, 3, 4];
 export const [EXCHANGE, REGROUP, HIDDEN, DOWN, BACK, COMBINE] = [
   5,
@@ -38,8 +38,8 @@ export const swap = (plan: Draft, a: number, b: number) => {
   const list = steps(plan);
   [list[a], list[b]] = [list[b]!, list[a]!];
 };
-/** Move a buffer into an allocation of its own, so that only the rule in question sees a difference. */
-export const own = (
+/** Moves a buffer into a separate allocation of `bytes`, so that only the tested rule fails. */
+export const moveToOwnAllocation = (
   plan: Draft,
   buffer: Mutable<PlanBuffer>,
   bytes: number,
@@ -52,15 +52,15 @@ export const own = (
 export const kernelOf = (plan: Draft, index: number) =>
   plan.kernels[launch(plan, index).kernel]!;
 
-/** One kind of broken plan, made from the good plan of the layer over ep=2. */
+/** Broken variant of the valid plan of the layer on ep=2. */
 export interface Broken {
   readonly name: string;
   readonly rule: RuleName;
-  /** The step that the error must name; null where the fault is in no step. */
+  /** Step that the error must name; null if the error is in no step. */
   readonly step: number | null;
   readonly message: RegExp;
   readonly mutate: (plan: Draft) => void;
-  /** Chunks of the good plan. Default: 1. */
+  /** Chunks of the valid plan. Default: 1. */
   readonly chunks?: number;
 }
 

@@ -1,4 +1,4 @@
-/** Plans that are broken in their document, mesh, memory or weights. */
+/** Plans with errors in their document, mesh, memory or weights. */
 
 import {
   type Broken,
@@ -12,9 +12,8 @@ import {
   steps,
 } from "./break_plan.ts";
 
-/** Broken plans, by what is broken. */
 export const BROKEN_DOCUMENTS: readonly Broken[] = [
-  // The document.
+  // Document.
   broken("unknown field", "schema", null, /unknown field 'extra'/, (p) => {
     Object.assign(p, { extra: 1 });
   }),
@@ -30,15 +29,15 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("negative size", "schema", null, /must be >= 0/, (p) => {
     p.buffers.sent!.bytes = -4;
   }),
-  broken("size that is no whole number", "schema", null, /integer/, (p) => {
+  broken("size that is not an integer", "schema", null, /integer/, (p) => {
     p.axes.embed!.size = 1.5;
   }),
-  broken("another version", "schema", null, /must be 2/, (p) => {
+  broken("unsupported version", "schema", null, /must be 2/, (p) => {
     Object.assign(p, { version: 3 });
   }),
 
   broken(
-    "buffer of another stage",
+    "buffer missing on a rank that uses it",
     "stages",
     null,
     /rank 1 does not have it/,
@@ -51,15 +50,21 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   ),
 
   // Mesh, ranks, references.
-  broken("mesh of other size", "mesh", null, /3 ranks/, (p) => {
-    p.mesh[0]!.size = 3;
-  }),
+  broken(
+    "mesh size that differs from the rank count",
+    "mesh",
+    null,
+    /3 ranks/,
+    (p) => {
+      p.mesh[0]!.size = 3;
+    },
+  ),
   broken("unused mesh axis", "mesh", null, /mesh axis 'tp'.*nothing/, (p) => {
     p.mesh.push({ name: "tp", size: 2 });
     p.ranks = 4;
   }),
   broken(
-    "segments that have no halves",
+    "segment count that is not a power of two",
     "numerics",
     null,
     /up to 6 seg/,
@@ -67,14 +72,14 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
       Object.assign(p.numerics, { segments: 6 });
     },
   ),
-  broken("numerics of another class", "schema", null, /exact/, (p) => {
+  broken("unknown numerics class", "schema", null, /exact/, (p) => {
     Object.assign(p.numerics, { class: "loose" });
   }),
-  broken("two mesh axes of one name", "mesh", null, /named 'ep'/, (p) => {
+  broken("two mesh axes with one name", "mesh", null, /named 'ep'/, (p) => {
     p.mesh.push({ name: "ep", size: 1 });
   }),
   broken(
-    "bytes of three ranks",
+    "bytes for three ranks on two",
     "ranks",
     null,
     /given for 3 ranks of 2/,
@@ -83,7 +88,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
     },
   ),
   broken(
-    "data of three ranks",
+    "data for three ranks on two",
     "ranks",
     null,
     /'groupRank@ep'.* 3 ranks/,
@@ -91,10 +96,16 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
       p.buffers["groupRank@ep"]!.data = { every: 1, lists: [[0], [1], [2]] };
     },
   ),
-  broken("group rank on no mesh axis", "references", null, /'ghost'/, (p) => {
-    p.buffers["groupRank@ep"]!.data = { groupRank: ["ghost"] };
-  }),
-  broken("a stage that does not exist", "ranks", DOWN, /on ep 0 2/, (p) => {
+  broken(
+    "group rank over an unknown mesh axis",
+    "references",
+    null,
+    /'ghost'/,
+    (p) => {
+      p.buffers["groupRank@ep"]!.data = { groupRank: ["ghost"] };
+    },
+  ),
+  broken("stage that does not exist", "ranks", DOWN, /on ep 0 2/, (p) => {
     steps(p)[DOWN]!.ranks = { ep: [0, 2] };
   }),
   broken("unknown buffer", "references", DOWN, /no such buffer/, (p) => {
@@ -112,7 +123,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   }),
 
   // Placement, axes, ports.
-  broken("expert held twice", "placement", null, /exactly once/, (p) => {
+  broken("expert on two ranks", "placement", null, /exactly once/, (p) => {
     p.axes["expert/ep"]!.table = [[0, 1], [0, 3]];
   }),
   broken("axis without counts", "placement", null, /not counted/, (p) => {
@@ -152,25 +163,37 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("offset outside", "bytes", null, /at 1048576 on rank 0/, (p) => {
     p.buffers.sendRow!.offset = 1048576;
   }),
-  broken("row stride too short", "bytes", null, /row stride 7/, (p) => {
-    p.buffers.router!.rowStride = 7;
-  }),
+  broken(
+    "row stride shorter than a row",
+    "bytes",
+    null,
+    /row stride 7/,
+    (p) => {
+      p.buffers.router!.rowStride = 7;
+    },
+  ),
   broken("wrong peak", "peak", null, /rank 0/, (p) => {
     p.peakBytes = Number(p.peakBytes) - 4;
   }),
   broken("wrong staging", "staging", null, /host staging/, (p) => {
     p.staging.host = 4;
   }),
-  broken("memory over the limit", "limits", null, /maxBufferSize/, (p) => {
+  broken("buffer above the limit", "limits", null, /maxBufferSize/, (p) => {
     p.requiredLimits.maxBufferSize = 1024;
   }),
-  broken("binding over the limit", "limits", LOGITS, /'router'|'x'/, (p) => {
+  broken("binding above the limit", "limits", LOGITS, /'router'|'x'/, (p) => {
     p.requiredLimits.maxStorageBufferBindingSize = 64;
   }),
-  broken("more than kernels index", "limits", LOGITS, /index at most/, (p) => {
-    p.requiredLimits.maxStorageBufferBindingSize = 2 ** 40;
-    p.buffers.router!.bytes = 2 ** 34;
-  }),
+  broken(
+    "buffer longer than kernels can index",
+    "limits",
+    LOGITS,
+    /index at most/,
+    (p) => {
+      p.requiredLimits.maxStorageBufferBindingSize = 2 ** 40;
+      p.buffers.router!.bytes = 2 ** 34;
+    },
+  ),
   broken("too many bindings", "limits", null, /ShaderStage/, (p) => {
     p.requiredLimits.maxStorageBuffersPerShaderStage = 3;
   }),
@@ -187,7 +210,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("unknown feature", "limits", null, /'warp-drive'/, (p) => {
     p.requiredFeatures.push("warp-drive");
   }),
-  broken("constant too short", "contents", null, /given 0/, (p) => {
+  broken("constant with too few elements", "contents", null, /given 0/, (p) => {
     p.buffers["groupRank@ep"]!.data = { every: 1, lists: [[0], []] };
   }),
   broken("data in a scratch buffer", "contents", null, /'sent'/, (p) => {
@@ -201,19 +224,19 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("weight filled twice", "weights", null, /2 weights fill/, (p) => {
     p.weights.push(p.weights[0]!);
   }),
-  broken("weight of other shape", "weights", null, /'embed' has 15/, (p) => {
+  broken("weight of wrong shape", "weights", null, /'embed' has 15/, (p) => {
     const weight = p.weights[0]!;
     weight.shape[weight.axes.indexOf("embed")] = 15;
   }),
-  broken("weight of other dtype", "weights", null, /bf16/, (p) => {
+  broken("weight of wrong dtype", "weights", null, /bf16/, (p) => {
     p.weights[0]!.stored = "bf16";
   }),
-  broken("experts of all ranks", "axes", null, /in parts/, (p) => {
+  broken("sharded axis with its global size", "axes", null, /in parts/, (p) => {
     const { buffer } = p.weights.at(-1)!;
     p.buffers[buffer]!.axes[0]!.size = 8;
   }),
   broken(
-    "experts that are not stacked",
+    "stacked experts without an expert in the name",
     "weights",
     null,
     /name does not say/,

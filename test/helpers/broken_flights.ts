@@ -1,4 +1,4 @@
-/** Plans that are broken in exchanges that are started and waited for apart, or that move a chunk. */
+/** Plans with errors in asynchronous or chunked exchanges. */
 
 import {
   type Broken,
@@ -10,13 +10,13 @@ import {
   swap,
 } from "./break_plan.ts";
 
-// Steps of the layer over ep=2 in two chunks: 5 and 8 send the chunks, 9 and 13 wait for them, 10 to 11 and 14 to 15 are the
-// experts, 12 and 17 send back, 16 and 18 wait, 19 combines.
+// Steps of the layer on ep=2 in two chunks: 5 and 8 send the chunks, 9 and 13 wait for them, 10 to 11 and 14 to 15
+// compute the experts, 12 and 17 return rows, 16 and 18 wait, 19 combines.
 const [SEND, REGROUP, SEND_NEXT, ARRIVED, HIDDEN] = [5, 6, 8, 9, 10];
 const [BACK, RETURNED, BACK_NEXT, RETURNED_NEXT] = [12, 16, 17, 18];
 const wait = (plan: Draft, index: number) => stepAt(plan, "wait", index);
 
-/** A step before the second regroup that writes the first word of a buffer. */
+/** Inserts a step before the second regroup that writes the first word of a buffer. */
 const writeTo = (plan: Draft, buffer: string) =>
   steps(plan).splice(REGROUP, 0, {
     op: "copy",
@@ -26,17 +26,16 @@ const writeTo = (plan: Draft, buffer: string) =>
     bytes: 4,
   });
 
-/** Broken plans, by what is broken. */
 export const BROKEN_FLIGHTS: readonly Broken[] = [
   broken(
-    "exchange that nobody waits for",
+    "exchange without a wait",
     "handles",
     BACK_NEXT,
     /no step waits for it/,
     (p) => steps(p).splice(RETURNED_NEXT, 1),
   ),
   broken(
-    "exchange that is waited for twice",
+    "two waits for one exchange",
     "handles",
     ARRIVED + 1,
     /none of that name is in flight/,
@@ -53,42 +52,42 @@ export const BROKEN_FLIGHTS: readonly Broken[] = [
     },
   ),
   broken(
-    "two exchanges of one name",
+    "two exchanges with one handle",
     "handles",
     SEND_NEXT,
     /another one of the program has that name/,
     (p) => exchange(p, SEND_NEXT).handle = exchange(p, SEND).handle!,
   ),
   broken(
-    "wait on some ranks",
+    "wait on fewer ranks than the exchange",
     "handles",
     ARRIVED,
     /starts it on ranks \[all\], and here \[on ep 0\] wait/,
     (p) => wait(p, ARRIVED).ranks = { ep: [0] },
   ),
   broken(
-    "rows that are read before they arrived",
+    "received rows read before the wait",
     "flight",
     ARRIVED,
     /Cannot read buffer 'received'.*in flight and writes it$/,
     (p) => swap(p, ARRIVED, HIDDEN),
   ),
   broken(
-    "rows that are overwritten while they leave",
+    "sent rows overwritten in flight",
     "flight",
     REGROUP,
     /Cannot write buffer 'sent'.*in flight and reads it$/,
     (p) => writeTo(p, "sent"),
   ),
   broken(
-    "rows that are overwritten as they arrive",
+    "received rows overwritten in flight",
     "flight",
     REGROUP,
     /Cannot write buffer 'received'.*in flight and writes it too$/,
     (p) => writeTo(p, "received"),
   ),
   broken(
-    "rows that return to one place at once",
+    "two concurrent exchanges into one range",
     "flight",
     RETURNED,
     /Cannot write buffer 'returned'.*in flight and writes it too$/,
@@ -98,28 +97,28 @@ export const BROKEN_FLIGHTS: readonly Broken[] = [
     },
   ),
   broken(
-    "wait under the name of another part",
+    "wait labeled as another part",
     "parts",
     ARRIVED,
     /wait is no 'exchange' of a dispatch/,
     (p) => wait(p, ARRIVED).part!.part = "exchange",
   ),
   broken(
-    "experts of another rank",
+    "exchange of another rank's experts",
     "shapes",
     SEND,
     /experts \[0 to 5, 4 to 6\] are not of 2 ranks/,
     (p) => exchange(p, SEND).experts![0] = [0, 5],
   ),
   broken(
-    "experts that are sent twice",
+    "experts sent twice",
     "chunks",
     SEND_NEXT,
     /experts 0 to 4 of group rank 0 are sent as \[0 to 2, 0 to 2\]/,
     (p) => exchange(p, SEND_NEXT).experts = exchange(p, SEND).experts!,
   ),
   broken(
-    "rows that go back in other experts",
+    "rows returned with other experts' counts",
     "chunks",
     BACK,
     /did not come by these experts/,

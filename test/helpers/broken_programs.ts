@@ -1,4 +1,4 @@
-/** Plans that are broken in their kernels, steps or exchanges. */
+/** Plans with errors in their kernels, steps or exchanges. */
 
 import {
   BACK,
@@ -14,7 +14,7 @@ import {
   kernelOf,
   launch,
   LOGITS,
-  own,
+  moveToOwnAllocation,
   PERMUTE,
   REGROUP,
   ROUTE,
@@ -23,11 +23,10 @@ import {
   swap,
 } from "./break_plan.ts";
 
-/** Broken plans, by what is broken. */
 export const BROKEN_PROGRAMS: readonly Broken[] = [
   // Kernels.
   broken(
-    "name that is not bound",
+    "unbound name",
     "tree",
     null,
     /'ghost' is not bound/,
@@ -44,7 +43,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     },
   ),
   broken(
-    "exchange by the counts of a round that does not start",
+    "exchange in rounds without a start of rounds",
     "rounds",
     EXCHANGE,
     /no rounds start/,
@@ -91,10 +90,10 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       Reflect.deleteProperty(launch(p, COMBINE).bindings, "sendRow");
     },
   ),
-  broken("binding too many", "bindings", COMBINE, /no binding 'extra'/, (p) => {
+  broken("extra binding", "bindings", COMBINE, /no binding 'extra'/, (p) => {
     launch(p, COMBINE).bindings.extra = "x";
   }),
-  broken("binding of another dtype", "bindings", COUNT, /is i32.*f32/, (p) => {
+  broken("binding of wrong dtype", "bindings", COUNT, /is i32.*f32/, (p) => {
     launch(p, COUNT).bindings.index = "weight";
   }),
   broken(
@@ -107,7 +106,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     },
   ),
   broken(
-    "as many workgroups as can be",
+    "largest possible workgroup count",
     "work",
     COMBINE,
     /it takes 4\.29e\+9 workgroups, and 1\.07e\+9 are allowed/,
@@ -116,7 +115,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     },
   ),
   broken(
-    "a loop as long as can be",
+    "longest possible loop",
     "work",
     ROUTE,
     /it takes .*e\+9 operations an invocation, and 4\.29e\+9 are allowed/,
@@ -151,7 +150,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     });
   }),
 
-  broken("copy of another dtype", "copies", null, /one is/, (p) => {
+  broken("copy between dtypes", "copies", null, /one is/, (p) => {
     steps(p).push({
       op: "copy",
       ranks: "all",
@@ -160,7 +159,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       bytes: 16,
     });
   }),
-  broken("copy of too much", "copies", null, /99996 bytes/, (p) => {
+  broken("copy longer than its buffers", "copies", null, /99996 bytes/, (p) => {
     const copy = { op: "copy", ranks: "all", from: "x", to: "y" } as const;
     steps(p).push({ ...copy, bytes: 99996 });
   }),
@@ -191,15 +190,21 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       p.buffers.sendRow!.offset = p.buffers.weight!.offset;
     },
   ),
-  broken("live buffers overlap in part", "overlap", HIDDEN, /'map'/, (p) => {
-    // The end of 'map', which is longer, is where 'received' begins.
+  broken("live buffers overlap partially", "overlap", HIDDEN, /'map'/, (p) => {
+    // 'map' is longer; its end overlaps the start of 'received'.
     p.buffers.received!.offset = p.buffers.map!.offset +
       Number(p.buffers.map!.bytes) - 256;
   }),
-  broken("step done twice", "once", COMBINE + 1, /main\[10\] has/, (p) => {
-    steps(p).push(structuredClone(steps(p)[COMBINE]!));
-  }),
-  broken("update that is not there", "updates", null, /no step writes/, (p) => {
+  broken(
+    "accumulating step repeated",
+    "once",
+    COMBINE + 1,
+    /main\[10\] has/,
+    (p) => {
+      steps(p).push(structuredClone(steps(p)[COMBINE]!));
+    },
+  ),
+  broken("missing update", "updates", null, /no step writes/, (p) => {
     p.buffers.router!.written = { main: "after reads" };
   }),
   broken(
@@ -213,7 +218,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     },
   ),
   broken(
-    "scratch behind the lengths",
+    "scratch in the allocation of the lengths",
     "lengths",
     null,
     /no integer in/,
@@ -227,14 +232,20 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       p.allocations[allocation]!.bytes = lengths.bytes;
     },
   ),
-  broken("room behind the lengths", "lengths", null, /no input is/, (p) => {
-    const lengths = p.buffers["dynamic lengths"]!;
-    lengths.bytes = 512;
-    lengths.axes[0]!.size = 128;
-    p.allocations[lengths.allocation]!.bytes = 512;
-  }),
   broken(
-    "a word behind the lengths that no input is",
+    "lengths with more words than inputs",
+    "lengths",
+    null,
+    /no input is/,
+    (p) => {
+      const lengths = p.buffers["dynamic lengths"]!;
+      lengths.bytes = 512;
+      lengths.axes[0]!.size = 128;
+      p.allocations[lengths.allocation]!.bytes = 512;
+    },
+  ),
+  broken(
+    "read of a length of no input",
     "lengths",
     COUNT,
     /word 70 of 'dynamic lengths' is of no input/,
@@ -255,12 +266,12 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       });
     },
   ),
-  broken("scratch on a weight", "overlap", null, /'router'/, (p) => {
+  broken("scratch overlapping a weight", "overlap", null, /'router'/, (p) => {
     const { allocation, offset } = p.buffers.router!;
     Object.assign(p.buffers.dot!, { allocation, offset });
   }),
   broken(
-    "an allocation read-only and writable",
+    "allocation bound as read-only and writable",
     "usage",
     PERMUTE,
     /one as read-only and one as writable/,
@@ -269,10 +280,16 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       for (const binding of kernel.tree.bindings) delete binding.writable;
     },
   ),
-  broken("a buffer writable twice", "usage", DOWN, /twice as writable/, (p) => {
-    const { bindings } = launch(p, DOWN);
-    bindings.x4 = bindings.x1!;
-  }),
+  broken(
+    "buffer bound twice as writable",
+    "usage",
+    DOWN,
+    /twice as writable/,
+    (p) => {
+      const { bindings } = launch(p, DOWN);
+      bindings.x4 = bindings.x1!;
+    },
+  ),
   broken("copy within an allocation", "usage", null, /both are in/, (p) => {
     steps(p).push({
       op: "copy",
@@ -283,7 +300,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     });
   }),
   broken(
-    "barriers where a writable binding decides",
+    "barrier in a branch on a writable binding",
     "barriers",
     null,
     /not every invocation arrives/,
@@ -310,7 +327,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     },
   ),
   broken(
-    "logits in parts",
+    "unreduced logits",
     "unreduced",
     ROUTE,
     /part of a sum over ep/,
@@ -332,11 +349,11 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
   broken("counts missing on one rank", "groups", COUNTS, /ranks \[0\]/, (p) => {
     steps(p)[COUNTS]!.ranks = { ep: [1] };
   }),
-  broken("fewer bytes gathered", "shapes", COUNTS, /moves 16/, (p) => {
+  broken("all-gather of too few bytes", "shapes", COUNTS, /moves 16/, (p) => {
     stepAt(p, "allGather", COUNTS).bytes = 16;
   }),
   broken(
-    "rows of other length",
+    "rows of wrong length",
     "shapes",
     EXCHANGE,
     /no row of 'sent'/,
@@ -345,7 +362,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     },
   ),
   broken(
-    "splits of other width",
+    "too few splits",
     "shapes",
     EXCHANGE,
     /splits \[0, 8\]/,
@@ -364,19 +381,19 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
   ),
 
   // Dispatch and combine.
-  broken("lost combine", "parts", COUNT, /no 'combine'/, (p) => {
+  broken("missing combine", "parts", COUNT, /no 'combine'/, (p) => {
     steps(p).splice(COMBINE, 1);
   }),
-  broken("lost exchange back", "parts", COUNT, /no 'exchange back'/, (p) => {
+  broken("missing exchange back", "parts", COUNT, /no 'exchange back'/, (p) => {
     steps(p).splice(BACK, 1);
   }),
-  broken("lost count", "parts", null, /no 'count'/, (p) => {
+  broken("missing count", "parts", null, /no 'count'/, (p) => {
     steps(p).splice(COUNT, 1);
   }),
-  broken("swapped collectives", "parts", null, /must come first/, (p) => {
+  broken("collectives swapped", "parts", null, /must come first/, (p) => {
     swap(p, COUNTS, EXCHANGE);
   }),
-  broken("regroup before counts", "parts", null, /must come first/, (p) => {
+  broken("regroup before the counts", "parts", null, /must come first/, (p) => {
     const [regroup] = steps(p).splice(REGROUP, 1);
     steps(p).splice(COUNTS, 0, regroup!);
   }),
@@ -399,7 +416,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     },
   ),
   broken(
-    "exchange that belongs to nothing",
+    "exchange without a dispatch",
     "owned",
     EXCHANGE,
     /no dispatch/,
@@ -408,7 +425,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     },
   ),
   broken(
-    "other counts on the way back",
+    "different counts in the exchange back",
     "transposed",
     BACK,
     /'countsAll'/,
@@ -416,12 +433,12 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       const copy = structuredClone(p.buffers.countsAll!);
       copy.name = "others";
       p.buffers.others = copy;
-      own(p, copy, 64);
+      moveToOwnAllocation(p, copy, 64);
       exchange(p, BACK).counts = "others";
     },
   ),
   broken(
-    "other splits on the way back",
+    "different splits in the exchange back",
     "transposed",
     BACK,
     /\[0, 3, 8\]/,
@@ -430,7 +447,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     },
   ),
   broken(
-    "splits that are no placement",
+    "splits that match no sharded axis",
     "transposed",
     EXCHANGE,
     /no axis is placed/,
@@ -440,7 +457,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     },
   ),
   broken(
-    "combine by another permutation",
+    "combine with another permutation",
     "permutation",
     COMBINE,
     /one permutation/,
@@ -448,11 +465,11 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       const copy = structuredClone(p.buffers.sendRow!);
       copy.name = "other";
       p.buffers.other = copy;
-      own(p, copy, Number(copy.bytes));
+      moveToOwnAllocation(p, copy, Number(copy.bytes));
       launch(p, COMBINE).bindings.sendRow = "other";
     },
   ),
-  broken("regroup by other counts", "regroup", REGROUP, /other counts/, (p) => {
+  broken("regroup by wrong counts", "regroup", REGROUP, /other counts/, (p) => {
     launch(p, REGROUP).bindings.counts = "tiles";
   }),
   broken(
@@ -476,13 +493,19 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       launch(p, COMBINE).bindings.returned = "sent";
     },
   ),
-  broken("room for too few rows", "capacity", EXCHANGE, /'received'/, (p) => {
-    const received = p.buffers.received!;
-    received.axes[0]!.size = 32;
-    received.bytes = 32 * 64;
-  }),
   broken(
-    "experts elsewhere and no exchange",
+    "capacity for too few rows",
+    "capacity",
+    EXCHANGE,
+    /'received'/,
+    (p) => {
+      const received = p.buffers.received!;
+      received.axes[0]!.size = 32;
+      received.bytes = 32 * 64;
+    },
+  ),
+  broken(
+    "remote experts without an exchange",
     "parts",
     COUNT,
     /several ranks/,

@@ -1,4 +1,4 @@
-/** A headless Chromium, where the system has one. */
+/** A headless Chromium, if installed. */
 
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -7,7 +7,7 @@ import process from "node:process";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { skipUnasked } from "./needs.ts";
 
-/** What systems call it, wherever in PATH it is. */
+/** Names of the executable in PATH. */
 const NAMES = [
   ...["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"],
 ];
@@ -19,13 +19,13 @@ const found = [
   "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 ].find((file) => existsSync(file));
 
-/** Why tests that need a browser are skipped here, or false. */
+/** Reason to skip tests that need a browser, or false. */
 export const skipWithoutBrowser: false | string = skipUnasked("browser") ||
   (found
     ? false
     : "there is no Chromium: install the package 'chromium', or set CHROME_PATH");
 
-/** Start it, with WebGPU by software. */
+/** Starts Chromium with WebGPU on a software adapter. */
 export async function openBrowser(): Promise<Browser> {
   return await chromium.launch({
     executablePath: found!,
@@ -36,7 +36,7 @@ export async function openBrowser(): Promise<Browser> {
   });
 }
 
-/** A script that gives a page a device that it can lose: `gpuDevice`. */
+/** Script that stores the page's GPU device in `gpuDevice`, so that a test can destroy it. */
 export const LOSABLE = `
 const request = GPUAdapter.prototype.requestDevice;
 GPUAdapter.prototype.requestDevice = async function (...args) {
@@ -44,15 +44,15 @@ GPUAdapter.prototype.requestDevice = async function (...args) {
 };
 `;
 
-/** A page, and everything that it complained about. */
+/** A page with its errors and warnings. */
 export interface WatchedPage {
   readonly page: Page;
   readonly complaints: readonly string[];
-  /** Seconds that the page's own thread worked until it could be used: others may use the processor too. */
+  /** Seconds of main-thread work until the page loaded. Independent of other load on the machine. */
   readonly seconds: number;
 }
 
-/** Open a page and listen to it. */
+/** Opens a page and records its errors and warnings. */
 export async function openPage(
   browser: Browser,
   url: string,
@@ -69,7 +69,7 @@ export async function openPage(
     }
   });
   page.on("pageerror", (error) => complaints.push(String(error)));
-  // Nothing waits so long but a page that hangs, on a machine that is busy with other work too.
+  // Long enough for a busy machine; only a page that hangs exceeds it.
   page.setDefaultTimeout(120_000);
   const client = await page.context().newCDPSession(page);
   await client.send("Performance.enable", { timeDomain: "threadTicks" });
@@ -80,20 +80,20 @@ export async function openPage(
   return { page, complaints, seconds };
 }
 
-/** The texts of elements. */
+/** Returns the trimmed text of each element that matches `selector`. */
 export async function texts(page: Page, selector: string): Promise<string[]> {
   return (await page.locator(selector).allTextContents())
     .map((text) => text.trim());
 }
 
-/** What axe-core finds serious or critical in a page, one line each. */
+/** Returns serious and critical problems that axe-core reports, one line each. */
 export async function accessibilityProblems(page: Page): Promise<string[]> {
   const { resolve } = createRequire(import.meta.url);
-  // Evaluated, as the page's own policy lets no script in.
+  // The page's content security policy forbids adding a script.
   await page.evaluate(
     readFileSync(resolve("axe-core/axe.min.js"), "utf8"),
   );
-  // Reports of all that is well would be megabytes.
+  // Reports of passed checks would be megabytes.
   const { passes, problems } = await page.evaluate(`
     axe.run({ resultTypes: ["violations"] }).then((found) => ({
       passes: found.passes.length,

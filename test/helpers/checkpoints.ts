@@ -19,7 +19,6 @@ import {
 import type { MeshSizes } from "../../spec/mesh.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 
-/** Files of this machine. */
 export const files = nodeFiles();
 
 /** The folder of a checkpoint with recorded references. */
@@ -30,7 +29,7 @@ export function checkpointFolder(name: string): string {
   return fileURLToPath(new URL(path, import.meta.url));
 }
 
-/** What was recorded of a checkpoint. */
+/** Reads the recorded reference tensors of a checkpoint. */
 export async function readReference(name: string): Promise<Tensors> {
   const path = `../references/${name}/reference.safetensors`;
   return await readTensors(
@@ -39,7 +38,7 @@ export async function readReference(name: string): Promise<Tensors> {
   );
 }
 
-/** `dp=2,ep=2` as a mesh. */
+/** Parses a mesh: `dp=2,ep=2`. */
 export function meshOf(text: string): MeshSizes {
   return Object.fromEntries(
     text.split(",").map((pair) => {
@@ -54,20 +53,20 @@ export interface Loaded extends Opened {
   readonly decoder: Decoder;
 }
 
-/** Where a checkpoint is loaded. */
+/** Where and how a checkpoint is loaded. */
 export interface Setup {
   readonly mesh: string;
   readonly sharing?: DeviceSharing;
   readonly adapter?: AdapterChoice;
-  /** Only what follows the last tokens. */
+  /** Compute outputs of the last tokens only. */
   readonly next?: NonNullable<PlanOptions["next"]>;
-  /** Caches in pages. */
+  /** Page sizes of a paged KV cache. */
   readonly pages?: NonNullable<PlanOptions["pages"]>;
   readonly kvCacheDtype?: NonNullable<PlanOptions["kvCacheDtype"]>;
   readonly bounds?: NonNullable<PlanOptions["bounds"]>;
 }
 
-/** Load a recorded checkpoint on a mesh. */
+/** Loads a recorded checkpoint on a mesh. */
 export async function loadCheckpoint(
   name: string,
   setup: Setup,
@@ -75,7 +74,7 @@ export async function loadCheckpoint(
   return await loadFolder(checkpointFolder(name), setup);
 }
 
-/** Load a checkpoint folder on a mesh. */
+/** Loads a checkpoint folder on a mesh. */
 export async function loadFolder(
   folder: string,
   { mesh, sharing = "shared", adapter = "auto", next, ...more }: Setup,
@@ -94,7 +93,7 @@ export async function loadFolder(
   return { ...opened, decoder };
 }
 
-/** The plan of a checkpoint on a mesh. */
+/** Compiles the plan of a checkpoint on a mesh. */
 export async function planOn(
   name: string,
   mesh: string,
@@ -104,7 +103,7 @@ export async function planOn(
   return await planTarget(target, files, { mesh: meshOf(mesh), ...options });
 }
 
-/** Prompts as a right-padded batch, as `run` takes it. */
+/** Pads prompts on the right to a batch for `run`: `input_ids` and `attention_mask` [sequence, token]. */
 export function padBatch(prompts: readonly (readonly number[])[]): Tensors {
   const columns = Math.max(...prompts.map(({ length }) => length));
   const ids = new Int32Array(prompts.length * columns);
@@ -121,7 +120,7 @@ export function padBatch(prompts: readonly (readonly number[])[]): Tensors {
   return { input_ids: tensor(ids), attention_mask: tensor(mask) };
 }
 
-/** The largest difference, relative to the largest recorded value. */
+/** Returns the largest absolute difference, relative to the largest absolute recorded value. */
 export function relativeError(
   found: ArrayLike<number>,
   recorded: ArrayLike<number>,

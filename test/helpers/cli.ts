@@ -1,4 +1,4 @@
-/** The command line in process: what it prints, and its exit code. */
+/** Runs the command line in process; returns its output and exit code. */
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { cp, readFile, writeFile } from "node:fs/promises";
@@ -14,17 +14,17 @@ import { main } from "../../cli/main.ts";
 import type { FileSystem } from "../../engine/mod.ts";
 import { checkpointFolder } from "./checkpoints.ts";
 
-/** What a command left. */
+/** Exit code and output of a command. */
 export interface Finished {
   readonly code: number;
   readonly out: string;
   readonly err: string;
 }
 
-/** Where commands of this process keep what can be made again; nothing is there before one does. */
+/** Cache folder of commands of this process. Created on demand. */
 export const CACHE = path.join(tmpdir(), `switchyard-cache-${process.pid}`);
 
-/** Run a command line in this process. */
+/** Runs a command line in this process. */
 export async function switchyard(
   argv: readonly string[],
   files: FileSystem = nodeFiles(),
@@ -36,10 +36,10 @@ export async function switchyard(
   });
 }
 
-/** Run a program in this process, and keep what it prints. */
+/** Runs a program in this process and captures its output. */
 export async function withOutput(
   program: (io: CliIo) => Promise<number>,
-  given: Partial<CliIo> = {},
+  overrides: Partial<CliIo> = {},
 ): Promise<Finished> {
   let out = "", err = "";
   const io: CliIo = {
@@ -64,13 +64,13 @@ export async function withOutput(
     bytesRead: () => 0,
     browse: () => {},
     onInterrupt: () => () => {},
-    ...given,
+    ...overrides,
   };
   const code = await program(io);
   return { code, out, err };
 }
 
-/** A folder that is removed at the end. */
+/** Creates a folder that is removed at teardown. */
 export function temporaryFolder(
   t: { teardown(fn: () => void): unknown },
 ): string {
@@ -79,14 +79,14 @@ export function temporaryFolder(
   return folder;
 }
 
-/** A tensor of a safetensors file, as bytes. */
+/** A tensor of a safetensors file. `data`: its bytes. */
 export interface RawTensor {
   readonly dtype: string;
   readonly shape: readonly number[];
   readonly data: Uint8Array;
 }
 
-/** The tensors of a safetensors file. */
+/** Reads the tensors of a safetensors file. */
 export async function readRaw(
   file: string,
 ): Promise<{ [name: string]: RawTensor }> {
@@ -110,7 +110,7 @@ export async function readRaw(
   );
 }
 
-/** Write a safetensors file. */
+/** Writes a safetensors file. */
 export async function writeRaw(
   file: string,
   tensors: { readonly [name: string]: RawTensor },
@@ -129,7 +129,7 @@ export async function writeRaw(
   await writeFile(file, Buffer.concat([length, text, ...data]));
 }
 
-/** Integers as a raw tensor. */
+/** Returns integers as an I32 tensor. */
 export function integers(
   shape: readonly number[],
   values: readonly number[],
@@ -141,7 +141,7 @@ export function integers(
   };
 }
 
-/** Made-up numbers from -scale to scale. */
+/** Returns pseudorandom numbers from -scale to scale as an F32 tensor. Deterministic by rank of the shape. */
 export function floats(shape: number[], scale: number): RawTensor {
   let state = shape.length;
   const data = new Float32Array(shape.reduce((product, n) => product * n, 1))
@@ -152,7 +152,7 @@ export function floats(shape: number[], scale: number): RawTensor {
   return { dtype: "F32", shape, data: new Uint8Array(data.buffer) };
 }
 
-/** A copy of a reference checkpoint that may be changed. */
+/** Copies a reference checkpoint, so that a test can change it. */
 export async function copyCheckpoint(
   name: string,
   folder: string,

@@ -1,6 +1,7 @@
 /**
- * `commands.mjs FILE [MAIN]`: runs the command lines that FILE lists, one after another in this process. MAIN: the bundled
- * `cli/main.ts`, default that of this clone. Writes the exit code and the outputs of each to `FILE.ended`.
+ * `commands.mjs FILE [MAIN]`: runs the command lines that FILE lists, in order, in this process.
+ * MAIN: path of a bundled `cli/main.ts`. Default: that of this clone.
+ * Writes exit codes and outputs to `FILE.ended`.
  */
 
 import "../../bin/v8.mjs";
@@ -15,20 +16,20 @@ const { main } = await import(
     : pathToFileURL(program).href
 );
 
-let said = { out: "", err: "" };
+let output = { out: "", err: "" };
 for (const [name, stream] of [["out", "stdout"], ["err", "stderr"]]) {
   const write = process[stream].write.bind(process[stream]);
   process[stream].write = (text, ...rest) => {
-    said[name] += text;
+    output[name] += text;
     return write(text, ...rest);
   };
 }
 
-const ended = [];
+const results = [];
 for (const argv of JSON.parse(readFileSync(file, "utf8"))) {
-  said = { out: "", err: "" };
+  output = { out: "", err: "" };
   const code = await main(argv);
-  ended.push({ code, ...said });
-  writeFileSync(`${file}.ended`, JSON.stringify(ended));
+  results.push({ code, ...output });
+  writeFileSync(`${file}.ended`, JSON.stringify(results));
 }
 process.exit();

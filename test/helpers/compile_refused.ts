@@ -1,11 +1,11 @@
-/** What the compiler refuses. */
+/** Checks of models and options that the compiler rejects. */
 
 import t from "tap";
 import type { CompileOptions, Model } from "../../compiler/mod.ts";
 import { ModelError, PlacementError } from "../../spec/errors.ts";
 import { compileCase } from "./run_model.ts";
 
-/** Compiling `of` must fail with exactly this message; mistakes of the model also say where: in the test's own file. */
+/** Fails unless compiling `of` throws exactly this message. A ModelError must also have a span in the test file. */
 export function compileRefused(
   name: string,
   of: Model,
@@ -16,7 +16,7 @@ export function compileRefused(
     const error: unknown = await compileCase({ model: of }, options)
       .catch((error: unknown) => error);
     if (error instanceof ModelError) {
-      t.match(error.span?.file, /\.test\.ts$/, "at its place");
+      t.match(error.span?.file, /\.test\.ts$/, "span in the test file");
     } else t.ok(error instanceof PlacementError, "a PlacementError");
     t.equal((error as Error).message, message);
   });

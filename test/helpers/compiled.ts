@@ -1,11 +1,13 @@
-/** Programs for tests that start processes of their own. */
+/** Paths of compiled programs for tests that start processes. */
 
 import { fileURLToPath } from "node:url";
 
-/** The command. */
+/** Path of the command. */
 export const COMMAND = clonePath("bin/switchyard.mjs");
 
-/** What Node is given to run a TypeScript file that scripts/compile.mjs lists as one that tests start, as it runs the command. */
+/**
+ * Returns the arguments of Node that run a TypeScript file as the command does. scripts/compile.mjs must list the file.
+ */
 export function startedProgram(source: string): readonly string[] {
   return [
     ...["--import", clonePath("bin/v8.mjs")],
@@ -13,7 +15,7 @@ export function startedProgram(source: string): readonly string[] {
   ];
 }
 
-/** A path in the clone. */
+/** Returns the absolute path of a file in the clone. */
 export function clonePath(path: string): string {
   return fileURLToPath(new URL(`../../${path}`, import.meta.url));
 }

@@ -1,6 +1,6 @@
-/** Work counted by what is read, which no clock has a part in. */
+/** Measures work by property reads, independent of time. */
 
-/** A copy of plain data that counts every read of a property in it, however deep. */
+/** Returns a copy of plain data that counts property reads at any depth. */
 export function countReads<T extends object>(
   data: T,
 ): { readonly counted: T; readonly reads: () => number } {

@@ -1,18 +1,18 @@
-/** Whether a wait sleeps, by how often the event loop turns: other work on the machine only makes that less. */
+/** Measures whether a wait sleeps, by iterations of the event loop. Other load on the machine only lowers the count. */
 
 import { performance } from "node:perf_hooks";
 
-/** Turns before a wait backs off to timers, with room for what else happens. */
+/** Iterations before a wait backs off to timers, with a margin for other work. */
 const EAGER_TURNS = 300;
 
-/** What is said of a wait. */
+/** Event loop iterations of a wait. */
 export interface Turns {
   readonly milliseconds: number;
-  /** Turns beyond the eager ones and two a millisecond, which is as often as a timer may wake the loop. */
+  /** Iterations beyond EAGER_TURNS and two per millisecond, the maximum rate of timers. */
   readonly unneeded: number;
 }
 
-/** Begin to count turns of this thread's event loop; the result ends it. */
+/** Starts to count event loop iterations of this thread. The returned function ends the count. */
 export function countTurns(): () => Turns {
   const start = performance.now();
   const before = loopCount();
@@ -26,7 +26,7 @@ export function countTurns(): () => Turns {
   };
 }
 
-/** From Node 20.18 on; its types lag behind. */
+/** Since Node 20.18; missing in its types. */
 function loopCount(): number {
   const timing = performance.nodeTiming as unknown as {
     readonly uvMetricsInfo: { readonly loopCount: number };

@@ -1,4 +1,4 @@
-/** Runs of a case whose bytes are counted, and are those that its plan predicts. */
+/** Runs of a case that check bytes against the plan's predictions. */
 
 import type { Test } from "tap";
 import type { CompileOptions } from "../../compiler/mod.ts";
@@ -8,14 +8,14 @@ import { checkPredictions } from "./predictions.ts";
 import { type Case, compileCase, runCalls, tensorsOf } from "./run_model.ts";
 import { openSession, type Sharing } from "./sessions.ts";
 
-/** What a case computes on CPU devices, and what ranks held and sent for it. */
+/** Plan and results of a case on CPU devices, with memory and sent bytes by rank. */
 export interface CountedRun {
   readonly plan: Plan;
   readonly results: Awaited<ReturnType<typeof runCalls>>;
   readonly ranks: readonly RankStatistics[];
 }
 
-/** Run a case; memory, staging and bytes sent must be as predicted. Ranks have devices of their own, or share one. */
+/** Runs a case on CPU devices. Fails unless memory, staging and sent bytes match the predictions. */
 export async function countedRun(
   t: Test,
   of: Case,

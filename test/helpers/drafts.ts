@@ -1,4 +1,4 @@
-/** Generation with drafted tokens, compared with generation without them. */
+/** Compares generation with and without speculative decoding. */
 
 import type { Test } from "tap";
 import {
@@ -10,20 +10,20 @@ import {
 } from "../../engine/mod.ts";
 import { repeatWith } from "./seed.ts";
 
-/** Tokens by sequence. */
+/** Tokens of each sequence. */
 export type Tokens = readonly (readonly number[])[];
 
-/** Prompts whose first tokens are equal. */
+/** Prompts with a common prefix of eight tokens. */
 export const DRAFT_PROMPTS: Tokens = [9, 20, 33, 14].map((length, i) =>
   Array.from({ length }, (_, j) => (j < 8 ? 7 : 31 + i) * (j + 1) % 190)
 );
 
-/** A clock by which drafted tokens cost nothing, so that they always pay. */
+/** Clock by which drafts take no time, so that speculation always pays off. */
 export const FREE_DRAFTS = { now: () => 0 } as const;
 
 /**
- * Fails if drafts change a token that a decoder generates from `DRAFT_PROMPTS`, or if all or few drafts are accepted.
- * Returns the tokens without drafts, which `plain` gives if they are known.
+ * Fails if drafts change a token that a decoder generates from `DRAFT_PROMPTS`, or if at most 20 drafts or all are
+ * accepted. Returns the tokens without drafts. `plain`: these tokens, if known.
  */
 export async function draftsChangeNoToken(
   t: Test,

@@ -1,4 +1,4 @@
-/** TypeScript's language service with the plugin of `switchyard-moe/editor`, over files in memory. */
+/** TypeScript's language service with the plugin of `switchyard-moe/editor`, over in-memory files. */
 
 import { dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -7,20 +7,20 @@ import { type EditorOptions, init } from "../../compiler/editor/mod.ts";
 
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 
-/** An editor with files open. */
+/** Editor with open files. */
 export interface Editor {
   readonly service: ts.LanguageService;
-  /** Type something: a file has another text from now on. */
+  /** Replaces the text of a file. */
   write(path: string, text: string): void;
-  /** What is shown in a file, once it has been traced as it is now. */
+  /** Returns the diagnostics of a file after its current text is traced. */
   diagnostics(path: string): Promise<readonly ts.Diagnostic[]>;
 }
 
-/** Files as they are parsed, which editors share: they are of one text for each version. */
+/** Cache of parsed files, shared by editors. Versions are unique across files. */
 const parsed = ts.createDocumentRegistry();
 let version = 0;
 
-/** Open files, by path. `service` is the plugin's; `plugin` says what its options are. */
+/** Opens files, by path. `plugin`: options of the plugin. */
 export function openEditor(
   files: { readonly [path: string]: string },
   plugin: EditorOptions = {},
@@ -43,7 +43,7 @@ export function openEditor(
       skipLibCheck: true,
       types: [],
       target: ts.ScriptTarget.ES2022,
-      // The types of pages take longer than those of a model.
+      // Types of the DOM take longer to check than those of a model.
       lib: ["lib.es2022.d.ts"],
       module: ts.ModuleKind.ESNext,
       moduleResolution: ts.ModuleResolutionKind.Bundler,
@@ -82,7 +82,7 @@ export function openEditor(
         changed = resolve;
       });
       service.getSemanticDiagnostics(path);
-      // Nothing else keeps this process: the one that traces is let go.
+      // Keeps the process alive: the tracing process is unreferenced.
       const waiting = setInterval(() => {}, 60_000);
       await traced;
       clearInterval(waiting);

@@ -1,4 +1,4 @@
-/** A plan of exchanges alone, without kernels: counts to everyone, rows to the ranks of their experts, and back. */
+/** Plan without kernels: an all-gather of counts, a dispatch of rows to experts, and a combine. */
 
 import type { Device } from "../../runtime/mod.ts";
 import type { Mesh } from "../../spec/mesh.ts";
@@ -12,13 +12,13 @@ import type {
   Step,
 } from "../../spec/plan/plan.ts";
 
-/** A device, and how many bytes the host has copied out of and into it. */
+/** Device with the number of bytes that the host copied from and to it. */
 export interface CountedDevice {
   readonly device: Device;
   readonly copied: () => number;
 }
 
-/** Count what the host copies; staging lends memory instead. */
+/** Counts bytes that the host copies. Mapped staging is not counted. */
 export function countCopies(device: Device): CountedDevice {
   let copied = 0;
   const counting: Partial<Device> = {
@@ -41,29 +41,32 @@ export function countCopies(device: Device): CountedDevice {
   return { device: counted, copied: () => copied };
 }
 
-/** What is exchanged. */
+/** Sizes of the exchanges. */
 export interface ExchangeShape {
   readonly mesh: Mesh;
   readonly over: readonly string[];
   readonly rowWords: number;
-  /** The most rows that a rank sends, and that it receives. */
+  /** Maximum rows that a rank sends and receives. */
   readonly sendRows: number;
   readonly receiveRows: number;
-  /** Experts of the counts that each group rank owns; each is a chunk that is sent alone. */
+  /** Experts per group rank. Each is sent as one chunk. */
   readonly chunks: number;
 }
 
-/** The steps of a plan of exchanges, by what they are for. */
+/** The plan and its collective steps. */
 export interface ExchangePlan {
   readonly plan: Plan;
   readonly gather: AllGatherStep;
-  /** x to y0, y1, …: one chunk each. */
+  /** `x` to y0, y1, …: one step per chunk. */
   readonly dispatches: readonly AllToAllStep[];
-  /** y0, y1, … to z. */
+  /** y0, y1, … to `z`: one step per chunk. */
   readonly combines: readonly AllToAllStep[];
 }
 
-/** Make the plan. Every rank has `mine`, its counts by expert; `all`, those of its group; rows `x`, `y…` and `z`. */
+/**
+ * Builds the plan. Buffers of each rank: `localCounts` [expert], `allCounts` [group rank, expert], rows `x`, `y0`, …
+ * and `z`.
+ */
 export function exchangePlan(shape: ExchangeShape): ExchangePlan {
   const { mesh, over, rowWords, chunks } = shape;
   const groupSize = groupSizeOf(mesh, over);
@@ -81,8 +84,8 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
       offset: 0,
     };
   };
-  add("mine", experts);
-  add("all", groupSize * experts);
+  add("localCounts", experts);
+  add("allCounts", groupSize * experts);
   add("x", shape.sendRows * rowWords);
   add("z", shape.sendRows * rowWords);
   const each = Array.from({ length: chunks }, (_, chunk) => chunk);
@@ -92,8 +95,8 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
     ranks: "all",
     label: "counts",
     over,
-    from: "mine",
-    to: "all",
+    from: "localCounts",
+    to: "allCounts",
     bytes: 4 * experts,
   };
   const exchange = (
@@ -112,7 +115,7 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
       from: ends[0],
       to: ends[1],
       rowBytes: 4 * rowWords,
-      counts: "all",
+      counts: "allCounts",
       splits: Array.from({ length: groupSize + 1 }, (_, p) => p * chunks),
       ...chunks > 1
         ? {
@@ -123,8 +126,8 @@ export function exchangePlan(shape: ExchangeShape): ExchangePlan {
           handle: `${direction} ${chunk}`,
         }
         : {},
-      groupRank: "mine",
-      receivedCounts: "mine",
+      groupRank: "localCounts",
+      receivedCounts: "localCounts",
       pairRows: shape.receiveRows,
     };
   };

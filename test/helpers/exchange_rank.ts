@@ -1,4 +1,7 @@
-/** One rank of the jobs of test/mpi/communicator.test.ts: `exchange_rank.ts WHAT,… SEED`. Rank 0 prints what it saw of each, as JSON. */
+/**
+ * One rank of the jobs of test/mpi/communicator.test.ts: `exchange_rank.ts JOB,… SEED`. Rank 0 prints the results as
+ * JSON.
+ */
 
 import { setTimeout as sleep } from "node:timers/promises";
 import process from "node:process";
@@ -24,7 +27,7 @@ import {
   type ExchangeShape,
 } from "./exchange_plan.ts";
 
-/** Whole numbers below a bound, the same on every rank. */
+/** Returns a generator of pseudorandom integers below a bound, equal on all ranks. */
 function numbers(seed: number): (below: number) => number {
   let state = seed;
   return (below) => {
@@ -33,10 +36,10 @@ function numbers(seed: number): (below: number) => number {
   };
 }
 
-/** One device for all exchanges: to open it takes longer than they do. */
+/** Device of all exchanges. Opening one takes longer than the exchanges. */
 let opened: Promise<Device> | undefined;
 
-/** Ragged counts, rows there and back, in chunks that are in flight at once; throws where a word is not where it belongs. */
+/** Exchanges ragged counts and rows in both directions, in concurrent chunks. Throws if a word is wrong. */
 async function exchanges(
   world: MpiWorld,
   shape: ExchangeShape,
@@ -66,19 +69,23 @@ async function exchanges(
   const columns = group.length * chunks;
   const max = Math.floor(sendRows / columns);
   for (let round = 0; round < 4; round++) {
-    // Counts of every rank of the job, drawn equally on every rank; some are zero.
+    // Counts of every rank, drawn equally on all ranks; some are zero.
     const all = world.ranks.map(() =>
       Array.from({ length: columns }, () => Math.max(0, draw(max + 3) - 2))
     );
-    const mine = all[world.rank]!;
-    const rows = mine.reduce((n, count) => n + count, 0);
+    const local = all[world.rank]!;
+    const rows = local.reduce((n, count) => n + count, 0);
     const word = (rank: number, row: number, i: number) =>
       ((round * 64 + rank) * sendRows + row) * rowWords + i;
     const x = Uint32Array.from(
       { length: rows * rowWords },
       (_, i) => word(world.rank, Math.floor(i / rowWords), i % rowWords),
     );
-    device.write(memory.buffer("mine"), 0, bytesOf(Uint32Array.from(mine)));
+    device.write(
+      memory.buffer("localCounts"),
+      0,
+      bytesOf(Uint32Array.from(local)),
+    );
     device.write(memory.buffer("x"), 0, bytesOf(x));
     device.write(memory.buffer("z"), 0, new Uint8Array(x.byteLength));
     await device.idle();
@@ -104,7 +111,7 @@ async function exchanges(
     }
     await Promise.all(back.map((exchange) => exchange()));
     const z = await device.read(memory.buffer("z"), 0, x.byteLength);
-    compare(wordsOf(z), [...x], `what returned in round ${round}`);
+    compare(wordsOf(z), [...x], `rows returned in round ${round}`);
   }
   const staged = staging.bytes(world.rank) > 0;
   if (staged !== (device.kind === "gpu")) throw new Error("staging on the CPU");
@@ -113,16 +120,16 @@ async function exchanges(
 function compare(
   got: Uint32Array,
   wanted: readonly number[],
-  what: string,
+  label: string,
 ): void {
   const at = wanted.findIndex((value, i) => got[i] !== value);
   if (at < 0 && got.length === wanted.length) return;
   throw new Error(
-    `${what}: word ${at} is ${got[at]} and should be ${wanted[at]}`,
+    `${label}: word ${at} is ${got[at]} and should be ${wanted[at]}`,
   );
 }
 
-/** What a promise rejects with. */
+/** Returns the error message of a promise, or "no error". */
 async function failure(promise: Promise<unknown>): Promise<string> {
   return await promise.then(
     () => "no error",
@@ -130,12 +137,12 @@ async function failure(promise: Promise<unknown>): Promise<string> {
   );
 }
 
-const [what, seed] = process.argv.slice(2);
+const [jobs, seed] = process.argv.slice(2);
 const draw = numbers(Number(seed));
 const size = { rowWords: 3, sendRows: 60, receiveRows: 240, chunks: 1 };
 
-const JOBS: { readonly [what: string]: () => Promise<unknown> } = {
-  /** All ranks in one group, whole and in chunks. */
+const JOBS: { readonly [name: string]: () => Promise<unknown> } = {
+  /** All ranks in one group, in one chunk and in two. */
   async ragged() {
     const world = await openWorld();
     const shape = {
@@ -147,7 +154,7 @@ const JOBS: { readonly [what: string]: () => Promise<unknown> } = {
     await exchanges(world, { ...shape, chunks: 2 }, draw);
     return "right";
   },
-  /** The same from and into mapped memory of a GPU. */
+  /** The same between mapped buffers of a GPU. */
   async mapped() {
     const world = await openWorld();
     const [adapter] = await listAdapters();
@@ -158,7 +165,7 @@ const JOBS: { readonly [what: string]: () => Promise<unknown> } = {
     }
     return "right";
   },
-  /** Counts that do not fit go in longer units. */
+  /** Counts above the limit of MPI's integers use larger units. */
   async long() {
     const world = await openWorld({ longestCount: 40 });
     const mesh = [{ name: "ep", size: world.size }];
@@ -173,7 +180,7 @@ const JOBS: { readonly [what: string]: () => Promise<unknown> } = {
       }), { what: "a test" }),
     );
   },
-  /** Groups of a mesh of 8 ranks, over each axis and over several, in other orders than the mesh's. */
+  /** Groups of a mesh of 8 ranks over one axis and over several, in different axis orders. */
   async groups() {
     const world = await openWorld();
     const [dp, ep, tp] = ["dp", "ep", "tp"].map((name) => ({ name, size: 2 }));
@@ -184,7 +191,7 @@ const JOBS: { readonly [what: string]: () => Promise<unknown> } = {
     }
     return "right";
   },
-  /** Rank 1 is in another step, then exchanges other sizes, then does not come in time. */
+  /** Rank 1 is in another step, then exchanges different sizes, then misses a deadline. */
   async failures() {
     const world = await openWorld();
     const { rank } = world;
@@ -201,7 +208,7 @@ const JOBS: { readonly [what: string]: () => Promise<unknown> } = {
     );
     let ticks = 0;
     const timer = setInterval(() => ticks++, 10);
-    // Far longer than the others wait, whenever they begin to on a machine that is busy with other work.
+    // Far longer than the deadline of the others, even on a busy machine.
     if (rank === 1) await sleep(6000);
     const late = await failure(
       world.barrier(world, { what: "step 'd'", deadlineMs: 1000 }),
@@ -211,9 +218,9 @@ const JOBS: { readonly [what: string]: () => Promise<unknown> } = {
   },
 };
 
-const seen: unknown[] = [];
-for (const each of what!.split(",")) seen.push(await JOBS[each]!());
+const results: unknown[] = [];
+for (const job of jobs!.split(",")) results.push(await JOBS[job]!());
 const world = await openWorld();
-if (world.rank === 0) console.log(JSON.stringify(seen));
+if (world.rank === 0) console.log(JSON.stringify(results));
 (await opened)?.destroy();
 await world.finish();

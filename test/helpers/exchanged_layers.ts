@@ -1,4 +1,4 @@
-/** A model with every kind of row that a dispatch and a combine exchange. */
+/** Model that exchanges every kind of row of a dispatch and a combine. */
 
 import {
   add,
@@ -14,8 +14,8 @@ import {
 import { type Case, waves } from "./run_model.ts";
 
 /**
- * Layers of eight experts on the same rows: three experts per token, dropped choices beyond `slots` per expert, values
- * that are sent weighted, returned unchanged, and sent twice. The calls have all tokens, few, one and none.
+ * Layers of eight experts on the same rows: three experts per token, choices dropped beyond `slots` per expert,
+ * weighted dispatch, unchanged returns, and two dispatches of one value. Calls use all tokens, 5, 1 and 0.
  */
 export function exchangedLayers(
   { tokens, embed, slots }: {

@@ -1,12 +1,12 @@
 /**
- * Makes one rank of an MPI job fail: loaded by `node --import` into every process of the job, it does something only in
- * the rank that SWITCHYARD_FAULT names, as JSON of `{ rank, kind, folder? }`:
+ * Injects a fault into one rank of an MPI job. Loaded by `node --import` into every process of the job; acts only in the
+ * rank that SWITCHYARD_FAULT names, as JSON of `{ rank, kind, folder? }`:
  *
- *   kill, throw, stop   in the middle of its first dispatch, and it says when: it is killed, throws, stands still
- *   early               as it starts, it is killed
- *   leave               the same, and it ends with exit code 0
- *   stray               it tells the others that it is in another step than a dispatch
- *   folder              it works in another folder, as on a host with other files
+ *   kill, throw, stop   prints the time in its first dispatch, then is killed, throws, or is stopped by a signal
+ *   leave               the same, but exits with code 0
+ *   early               is killed at start
+ *   stray               reports another step than a dispatch to the other ranks
+ *   folder              works in another folder, as on a host with different files
  */
 
 import { readSync } from "node:fs";
@@ -21,7 +21,7 @@ if (rank !== undefined && Number(rank) === fault.rank) {
   else breakExchange(fault.kind);
 }
 
-/** Stand between the binding and MPI: in what koffi gives out, from the moment that it is loaded. */
+/** Wraps MPI functions that koffi returns, after koffi is loaded. */
 function breakExchange(kind) {
   const { dlopen } = process;
   const where = kind === "stray" ? "MPI_Isend" : "MPI_Ialltoallv";
@@ -47,7 +47,7 @@ function breakExchange(kind) {
   };
 }
 
-/** What MPI may still read. */
+/** Buffers that MPI may still read. */
 const strays = [];
 
 function fail(kind, values, call) {
@@ -64,13 +64,13 @@ function fail(kind, values, call) {
     strays.push(other);
     return call(other, ...rest);
   }
-  // The exchange is in flight when the process goes.
+  // The exchange is in flight when the fault occurs.
   const result = call(...values);
   process.kill(process.pid, kind === "kill" ? "SIGKILL" : "SIGSTOP");
   return result;
 }
 
-/** Where the rank is, as it notes it. */
+/** Returns the step that the rank reports. */
 function note() {
   const bytes = Buffer.alloc(200);
   return bytes.toString("utf8", 0, readSync(0, bytes, 0, 200, 0))

@@ -1,4 +1,4 @@
-/** Everything that may go wrong with a rank, made to happen in real MPI jobs, and what must come of it. */
+/** Faults of ranks in real MPI jobs, with the expected exit codes and messages. */
 
 import { cpSync, existsSync, mkdtempSync, rmSync } from "node:fs";
 import path from "node:path";
@@ -13,33 +13,33 @@ import {
   withoutMpi,
 } from "./mpi.ts";
 
-/** Something that goes wrong. */
+/** A fault and its expected outcome. */
 export interface Fault {
   readonly name: string;
   readonly ranks: number;
-  /** What test/helpers/fault.mjs does. */
-  readonly made?: { readonly rank: number; readonly kind: string };
-  /** What `launch` is told once it has printed. */
+  /** Fault that test/helpers/fault.mjs injects. */
+  readonly injected?: { readonly rank: number; readonly kind: string };
+  /** Signal sent to `launch` after its first output. */
   readonly signal?: NodeJS.Signals;
-  /** What is launched; default: a run of the plan for so many ranks. */
+  /** Arguments after `launch --`. Default: run the plan for this number of ranks. */
   readonly argv?: readonly string[];
-  /** Seconds that ranks wait for the one at fault. */
+  /** Seconds that the other ranks wait for the faulty one. */
   readonly deadline?: number;
   readonly code: number;
-  /** All that is said. */
+  /** Complete standard error, except the output of MPI. */
   readonly message: RegExp;
 }
 
 const MIXTRAL = checkpointFolder("mixtral-6e");
 
-/** What most ranks run: few kernels, and all that may go wrong between ranks. */
+/** Model of most faults: few kernels, all kinds of exchange. */
 const MODEL = fileURLToPath(
   new URL("../fixtures/mpi/routed.ts", import.meta.url),
 );
 
 const STEP = "in step 'dispatch[^']*'";
 
-/** Run a plan, which takes ranks less time to begin with than a model, where none of them compiles the model in it again. */
+/** Returns a command that runs a plan. Ranks start faster than with a model, as none compiles it. */
 function runOf(ranks: number): readonly string[] {
   return [
     ...["run", `plan.${ranks}.json`, "--inputs", "in", "--outputs", "out"],
@@ -47,13 +47,12 @@ function runOf(ranks: number): readonly string[] {
   ];
 }
 
-/** All of them. */
 export const FAULTS: readonly Fault[] = [
-  // The first, the last, and one between them.
+  // First, middle and last rank.
   ...[0, 1, 2].map((rank): Fault => ({
     name: `rank ${rank} of 3 is killed in the middle of dispatch`,
     ranks: 3,
-    made: { rank, kind: "kill" },
+    injected: { rank, kind: "kill" },
     code: 3,
     message: new RegExp(
       `^Cannot finish: rank ${rank} on \\S+ was killed by signal 9 ${STEP}\\. Start the command again\\n$`,
@@ -62,7 +61,7 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "a rank is killed as it starts",
     ranks: 3,
-    made: { rank: 1, kind: "early" },
+    injected: { rank: 1, kind: "early" },
     code: 3,
     message:
       /^Cannot finish: rank 1 on \S+ was killed by signal 9\. Start the command again\n$/,
@@ -70,16 +69,16 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "a rank throws",
     ranks: 3,
-    made: { rank: 1, kind: "throw" },
+    injected: { rank: 1, kind: "throw" },
     code: 1,
     message: new RegExp(
       `^rank 1 on \\S+ ${STEP}: Cannot go on: an unexpected error, 'a fault that a test made'\\. .*\\n$`,
     ),
   },
   {
-    name: "a rank leaves as if it were done",
+    name: "a rank exits with code 0 in the middle of dispatch",
     ranks: 3,
-    made: { rank: 1, kind: "leave" },
+    injected: { rank: 1, kind: "leave" },
     code: 1,
     message: new RegExp(
       `^rank 1 on \\S+ ${STEP}: Cannot go on: the program ended before its job did\\. .*\\n$`,
@@ -88,16 +87,16 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "a rank is out of step",
     ranks: 3,
-    made: { rank: 1, kind: "stray" },
+    injected: { rank: 1, kind: "stray" },
     code: 3,
     message: new RegExp(
       `^rank 0 on \\S+: Cannot continue with step 'dispatch[^']*': rank 1 on \\S+ is out of step, it is in step 'compute [^']*'\\. .*\\n$`,
     ),
   },
   {
-    name: "a rank stands still",
+    name: "a rank is stopped by a signal",
     ranks: 3,
-    made: { rank: 1, kind: "stop" },
+    injected: { rank: 1, kind: "stop" },
     deadline: 30,
     argv: [...runOf(3), "--deadline", "30"],
     code: 3,
@@ -109,7 +108,7 @@ export const FAULTS: readonly Fault[] = [
     name: "a rank has another plan",
     ranks: 2,
     argv: ["run", "plan.2.json", "--inputs", "in", "--outputs", "out"],
-    made: { rank: 1, kind: "folder" },
+    injected: { rank: 1, kind: "folder" },
     code: 3,
     message:
       /^rank 0 on (\S+): Cannot run the plan: rank 1 on \1 has another plan than rank 0 on \1\. .*\n$/,
@@ -117,7 +116,7 @@ export const FAULTS: readonly Fault[] = [
   {
     name: "a file of the checkpoint is missing on a rank",
     ranks: 2,
-    made: { rank: 1, kind: "folder" },
+    injected: { rank: 1, kind: "folder" },
     argv: ["run", "model", "--inputs", "ids", "--outputs", "out"],
     code: 1,
     message:
@@ -137,7 +136,7 @@ export const FAULTS: readonly Fault[] = [
   },
 ];
 
-/** Make the folders of ranks in a scratch folder: `here`, and `there`, where the files are others. */
+/** Creates two folders for ranks in `scratch`: `here`, and `there` with different files. */
 export async function prepareFaults(scratch: string): Promise<void> {
   const ids = integers([2, 6], [5, 6, 7, 8, 9, 4, 3, 2, 11, 12, 13, 14]);
   for (const name of ["here", "there"]) {
@@ -165,22 +164,22 @@ export async function prepareFaults(scratch: string): Promise<void> {
   rmSync(path.join(scratch, "there", "model", "model.safetensors"));
 }
 
-/** How a fault went. */
+/** Outcome of a fault. */
 export interface FaultResult {
-  /** What was not as it must be. */
+  /** Deviations from the expected outcome. */
   readonly problems: readonly string[];
-  /** From the fault to the end of `launch`, for `npm run soak`. */
+  /** Seconds from the fault to the end of `launch`, for `npm run soak`. */
   readonly seconds: number | undefined;
   readonly message: string;
 }
 
-/** Let something go wrong once. Several may at a time. */
+/** Runs a job with a fault. May run concurrently with others. */
 export async function makeFault(
   launcher: Launcher,
   scratch: string,
   fault: Fault,
 ): Promise<FaultResult> {
-  const { made, signal, argv = runOf(fault.ranks) } = fault;
+  const { injected, signal, argv = runOf(fault.ranks) } = fault;
   const preload = fileURLToPath(new URL("fault.mjs", import.meta.url));
   const there = path.join(scratch, "there");
   const own = mkdtempSync(path.join(scratch, "job-"));
@@ -189,10 +188,10 @@ export async function makeFault(
     ...["--adapter", "cpu"],
   ], {
     cwd: path.join(scratch, "here"),
-    env: made
+    env: injected
       ? {
         NODE_OPTIONS: `--import=${preload}`,
-        SWITCHYARD_FAULT: JSON.stringify({ ...made, folder: there }),
+        SWITCHYARD_FAULT: JSON.stringify({ ...injected, folder: there }),
       }
       : {},
   });
@@ -209,7 +208,7 @@ export async function makeFault(
   const message = withoutMpi(err).replace(/^fault at \d+\n/gm, "");
   const seconds = begun === undefined ? undefined : (now - begun) / 1000;
   const job = jobOf(own);
-  // Nothing outlives 'launch', not even for a moment.
+  // No process or folder outlives 'launch'.
   const left = processesWith(job);
   const problems = [
     code === fault.code ? "" : `the exit code is ${code}`,

@@ -1,25 +1,24 @@
-/** A disk on which a call fails, or one and all that need room after it. */
+/** Disk on which one call fails, or one and all later calls that need space. */
 
 import * as fs from "node:fs/promises";
 import path from "node:path";
 import type { Disk } from "../../cli/files.ts";
 
-/** Errors of the system, once; a disk that stays full; a read that gives less than was asked. */
+/** `full`: the disk stays full. `short`: a read returns fewer bytes than requested. Others: one error of the system. */
 export const FAULTS = ["EIO", "ENOSPC", "EINTR", "full", "short"] as const;
 
 export type Fault = (typeof FAULTS)[number];
 
-/** A call that a disk has taken. */
+/** Call of a disk. */
 export interface DiskCall {
   readonly name: string;
   readonly file: string;
 }
 
-/** A disk, and the calls that it has taken. */
+/** Disk with its calls. */
 export interface FaultyDisk {
   readonly disk: Disk;
   readonly calls: readonly DiskCall[];
-  /** Those that failed. */
   readonly failed: readonly DiskCall[];
 }
 
@@ -30,24 +29,27 @@ const CALLS = [
 
 const HANDLE = ["close", "read", "readFile", "stat", "sync", "writeFile"];
 
-/** Calls that need room on the disk. */
+/** Calls that allocate space on the disk. */
 const GROWS = ["appendFile", "link", "mkdir", "writeFile", "handle writeFile"];
 
-/** What a call does and to which file, without what differs from process to process: `read config.json`. */
+/** Returns the name of a call and of its file without the parts that differ between processes: `read config.json`. */
 export function kindOf({ name, file }: DiskCall): string {
   return `${name} ${
     path.basename(finalName(file)).replace(/-\d{8}-/, "-step-")
   }`;
 }
 
-/** The file that another one becomes, or is made for. */
+/** Returns the path that a temporary file is renamed to, or that a lock file protects. */
 export function finalName(file: string): string {
   const base = path.basename(file).replace(/(\.\d+|\.[0-9a-f-]{36})+$/, "");
   const own = base !== path.basename(file);
   return path.join(path.dirname(file), own ? base.replace(/^\./, "") : base);
 }
 
-/** The disk of this machine, but call `at` (from 0) of calls on it and its open files fails. */
+/**
+ * Returns the disk of this machine with a fault in call `at` (from 0), counting calls of the disk and of its open
+ * files.
+ */
 export function faultyDisk(at: number, fault: Fault): FaultyDisk {
   const [calls, failed]: [DiskCall[], DiskCall[]] = [[], []];
   const fails = (name: string, file: unknown) => {
@@ -62,22 +64,22 @@ export function faultyDisk(at: number, fault: Fault): FaultyDisk {
     const code = fault === "full" ? "ENOSPC" : fault;
     throw Object.assign(new Error(`${code}: made up`), { code });
   };
-  /** A write that fails has written something. */
+  /** Returns the half that a failed write has written. */
   const halfOf = (data: unknown) =>
     typeof data === "string"
       ? data.slice(0, data.length >> 1)
       : (data as Uint8Array).subarray(0, (data as Uint8Array).length >> 1);
   const wrapHandle = (handle: fs.FileHandle, file: unknown): fs.FileHandle =>
     new Proxy(handle, {
-      get: (target, of: keyof fs.FileHandle) => {
-        const key = String(of);
-        const member = target[of] as unknown;
+      get: (target, name: keyof fs.FileHandle) => {
+        const key = String(name);
+        const member = target[name] as unknown;
         if (typeof member !== "function") return member;
         const call = member.bind(target) as (...args: unknown[]) => unknown;
         if (!HANDLE.includes(key)) return call;
         return async (...args: unknown[]) => {
           if (!fails(`handle ${key}`, file)) {
-            // Nothing here outlives a loss of power, and it takes most of the time.
+            // Tests do not need durability, and sync takes most of the time.
             return key === "sync" ? undefined : await call(...args);
           }
           // buffer, offset, length, position
@@ -118,7 +120,10 @@ const STATES: { readonly [of in Fault]: string } = {
   short: "nothing",
 };
 
-/** What is wrong with what is said of calls that failed; undefined where it names one's file and what the disk did. */
+/**
+ * Returns a problem of the message about failed calls, or undefined if it names the file of one and the error of the
+ * disk.
+ */
 export function wrongMessage(
   message: string,
   failed: readonly DiskCall[],
@@ -127,7 +132,7 @@ export function wrongMessage(
   const [, named, state] = /^Cannot (?:read|write) '([^']+)': (.*)$/s.exec(
     message.trimEnd(),
   ) ?? [];
-  // A folder is written to disk for a file in it.
+  // The folder of a file is synced for that file.
   const files = named === undefined ? [] : [named, path.dirname(named)];
   return state === STATES[fault] &&
       failed.some(({ file }) => files.includes(finalName(file)))

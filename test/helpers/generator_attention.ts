@@ -1,4 +1,4 @@
-/** Small launches of the generators of attention and of its derivative: all sizes around those at which they differ. */
+/** Small launches of the generators of attention and its gradients, at sizes around those where kernels differ. */
 
 import { attention } from "../../compiler/kernels/attention.ts";
 import { attentionMatrices } from "../../compiler/kernels/attention_matrices.ts";
@@ -41,14 +41,14 @@ import { waves } from "./waves.ts";
 
 const name = "kernel";
 
-/** Of each token, up to three of the keys that it sees. */
+/** Up to three keys of those that each token sees; -1: none. */
 function selectedOf(batch: (typeof BATCHES)[number]): number[] {
   return batch.flatMap(([, position]) =>
     position === 0 ? [0, -1, -1] : [position, 0, position > 1 ? 1 : -1]
   );
 }
 
-/** Tokens of two sequences, of all positions of a cache of four that a step may have. */
+/** Batches of [sequence, position] of tokens: two sequences in a cache of four positions. */
 export const BATCHES: readonly (readonly (readonly [number, number])[])[] = [
   [],
   [[0, 0]],
@@ -58,7 +58,7 @@ export const BATCHES: readonly (readonly (readonly [number, number])[])[] = [
   [[0, 3], [1, 0]],
 ];
 
-/** Of a cache [sequence, context, width], what was written by the last of these tokens: NaN, what was not. */
+/** Contents of a cache [sequence, context, width] after the last of these tokens. NaN: unwritten. */
 function cache(
   batch: (typeof BATCHES)[number],
   width: number,
@@ -75,10 +75,12 @@ function cache(
 }
 
 export const CONTEXT = 4;
-/** Rows of a cache of two sequences. */
+/** Rows of the cache of two sequences. */
 const ROWS = 2 * CONTEXT;
 
-/** What attention differs by: heads and those of keys, widths of keys and values, what a query sees, and the rest. */
+/**
+ * Options that kernels of attention differ by: [query heads, key heads], [key width, value width], mask, and others.
+ */
 interface Variant {
   readonly heads: readonly [number, number];
   readonly dims: readonly [number, number];
@@ -114,11 +116,11 @@ export function* ofAttention(): Generator<Launch> {
     ) {
       if (listed && !entries && (sees.window || sees.chunk)) continue;
       if (entries && (!o.shared || kvHeads > 1 || sees.chunk)) continue;
-      // Wide ones of many tokens; sinks with what limits most, what is shared with what does not.
+      // Wide heads only with many tokens; sinks only with both masks; shared values only without a mask.
       if (dim > 3 && n !== 4) continue;
       if (o.sinks && !listed && !(sees.window && sees.chunk)) continue;
       if (o.shared && !entries && (sees.window || sees.chunk)) continue;
-      // Over the batches each has every number of queries, in pages and not.
+      // Over the batches, each variant has every number of queries, paged and not.
       c++;
       const some = heads === 1 ? [1, 6] : [1, 4, 6];
       const queries = some[(c + Math.floor(n / 2)) % some.length]!;
@@ -205,7 +207,7 @@ export function* ofAttentionMatrices(): Generator<Launch> {
   }
 }
 
-/** Attention to the keys of one of the ranks that share positions. */
+/** Attention to the keys of one of several ranks that shard positions. */
 function* onRanks(): Generator<Launch> {
   let c = 0;
   for (const { options, positions } of splits()) {
@@ -320,7 +322,7 @@ export function* ofKeyGrad(): Generator<Launch> {
         const width = kvHeads * (part === "keys" ? o.dim : o.valueDim);
         return {
           threads: written.length * kvHeads,
-          // Entries that no token wrote are left.
+          // Entries that no token wrote stay unchanged.
           y: written.flatMap((entry) =>
             Array.from({ length: width }, (_, i) => entry * width + i)
           ),
@@ -358,7 +360,7 @@ export function* ofScoreKeys(): Generator<Launch> {
             sequence: batch.map(([sequence]) => sequence),
             last: batch.map(([, position]) => position),
           },
-          // Of the keys that a token sees.
+          // Only scores of visible keys.
           stores: {
             scores: batch.flatMap(([, position], token) =>
               Array.from(
@@ -381,7 +383,7 @@ export function* ofSelectKeys(): Generator<Launch> {
         kernel: selectKeys({ name, context, k, tokens: lengthAt(0) }),
         grid: rowsGrid(last.length),
         reads: {
-          // Some are equal.
+          // Includes equal scores.
           scores: waves(last.length * context).map((x) => Math.round(4 * x)),
           last,
           lengths: [last.length],
@@ -392,13 +394,13 @@ export function* ofSelectKeys(): Generator<Launch> {
   }
 }
 
-/** The first of ranks that share positions, and a later one. */
+/** The first rank of sharded positions, and a later one. */
 const [FIRST, LATER] = [
   { start: 1, continues: false },
   { start: 1, continues: true },
 ] as const;
 
-/** The first positions of a rank, and the sums of earlier ones. */
+/** First positions of ranks, and sums of earlier ranks. */
 function shardReads(
   { heads, dim, valueDim = dim }: AttentionOptions,
   tokens: number,
@@ -406,7 +408,7 @@ function shardReads(
   return { parts: [0, 32], sumsBefore: waves(tokens * heads * (valueDim + 2)) };
 }
 
-/** The results of some tokens, or the sums if ranks share positions. */
+/** Results of the tokens, or partial sums if ranks shard positions. */
 function resultsOf(
   { heads, dim, valueDim = dim, shard }: AttentionOptions,
   tokens: number,
@@ -416,11 +418,11 @@ function resultsOf(
     : { y: tokens * heads * valueDim };
 }
 
-/** Attention of some tokens to a cache of three blocks of keys, with the blocks that each token sees. */
+/** Attention to a cache of three key blocks, with the blocks that each token sees. */
 function* splits(): Generator<{
   readonly options: AttentionOptions;
   readonly positions: readonly number[];
-  /** Indices [token, head, block] of the blocks that tokens see. */
+  /** Indices [token, head, block] of visible blocks. */
   readonly seen: readonly number[];
 }> {
   const rankOf = [[0, 70, undefined], [32, 96, FIRST], [
@@ -434,11 +436,11 @@ function* splits(): Generator<{
       const { heads: [heads, kvHeads], dims: [dim, valueDim], sees, ...o }
         of product(ATTENTION)
     ) {
-      // All forms of a rank over the variants; the last token sees no key of a later rank.
+      // Variants cover all forms of a rank; the last token sees no key of a later rank.
       const [begin, context, shard] =
         rankOf[(n + heads + dim + (sees.window ?? 0) + Number(o.sinks)) % 3]!;
       const positions = local.map((p) => p === 1 ? p : p + begin);
-      // Entries are not split, and their selection is not.
+      // Attention over entries, and the selection of keys, are never split.
       if (o.entries || o.listed || o.shared && valueDim > dim) continue;
       const options = {
         name,
@@ -480,7 +482,7 @@ function* splits(): Generator<{
   }
 }
 
-/** The elements of some rows of a width. */
+/** Indices of all elements of `rows` of length `width`. */
 function elementsOf(rows: readonly number[], width: number): number[] {
   return rows.flatMap((row) =>
     Array.from({ length: width }, (_, i) => row * width + i)

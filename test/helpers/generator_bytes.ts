@@ -1,4 +1,4 @@
-/** Small launches of the generators of quantized rows and of their products. */
+/** Small launches of the generators of quantized rows and their matmuls. */
 
 import { matmulBytes } from "../../compiler/kernels/matmul_bytes.ts";
 import { quantizedLayoutOf } from "../../compiler/kernels/matmul_bytes_operands.ts";
@@ -64,7 +64,7 @@ export function* ofMatmulBytes(): Generator<Launch> {
       }
     }
   }
-  // One row by blocks, which are a multiple of the lanes or not.
+  // One row with weights in blocks; the block count is a multiple of the lanes or not.
   for (const k of [128, 160]) {
     for (const rows of [1, 2]) {
       const tile = TILES.at(-1)!;
@@ -129,7 +129,7 @@ function productLaunch(
       lengths: [rows],
     },
     stores: { y: rows * columns },
-    // Past the last column and row operands are loaded and not used.
+    // Weights beyond the last column and row operand are loaded but not used.
     beyond: ["weight", "scales", "offsets"],
   };
 }

@@ -1,4 +1,4 @@
-/** Small launches of the matmuls of the choices of one token. */
+/** Small launches of the matmuls over the choices of one token. */
 
 import {
   choicesGroups,
@@ -15,13 +15,13 @@ import { waves } from "./waves.ts";
 
 const name = "kernel";
 
-/** Tiles whose lanes have adjacent columns, and others. */
+/** Tiles with and without adjacent columns per lane. */
 const TILES: readonly MatmulTile[] = [
   { rows: 1, columns: 2, lanes: 8, split: 4 },
   { rows: 1, columns: 4, lanes: 16, split: 8, right: "vector" },
 ];
 
-/** A weight of each expert, and its product with row `base` of x. */
+/** Weights of `experts` and the options of their product with row `base` of x. */
 function productOf(
   { tile, k, columns, experts }: {
     readonly tile: MatmulTile;
@@ -58,7 +58,7 @@ export function* ofMatmulOfChoices(): Generator<Launch> {
   });
   const [experts, topK] = [5, 3];
   for (const { tile, columns, k, score, normed, adjacent } of cases) {
-    // Adjacent columns are those of one load.
+    // Adjacent columns require vector loads.
     if (adjacent && tile.right !== "vector") continue;
     const { options, w } = productOf({ tile, k, columns, experts });
     const full = {
@@ -97,7 +97,7 @@ export function* ofMatmulOfChoices(): Generator<Launch> {
       kernel: matmulOfChoices(full),
       grid: [1, choicesGroups(full), 1],
       reads: {
-        // Some are equal.
+        // Includes equal logits.
         logits: waves(experts).map((x) => Math.round(2 * x)),
         x: waves(k),
         w,
@@ -118,7 +118,7 @@ export function* ofMatmulCombined(): Generator<Launch> {
   });
   const experts = 3;
   for (const { tile, columns, k, choices, weighed } of cases) {
-    // Long sums are slow in the interpreter.
+    // The interpreter is slow on long sums.
     if (k > 64 && (columns > 1 || choices < 8)) continue;
     const { options, w } = productOf({ tile, k, columns, experts });
     const full = {

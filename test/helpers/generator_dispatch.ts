@@ -1,4 +1,4 @@
-/** Small launches of the generators of dispatch and of combine: all choices of few tokens. */
+/** Small launches of the generators of dispatch and combine, with all choices of few tokens. */
 
 import {
   assign,
@@ -34,21 +34,20 @@ const name = "kernel";
 
 const tokens = lengthAt(0);
 
-/** Whole numbers below `n`. */
+/** Returns the integers from 0 to n - 1. */
 export const range = (n: number): number[] =>
   Array.from({ length: n }, (_, i) => i);
 
-/** Their sum. */
 export const total = (list: readonly number[]): number =>
   list.reduce((a, b) => a + b, 0);
 
-/** A list that is made where it is first asked for. */
+/** Returns a function that builds a list on its first call. */
 function once<T>(make: () => Iterable<T>): () => readonly T[] {
-  let made: readonly T[] | undefined;
-  return () => made ??= [...make()];
+  let list: readonly T[] | undefined;
+  return () => list ??= [...make()];
 }
 
-/** What tokens choose. */
+/** Choices of tokens: `index` [token, k]. */
 export interface Choices {
   readonly experts: number;
   readonly k: number;
@@ -56,7 +55,7 @@ export interface Choices {
   readonly index: readonly number[];
 }
 
-/** All that up to three tokens can choose of up to three experts; of more, one of each kind. */
+/** All choices of up to three tokens among up to three experts, and two longer batches. */
 export function* allChoices(): Generator<Choices> {
   for (
     const [experts, k, maxChoices] of [[1, 1, 2], [2, 1, 3], [2, 2, 2], [
@@ -85,14 +84,14 @@ export function* allChoices(): Generator<Choices> {
   }
 }
 
-/** Where choices go: some are dropped, some are of other ranks. */
+/** Choices with their assignment to rows. Some are dropped or belong to other ranks. */
 interface Assigned extends Choices {
   readonly kept: readonly boolean[];
   readonly options: AssignOptions;
   readonly launch: Launch;
 }
 
-const OWN = [0, 1];
+const GROUP_RANKS = [0, 1];
 
 function* assigned(): Generator<Assigned> {
   let n = 0;
@@ -103,13 +102,13 @@ function* assigned(): Generator<Assigned> {
       const expert = (e: number) => ordered ? order[e]! : e;
       for (const dropped of [undefined, 0, 1, 2] as const) {
         for (
-          const own of experts > 1 && !dropped
-            ? [undefined, ...OWN]
+          const groupRank of experts > 1 && !dropped
+            ? [undefined, ...GROUP_RANKS]
             : [undefined]
         ) {
           for (
-            // Two units, the first of which has one expert.
-            const { tileRows, units } of own === undefined
+            // Two units; the first has one expert.
+            const { tileRows, units } of groupRank === undefined
               ? [
                 {},
                 { tileRows: 1 + n++ % 2 },
@@ -123,8 +122,9 @@ function* assigned(): Generator<Assigned> {
             );
             const splits = [0, 1, experts];
             const kept = index.map((e, a) =>
-              slot[a] === 0 && (own === undefined ||
-                expert(e) >= splits[own]! && expert(e) < splits[own + 1]!)
+              slot[a] === 0 && (groupRank === undefined ||
+                expert(e) >= splits[groupRank]! &&
+                  expert(e) < splits[groupRank + 1]!)
             );
             const counts = range(experts).map((c) =>
               index.filter((e, a) => kept[a] && expert(e) === c).length
@@ -140,7 +140,7 @@ function* assigned(): Generator<Assigned> {
               tokens,
               ordered,
               dropping: dropped !== undefined,
-              ...own === undefined ? {} : { splits },
+              ...groupRank === undefined ? {} : { splits },
               ...tileRows === undefined ? {} : { grouped: { tileRows } },
               ...units ? { units } : {},
             };
@@ -155,7 +155,7 @@ function* assigned(): Generator<Assigned> {
                   index,
                   slot,
                   order,
-                  groupRank: [own ?? 0],
+                  groupRank: [groupRank ?? 0],
                   lengths: [choices.tokens],
                 },
                 stores: {
@@ -188,7 +188,7 @@ export function* ofAssignFew(): Generator<Launch> {
   }
 }
 
-/** Choices that were assigned, and the rows that they got; a part of all of them. */
+/** Assigned choices with the rows of their kernels. Skips kernels that store tiles or token rows, or read an order. */
 const sent = once(function* (): Generator<
   Assigned & { readonly got: Contents }
 > {
@@ -219,7 +219,7 @@ export function* ofPermute(): Generator<Launch> {
   }
 }
 
-/** Rows in all orders, moved there and back. */
+/** Rows in all orders, in both directions. */
 export function* ofMoveRows(): Generator<Launch> {
   for (const order of [[], [0], [1, 0], [2, 0, 1]]) {
     for (const direction of ["forward", "back"] as const) {
@@ -321,8 +321,8 @@ export function* ofListRows(): Generator<Launch> {
     if (!names.includes("tokenRow") || names.includes("order")) continue;
     const got = resultsOf(launch);
     const maxChoices = Math.min(k, experts - 1);
-    const own = [...got["counts"]!.slice(0, experts + 2)];
-    const sent = total(own.slice(experts));
+    const local = [...got["counts"]!.slice(0, experts + 2)];
+    const sent = total(local.slice(experts));
     for (const me of [0, 1]) {
       const other = range(experts + 2).map((e) => e + 1);
       yield {
@@ -338,7 +338,7 @@ export function* ofListRows(): Generator<Launch> {
           weight: waves(index.length),
           sendRow: got["sendRow"]!.slice(0, index.length),
           tokenRow: got["tokenRow"]!.slice(0, index.length),
-          counts: me === 0 ? [...own, ...other] : [...other, ...own],
+          counts: me === 0 ? [...local, ...other] : [...other, ...local],
           groupRank: [me],
           lengths: [count],
         },
@@ -348,7 +348,7 @@ export function* ofListRows(): Generator<Launch> {
   }
 }
 
-/** All counts below three that two ranks have for one or two experts of each; of three experts, below two. */
+/** All counts below `below` by [group rank, expert], for one or two experts per rank. */
 export function* ofRegroup(): Generator<Launch> {
   for (
     const { splits, experts, below, once, offsets = 0 } of [
@@ -368,7 +368,7 @@ export function* ofRegroup(): Generator<Launch> {
   ) {
     const [groupSize, all] = [splits.length - 1, splits.at(-1)!];
     const cells = groupSize * all;
-    // Behind the experts of experts, one for each rank and chunk.
+    // Counts of units, one for each rank and chunk, follow those of experts.
     const units = range(once ? groupSize * once.chunks : offsets);
     for (const n of range(below ** cells)) {
       const counts = range(cells).map((c) =>
@@ -386,7 +386,7 @@ export function* ofRegroup(): Generator<Launch> {
             name,
             splits,
             tileRows,
-            // Both kernels have all values of each count.
+            // Each value of a count occurs with both kernels.
             wide: (n + Math.floor(n / below ** 2)) % 2 === 1,
             ...experts ? { experts } : {},
             ...once ? { once } : {},
@@ -414,7 +414,7 @@ export function* ofRegroup(): Generator<Launch> {
   }
 }
 
-/** Choices that are sent, one of them dropped, of a rank whose ids begin behind those of another. */
+/** Choices with one dropped, on a rank whose ids follow those of another rank. */
 const SENT = range(5).flatMap((tokens) =>
   [1, 2].map((k) => ({
     k,
@@ -441,7 +441,7 @@ export function* ofSendIds(): Generator<Launch> {
   }
 }
 
-/** The same, compared. */
+/** Comparison of these ids. */
 export function* ofCompareIds(): Generator<Launch> {
   for (const { k, count, sendRow } of SENT) {
     const ids = new Array<number>(count * k).fill(NaN);
@@ -457,7 +457,7 @@ export function* ofCompareIds(): Generator<Launch> {
   }
 }
 
-/** Few rows in every format, of lengths with and without partial words and blocks. */
+/** Few rows in every format, with and without partial words and blocks. */
 function* wireRows() {
   for (const format of ["bf16", "fp8"] satisfies WireFormat[]) {
     for (const length of [1, 2, 6, 128, 131]) {
@@ -470,7 +470,7 @@ function* wireRows() {
   }
 }
 
-/** Element `i` of a row of `length` elements. */
+/** Index of element `i` of a row of `length` elements. */
 function elementOf(length: number) {
   return (row: Expr, i: Expr) => expr`${row} * ${length} + ${i}`;
 }

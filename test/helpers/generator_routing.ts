@@ -1,4 +1,4 @@
-/** Small launches of the generators of a router and of its capacity: all choices of few tokens. */
+/** Small launches of the generators of routers and capacity, with all choices of few tokens. */
 
 import {
   type CapacityOptions,
@@ -37,7 +37,7 @@ const name = "kernel";
 
 const tokens = lengthAt(0);
 
-/** Groups of tokens, by number and by tensor. */
+/** Capacity groups, by size and by tensor. */
 const GROUPS: readonly (Expr | "tensor")[] = [u32(1000), u32(3), "tensor"];
 
 function* sorted(): Generator<
@@ -177,7 +177,7 @@ export function* ofSlots(): Generator<Launch> {
       stores: { mark: experts * count, slot: index.length },
     })["mark"]!.slice(0, experts * count);
     for (const drop of ["position", "score", "random"] as const) {
-      // To compare bit by bit takes long.
+      // Comparing bits takes long.
       if (drop !== "position" && (experts > 2 || k > 1 || count !== 3)) {
         continue;
       }
@@ -216,7 +216,7 @@ function slotsLaunch(
   };
   const free = (n: number) =>
     room === 1 ? 1 : room === "table" ? 1 + n : Infinity;
-  // The last group may have one token; those of a tensor are in reverse.
+  // The last group may have one token; groups by tensor are in reverse order.
   const groupOf = (t: number) =>
     Math.floor((group === "tensor" ? count - 1 - t : t) / size);
   const used = range(groups).flatMap((g) =>
@@ -252,7 +252,7 @@ function slotsLaunch(
   };
 }
 
-/** Rules by what differs in their kernels. */
+/** Routers that cover all differences of their kernels. */
 function* routers(): Generator<RouterOptions> {
   const SCORES = [
     "softmax",
@@ -307,7 +307,7 @@ function* routers(): Generator<RouterOptions> {
   }
 }
 
-/** Launches of routers, with their options and numbers of tokens. */
+/** Launches of routers, with their options and token counts. */
 function* routed(): Generator<
   { readonly o: RouterOptions; readonly count: number; readonly launch: Launch }
 > {
@@ -319,7 +319,7 @@ function* routed(): Generator<
         kernel: router(o),
         grid: elementwiseGrid(count),
         reads: {
-          // Some are equal.
+          // Includes equal logits.
           logits: waves(count * experts).map((x) => Math.round(2 * x)),
           noise: waves(count * experts),
           bias: waves(experts),

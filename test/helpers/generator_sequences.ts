@@ -1,4 +1,4 @@
-/** Small launches of the generators that keep the last tokens of sequences. */
+/** Small launches of the generators of convolutions, recurrences and shifts over sequences. */
 
 import { conv1d, conv1dGrid } from "../../compiler/kernels/conv1d.ts";
 import { lengthAt } from "../../compiler/kernels/kernel.ts";
@@ -16,7 +16,7 @@ import { waves } from "./waves.ts";
 const name = "kernel";
 const tokens = lengthAt(0);
 
-/** What all of these read of tokens. */
+/** Operands that all of these kernels read. */
 function ofTokens(batch: (typeof BATCHES)[number]) {
   return {
     lengths: [batch.length],
@@ -25,13 +25,10 @@ function ofTokens(batch: (typeof BATCHES)[number]) {
   };
 }
 
-/** For two sequences, the rows of four whose state they read, and the rows that they write. */
+/** State rows of two sequences: [read, written]. */
 const ROWS = [[1, 3], [1, 0]] as const;
 
-/**
- * The elements of a state of two sequences that tokens of a batch leave another value of. `rows`: they have the rows of
- * `ROWS`.
- */
+/** Elements of the state that tokens of a batch update. `rows`: states are indexed by `ROWS`, otherwise by sequence. */
 function updated(
   batch: (typeof BATCHES)[number],
   each: number,
@@ -88,7 +85,7 @@ const RECURRENCES: {
   perKey: [false, true],
   heads: [[1, 1], [4, 2]],
   dims: [[1, 1], [8, 3], [33, 2], [36, 33], [4, 64]],
-  // Two sequences are together, of 200 some.
+  // Two sequences form one block; 200 form several.
   sequences: [2, 200],
 };
 
@@ -107,7 +104,7 @@ export function* ofLinearRecurrence(): Generator<Launch> {
         RECURRENCES,
       )
     ) {
-      // Large ones of one batch only; scans have no state, and begin all sequences; only they go backwards.
+      // Large sizes only with one batch. Scans are stateless; only scans run in reverse.
       if ((dim > 8 || o.sequences > 2) && n !== 4) continue;
       if (valueDim === 64 && (n !== 4 || heads === 1)) continue;
       const scans = o.rule === "seen" || o.rule === "erase";
@@ -124,7 +121,7 @@ export function* ofLinearRecurrence(): Generator<Launch> {
         dim,
         valueDim,
         rows: o.stateful && o.sequences === 2 && valueDim === 3,
-        // Of 64 values; others are not divided evenly.
+        // Applies to 64 values; other counts do not divide evenly.
         columns: 2,
       };
       const { rows } = options;

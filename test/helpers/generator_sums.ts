@@ -1,4 +1,4 @@
-/** Small launches of generators whose results are sums, norms and products: all sizes around those at which they differ. */
+/** Small launches of the generators of sums, norms and products, at sizes around those where kernels differ. */
 
 import { addParts } from "../../compiler/kernels/add_parts.ts";
 import {
@@ -50,7 +50,7 @@ import { waves } from "./waves.ts";
 
 const name = "kernel";
 
-/** Counts around a workgroup of 64. */
+/** Element counts around a workgroup of 64. */
 const COUNTS = [0, 1, 2, 64, 65];
 
 const at = (binding: string, row: Expr, width: number, i: Expr): Expr =>
@@ -60,7 +60,7 @@ const stored = (i: Expr, value: Expr): readonly Stmt[] => [
   store("y", i, value),
 ];
 
-/** All combinations of a value of each list. */
+/** Yields all combinations of one value per list. */
 export function* product<T extends object>(
   lists: { readonly [K in keyof T]: readonly T[K][] },
 ): Generator<T> {
@@ -200,7 +200,7 @@ export const ofSoftmax = (): Generator<Launch> => ofRows(softmax);
 
 export function* ofRmsNorm(): Generator<Launch> {
   yield* ofRows((o) => rmsNorm({ ...o, epsilon: 1e-5 }));
-  // Elements of other parts follow those of a row.
+  // Results continue beyond the row.
   for (const end of [33, 100]) {
     const to = (row: Expr, i: Expr) => add(mul(row, u32(end)), i);
     yield {
@@ -228,7 +228,7 @@ export function* ofTopK(): Generator<Launch> {
         yield {
           kernel: topK({ name, rows: lengthAt(0), count, k }),
           grid: rowsGrid(rows),
-          // Some are equal.
+          // Includes equal values.
           reads: {
             x: waves(rows * count).map((x) => Math.round(2 * x)),
             lengths: [rows],
@@ -304,7 +304,7 @@ export function* ofSegmentSum(): Generator<Launch> {
   }
 }
 
-/** Rows of three experts, of which a rank has the first ones. */
+/** Rows of each of three experts. */
 const ROWS_OF_EXPERTS = [[0, 0, 0], [1, 0, 2], [0, 3, 0], [33, 1, 0]];
 
 export function* ofRowStarts(): Generator<Launch> {
@@ -402,7 +402,7 @@ export function* ofMatmul(): Generator<Launch> {
       yield productLaunch(ofOneRow, shape);
     }
   }
-  // One row by weights with k innermost: lanes sum different blocks of k.
+  // One row with k innermost in the weights: lanes sum different blocks of k.
   const ofRuns: MatmulTile = {
     rows: 2,
     columns: 2,
@@ -465,13 +465,13 @@ function productLaunch(
     readonly grouped: boolean;
     /** Stores the norm of the only row. */
     readonly normed?: boolean;
-    /** Teams sum different blocks of k. */
+    /** Teams of lanes sum different blocks of k. */
     readonly inTeams?: boolean;
-    /** With 16-bit operands. */
+    /** Shape of hardware matrices with 16-bit operands. */
     readonly matrices?: MatrixShape;
-    /** The innermost axis of weights. */
+    /** Innermost axis of the weights. */
     readonly inside?: "n" | "k";
-    /** Weights in bf16. */
+    /** Stores the weights in bf16. */
     readonly halves?: boolean;
   },
 ): Launch {
@@ -533,7 +533,7 @@ function productLaunch(
     }
     first += count;
   }
-  // A tile more than there are.
+  // One tile more than exist.
   const size = grouped ? tiles.length / 3 + 1 : all;
   return {
     ...matrices
@@ -551,7 +551,7 @@ function productLaunch(
       tiles: [tiles.length / 3, ...tiles],
     },
     stores: { y: all * columns, ...normed ? { normed: all * k } : {} },
-    // Beyond the last column something is loaded, and nothing stored.
+    // Weights beyond the last column are loaded but not used.
     beyond: ["w"],
   };
 }

@@ -1,4 +1,4 @@
-/** Gradients against central differences of the reference evaluator in double precision. */
+/** Compares gradients with central differences of the reference evaluator in f64. */
 
 import type { Test } from "tap";
 import { evaluate, type Tensors } from "../../compiler/graph/evaluate.ts";
@@ -11,31 +11,34 @@ import type { Graph } from "../../compiler/graph/graph.ts";
 import { trace, type Traceable } from "../../compiler/graph/trace.ts";
 import { lowerScalars } from "../../compiler/scalars.ts";
 
-/** A model whose output `loss` is a number, and what it is run on. */
+/** Model with a scalar output `loss`, and its operands. */
 export interface Differentiable {
   readonly model: Traceable;
   readonly inputs?: Tensors;
   readonly params: Tensors;
   readonly lengths?: { readonly [axis: string]: number };
-  /** Least distance from another choice or corner that differences may bridge; default 1e-5. */
+  /** Step of the differences. No operand may be closer to a discontinuity. Default: 1e-5. */
   readonly step?: number;
 }
 
-/** The graph of a model with its gradients, which is legal. */
+/** Returns the checked graph of a model with gradients of `loss`. */
 export async function graphWithGradients(
   model: Traceable,
   options: Pick<GradientOptions, "repeats"> = {},
 ): Promise<Graph> {
   const graph = trace(model);
-  const whole = withGradients(graph, "loss", {
+  const result = withGradients(graph, "loss", {
     ...options,
     scalars: await lowerScalars(graph),
   });
-  checkGraph(whole);
-  return whole;
+  checkGraph(result);
+  return result;
 }
 
-/** The largest error of a gradient, relative to the largest entry of its parameter's or to 1; with the name of the worst entry. */
+/**
+ * Returns the largest error of a gradient and its entry. Errors are relative to the largest slope of the parameter, or
+ * to 1.
+ */
 export async function gradientError(
   { model, inputs = {}, params, lengths = {}, step = 1e-5 }: Differentiable,
 ): Promise<{ readonly error: number; readonly where: string }> {
@@ -66,7 +69,7 @@ export async function gradientError(
       if (!(error <= worst.error)) {
         worst = {
           error,
-          where: `${name}[${i}]: ${gradient[i]}, differences say ${slope}`,
+          where: `${name}[${i}]: ${gradient[i]}, the difference is ${slope}`,
         };
       }
     });
@@ -74,12 +77,12 @@ export async function gradientError(
   return worst;
 }
 
-/** Fails unless gradients are what differences say. */
+/** Fails unless gradients match central differences within 1e-6. */
 export async function gradientsHold(
   t: Test,
   of: Differentiable,
   name = "gradients",
 ): Promise<void> {
   const { error, where } = await gradientError(of);
-  t.ok(error < 1e-6, `${name} are slopes: off by ${error}, ${where}`);
+  t.ok(error < 1e-6, `${name} match differences: error ${error}, ${where}`);
 }

@@ -1,15 +1,15 @@
-/** Commands of the guides in `docs/`. */
+/** Commands, files and programs of the guides in `docs/`. */
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { clonePath } from "./compiled.ts";
 
-/** A page of `docs/`. */
+/** Reads a page of `docs/`. */
 export function readPage(name: string): string {
   return readFileSync(clonePath(`docs/${name}`), "utf8");
 }
 
-/** Lines of the blocks of shell of a page, as words. */
+/** Returns the lines of a page's shell blocks, split into words. */
 export function commandsOf(page: string): string[][] {
   return [...page.matchAll(/```sh\n(.*?)```/gs)].flatMap(([, block]) =>
     block!.trim().split("\n").map((line) =>
@@ -20,14 +20,14 @@ export function commandsOf(page: string): string[][] {
   );
 }
 
-/** Arguments of a guide's command with fewer steps and tokens. */
+/** Returns a guide's command with one step and two tokens. */
 export function shortened(argv: readonly string[]): string[] {
   return argv.map((word, i) =>
     argv[i - 1] === "--steps" ? "1" : argv[i - 1] === "-n" ? "2" : word
   );
 }
 
-/** Writes the files that a page shows into a folder: blocks of code after "`name`:". */
+/** Writes the files that a page shows to a folder: code blocks after "`name`:". */
 export function writeShownFiles(page: string, folder: string): void {
   const shown = page.matchAll(/^`([\w./]+\.\w+)`:\n\n```\w+\n(.*?)```/gms);
   for (const [, name, text] of shown) {
@@ -37,7 +37,7 @@ export function writeShownFiles(page: string, folder: string): void {
   }
 }
 
-/** The programs that a page shows in JavaScript. */
+/** Returns the JavaScript programs of a page. */
 export function programsOf(page: string): string[] {
   return [...page.matchAll(/```js\n(.*?)```/gs)].map(([, text]) => text!);
 }

@@ -1,8 +1,8 @@
-/** The house rules as code: each takes a parsed file and says what breaks them. Parse only, no type checker. */
+/** House rules as checks of parsed files, without a type checker. */
 
 import { Node, type SourceFile, SyntaxKind } from "ts-morph";
 
-/** What each layer may import from the others. A name with a file means that file only. */
+/** Imports allowed between layers. A name with a file allows only that file. */
 const MAY_IMPORT: { readonly [layer: string]: readonly string[] } = {
   spec: [],
   compiler: ["spec"],
@@ -15,7 +15,7 @@ const MAY_IMPORT: { readonly [layer: string]: readonly string[] } = {
   examples: [],
 };
 
-/** Inside the compiler. Files beside the folders may import all of them. */
+/** Imports allowed between folders of the compiler. Files outside the folders may import all of them. */
 const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
   graph: [],
   dsl: ["graph"],
@@ -26,7 +26,7 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
   source: ["graph", "dsl"],
 };
 
-/** Where each package may be imported. Packages not named here may be imported in tests and benchmarks only. */
+/** Files that may import each package. Only tests and benchmarks may import other packages. */
 const PACKAGES: { readonly [name: string]: RegExp } = {
   "@ts-morph/common": /^compiler\/source\/typescript\.ts$/,
   "webgpu": /^runtime\/adapters\.ts$/,
@@ -48,11 +48,11 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
   "switchyard-moe": /^(examples|models)\//,
 };
 
-/** Files that may touch the machine: read files, see the process. */
+/** Files that may access the file system and the process. */
 const AT_THE_EDGE =
   /^(cli\/|compiler\/(source|editor)\/|runtime\/(adapters|quietly)\.ts$|runtime\/(cache|cpu|mpi|native)\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
 
-/** What gives way to the field's words, in code, comments, messages and docs. */
+/** Words to replace in code, comments, messages and docs, with the standard term. */
 const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [
   [/\b(deals?|dealt|dealing)\b/i, "assign, shard"],
   [/\bverbs?\b/i, "op"],
@@ -121,14 +121,14 @@ const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [
   [/^\s*(\*|\/[/*]).*\b(lies?|lain)\b/i, "is stored, is laid out"],
 ];
 
-/** Where such a word has its plain sense. */
+/** Phrases in which such a word has its everyday sense. */
 const PLAIN_SENSE: readonly (readonly [place: RegExp, why: string])[] = [
   [/Once upon a time/, "what the bundled model wrote"],
   [/Cannot <verb>/, "the grammar of messages"],
   [/lies? about/, "of a header that is wrong"],
 ];
 
-/** The words of a text that give way to others, as `path:line word: say …`. */
+/** Returns the words of a text to replace, as `path:line 'word': say …`. */
 export function staleWords(text: string, path: string): string[] {
   return text.split("\n").flatMap((line, i) => {
     if (PLAIN_SENSE.some(([place]) => place.test(line))) return [];
@@ -141,10 +141,10 @@ export function staleWords(text: string, path: string): string[] {
   });
 }
 
-/** Files whose ops and blocks read like the language and may take more than two arguments. */
+/** Files whose functions read like the language and may have more than two arguments. */
 const OPS = /^(compiler\/dsl\/|models\/|spec\/kernel\/build\.ts$)/;
 
-/** Where words are held to the vocabulary: not where they are listed. */
+/** Files whose words are checked. */
 const WORDED =
   /^(spec|compiler|runtime|models|engine|view|browser|cli|bench|examples)\//;
 
@@ -154,28 +154,31 @@ const WGSL = /@compute|@workgroup_size|var<storage|@group\(/;
 
 const MAX_LINES = 500;
 
-/** Names that a kernel may take from the constructors of trees: kernels are text. */
+/** Constructors of trees that a kernel may import: kernels are text. */
 const MAX_CONSTRUCTORS = 3;
 
-/** Arguments of a function that only its own layer calls. */
+/** Maximum arguments of a function that only its layer calls. */
 const MAX_INTERNAL_ARGUMENTS = 4;
 
-/** Everything in a file that breaks a house rule, as `file:line what`. `path` is relative to the repository; `published` holds the names of this file that a layer's mod.ts exports. */
+/**
+ * Returns all breaches of house rules in a file, as `path:line problem`. `path`: relative to the repository.
+ * `published`: names of this file that the layer's mod.ts exports.
+ */
 export function findings(
   file: SourceFile,
   path: string,
   { published = "all" }: { published?: Published } = {},
 ): string[] {
   const found: string[] = [];
-  const say = (node: Node, what: string) =>
-    found.push(`${path}:${node.getStartLineNumber()} ${what}`);
-  checkFile(file, { path, say });
-  checkImports(file, { path, say });
-  checkText(file, { path, say });
+  const report = (node: Node, problem: string) =>
+    found.push(`${path}:${node.getStartLineNumber()} ${problem}`);
+  checkFile(file, { path, report });
+  checkImports(file, { path, report });
+  checkText(file, { path, report });
   if (WORDED.test(path)) found.push(...staleWords(file.getFullText(), path));
   if (LIBRARY.test(path)) {
-    checkExports(file, { path, say, published });
-    checkErrors(file, { path, say });
+    checkExports(file, { path, report, published });
+    checkErrors(file, { path, report });
   }
   return found;
 }
@@ -183,7 +186,7 @@ export function findings(
 /** Names of one file that a layer's mod.ts exports. */
 export type Published = ReadonlySet<string> | "all";
 
-/** What the layers' mod.ts files export, by the path of the file that declares it. */
+/** Returns the names that mod.ts files of layers export, by the path of the declaring file. */
 export function publishedNames(
   files: readonly { readonly path: string; readonly file: SourceFile }[],
 ): Map<string, Published> {
@@ -209,29 +212,33 @@ export function publishedNames(
 
 interface Check {
   readonly path: string;
-  readonly say: (node: Node, what: string) => void;
+  readonly report: (node: Node, problem: string) => void;
 }
 
-function checkFile(file: SourceFile, { path, say }: Check): void {
+function checkFile(file: SourceFile, { path, report }: Check): void {
   const name = path.split("/").at(-1)!;
   if (!/^[a-z0-9_]+(\.test|\.d)?\.tsx?$/.test(name)) {
-    say(file, "file name is not snake_case");
+    report(file, "file name is not snake_case");
   }
-  if (name === "index.ts") say(file, "an entry file is mod.ts, not index.ts");
+  if (name === "index.ts") {
+    report(file, "an entry file is mod.ts, not index.ts");
+  }
   for (const spread of file.getDescendantsOfKind(SyntaxKind.SpreadAssignment)) {
     if (Node.isObjectLiteralExpression(spread.getExpression())) {
-      say(spread, "spread of an object literal: write its fields");
+      report(spread, "spread of an object literal: write its fields");
     }
   }
   if (!path.startsWith("test/") && file.getEndLineNumber() > MAX_LINES) {
-    say(file, `${file.getEndLineNumber()} lines; the limit is ${MAX_LINES}`);
+    report(file, `${file.getEndLineNumber()} lines; the limit is ${MAX_LINES}`);
   }
-  for (const node of file.getExportAssignments()) say(node, "default export");
+  for (const node of file.getExportAssignments()) {
+    report(node, "default export");
+  }
   for (const node of file.getStatements()) {
     if (
       Node.isModifierable(node) && node.hasModifier(SyntaxKind.DefaultKeyword)
     ) {
-      say(node, "default export");
+      report(node, "default export");
     }
   }
   for (const variable of file.getVariableDeclarations()) {
@@ -239,13 +246,16 @@ function checkFile(file: SourceFile, { path, say }: Check): void {
       !path.startsWith("test/") &&
       Node.isArrowFunction(variable.getInitializer())
     ) {
-      say(variable, `top-level '${variable.getName()}' should be a 'function'`);
+      report(
+        variable,
+        `top-level '${variable.getName()}' should be a 'function'`,
+      );
     }
   }
 }
 
-function checkImports(file: SourceFile, { path, say }: Check): void {
-  if (path.startsWith("compiler/kernels/")) checkKernel(file, { path, say });
+function checkImports(file: SourceFile, { path, report }: Check): void {
+  if (path.startsWith("compiler/kernels/")) checkKernel(file, { path, report });
   const layer = path.split("/")[0]!;
   const calls = /\bimport\s*\(/.test(file.getFullText())
     ? file.getDescendantsOfKind(SyntaxKind.CallExpression)
@@ -263,23 +273,26 @@ function checkImports(file: SourceFile, { path, say }: Check): void {
     if (to.startsWith(".")) {
       checkArrow(
         { layer, from: path, to: resolvePath(path, to) },
-        (what) => say(node, what),
+        (problem) => report(node, problem),
       );
     } else if (to.startsWith("node:")) {
       if (!AT_THE_EDGE.test(path)) {
-        say(node, `'${to}' is imported below the edge; take it as an argument`);
+        report(
+          node,
+          `'${to}' is imported below the edge; take it as an argument`,
+        );
       }
     } else if (LIBRARY.test(path) || layer === "examples") {
       const name = to.split("/").slice(0, to.startsWith("@") ? 2 : 1).join("/");
       if (!PACKAGES[name]?.test(path)) {
-        say(node, `'${name}' may not be imported here`);
+        report(node, `'${name}' may not be imported here`);
       }
     }
   }
 }
 
-/** Kernels are text. What imports the whole module of constructors counts as all of them. */
-function checkKernel(file: SourceFile, { say }: Check): void {
+/** Checks that a kernel is text. A namespace import counts as all constructors. */
+function checkKernel(file: SourceFile, { report }: Check): void {
   const names = file.getImportDeclarations()
     .filter((node) =>
       node.getModuleSpecifierValue().endsWith("kernel/build.ts") &&
@@ -290,7 +303,7 @@ function checkKernel(file: SourceFile, { say }: Check): void {
     )
     .reduce((a, b) => a + b, 0);
   if (names > MAX_CONSTRUCTORS) {
-    say(
+    report(
       file,
       `${
         names === Infinity ? "all" : names
@@ -299,29 +312,29 @@ function checkKernel(file: SourceFile, { say }: Check): void {
   }
 }
 
-/** Whether one of our files may import another. */
+/** Checks that one file of the repository may import another. */
 function checkArrow(
   { layer, from, to }: { layer: string; from: string; to: string },
-  say: (what: string) => void,
+  report: (problem: string) => void,
 ): void {
-  if (!/\.(tsx?|css)$/.test(to)) say(`import of '${to}' has no extension`);
+  if (!/\.(tsx?|css)$/.test(to)) report(`import of '${to}' has no extension`);
   const allowed = MAY_IMPORT[layer];
   const [toLayer, toPart] = to.split("/");
   if (allowed !== undefined && toLayer !== layer) {
     if (!allowed.includes(toLayer!) && !allowed.includes(to)) {
-      say(`'${layer}' must not import '${to}'`);
+      report(`'${layer}' must not import '${to}'`);
     }
     return;
   }
   const parts = COMPILER_MAY_IMPORT[from.split("/")[1]!];
   if (layer === "compiler" && parts !== undefined) {
     if (toPart !== from.split("/")[1] && !parts.includes(toPart!)) {
-      say(`'compiler/${from.split("/")[1]}' must not import '${to}'`);
+      report(`'compiler/${from.split("/")[1]}' must not import '${to}'`);
     }
   }
 }
 
-/** Folders of a layer that import each other, directly or not, as `a -> b -> a`. What is inside a folder belongs to it. */
+/** Returns cycles between folders of a layer, direct or not, as `a -> b -> a`. Subfolders belong to their folder. */
 export function folderCycles(
   files: readonly { readonly path: string; readonly file: SourceFile }[],
 ): string[] {
@@ -343,7 +356,7 @@ export function folderCycles(
   return cyclesOf(imports);
 }
 
-/** Files that import values of each other, directly or not, as `a.ts -> b.ts -> a.ts`. */
+/** Returns cycles between files that import values, direct or not, as `a.ts -> b.ts -> a.ts`. */
 export function fileCycles(
   files: readonly { readonly path: string; readonly file: SourceFile }[],
 ): string[] {
@@ -382,7 +395,9 @@ function cyclesOf(
   return found;
 }
 
-/** `compiler/passes` of `compiler/passes/lower/mod.ts`; none of a file beside the folders of its layer. */
+/**
+ * Returns `compiler/passes` of `compiler/passes/lower/mod.ts`. Undefined for a file outside the folders of its layer.
+ */
 function folderOf(path: string): string | undefined {
   const [layer, folder, file] = path.split("/");
   return file === undefined || !LIBRARY.test(path)
@@ -390,30 +405,30 @@ function folderOf(path: string): string | undefined {
     : `${layer}/${folder}`;
 }
 
-/** A relative specifier as a path in the repository. */
+/** Resolves a relative specifier to a path in the repository. */
 function resolvePath(from: string, specifier: string): string {
   return new URL(specifier, `file:///${from}`).pathname.slice(1);
 }
 
-function checkText(file: SourceFile, { path, say }: Check): void {
-  // To walk over a file takes long, and most have nothing that it would find.
+function checkText(file: SourceFile, { path, report }: Check): void {
+  // Walking all nodes takes long, and most files have none of these.
   const text = file.getFullText();
   if (/\bany\b/.test(text)) {
     for (const node of file.forEachDescendantAsArray()) {
-      if (node.isKind(SyntaxKind.AnyKeyword)) say(node, "'any'");
+      if (node.isKind(SyntaxKind.AnyKeyword)) report(node, "'any'");
     }
   }
   for (
     const node of [...file.getInterfaces(), ...file.getTypeAliases()]
   ) {
     if (/^GPU[A-Z]/.test(node.getName())) {
-      say(node, `'${node.getName()}' comes from @webgpu/types`);
+      report(node, `'${node.getName()}' comes from @webgpu/types`);
     }
   }
   for (const owner of file.getClasses()) {
     for (const node of [...owner.getProperties(), ...owner.getMethods()]) {
       if (node.hasModifier(SyntaxKind.PrivateKeyword)) {
-        say(node, "'private' should be '#private'");
+        report(node, "'private' should be '#private'");
       }
     }
   }
@@ -424,7 +439,7 @@ function checkText(file: SourceFile, { path, say }: Check): void {
       )
     ) {
       if (node.getExpression().getText() === "process") {
-        say(node, `'${node.getText()}' below the edge`);
+        report(node, `'${node.getText()}' below the edge`);
       }
     }
   }
@@ -436,14 +451,14 @@ function checkText(file: SourceFile, { path, say }: Check): void {
         (Node.isStringLiteral(node) || Node.isTemplateHead(node) ||
           Node.isNoSubstitutionTemplateLiteral(node)) &&
         WGSL.test(node.getText())
-      ) say(node, "WGSL outside of its printer");
+      ) report(node, "WGSL outside of its printer");
     }
   }
 }
 
 function checkExports(
   file: SourceFile,
-  { path, say, published }: Check & { published: Published },
+  { path, report, published }: Check & { published: Published },
 ): void {
   for (const fn of file.getFunctions().filter((f) => f.isExported())) {
     const name = fn.getName() ?? "";
@@ -454,19 +469,19 @@ function checkExports(
       Node.isObjectBindingPattern(third.getNameNode());
     if (published !== "all" && !published.has(name)) {
       if (parameters.length > MAX_INTERNAL_ARGUMENTS && !OPS.test(path)) {
-        say(
+        report(
           fn,
           `'${name}' takes more than ${MAX_INTERNAL_ARGUMENTS} arguments`,
         );
       }
     } else if (!OPS.test(path) && (parameters.length > 3 || !options)) {
-      say(fn, `'${name}' takes more than two arguments and options`);
+      report(fn, `'${name}' takes more than two arguments and options`);
     }
     if (fn.getReturnTypeNode() === undefined) {
-      say(fn, `'${name}' has no return type`);
+      report(fn, `'${name}' has no return type`);
     }
     if (!hasDoc(fn) && !fn.getOverloads().some(hasDoc)) {
-      say(fn, `'${name}' has no doc comment`);
+      report(fn, `'${name}' has no doc comment`);
     }
   }
   for (
@@ -477,13 +492,13 @@ function checkExports(
     ]
   ) {
     if (node.isExported() && !hasDoc(node)) {
-      say(node, `'${node.getName()}' has no doc comment`);
+      report(node, `'${node.getName()}' has no doc comment`);
     }
   }
   for (const node of file.getVariableStatements()) {
     if (node.isExported() && !hasDoc(node)) {
       const names = node.getDeclarations().map((d) => d.getName()).join(", ");
-      say(node, `'${names}' has no doc comment`);
+      report(node, `'${names}' has no doc comment`);
     }
   }
   for (const owner of file.getClasses().filter((c) => c.isExported())) {
@@ -491,7 +506,7 @@ function checkExports(
       if (
         !method.getName().startsWith("#") &&
         method.getReturnTypeNode() === undefined
-      ) say(method, `'${method.getName()}' has no return type`);
+      ) report(method, `'${method.getName()}' has no return type`);
     }
   }
 }
@@ -500,25 +515,28 @@ function hasDoc(node: { getJsDocs(): unknown[] }): boolean {
   return node.getJsDocs().length > 0;
 }
 
-/** `Cannot <verb> <what>: <state>. <Remedy>`, no full stop at the end, no contractions. */
-function checkErrors(file: SourceFile, { say }: Check): void {
+/** Checks messages: `Cannot <verb> <what>: <state>. <Remedy>`, no full stop at the end, no contractions. */
+function checkErrors(file: SourceFile, { report }: Check): void {
   for (const node of file.getDescendantsOfKind(SyntaxKind.NewExpression)) {
     if (!/Error$/.test(node.getExpression().getText())) continue;
     const [message] = node.getArguments();
     const { start, end } = literalEnds(message);
     if (start && !/^(Cannot [a-z]|Cannot $|internal: )/.test(start)) {
-      say(node, `message should begin with 'Cannot': "${start.slice(0, 40)}"`);
+      report(
+        node,
+        `message should begin with 'Cannot': "${start.slice(0, 40)}"`,
+      );
     }
     if (end && /\.$/.test(end)) {
-      say(node, `message ends with a full stop: "${end.slice(-40)}"`);
+      report(node, `message ends with a full stop: "${end.slice(-40)}"`);
     }
     if (message && /\w'(t|re|ll|ve)\b/.test(message.getText())) {
-      say(node, `contraction in a message: "${start}"`);
+      report(node, `contraction in a message: "${start}"`);
     }
   }
 }
 
-/** The literal text that a message begins and ends with, as far as it is written down at the call. */
+/** Returns the literal text at the start and end of a message, if any. */
 function literalEnds(
   message: Node | undefined,
 ): { start?: string; end?: string } {

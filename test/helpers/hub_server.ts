@@ -1,4 +1,4 @@
-/** A server that answers like the hub: commits, file lists, and files that are redirected to a store of large files. */
+/** Server with the hub's API: commits, file lists, and redirects of large files to a second server. */
 
 import { createHash } from "node:crypto";
 import {
@@ -8,35 +8,33 @@ import {
 } from "node:http";
 import type { AddressInfo } from "node:net";
 
-/** The contents of a model, by file name. */
+/** Contents of a repository, by file name. */
 export type HubFiles = { readonly [name: string]: Uint8Array };
 
-/** What the server does besides answering. */
+/** Faults and conditions of the server. */
 export interface HubFaults {
-  /** Transfers of large files that end after so many bytes, one after the other. */
+  /** Transfers of large files that end early: bytes sent, in order. */
   readonly cut?: number[];
-  /** Large files have other bytes than their hash says. */
+  /** Sends large files whose bytes differ from their hash. */
   readonly damaged?: boolean;
-  /** The token that is asked for. */
+  /** Required token. */
   readonly token?: string;
-  /** Answers 403. */
+  /** Answers all requests with 403. */
   readonly gated?: boolean;
-  /** Requests that are answered 503 first. */
+  /** Number of first requests that are answered with 503. */
   busy?: number;
 }
 
-/** A running server. */
 export interface HubServer {
-  /** Its URL. */
   readonly endpoint: string;
-  /** What was asked for: `METHOD PATH`, with the range of large files. */
+  /** Received requests: `METHOD PATH`; for large files `STORE RANGE`. */
   readonly requests: string[];
-  /** Bytes of files that were sent. */
+  /** Bytes of files sent. */
   sent: number;
   close(): Promise<void>;
 }
 
-/** Files from this size on are in the store. */
+/** Minimum size of files in the store, in bytes. */
 const LARGE = 4096;
 
 const sha256 = (bytes: Uint8Array) =>
@@ -46,12 +44,12 @@ const gitHash = (bytes: Uint8Array) =>
   createHash("sha1").update(`blob ${bytes.length}\0`).update(bytes)
     .digest("hex");
 
-/** The commit that a name stands for. */
+/** Returns the commit hash of a revision. */
 export function commitOf(revision: string): string {
   return createHash("sha1").update(revision).digest("hex");
 }
 
-/** Starts a server with models, by name and revision `main`; close it at the end. */
+/** Starts a server with the models of `main`, by repository. The caller closes it. */
 export async function serveHub(
   models: { readonly [repo: string]: HubFiles },
   faults: HubFaults = {},
@@ -61,7 +59,7 @@ export async function serveHub(
   for (const files of Object.values(models)) {
     for (const bytes of Object.values(files)) store.set(sha256(bytes), bytes);
   }
-  // Redirects lead to another origin, which must not be given the token.
+  // Redirects lead to another origin, which must not receive the token.
   const large = createServer((request, response) => {
     const bytes = store.get((request.url ?? "").slice(1))!;
     hub.requests.push(
@@ -129,11 +127,11 @@ function answer(
   const api = /^\/api\/models\/([^/]+\/[^/]+)\/(revision|tree)\/([^/]+)$/
     .exec(url.pathname);
   if (api) {
-    const [, repo = "", what, name = ""] = api;
+    const [, repo = "", kind, name = ""] = api;
     const files = models[repo];
     const known = ["main", commitOf("main")].includes(name);
     if (!files || !known) return refuse(response, 404);
-    if (what === "revision") {
+    if (kind === "revision") {
       return json({ _id: repo, id: repo, sha: commitOf("main") });
     }
     return json([
@@ -187,7 +185,7 @@ function sendBytes(
       ? { "content-range": `bytes ${from}-${end - 1}/${bytes.length}` }
       : {},
   });
-  // Probes of one byte are answered.
+  // A request for one byte always succeeds.
   const fits = cut?.[0] === undefined || cut[0] >= part.length - 1;
   const sent = fits ? undefined : cut.shift();
   if (sent === undefined) {

@@ -1,4 +1,4 @@
-/** A plain interpreter of the kernel tree: every invocation on its own, in step at barriers. The oracle of the printers. */
+/** Interpreter of kernel trees: runs each invocation separately, in step at barriers. Reference for the printers. */
 
 import { endOf } from "../../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
@@ -13,20 +13,20 @@ import {
 import { withScalarLoads, withWordLoads } from "../../spec/kernel/vectors.ts";
 import { bodiesOf } from "../../spec/kernel/walk.ts";
 
-/** The contents of a binding, as u32 words. */
+/** Contents of a binding, as u32 words. */
 export type Words = Uint32Array;
 
-/** Is told what invocations do. */
+/** Callbacks for actions of invocations. */
 export interface Watch {
-  /** An invocation, numbered over all workgroups, stores an element that there is. */
+  /** An invocation, numbered over all workgroups, stores an existing element. */
   store?(invocation: number, binding: string, index: number): void;
-  /** It loads one. */
+  /** An invocation loads an existing element. */
   load?(invocation: number, binding: string, index: number): void;
-  /** It loads or stores where there is none. */
+  /** An invocation loads or stores out of bounds. */
   outside?(invocation: number, binding: string, index: number): void;
-  /** A loop has another turn. */
-  turn?(): void;
-  /** A result of f32 arithmetic; infinity for a number that an integer is not large enough for. */
+  /** A loop starts an iteration. */
+  iteration?(): void;
+  /** Result of f32 arithmetic. Infinity: a conversion to an integer overflows. */
   float?(value: number): void;
 }
 
@@ -39,7 +39,7 @@ interface Invocation {
   readonly waiting: ReadonlySet<Stmt>;
 }
 
-/** What an invocation finds an expression to be. */
+/** Evaluates an expression in an invocation. */
 type Value = (at: Invocation) => number;
 
 function reported(type: string, value: Value): Value {
@@ -58,14 +58,14 @@ function scopeOf(name: string, { scopes }: Invocation): Map<string, number> {
   throw new Error(`no variable '${name}'`);
 }
 
-const known = new WeakMap<Expr, Value>();
+const evaluators = new WeakMap<Expr, Value>();
 
-/** The value of an expression, whose ops are looked at once. */
+/** Returns the evaluator of an expression, built once. */
 function valueOf(e: Expr): Value {
-  const before = known.get(e);
+  const before = evaluators.get(e);
   if (before) return before;
   const value = newValue(e);
-  known.set(e, value);
+  evaluators.set(e, value);
   return value;
 }
 
@@ -149,7 +149,7 @@ function newValue(e: Expr): Value {
   }
 }
 
-/** Statements in which an invocation waits for others. */
+/** Statements that contain a barrier. */
 function waitingIn(body: readonly Stmt[], found = new Set<Stmt>()): Set<Stmt> {
   for (const s of body) {
     const inner = bodiesOf(s);
@@ -160,8 +160,11 @@ function waitingIn(body: readonly Stmt[], found = new Set<Stmt>()): Set<Stmt> {
   return found;
 }
 
-/** The turns of a loop, each with its counter set. What the turn before declared is declared again before it is used. */
-function* turnsOf(
+/**
+ * Yields for each iteration of a loop, with its counter set. All iterations share a scope: each declares its variables
+ * before use.
+ */
+function* iterationsOf(
   s: Extract<Stmt, { op: "for" }>,
   at: Invocation,
 ): Generator<void> {
@@ -171,14 +174,14 @@ function* turnsOf(
   const scope = new Map<string, number>();
   at.scopes.push(scope);
   for (let i = first; i < to; i += step) {
-    at.watch.turn?.();
+    at.watch.iteration?.();
     scope.set(s.name, i);
     yield;
   }
   at.scopes.pop();
 }
 
-/** Run a statement in which nobody waits. */
+/** Runs a statement without barriers. */
 function run(s: Stmt, at: Invocation): void {
   switch (s.op) {
     case "let":
@@ -202,7 +205,9 @@ function run(s: Stmt, at: Invocation): void {
       return;
     }
     case "for":
-      for (const _ of turnsOf(s, at)) for (const part of s.body) run(part, at);
+      for (const _ of iterationsOf(s, at)) {
+        for (const part of s.body) run(part, at);
+      }
       return;
     case "if": {
       const taken = evaluate(s.condition, at) ? s.then : s.else ?? [];
@@ -216,12 +221,12 @@ function run(s: Stmt, at: Invocation): void {
   }
 }
 
-/** Run statements; gives way where the invocation waits. */
+/** Runs statements; yields at barriers. */
 function* execute(body: readonly Stmt[], at: Invocation): Generator<void> {
   for (const s of body) {
     if (!at.waiting.has(s)) run(s, at);
     else if (s.op === "for") {
-      for (const _ of turnsOf(s, at)) yield* execute(s.body, at);
+      for (const _ of iterationsOf(s, at)) yield* execute(s.body, at);
     } else if (s.op === "if") {
       const taken = evaluate(s.condition, at) ? s.then : s.else ?? [];
       at.scopes.push(new Map());
@@ -231,7 +236,7 @@ function* execute(body: readonly Stmt[], at: Invocation): Generator<void> {
   }
 }
 
-/** Run all workgroups of a kernel over its bindings, in place. */
+/** Runs all workgroups of a kernel. Updates its bindings in place. */
 export function interpretKernel(
   kernel: Kernel,
   bindings: { readonly [name: string]: Words },

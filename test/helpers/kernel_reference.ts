@@ -1,6 +1,6 @@
-/** What the kernels compute, in plain JavaScript: f32 where bits are compared, f64 elsewhere. */
+/** Reference implementations of kernels in JavaScript: f32 where bits are compared, f64 elsewhere. */
 
-/** A sum in the contract's order, in f64. */
+/** Sums n products in f64 in the order of the numerics contract: blocks of 32. */
 export function blockedDot(n: number, product: (k: number) => number): number {
   let total = 0;
   for (let start = 0; start < n; start += 32) {
@@ -11,7 +11,7 @@ export function blockedDot(n: number, product: (k: number) => number): number {
   return total;
 }
 
-/** A row [k] by the first rows of a matrix [k, columns]: each sum as `blockedDot`. */
+/** Multiplies a row [k] by a matrix [k, columns]. Sums as `blockedDot`. */
 export function blockedRow(
   row: Float32Array,
   matrix: Float32Array,
@@ -30,7 +30,7 @@ export function blockedRow(
   return total;
 }
 
-/** Softmax of a row, in f64. */
+/** Softmax of a row in f64. */
 export function softmaxOf(row: readonly number[]): number[] {
   const top = Math.max(...row);
   const exps = row.map((x) => Math.exp(x - top));
@@ -38,14 +38,14 @@ export function softmaxOf(row: readonly number[]): number[] {
   return exps.map((e) => e / sum);
 }
 
-/** Indices of the k largest, by value descending, index ascending. */
+/** Returns the indices of the k largest values: in descending order, equal values by index. */
 export function topIndices(row: readonly number[], k: number): number[] {
   return row.map((_, i) => i)
     .sort((a, b) => row[b]! - row[a]! || a - b)
     .slice(0, k);
 }
 
-/** Counts by column and the send row of every choice; `keep` says which are not dropped. */
+/** Returns the counts by column and the send row of each choice. `keep`: false for dropped choices. */
 export function assignOf(
   column: readonly number[],
   columns: number,
@@ -60,7 +60,7 @@ export function assignOf(
   return { counts, sendRow };
 }
 
-/** Attention of one head, in f64; a sink is the score of one more key, without a value. */
+/** Attention of one head in f64. `sink`: score of an additional key without a value. */
 export function attentionOf(
   q: readonly number[],
   keys: readonly (readonly number[])[],

@@ -1,8 +1,8 @@
 /**
- * A program: prints the hash of every kernel tree of many plans, a line each, so that two versions of the compiler can be
- * compared by `diff`. The second hash does not depend on the names of variables.
+ * Prints the hashes of all kernel trees of many plans, one line per kernel, so that `diff` can compare two versions of the
+ * compiler. The second hash ignores names of variables.
  *
- *     node scripts/run.mjs test/helpers/kernel_trees.ts > trees.txt
+ *     node scripts/run.mjs test/helpers/kernel_trees.ts [routers] [checkpoints] > trees.txt
  */
 
 import { createHash } from "node:crypto";
@@ -30,7 +30,7 @@ function hash(value: unknown): string {
     .slice(0, 12);
 }
 
-/** A tree whose variables are numbered in the order of their declarations. */
+/** Returns a tree with variables renamed by order of declaration. */
 function numbered(kernel: Kernel): unknown {
   let declared = 0;
   type Names = Map<string, string>;
@@ -60,9 +60,9 @@ function numbered(kernel: Kernel): unknown {
         }
         case "for": {
           const head = within({ ...s, name: "", body: [] }, names);
-          const own = new Map(names);
-          const name = declare(own, s.name);
-          return { ...head as object, name, body: block(s.body, own) };
+          const inner = new Map(names);
+          const name = declare(inner, s.name);
+          return { ...head as object, name, body: block(s.body, inner) };
         }
         case "if":
           return {
@@ -79,14 +79,14 @@ function numbered(kernel: Kernel): unknown {
   return { ...kernel, body: block(kernel.body, new Map()) };
 }
 
-/** One line for each kernel of a plan. */
+/** Prints a line for each kernel of a plan. */
 function print(title: string, plan: Plan): void {
   for (const [name, { tree }] of Object.entries(plan.kernels)) {
     console.log(`${title} | ${name} | ${hash(tree)} | ${hash(numbered(tree))}`);
   }
 }
 
-/** Print the kernels of a plan, or say why there is none. */
+/** Prints the kernels of a plan, or the error of its compilation. */
 async function report(title: string, plan: () => Promise<Plan>): Promise<void> {
   try {
     print(title, await plan());
@@ -171,7 +171,7 @@ async function routers(): Promise<void> {
     const rule = ROUTING_PRESETS[preset] as { readonly chooses?: number };
     for (const topK of rule.chooses ? [rule.chooses] : [1, 3, 8]) {
       for (const [i, options] of ROUTERS.entries()) {
-        // Each with two sets of operands, all sets with one or another.
+        // Two sets of operands for each option; together all sets.
         for (const extra of [EXTRAS[0]!, EXTRAS[1 + (i + topK) % 7]!]) {
           const title = `${preset} ${topK} ${JSON.stringify(options)} ${extra}`;
           await report(title, () =>

@@ -1,28 +1,31 @@
-/** A launch in the interpreter of trees: whether it stores each element that it should once, no other, and reads what there is. */
+/**
+ * Checks a launch in the tree interpreter: it stores each expected element once, nothing else, and loads only written
+ * elements.
+ */
 
 import type { Grid } from "../../compiler/kernels/mod.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { evaluateSize } from "../../spec/size.ts";
 import { interpretKernel, type Watch } from "./interpret_kernel.ts";
 
-/** Elements that a launch stores: the first so many; those; or as many as `count`, whichever, of those. */
+/** Elements that a launch stores: the first n; those listed; or any `count` of those listed. */
 export type Stored =
   | number
   | readonly number[]
   | { readonly count: number; readonly among: readonly number[] };
 
-/** A launch, and what it is for. */
+/** A launch with its operands and expected stores. */
 export interface Launch {
   readonly kernel: Kernel;
   readonly grid: Grid;
-  /** What the bindings that it reads hold, all of it. NaN: nothing has written it. */
+  /** Complete contents of bindings that it reads. NaN: unwritten. */
   readonly reads: { readonly [binding: string]: Iterable<number> };
   readonly stores: { readonly [binding: string]: Stored };
-  /** Bindings behind whose last element it may load what it does not use. */
+  /** Bindings that it may load beyond the last element. Results must not depend on these values. */
   readonly beyond?: readonly string[];
 }
 
-/** A launch whose kernel is built when it is first read. */
+/** Returns a launch that builds its kernel on first access. */
 export function launchOf(
   build: () => Kernel,
   launch: Omit<Launch, "kernel">,
@@ -36,23 +39,23 @@ export function launchOf(
   };
 }
 
-/** The contents of bindings, as u32 words. */
+/** Contents of bindings, as u32 words. */
 export interface Contents {
   readonly [binding: string]: Uint32Array;
 }
 
-/** Bits of what nothing has written. */
+/** Bits of unwritten memory. */
 const UNWRITTEN = 0x7fc0dead;
 
-/** Elements behind the last that a launch may store. */
-const BEHIND = 4;
+/** Guard elements after the last that a launch may store. */
+const GUARD = 4;
 
 function contentsOf({ kernel, reads, stores }: Launch): Contents {
   return Object.fromEntries(kernel.bindings.map(({ name, type }) => {
     const known = reads[name];
     if (known === undefined) {
       const last = Math.max(-1, ...mayStore(stores[name] ?? 0));
-      return [name, new Uint32Array(last + 1 + BEHIND).fill(UNWRITTEN)];
+      return [name, new Uint32Array(last + 1 + GUARD).fill(UNWRITTEN)];
     }
     const numbers = [...known];
     const words = type === "f32"
@@ -70,19 +73,19 @@ function mayStore(stored: Stored): readonly number[] {
   return "among" in stored ? stored.among : stored;
 }
 
-function carryOut(launch: Launch, watch: Watch): Contents {
+function run(launch: Launch, watch: Watch): Contents {
   const contents = contentsOf(launch);
   const [x, y, z] = launch.grid.map((size) => evaluateSize(size, () => 0));
   interpretKernel(launch.kernel, contents, [x!, y!, z!], watch);
   return contents;
 }
 
-/** What bindings hold after a launch. */
+/** Returns the contents of all bindings after a launch. */
 export function resultsOf(launch: Launch): Contents {
-  return carryOut(launch, {});
+  return run(launch, {});
 }
 
-/** What is wrong with a launch, the first few faults. */
+/** Returns up to three faults of a launch. */
 export function faultsOf(launch: Launch): readonly string[] {
   const { kernel, reads, stores } = launch;
   const faults: string[] = [];
@@ -98,8 +101,8 @@ export function faultsOf(launch: Launch): readonly string[] {
       new Set([...numbers].flatMap((n, i) => Number.isNaN(n) ? [i] : [])),
     ]),
   );
-  let turns = 0;
-  const contents = carryOut(launch, {
+  let iterations = 0;
+  const contents = run(launch, {
     store(invocation, binding, index) {
       const first = by.get(binding)!.get(index) ?? invocation;
       if (first !== invocation) {
@@ -108,10 +111,10 @@ export function faultsOf(launch: Launch): readonly string[] {
       by.get(binding)!.set(index, invocation);
     },
     load(invocation, binding, index) {
-      const own = by.get(binding)!.get(index);
-      const there = reads[binding] !== undefined &&
+      const writer = by.get(binding)!.get(index);
+      const given = reads[binding] !== undefined &&
         !unwritten.get(binding)!.has(index);
-      if (own === undefined ? !there : own !== invocation) {
+      if (writer === undefined ? !given : writer !== invocation) {
         fault(`${binding}[${index}] is loaded and is not written`);
       }
     },
@@ -119,7 +122,7 @@ export function faultsOf(launch: Launch): readonly string[] {
       if (launch.beyond?.includes(binding)) return;
       fault(`there is no ${binding}[${index}], which is loaded or stored`);
     },
-    turn: () => turns++,
+    iteration: () => iterations++,
   });
   for (const { name, access } of kernel.bindings) {
     const stored = by.get(name)!;
@@ -146,7 +149,7 @@ export function faultsOf(launch: Launch): readonly string[] {
     const other = resultsOf({ ...launch, reads: { ...reads, ...more } });
     for (const name of Object.keys(stores)) {
       if (`${contents[name]}` === `${other[name]}`) continue;
-      fault(`${name} depends on what is behind ${launch.beyond}`);
+      fault(`${name} depends on values beyond the end of ${launch.beyond}`);
     }
   }
   const elements = Object.values(contents).reduce((n, a) => n + a.length, 0);
@@ -154,6 +157,8 @@ export function faultsOf(launch: Launch): readonly string[] {
     (n, size) => n * evaluateSize(size, () => 0),
     kernel.workgroupSize,
   );
-  if (turns > invocations * (64 + elements) ** 2) fault(`${turns} turns`);
+  if (iterations > invocations * (64 + elements) ** 2) {
+    fault(`${iterations} iterations of loops`);
+  }
   return faults;
 }

@@ -1,10 +1,13 @@
-/** A process that contends for locks. For each request it makes several attempts at once, reports the number of successes, and holds the locks until it is asked to release them. */
+/**
+ * Process that contends for locks. On each request it attempts to acquire a lock several times concurrently, reports
+ * the number of successes, and holds the locks until a request to release them.
+ */
 
 import process from "node:process";
 import { nodeFiles } from "../../cli/files.ts";
 import type { Lock } from "../../engine/files.ts";
 
-/** A request. */
+/** Request to a contender. */
 export type ContenderTask =
   | { readonly lock: string; readonly times: number }
   | "release";

@@ -1,10 +1,10 @@
-/** Contenders for one lock over files in memory: a schedule says whose call of the file system is next, and who is killed. */
+/** Model of contenders for one lock over in-memory files. A schedule orders their file system calls and kills. */
 
 import { takeLock } from "../../cli/lock_file.ts";
 import type { Locking } from "../../cli/lock_file.ts";
 import type { Owner, Processes } from "../../cli/lock_owner.ts";
 
-/** What is there before anybody contends. */
+/** Initial files and the process ids that own them. */
 export const BEFORE = {
   "no lock": {},
   "a lock of a killed process": { lock: 7 },
@@ -18,7 +18,7 @@ export const BEFORE = {
 
 export type Before = keyof typeof BEFORE;
 
-/** Contenders, kills and the initial files of an exploration. */
+/** Contenders, initial files and file system of an exploration. */
 export interface LockCase {
   readonly contenders: number;
   readonly before: Before;
@@ -26,12 +26,12 @@ export interface LockCase {
   readonly links: boolean;
 }
 
-/** Contender `kill ? ~n : n` is killed, or goes on to its next call. */
+/** `n`: contender n executes its next call. `~n`: contender n is killed. */
 export type Choice = number;
 
 interface Contender {
   readonly pid: number;
-  /** Results of its calls: equal histories are in the same state. */
+  /** Results of its calls. Contenders with equal histories are in equal states. */
   history: string;
   /** Its next call. */
   pending: (() => void) | undefined;
@@ -40,7 +40,7 @@ interface Contender {
 
 const FIRST_PID = 101;
 
-/** Made once: a stack takes longer than everything else. */
+/** Created once: recording stacks is slow. */
 const ERRORS = {
   ENOENT: errorOf("ENOENT"),
   EEXIST: errorOf("EEXIST"),
@@ -69,24 +69,24 @@ function ownerOf(pid: number, count: number): Owner {
   };
 }
 
-/** A run of some contenders. */
+/** State of one schedule. */
 export class LockModel {
   readonly files = new Map<string, string>();
   readonly contenders: Contender[] = [];
-  readonly #of: LockCase;
+  readonly #case: LockCase;
   readonly #ended = new Set<number>([7, 8]);
-  /** What went wrong, the first of it. */
+  /** The first violated invariant. */
   problem: string | undefined;
 
   constructor(of: LockCase) {
-    this.#of = of;
+    this.#case = of;
     for (const [file, pid] of Object.entries(BEFORE[of.before])) {
       this.files.set(file, `${JSON.stringify(ownerOf(pid, 0))}\n`);
     }
   }
 
-  /** Let contenders begin. */
-  async begin(count = this.#of.contenders): Promise<void> {
+  /** Starts contenders. */
+  async begin(count = this.#case.contenders): Promise<void> {
     for (let n = 0; n < count; n++) {
       const contender: Contender = {
         pid: FIRST_PID + this.contenders.length,
@@ -100,7 +100,9 @@ export class LockModel {
     }
   }
 
-  /** What can happen next; kills only where wanted. Contenders are alike, so they begin in the order of their numbers. */
+  /**
+   * Returns the possible choices, with kills only if `kills`. Contenders are interchangeable, so they start in order.
+   */
   choices(kills: boolean): Choice[] {
     const first = this.contenders.findIndex(({ history }) => history === "");
     const alive = [...this.contenders.keys()].filter((n) =>
@@ -110,7 +112,7 @@ export class LockModel {
     return kills ? [...alive, ...alive.map((n) => ~n)] : alive;
   }
 
-  /** Let it happen. */
+  /** Executes a choice and checks the invariants. */
   async take(choice: Choice): Promise<void> {
     const contender = this.contenders[choice < 0 ? ~choice : choice]!;
     const { pending } = contender;
@@ -126,7 +128,7 @@ export class LockModel {
     this.#check();
   }
 
-  /** Equal if all further steps are equal. */
+  /** Key of the state. Equal states have equal futures. */
   get key(): string {
     const files = [...this.files].sort().map((entry) => entry.join("="));
     const contenders = this.contenders.map(({ state, history, pending }) =>
@@ -135,18 +137,21 @@ export class LockModel {
     return `${files.join()}|${contenders.join("|")}`;
   }
 
-  /** Hold the end against what must be: one took the lock, others still can, and only the killed leave files. */
+  /**
+   * Checks the final state: a contender acquired the lock unless one was killed, another one still can, and only killed
+   * ones leave files.
+   */
   async end(): Promise<void> {
     const killed = this.contenders.some(({ state }) => state === "is killed");
     if (!killed && !this.contenders.some((c) => c.state === "has released")) {
-      this.#fail("nobody took the lock");
+      this.#fail("no contender acquired the lock");
     }
     await this.begin(1);
     const last = this.contenders.at(-1)!;
     while (last.pending) await this.take(this.contenders.length - 1);
     const torn = [...this.files.values()].some((text) => !text.endsWith("\n"));
     if (last.state !== "has released" && !torn) {
-      this.#fail("nobody can take the lock any more");
+      this.#fail("the lock can no longer be acquired");
     }
     for (const [file, text] of this.files) {
       const owner = text.endsWith("\n")
@@ -190,14 +195,14 @@ export class LockModel {
     contender.state = "has released";
   }
 
-  /** Wait until a contender has come to its next call, or to its end. */
+  /** Waits until a contender has a pending call or ends. */
   async #settle(contender: Contender): Promise<void> {
-    for (let turn = 0; turn < 1000; turn++) {
+    for (let ticks = 0; ticks < 1000; ticks++) {
       if (contender.pending || this.problem !== undefined) return;
       if (!["takes", "holds"].includes(contender.state)) return;
       await undefined;
     }
-    this.#fail("a contender waits for nothing");
+    this.#fail("a contender neither calls nor ends");
   }
 
   #call<T>(contender: Contender, call: () => T): Promise<T> {
@@ -217,9 +222,9 @@ export class LockModel {
 
   #lockingOf(contender: Contender): Locking {
     const { files } = this;
-    const { links } = this.#of;
+    const { links } = this.#case;
     const call = <T>(of: () => T): Promise<T> => this.#call(contender, of);
-    // No other contender can tell when this one uses a file that it alone knows.
+    // Calls on files of one contender are invisible to others, so they are not scheduled.
     const callOn = <T>(path: string, of: () => T): Promise<T> =>
       path.includes(`.${contender.pid}.`)
         ? new Promise((resolve) => resolve(of()))
@@ -234,7 +239,7 @@ export class LockModel {
     };
     const disk = {
       writeFile: async (path: string, text: string) => {
-        // A file can be seen before its text.
+        // A file is visible before its text.
         await callOn(path, () => make(path, ""));
         await callOn(path, () => void files.set(path, text));
       },
@@ -260,26 +265,26 @@ export class LockModel {
   }
 }
 
-/** What was found among all interleavings. */
+/** Results of an exploration. */
 export interface Explored {
   readonly states: number;
   readonly ends: number;
-  /** A schedule that something goes wrong in, and what. */
+  /** Schedule of the first violation. Undefined: none. */
   readonly found: {
     readonly schedule: readonly Choice[];
     readonly problem: string;
   } | undefined;
 }
 
-/** Try every interleaving of all calls, with as many kills at any of them; equal states are gone on from once. */
+/** Explores all interleavings of calls with up to `kills` kills. Continues from equal states once. */
 export async function exploreLocks(
   of: LockCase,
   kills: number,
 ): Promise<Explored> {
   const seen = new Set<string>();
-  const ahead: (readonly Choice[])[] = [[]];
+  const pending: (readonly Choice[])[] = [[]];
   let ends = 0;
-  for (let start = ahead.pop(); start; start = ahead.pop()) {
+  for (let start = pending.pop(); start; start = pending.pop()) {
     const model = new LockModel(of);
     await model.begin();
     const schedule: Choice[] = [];
@@ -291,7 +296,7 @@ export async function exploreLocks(
       seen.add(model.key);
       const killed = schedule.filter((choice) => choice < 0).length;
       const [next, ...others] = model.choices(killed < kills);
-      for (const other of others) ahead.push([...schedule, other]);
+      for (const other of others) pending.push([...schedule, other]);
       if (next === undefined) {
         ends++;
         await model.end();

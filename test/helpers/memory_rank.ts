@@ -1,6 +1,6 @@
 /**
- * A rank of an MPI job that says how much memory it took at most: `memory_rank.ts FOLDER open|load ADAPTER`. It opens its
- * device for the checkpoint in FOLDER, and loads the checkpoint or not. Prints a line of JSON.
+ * Rank of an MPI job that prints its peak memory and the bytes of its weights as JSON: `memory_rank.ts FOLDER open|load
+ * ADAPTER`. `open` opens a device for the checkpoint in FOLDER, `load` also loads it.
  */
 
 import { readFileSync } from "node:fs";

@@ -1,4 +1,4 @@
-/** Models that are wrong, and what is said about them. */
+/** Errors of invalid models. */
 
 import {
   model,
@@ -9,7 +9,7 @@ import {
 import { trace } from "../../compiler/graph/trace.ts";
 import { ModelError } from "../../spec/errors.ts";
 
-/** The error that `call` throws, . */
+/** Returns the ModelError that `call` throws. Throws other errors, and if there is none. */
 export function errorOf(call: () => unknown): ModelError {
   try {
     call();
@@ -20,7 +20,7 @@ export function errorOf(call: () => unknown): ModelError {
   throw new Error("nothing was thrown");
 }
 
-/** A message with positions of the test's file as `here:line`. */
+/** Returns the message of a ModelError, with positions in the test file as `here:line`. */
 export function messageOf(call: () => unknown): string {
   return errorOf(call).message.replaceAll(
     new RegExp(`[^ ]*test\\.ts:(\\d+):\\d+`, "g"),
@@ -28,7 +28,7 @@ export function messageOf(call: () => unknown): string {
   );
 }
 
-/** Axes of the models of tests. */
+/** Axes of test models. */
 export const SIZES = {
   token: upTo(64),
   embed: 8,
@@ -42,10 +42,10 @@ export const SIZES = {
   sequence: 2,
   context: 16,
 } as const;
-/** What their functions declare with. */
+/** Scope of test models. */
 export type M = Scope<keyof typeof SIZES>;
 
-/** The message of a model that is wrong as a whole. */
+/** Returns the error message of an invalid model. */
 export function mistake(build: (m: M) => { [name: string]: Tensor }): string {
   return messageOf(() => trace(model(SIZES, build)));
 }

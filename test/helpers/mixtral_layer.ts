@@ -1,4 +1,4 @@
-/** The layer of Mixtral: two experts per token, each with gate, up and down projections. */
+/** Layer of Mixtral: two experts per token, each with gate, up and down projections. */
 
 import {
   add,

@@ -1,4 +1,4 @@
-/** Real MPI jobs: which launchers this machine has, and commands started with them. */
+/** MPI jobs: installed launchers, and commands started with them. */
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import {
@@ -16,51 +16,51 @@ import { COMMAND } from "./compiled.ts";
 import { skipUnasked } from "./needs.ts";
 import { ableInTurn, isInTurn } from "./seed.ts";
 
-/** The command, from its source. */
+/** Path of the command. */
 export const BIN = fileURLToPath(
   new URL("../../bin/switchyard.mjs", import.meta.url),
 );
 
-/** After this a process is thought to hang, on a machine that is busy with other work too. */
+/** Timeout of a process, in milliseconds. Long enough for a busy machine. */
 const HANG_MS = 1_200_000;
 
-/** A family of MPI, its launcher, and why its tests are skipped here, or false. */
+/** MPI implementation with its launcher. `skip`: reason to skip its tests, or false. */
 export interface Launcher {
   readonly name: string;
   readonly family: MpiFamily;
   readonly command: string | undefined;
-  /** The variable in which the launcher tells a process its rank. */
+  /** Environment variable that contains the rank of a process. */
   readonly rankVariable: string;
   readonly skip: false | string;
 }
 
-/** Why MPI cannot be called here, whichever is installed, or false. */
+/** Reason to skip tests that call MPI, or false. */
 export const skipWithoutKoffi: false | string = await import("koffi").then(
   () => false,
   () => "the optional package 'koffi' is not installed",
 );
 
-/** Both families. */
+/** Open MPI and MPICH. */
 export const LAUNCHERS: readonly Launcher[] = [
   find("Open MPI", "openMpi", ["mpirun.openmpi", "OMPI_COMM_WORLD_RANK"]),
   find("MPICH", "mpich", ["mpirun.mpich", "PMI_RANK"]),
 ];
 
-/** Why tests that need an MPI, whichever it is, are skipped here, or false. */
+/** Reason to skip tests that need any MPI, or false. */
 export const skipWithoutMpi: false | string =
   LAUNCHERS.every(({ skip }) => skip)
     ? LAUNCHERS.map(({ skip }) => skip).join("; ")
     : false;
 
 /**
- * Launchers of tests that do not depend on the MPI: an installed one, in rotation, and missing ones, whose tests are
- * skipped. test/mpi/communicator.test.ts compares the exchanges of both.
+ * Returns launchers of tests that do not depend on the implementation: an installed one, in rotation, and missing ones,
+ * whose tests are skipped. test/mpi/communicator.test.ts compares exchanges of both.
  */
 export function launchersInTurn(): readonly Launcher[] {
   return ableInTurn(LAUNCHERS);
 }
 
-/** Cases of a list that an MPI runs: if both are installed, they alternate, by `SEED`. */
+/** Returns the cases that `launcher` runs. If both MPIs are installed, cases alternate by `SEED`. */
 export function alternating<T>(
   list: readonly T[],
   launcher: Pick<Launcher, "family">,
@@ -73,9 +73,9 @@ export function alternating<T>(
 function find(
   name: string,
   family: MpiFamily,
-  [own, rankVariable]: [own: string, rankVariable: string],
+  [program, rankVariable]: [program: string, rankVariable: string],
 ): Launcher {
-  const command = [own, "mpirun"].find((candidate) => {
+  const command = [program, "mpirun"].find((candidate) => {
     const { stdout } = spawnSync(candidate, ["--version"], {
       encoding: "utf8",
       timeout: HANG_MS,
@@ -87,31 +87,33 @@ function find(
   return { name, family, command, rankVariable, skip };
 }
 
-/** What a process left. */
+/** Exit code and output of a process. */
 export interface Ended {
   readonly code: number | null;
   readonly out: string;
   readonly err: string;
 }
 
-/** A process that is in flight. */
+/** A running process. */
 export interface Started {
   readonly child: ChildProcess;
   readonly ended: Promise<Ended>;
-  /** Resolves at the first text on standard output. */
+  /** Resolves at the first standard output. */
   readonly printed: Promise<void>;
 }
 
-/** How a command is started. */
 export interface StartOptions {
   readonly cwd?: string;
-  /** More variables. */
+  /** Additional environment variables. */
   readonly env?: { readonly [name: string]: string };
-  /** A program and its first arguments, which takes the command as its last one and runs it with a shell. */
+  /** Program and first arguments that run the command, which is their last argument, in a shell. */
   readonly via?: readonly string[];
 }
 
-/** Start `switchyard`, compiled, with a folder in which `mpirun` is that of a family, or with no other folder on the path. */
+/**
+ * Starts `switchyard`. PATH has a folder in `scratch` first, whose `mpirun` runs `command`; without a command, only
+ * this folder.
+ */
 export function startWith(
   { command }: Pick<Launcher, "command">,
   scratch: string,
@@ -138,9 +140,8 @@ export function startWith(
 }
 
 /**
- * What a launched program printed on standard error, without the note on few cores, and without what Open MPI says about a lost peer: lines and paragraphs of
- * any shape, whose parts may stand between each other. Where Open MPI said something, what is left are our messages,
- * wherever in a line they begin, and lines that begin as a stack trace does.
+ * Returns standard error without messages of MPI and the note on few cores. Open MPI's messages about a lost peer have
+ * any shape and may interleave. If any occur, returns only our messages and the first lines of stack traces.
  */
 export function withoutMpi(text: string): string {
   text = text.replace(/^\d+ ranks share \d+ cores?: .*\n/m, "");
@@ -150,13 +151,13 @@ export function withoutMpi(text: string): string {
   return (text.match(ours) ?? []).join("");
 }
 
-/** The folder of the last job that was started with this scratch folder. */
+/** Returns the folder of the last job started with `scratch`. */
 export function jobOf(scratch: string): string {
   const text = readFileSync(path.join(scratch, "bin", "arguments"), "utf8");
   return [...text.matchAll(/ --job (\S+)/g)].at(-1)![1]!;
 }
 
-/** Start a program. */
+/** Starts a program. */
 export function start(
   program: string,
   argv: readonly string[],
@@ -185,7 +186,7 @@ export function start(
   return { child, ended, printed };
 }
 
-/** The processes of a job that have not ended some time after it; a killed one may take a while. */
+/** Returns the processes of a job that are still running after up to ten seconds. */
 export async function processesLeft(job: string): Promise<number[]> {
   let left = processesWith(job);
   for (let wait = 10; left.length > 0 && wait < 10_000; wait *= 2) {
@@ -195,7 +196,7 @@ export async function processesLeft(job: string): Promise<number[]> {
   return left;
 }
 
-/** The processes whose command line has a text and whose environment has a setting. */
+/** Returns the ids of processes with a command-line argument and an environment setting. */
 export function processesWith(argument: string, setting = ""): number[] {
   return readdirSync("/proc").filter((name) => /^\d+$/.test(name)).filter(
     (name) => {

@@ -1,4 +1,4 @@
-/** Hosts that are network namespaces of this machine, joined by a bridge: what ranks exchange between them crosses interfaces. */
+/** Hosts as network namespaces of this machine, joined by a bridge, so that exchanges cross network interfaces. */
 
 import { spawnSync } from "node:child_process";
 import {
@@ -12,18 +12,18 @@ import path from "node:path";
 import process from "node:process";
 import type { MpiFamily } from "../../cli/mpi_launcher.ts";
 
-/** Some hosts. */
+/** Hosts of a job. */
 export interface Network {
   readonly hosts: readonly string[];
-  /** Stands in for ssh: `agent [option…] HOST COMMAND`. */
+  /** Path of the replacement of ssh: `agent [option…] HOST COMMAND`. */
   readonly agent: string;
-  /** Bytes that a host's interface received so far. */
+  /** Returns the bytes that a host's interface has received. */
   received(host: string): number;
-  /** Limits what each host sends, in Mbit/s; a text says why that cannot be done here. */
+  /** Limits the sending rate of each host, in Mbit/s. Returns the problem if it fails. */
   throttle(megabits: number): string | undefined;
 }
 
-/** What the launchers of MPI need, to reach the hosts of a network and use it. */
+/** Environment variables with which MPI launchers use the network. */
 export function networkVariables(
   family: MpiFamily,
   { agent }: Network,
@@ -38,13 +38,13 @@ export function networkVariables(
       HYDRA_LAUNCHER: "ssh",
       HYDRA_LAUNCHER_EXEC: agent,
       HYDRA_IFACE: "eth0",
-      // UCX sees that it is one machine, and would use its memory.
+      // UCX detects one machine and would use shared memory.
       UCX_TLS: "tcp,self",
       UCX_NET_DEVICES: "eth0",
     };
 }
 
-/** Take a namespace down, whatever is still running there. */
+/** Removes a namespace and kills its processes. */
 function remove(name: string): void {
   for (const pid of ip("netns", "pids", name).out.split(/\s+/)) {
     if (pid !== "") spawnSync("kill", ["-9", pid]);
@@ -53,7 +53,7 @@ function remove(name: string): void {
   rmSync(`/etc/netns/${name}`, { recursive: true, force: true });
 }
 
-/** Take down what is left of a process that was killed. */
+/** Removes namespaces of killed processes. */
 function removeStale(): void {
   for (const line of ip("netns", "list").out.split("\n")) {
     const [name, pid] = /^sy(\d+)(b|h\d+)/.exec(line) ?? [];
@@ -61,7 +61,7 @@ function removeStale(): void {
   }
 }
 
-/** Set hosts up until this process ends; a text says why that cannot be done here. */
+/** Creates hosts that exist until this process exits. Returns the problem if it fails. */
 export function createNetwork(
   count: number,
   scratch: string,
@@ -78,7 +78,7 @@ export function createNetwork(
     [...hosts, bridge].forEach(remove);
     return `network namespaces cannot be created here: ${problem}`;
   }
-  // Whatever happens to the tests.
+  // Also if tests fail.
   process.once("exit", () => [...hosts, bridge].forEach(remove));
   const agent = path.join(scratch, "agent.sh");
   writeFileSync(agent, AGENT);
@@ -105,7 +105,7 @@ export function createNetwork(
   };
 }
 
-/** Runs a command in the namespace of a host, under its name: launchers tell hosts apart by that. */
+/** Runs a command in the namespace of a host, with its hostname, by which launchers distinguish hosts. */
 const AGENT = `#!/bin/sh
 while :; do
   case "$1" in
@@ -129,15 +129,17 @@ function ip(...args: readonly string[]): Outcome {
   const { status, error, stdout, stderr } = spawnSync("ip", args, {
     encoding: "utf8",
   });
-  const said = (stderr ?? "").trim().split("\n")[0];
+  const message = (stderr ?? "").trim().split("\n")[0];
   return {
     ok: status === 0,
     out: stdout ?? "",
-    problem: error ? error.message : `'ip ${args.join(" ")}' says '${said}'`,
+    problem: error
+      ? error.message
+      : `'ip ${args.join(" ")}' fails: '${message}'`,
   };
 }
 
-/** What went wrong, if anything. */
+/** Creates the namespaces. Returns the problem if it fails. */
 function setUp(bridge: string, hosts: readonly string[]): string | undefined {
   const names = hosts.map((host, i) => `10.77.0.${i + 1} ${host}`).join("\n");
   const commands = [
@@ -158,7 +160,7 @@ function setUp(bridge: string, hosts: readonly string[]): string | undefined {
     if (!ok) return problem;
   }
   for (const host of hosts) {
-    // In place of /etc/hosts, there.
+    // Replaces /etc/hosts in the namespace.
     mkdirSync(`/etc/netns/${host}`, { recursive: true });
     writeFileSync(
       `/etc/netns/${host}/hosts`,

@@ -1,4 +1,4 @@
-/** Loaded by `node --import`: koffi finds no library, as on a machine without MPI. */
+/** Loaded by `node --import`: koffi loads no library, as on a machine without MPI. */
 
 import process from "node:process";
 

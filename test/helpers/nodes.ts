@@ -1,4 +1,4 @@
-/** Programs that run the command: the newest release of each supported major of Node.js, and Deno. */
+/** Runtimes of the command: the newest release of each supported major of Node.js, and Deno. */
 
 import { existsSync } from "node:fs";
 import { clonePath } from "./compiled.ts";
@@ -8,7 +8,7 @@ interface Installed {
   programOf(major: number): string | undefined;
 }
 
-/** A program, the arguments with which it runs a script, and why its tests are skipped here, or false. */
+/** Runtime with its arguments before a script. `skip`: reason to skip its tests, or false. */
 export interface Runtime {
   readonly name: string;
   readonly program: string;
@@ -19,7 +19,6 @@ export interface Runtime {
 const { href } = new URL("../../scripts/nodes.mjs", import.meta.url);
 const { supportedMajors, programOf } = await import(href) as Installed;
 
-/** Every supported major of Node.js. */
 export const NODES: readonly Runtime[] = supportedMajors().map((major) => {
   const program = programOf(major);
   return {
@@ -32,7 +31,7 @@ export const NODES: readonly Runtime[] = supportedMajors().map((major) => {
 
 const DENO_FILE = clonePath("node_modules/.bin/deno");
 
-/** Deno, of the packages. */
+/** Deno of the npm package. */
 export const DENO: Runtime = {
   name: "Deno",
   program: DENO_FILE,
@@ -40,5 +39,4 @@ export const DENO: Runtime = {
   skip: existsSync(DENO_FILE) ? false : "it is not installed",
 };
 
-/** All of them. */
 export const RUNTIMES: readonly Runtime[] = [...NODES, DENO];

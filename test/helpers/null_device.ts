@@ -1,4 +1,4 @@
-/** Null device: moves bytes and records launches without executing them, for tests of order and bytes. */
+/** Device that copies bytes and records launches without executing them, for tests of order and bytes. */
 
 import type { Device, DeviceBuffer } from "../../runtime/device.ts";
 
@@ -24,19 +24,18 @@ export type NullRecord =
     readonly bytes: number;
   };
 
-/** Memory of a null device. */
 export interface NullBuffer extends DeviceBuffer {
   readonly label: string;
   readonly data: Uint8Array;
 }
 
-/** A device with its records. `onLaunch` may replace kernels. */
+/** Null device with its records. */
 export interface NullDevice extends Device {
   readonly records: NullRecord[];
   readonly allocated: { readonly label: string; readonly bytes: number }[];
 }
 
-/** Creates a null device. */
+/** Creates a null device. `onLaunch` may compute the results of kernels. */
 export function createNullDevice(
   name = "null",
   onLaunch?: (kernel: string, buffers: readonly NullBuffer[]) => void,

@@ -45,27 +45,27 @@ import {
 } from "../../runtime/mod.ts";
 import { checkpointFolder, files, meshOf } from "./checkpoints.ts";
 
-/** Prompts share a prefix of pages, and there are more of them than slots. */
+/** Prompts share a prefix of two pages and exceed the slots. */
 const [PROMPTS, SLOTS, NEW_TOKENS, STEPS] = [6, 4, 6, 10];
 
 const optimizer = adamw({ betas: [0.9, 0.95] });
 
-/** Adapters of quantized weights, which are constant. */
+/** LoRA adapters of checkpoints whose quantized weights are constant. */
 const LORA = { rank: 4, alpha: 8, targets: ["attention", "experts"] };
 
-/** Whether a checkpoint is quantized. Its adapters are trained. */
+/** Whether a checkpoint is quantized. If so, only adapters are trained. */
 function isQuantized(name: string): boolean {
   return /-(fp8|int4|mxfp4)$/.test(name);
 }
 
-/** What is trained and sampled of a checkpoint. */
+/** Model to train and sample: with adapters if quantized. */
 function trainedModel(name: string, published: PublishedModel): PublishedModel {
   return isQuantized(name)
     ? adaptedModel(published, trainedAdapters(LORA))
     : published;
 }
 
-/** Sampled tokens, and what both say of them. */
+/** Sampled tokens of a prompt and their log-probabilities. */
 export interface Sampled {
   readonly prompt: readonly number[];
   readonly tokens: readonly number[];
@@ -74,18 +74,18 @@ export interface Sampled {
 
 type Weights = { readonly [name: string]: FileTensor };
 
-/** Where a session runs. */
+/** Mesh and devices of a session. */
 interface Place {
   readonly mesh: string;
   readonly adapter: AdapterChoice;
 }
 
-/** Where a training runs, and the folder of its weights. Default: that of the recorded checkpoint. */
+/** Mesh and devices of a training. `folder`: its weights. Default: the recorded checkpoint. */
 interface TrainingPlace extends Place {
   readonly folder?: string;
 }
 
-/** Opens the training of a checkpoint on a mesh. */
+/** Opens a training session of a checkpoint. */
 export async function openTrained(
   name: string,
   { mesh, adapter, folder = checkpointFolder(name) }: TrainingPlace,
@@ -128,7 +128,7 @@ export async function openTrained(
   return opened;
 }
 
-/** Opens a plan with given tensors and, for a quantized checkpoint, with those of its files. */
+/** Opens a plan with given tensors and, if quantized, the checkpoint's weights. */
 async function openOn(
   name: string,
   loadable: Loadable,
@@ -145,7 +145,7 @@ async function openOn(
     }, options));
 }
 
-/** Takes steps: ten by default. */
+/** Runs training steps. Default: 10. */
 export async function takeSteps(
   { plan, session }: Opened,
   steps = STEPS,
@@ -159,7 +159,7 @@ export async function takeSteps(
   }
 }
 
-/** The current parameters of a training, or its adapters. */
+/** Returns the current parameters of a training, or its adapters. */
 export async function weightsOf(
   name: string,
   opened: Opened,
@@ -175,7 +175,7 @@ export async function weightsOf(
   return tensors;
 }
 
-/** Samples with temperature 1 from given weights, in continuous batches, with paged caches that share prefixes. */
+/** Samples at temperature 1 with continuous batching and a paged KV cache with prefix sharing. */
 export async function sampleTokens(
   name: string,
   tensors: Weights,
@@ -223,7 +223,9 @@ export async function sampleTokens(
   }
 }
 
-/** The largest difference of log-probabilities between a training's forward pass and a decoder. */
+/**
+ * Returns the largest absolute difference of log-probabilities between the forward pass of a training and the decoder.
+ */
 export async function largestRatio(
   { session }: Opened,
   sampled: readonly Sampled[],
@@ -243,7 +245,7 @@ export async function largestRatio(
   return largest;
 }
 
-/** Prompts of 9 to 14 tokens that begin with the same eight. */
+/** Returns prompts of 9 to 14 tokens with a common prefix of eight tokens. */
 function promptsOf(vocabulary: number, stream: number): number[][] {
   const random = randomNumbers(3, stream);
   const draw = () => Math.floor(random() * vocabulary);
@@ -254,7 +256,7 @@ function promptsOf(vocabulary: number, stream: number): number[][] {
   );
 }
 
-/** Sequences as inputs of a training: each token has the next one as its label. */
+/** Packs sequences as training inputs; labels are the next tokens. */
 function labelled(
   sequences: readonly (readonly number[])[],
 ): { [name: string]: HostTensor } {

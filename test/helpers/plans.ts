@@ -1,4 +1,4 @@
-/** Good plans for tests, made by the compiler, as fresh copies that a test may break. */
+/** Valid plans for tests, returned as copies that tests may change. */
 
 import {
   compile,
@@ -11,18 +11,18 @@ import { publishedModel } from "../../models/published.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import { mixtralLayer } from "./mixtral_layer.ts";
 
-/** The same type with nothing read-only, for breaking plans. */
+/** Type without read-only fields. */
 export type Mutable<T> = T extends object
   ? { -readonly [K in keyof T]: Mutable<T[K]> }
   : T;
 
-/** A mixture-of-experts layer with eight experts, small enough to run anywhere. */
+/** Mixture-of-experts layer with eight experts. */
 export const smallLayer = model(
   { token: upTo(64), embed: 16, ffn: 32, expert: 8 },
   (m) => ({ y: mixtralLayer(m).y }),
 );
 
-/** A small OLMoE decoder: attention, cache, rotary tables, integer inputs. */
+/** Small OLMoE decoder with attention, KV cache, rotary embeddings and integer inputs. */
 export function smallDecoder(layers: number, experts: number): Model {
   const { build } = publishedModel({
     architectures: ["OlmoeForCausalLM"],
@@ -40,7 +40,7 @@ export function smallDecoder(layers: number, experts: number): Model {
   return build({ maxTokens: 32, maxSequences: 4, maxContext: 64 });
 }
 
-/** A copy of a plan that shares nothing with it. */
+/** Returns a deep copy of a plan. */
 export function copyPlan(plan: Plan): Mutable<Plan> {
   return copyOf(plan) as Mutable<Plan>;
 }
@@ -52,17 +52,17 @@ function copyOf(value: unknown): unknown {
   return Object.fromEntries(items.map(([key, item]) => [key, copyOf(item)]));
 }
 
-const made = new Map<string, Promise<Plan>>();
+const plans = new Map<string, Promise<Plan>>();
 
-/** A good plan of `what` for a mesh; compiled once, a fresh copy each time. */
+/** Returns a copy of the valid plan of a model on a mesh. Compiles it once. */
 export async function goodPlan(
-  what: "layer" | "decoder",
+  source: "layer" | "decoder",
   mesh: NonNullable<CompileOptions["mesh"]>,
   chunks = 1,
 ): Promise<Mutable<Plan>> {
-  const key = `${what} ${JSON.stringify(mesh)} ${chunks}`;
-  const source = what === "layer" ? smallLayer : smallDecoder(2, 6);
-  const plan = made.get(key) ?? compile(source, { mesh, chunks });
-  made.set(key, plan);
+  const key = `${source} ${JSON.stringify(mesh)} ${chunks}`;
+  const of = source === "layer" ? smallLayer : smallDecoder(2, 6);
+  const plan = plans.get(key) ?? compile(of, { mesh, chunks });
+  plans.set(key, plan);
   return copyPlan(await plan);
 }

@@ -1,4 +1,4 @@
-/** Checkpoints with a layer for multi-token prediction, under its published names. */
+/** Checkpoints with a layer for multi-token prediction, with published tensor names. */
 
 import path from "node:path";
 import { readFile, writeFile } from "node:fs/promises";
@@ -13,7 +13,7 @@ import { files } from "./checkpoints.ts";
 import { sum } from "../../spec/sum.ts";
 import { copyCheckpoint } from "./cli.ts";
 
-/** The names of a family: of the layer that the new one copies, of the new one, and of its other tensors. */
+/** Tensor names of a family: prefixes of the copied layer and of the new layer, and its other tensors. */
 interface Names {
   readonly from: string;
   readonly to: string;
@@ -21,19 +21,19 @@ interface Names {
   readonly hiddenNorm: string;
   readonly join: string;
   readonly norm: string;
-  /** The rest of the name of a copied tensor. Undefined: it is not copied. Default: the same. */
+  /** Maps the rest of a copied tensor's name. Undefined: not copied. Default: identity. */
   readonly copied?: (rest: string) => string | undefined;
   /** Fields of config.json that declare the layer. */
   readonly declared: object;
-  /** Fields of the config.json of a model that has only this layer. */
+  /** Fields of config.json for a model of only this layer. */
   readonly alone: object;
-  /** The rest of a name in that model. Default: the same. */
+  /** Maps the rest of a tensor's name in that model. Default: identity. */
   readonly aloneName?: (rest: string) => string;
-  /** Factors of gains in that model, by the end of their names. */
+  /** Factors of norm weights in that model, by the end of their names. */
   readonly factors?: { readonly [end: string]: number };
-  /** Added to mean squares. Default: 1e-6. */
+  /** Epsilon of the norms. Default: 1e-6. */
   readonly epsilon?: number;
-  /** Whether gains are stored minus 1. */
+  /** Whether norm weights are stored minus 1. */
   readonly centred?: true;
 }
 
@@ -48,7 +48,7 @@ const NUMBERED: Names = {
   alone: { first_k_dense_replace: 0, mlp_layer_types: ["sparse"] },
 };
 
-/** A dense layer of DeepSeek-V3 whose latent rows are scaled: LongCat-Flash. */
+/** A dense layer of DeepSeek-V3 whose latents are scaled: LongCat-Flash. */
 const LONGCAT: Names = {
   from: "model.layers.1.",
   to: "model.mtp.layers.0.",
@@ -84,7 +84,7 @@ const LONGCAT: Names = {
   epsilon: 1e-5,
 };
 
-/** The names by recorded checkpoint. */
+/** Names by recorded checkpoint. */
 export const PREDICTORS: { readonly [checkpoint: string]: Names } = {
   "deepseekv3-16e": NUMBERED,
   "glm4moe-16e": NUMBERED,
@@ -103,10 +103,12 @@ export const PREDICTORS: { readonly [checkpoint: string]: Names } = {
   },
 };
 
-/** Factor of what the layers add to their rows: so small that the next token depends mostly on the last one. */
+/** Factor of output projections, so small that the next token depends mostly on the last one. */
 const ADDED = 0.01;
 
-/** Copies a recorded checkpoint, adds the layer and weakens all layers, so that the layer's drafts are often right. */
+/**
+ * Copies a recorded checkpoint, adds the layer, and scales down all layers, so that many of its drafts are accepted.
+ */
 export async function predictorCheckpoint(
   name: string,
   folder: string,
@@ -119,7 +121,7 @@ export async function predictorCheckpoint(
   );
 }
 
-/** Changes the tensors and some fields of config.json of a checkpoint. */
+/** Changes the tensors and some fields of config.json of a checkpoint. Returns its folder. */
 async function change(
   folder: string,
   by: (tensors: Tensors) => Tensors,
@@ -135,16 +137,16 @@ async function change(
 }
 
 /**
- * A checkpoint whose only layer is that for multi-token prediction of another one. Token `i` is the `i`-th row of its
- * input, join · [norm(embedding), norm(hidden)], computed here in f64.
+ * Creates a checkpoint of only the prediction layer of another checkpoint. The embedding of token `i` is row i of the
+ * layer's input, join · [norm(embedding), norm(hidden)], computed here in f64.
  */
 export async function layerAlone(
   name: string,
   { ids, hidden, tensors, folder }: {
     readonly ids: readonly number[];
-    /** The hidden state before each token. */
+    /** Hidden state before each token. */
     readonly hidden: readonly ArrayLike<number>[];
-    /** The tensors of the other checkpoint. */
+    /** Tensors of the other checkpoint. */
     readonly tensors: Tensors;
     readonly folder: string;
   },
@@ -206,7 +208,7 @@ function same(rest: string): string {
 
 function withPredictor(name: string, tensors: Tensors): Tensors {
   const { from, to, copied = same, ...names } = PREDICTORS[name]!;
-  const made: { [name: string]: HostTensor } = {};
+  const result: { [name: string]: HostTensor } = {};
   for (const [name, tensor] of Object.entries(tensors)) {
     const weak = /\.(o_proj|out_proj|down_proj)\.weight$/.test(name)
       ? {
@@ -214,11 +216,11 @@ function withPredictor(name: string, tensors: Tensors): Tensors {
         data: (tensor.data as Float32Array).map((value) => ADDED * value),
       }
       : tensor;
-    made[name] = weak;
+    result[name] = weak;
     const rest = name.startsWith(from)
       ? copied(name.slice(from.length))
       : undefined;
-    if (rest !== undefined) made[`${to}${rest}`] = weak;
+    if (rest !== undefined) result[`${to}${rest}`] = weak;
   }
   const embed = tensors["model.norm.weight"]!.shape[0]!;
   const gains = tensors["model.norm.weight"]!;
@@ -234,11 +236,11 @@ function withPredictor(name: string, tensors: Tensors): Tensors {
     ),
   });
   return {
-    ...made,
+    ...result,
     [names.tokenNorm]: gain(0),
     [names.hiddenNorm]: gain(embed),
     [names.norm]: gains,
-    // Mostly the embedding.
+    // Close to the embedding.
     [names.join]: {
       dtype: "f32",
       shape: [embed, 2 * embed],

@@ -100,7 +100,7 @@ export class WatchedPool implements HostPool<Bound> {
     );
     const stored = new Map<number, number>();
     const loaded = new Map<number, number>();
-    let turns = 0;
+    let iterations = 0;
     interpretKernel(
       kernel,
       Object.fromEntries(names.map((name, i) => [name, bound[i]!])),
@@ -127,7 +127,7 @@ export class WatchedPool implements HostPool<Bound> {
           }
           loaded.set(word, invocation);
         },
-        turn: () => turns++,
+        iteration: () => iterations++,
       },
     );
     for (const [word, by] of stored) {
@@ -143,9 +143,9 @@ export class WatchedPool implements HostPool<Bound> {
       kernel.workgroupSize,
     );
     // Attention and sorting go over all elements for each.
-    if (turns > invocations * (64 + elements) ** 2) {
+    if (iterations > invocations * (64 + elements) ** 2) {
       this.#fault(
-        `${kernel.name} takes ${turns} turns over ${elements} elements`,
+        `${kernel.name} runs ${iterations} iterations over ${elements} elements`,
       );
     }
   }
