@@ -101,7 +101,7 @@ export function linearRecurrence(o: RecurrenceOptions): Kernel {
         begin: stateful ? beginState(o) : wgsl`
           ${each(o, wgsl`seen[c] = 0.0;`)}
           for (var i = 0u; i < ${dim}; i++) {
-            ${each(o, wgsl`cells[${cellAt(o, wgsl`i`)}] = 0.0;`)}
+            ${each(o, wgsl`cells[${cellAt(o)}] = 0.0;`)}
           }`,
         token: wgsl`
           let at = t * ${heads} + head;
@@ -126,7 +126,7 @@ export function linearRecurrence(o: RecurrenceOptions): Kernel {
             each(
               o,
               wgsl`state[${matrixAt(o, "write")} + i * ${valueDim}] = cells[${
-                cellAt(o, wgsl`i`)
+                cellAt(o)
               }];`,
             )
           }
@@ -152,9 +152,9 @@ function each(o: RecurrenceOptions, code: KernelText): KernelText {
 }
 
 /** The index of the cell of row `i` in column `c`. */
-function cellAt(o: RecurrenceOptions, i: KernelText): KernelText {
+function cellAt(o: RecurrenceOptions): KernelText {
   const { lanes, cells } = shapeOf(o);
-  return wgsl`${i} * ${cells} + c * ${lanes} + lane`;
+  return wgsl`i * ${cells} + c * ${lanes} + lane`;
 }
 
 /** Offset of a token's query or key. */
@@ -175,14 +175,18 @@ function beginState(o: RecurrenceOptions): KernelText {
     let factor = ${factorAt(o, "t")};
     ${each(o, wgsl`seen[c] = 0.0;`)}
     ${
-    eachRow(o, ["seen"], (i) =>
-      wgsl`
+    eachRow(o, ["seen"], {
+      loads: wgsl`
+      let k = ${o.names.keys}[key + i];
+      let d = ${o.names.decay}[${o.perKey ? wgsl`factor + i` : wgsl`factor`}];`,
+      column: wgsl`
       let old = select(state[${
         matrixAt(o, "read")
-      } + ${i} * ${valueDim}], 0.0, position[t] == 0);
-      let s = ${o.names.decay}[${decayAt(o, wgsl`factor`, i)}] * old;
-      cells[${cellAt(o, i)}] = s;
-      seen_block[c] = fma(s, ${o.names.keys}[key + ${i}], seen_block[c]);`)
+      } + i * ${valueDim}], 0.0, position[t] == 0);
+      let s = d * old;
+      cells[${cellAt(o)}] = s;
+      seen_block[c] = fma(s, k, seen_block[c]);`,
+    })
   }`;
 }
 
@@ -190,6 +194,7 @@ function beginState(o: RecurrenceOptions): KernelText {
 function update(o: RecurrenceOptions): KernelText {
   const { rule, valueDim } = o;
   const { lanes } = shapeOf(o);
+  const cell = cellAt(o);
   const rest = rule === "add" ? wgsl`value[c]` : wgsl`(value[c] - seen[c])`;
   const sums = [
     ...rule === "seen" ? [] : ["result"],
@@ -211,21 +216,22 @@ function update(o: RecurrenceOptions): KernelText {
   }
     ${laterDecay(o)}
     ${
-    eachRow(o, sums, (i) =>
-      wgsl`
-      let s = fma(${o.names.keys}[row + ${i}], change[c], cells[${
-        cellAt(o, i)
-      }]);
-      ${
-        rule !== "seen" &&
-        wgsl`result_block[c] = fma(s, ${o.names.query}[query_row + ${i}], result_block[c]);`
-      }
-      let later = ${laterDecayAt(o, i)} * s;
+    eachRow(o, sums, {
+      loads: wgsl`
+      let k = ${o.names.keys}[row + i];
+      ${rule !== "seen" && wgsl`let q = ${o.names.query}[query_row + i];`}
+      ${rule !== "add" && wgsl`let next_k = ${o.names.keys}[next_row + i];`}
+      ${laterDecayOf(o)}`,
+      column: wgsl`
+      let s = fma(k, change[c], cells[${cell}]);
+      ${rule !== "seen" && wgsl`result_block[c] = fma(s, q, result_block[c]);`}
+      let later = later_decay * s;
       ${
         rule !== "add" &&
-        wgsl`seen_block[c] = fma(later, ${o.names.keys}[next_row + ${i}], seen_block[c]);`
+        wgsl`seen_block[c] = fma(later, next_k, seen_block[c]);`
       }
-      cells[${cellAt(o, i)}] = later;`)
+      cells[${cell}] = later;`,
+    })
   }
     ${
     each(
@@ -238,16 +244,19 @@ function update(o: RecurrenceOptions): KernelText {
 /** The update of a token, then the erased value for its key, and the decay of the next one. */
 function erase(o: RecurrenceOptions): KernelText {
   const { lanes } = shapeOf(o);
+  const cell = cellAt(o);
   return wgsl`
     ${each(o, wgsl`seen[c] = 0.0;`)}
     ${
-    eachRow(o, ["seen"], (i) =>
-      wgsl`
-      let s = fma(${o.names.query}[query_row + ${i}], value[c], cells[${
-        cellAt(o, i)
-      }]);
-      cells[${cellAt(o, i)}] = s;
-      seen_block[c] = fma(s, ${o.names.keys}[row + ${i}], seen_block[c]);`)
+    eachRow(o, ["seen"], {
+      loads: wgsl`
+      let q = ${o.names.query}[query_row + i];
+      let k = ${o.names.keys}[row + i];`,
+      column: wgsl`
+      let s = fma(q, value[c], cells[${cell}]);
+      cells[${cell}] = s;
+      seen_block[c] = fma(s, k, seen_block[c]);`,
+    })
   }
     ${
     each(
@@ -259,12 +268,14 @@ function erase(o: RecurrenceOptions): KernelText {
   }
     ${laterDecay(o)}
     ${
-    eachRow(o, [], (i) =>
-      wgsl`
-      let s = fma(${o.names.keys}[row + ${i}], change[c], cells[${
-        cellAt(o, i)
-      }]);
-      cells[${cellAt(o, i)}] = ${laterDecayAt(o, i)} * s;`)
+    eachRow(o, [], {
+      loads: wgsl`
+      let k = ${o.names.keys}[row + i];
+      ${laterDecayOf(o)}`,
+      column: wgsl`
+      let s = fma(k, change[c], cells[${cell}]);
+      cells[${cell}] = later_decay * s;`,
+    })
   }`;
 }
 
@@ -275,14 +286,11 @@ function laterDecay({ perKey, names }: RecurrenceOptions): KernelText {
     : wgsl`let later_decay = select(1.0, ${names.decay}[next_factor], goes_on);`;
 }
 
-/** The decay of a row for the next token. */
-function laterDecayAt(
-  { perKey, names }: RecurrenceOptions,
-  i: KernelText,
-): KernelText {
+/** Declares the decay of a row for the next token, if it differs between rows. */
+function laterDecayOf({ perKey, names }: RecurrenceOptions): KernelText {
   return perKey
-    ? wgsl`select(1.0, ${names.decay}[next_factor + ${i}], goes_on)`
-    : wgsl`later_decay`;
+    ? wgsl`let later_decay = select(1.0, ${names.decay}[next_factor + i], goes_on);`
+    : wgsl``;
 }
 
 /** Offset of the decays of a token's head. */
@@ -290,19 +298,19 @@ function factorAt({ heads, dim, perKey }: RecurrenceOptions, t: string) {
   return wgsl`(${t} * ${heads} + head) * ${perKey ? dim : 1}`;
 }
 
-function decayAt(
-  { perKey }: RecurrenceOptions,
-  first: KernelText,
-  i: KernelText,
-): KernelText {
-  return perKey ? wgsl`${first} + ${i}` : first;
+/** Code for row `i`. */
+interface RowParts {
+  /** Loads that the columns share. Compilers do not move them across the stores of a column. */
+  readonly loads: KernelText;
+  /** For each column `c`. */
+  readonly column: KernelText;
 }
 
 /** A pass over the rows of the columns, with sums in the blocks of the contract. */
 function eachRow(
   o: RecurrenceOptions,
   sums: readonly string[],
-  body: (i: KernelText) => KernelText,
+  { loads, column }: RowParts,
 ): KernelText {
   const { dim } = o;
   const block = Math.min(EXACT.block, dim);
@@ -313,7 +321,8 @@ function eachRow(
       for (var j = 0u; j < ${size}; j += ${unrolled}) {
         @unroll (u < ${unrolled}) {
           let i = start + j + u;
-          ${each(o, body(wgsl`i`))}
+          ${loads}
+          ${each(o, column)}
         }
       }
       ${sums.map((sum) => each(o, wgsl`${sum}[c] += ${`${sum}_block`}[c];`))}`;
