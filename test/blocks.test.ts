@@ -27,7 +27,7 @@ import {
   runCase,
   tensorsOf,
 } from "./helpers/run_model.ts";
-import { twoMoeInDoubles } from "./helpers/two_moe.ts";
+import { twoMoeReference } from "./helpers/two_moe.ts";
 
 t.teardown(closeDevices);
 
@@ -51,7 +51,7 @@ t.test("a block used twice with different sizes gives the same bytes on every me
   for (const ep of [1, 2, 4]) {
     const results = await runCase(of, "cpu", { mesh: { ep } });
     bytes.add(digest(results));
-    const wanted = await twoMoeInDoubles(
+    const wanted = await twoMoeReference(
       await tensorsOf(of),
       rows.map((row) => row.map(Math.fround)),
     );

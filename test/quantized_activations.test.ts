@@ -19,8 +19,8 @@ import { skipUnasked } from "./helpers/needs.ts";
 import {
   type Case,
   GUARDED,
-  holdProduct,
   KINDS,
+  productError,
   type Run,
   SHAPES,
   SIGNED,
@@ -112,7 +112,7 @@ testKernels(
         )
       ) {
         t.equal(
-          await holdProduct(on(target), variant, one),
+          await productError(on(target), variant, one),
           undefined,
           `${titleOf(one)}, ${variant.arithmetic}`,
         );
@@ -126,7 +126,7 @@ testKernels(
       const variant = inWords
         ? isCpu && i % 3 === 1 ? SIGNED : GUARDED
         : { ...GUARDED, inside: "k" as const };
-      const result = await holdProduct(on(target), variant, one);
+      const result = await productError(on(target), variant, one);
       t.equal(result, undefined, titleOf(one));
     }
   },
@@ -158,7 +158,7 @@ t.test(
       arithmetic: Variant["arithmetic"] = "unsigned",
     ) =>
       t.equal(
-        await holdProduct(run, { ...UNSIGNED, tile, arithmetic }, one),
+        await productError(run, { ...UNSIGNED, tile, arithmetic }, one),
         undefined,
         `${
           titleOf(one)

@@ -36,7 +36,7 @@ t.teardown(closeDevices);
 const TOKENS = 24;
 const SIZES = { token: upTo(TOKENS), embed: 8, ffn: 12, expert: 8 };
 
-/** Given choices; several values of one routing, one after another and at once; a routing in a routing. */
+/** Operands choices; several values of one routing, one after another and at once; a routing in a routing. */
 const layers: Case = {
   model: model({ ...SIZES, choice: 2 }, (m) => {
     const x = m.input("x", "token embed");

@@ -11,7 +11,11 @@ import { readTree } from "../../spec/kernel/verify_tree.ts";
 import { interpretKernel } from "../helpers/interpret_kernel.ts";
 import { clonePath } from "../helpers/compiled.ts";
 import { DENO } from "../helpers/nodes.ts";
-import { runNative, type RunOn, runOnDevice } from "../helpers/run_native.ts";
+import {
+  type KernelRun,
+  runNative,
+  runOnDevice,
+} from "../helpers/run_native.ts";
 import { runWasm } from "../helpers/run_wasm.ts";
 import {
   createGpuDevice,
@@ -67,7 +71,7 @@ const RUN_KERNELS = clonePath("test/fixtures/deno/run_kernels.ts");
 
 /** Runs a kernel over its bindings, in place. */
 interface Target {
-  run(kernel: Kernel, on: RunOn): Promise<void> | void;
+  run(kernel: Kernel, on: KernelRun): Promise<void> | void;
   close?(): Promise<void>;
 }
 

@@ -10,8 +10,8 @@ import {
 import {
   type Case,
   GUARDED,
-  holdProduct,
   KINDS,
+  productError,
   type Run,
   SIGNED,
   STORED,
@@ -88,7 +88,7 @@ export function productsClass(on: KernelTarget = WASM): FuzzClass<ProductCase> {
           await target.run(kernel, { bindings, groups });
           return bindings;
         };
-        const differs = await holdProduct(run, tried, of);
+        const differs = await productError(run, tried, of);
         if (differs === undefined) continue;
         throw new Finding(`${titleOf(of)}: ${differs}, of target ${i}`);
       }

@@ -1,4 +1,4 @@
-/** Matrix products for tests of kernels: what goes in, what a kernel makes of it, and what should come out. */
+/** Matrix products for tests of kernels: operands, results of kernels, and expected results. */
 
 import {
   type Grid,
@@ -35,55 +35,55 @@ import {
   weights8,
 } from "./stored_weights.ts";
 
-/** How weights are stored. */
+/** Storage formats of weights. */
 export const STORED = ["f32", "bf16", "f16", "mxfp4", "fp8x32"] as const;
 
-/** Whether 32 indices of k share a scale. */
+/** Whether 32 elements along k share a scale. */
 export function hasScales(stored: typeof STORED[number]): boolean {
   return stored === "mxfp4" || stored === "fp8x32";
 }
 
-/** A product: what is multiplied, and how. */
+/** Shape and operands of a product. */
 export interface Product {
   readonly stored: typeof STORED[number];
   readonly k: number;
   /** Segments of k. */
   readonly segments: number;
   readonly columns: number;
-  /** Rows of each expert; one number where rows are not grouped. */
+  /** Rows of each expert; one count if rows are not grouped. */
   readonly counts: readonly number[];
   readonly grouped: boolean;
   /** Two right operands, whose results are multiplied. */
   readonly pair: boolean;
-  /** The length k is known only when the kernel runs. */
+  /** Passes k as a dynamic length. */
   readonly late: boolean;
   readonly seed: number;
-  /** Of how many ranks, which share out k, this is which one. Default: it has all of k. */
+  /** Shard of k: rank `rank` of `of`. Default: all of k. */
   readonly part?: { readonly of: number; readonly rank: number };
 }
 
-/** Of groups of rows, one after another, those that a rank has of each. */
+/** Returns the rank's rows of each group of rows. */
 function rowsOfRank<T extends Words>(words: T, product: Product): T {
   const { counts, part } = product;
   if (!part) return words;
   const each = words.length / counts.length / part.of;
-  const mine = counts.flatMap((_, group) => {
+  const local = counts.flatMap((_, group) => {
     const from = (group * part.of + part.rank) * each;
     return [...words.subarray(from, from + each)];
   });
-  return new (words.constructor as new (mine: number[]) => T)(mine);
+  return new (words.constructor as new (local: number[]) => T)(local);
 }
 
 type Weights = Omit<StoredWeights, "words"> & { readonly words: Words };
 
-/** The weights of products, which are asked for by every tile and once more to say what should come out. */
-const known = new WeakMap<Product, readonly Weights[]>();
+/** Weights by product, shared by all tiles and the expected results. */
+const cachedWeights = new WeakMap<Product, readonly Weights[]>();
 
-/** Those of each right operand. */
+/** Weights of each right operand. */
 function weightsOf(product: Product): readonly Weights[] {
-  const found = known.get(product) ??
+  const found = cachedWeights.get(product) ??
     namesOf(product).map((_, i) => makeWeights(product, product.seed + i));
-  known.set(product, found);
+  cachedWeights.set(product, found);
   return found;
 }
 
@@ -110,7 +110,7 @@ function makeWeights(product: Product, seed: number): Weights {
     const words = rowsOfRank(values, product);
     return { words, rowStride: columns, values };
   }
-  // As published weights are laid out: rows of whole vectors.
+  // As in published weights: rows are padded to whole vectors.
   const rowStride = Math.ceil(columns / 4) * 4;
   const words = new Float32Array(size[0] * rowStride);
   for (const [i, value] of values.entries()) {
@@ -123,7 +123,10 @@ function namesOf({ pair }: Product): string[] {
   return pair ? ["v", "w"] : ["w"];
 }
 
-/** A product with a tile. Teams of half of the products sum different blocks of k for any number of rows. */
+/**
+ * Returns the options of a product with a tile. In half of the products, teams of lanes sum different blocks of k for
+ * any row count.
+ */
 export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
   const { columns, grouped, late, part } = product;
   const k = product.k / (part?.of ?? 1);
@@ -167,21 +170,21 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
   return { ...o, inTeams: product.seed % 2 === 0 && sumsInTeams(o) };
 }
 
-/** A product as it was computed with a tile: the bytes behind the results have their old values. */
+/** Computes a product with a tile. Elements after the results keep their old values. */
 export async function resultOf(
   target: KernelTarget,
   product: Product,
   tile: MatmulTile,
 ): Promise<Words> {
   const o = optionsOf(product, tile);
-  return await ran(target, product, {
+  return await runProduct(target, product, {
     kernel: matmul(o),
     height: matmulShape(o).rows,
     grid: (size) => matmulGrid(o, size),
   });
 }
 
-/** The same with 16-bit operands. `height`: rows of listed tiles. */
+/** Computes a product with hardware matrices. `height`: rows of listed tiles. */
 export async function resultOfMatrices(
   target: KernelTarget,
   product: Product,
@@ -192,14 +195,14 @@ export async function resultOfMatrices(
     { weights: pair ? 2 : 1, k, columns },
     { height, memory: 16 * 1024 },
   )!;
-  return await ran(target, product, {
+  return await runProduct(target, product, {
     kernel: matmulMatrices(optionsOf(product, DEFAULT_TILE), shape),
     height,
     grid: (size) => matrixGrid(shape, { grouped, width: columns, size }),
   });
 }
 
-async function ran(
+async function runProduct(
   target: KernelTarget,
   product: Product,
   { kernel, height, grid }: {
@@ -223,7 +226,7 @@ async function ran(
   const bound = grouped ? tiles.length / 3 + 1 : rows;
   const { y } = await target.run(kernel, {
     x: leftOf(product),
-    // The rows are taken in reverse.
+    // Rows are read in reverse order.
     rowOf: Uint32Array.from({ length: rows }, (_, row) => rows - 1 - row),
     ...Object.fromEntries(names.flatMap((name, i) => [
       [name, weights[i]!.words],
@@ -243,7 +246,7 @@ function leftOf({ k, counts, seed, part }: Product): Float32Array {
   return x.filter((_, at) => Math.floor(at % k / each) === part.rank);
 }
 
-/** The same by plain code; `of` is done to every factor. */
+/** Reference result. `of`: applied to every factor. `rowOf`: multiplies a row by a matrix. */
 export function expected(
   product: Product,
   of = (factor: number) => factor,

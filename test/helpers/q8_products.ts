@@ -1,4 +1,4 @@
-/** Products with quantized activations: random operands, the kernels, and the definition. */
+/** Products with quantized activations: random operands, kernels and reference. */
 
 import { evaluateSize } from "../../spec/size.ts";
 import { inWords } from "./halves.ts";
@@ -36,7 +36,7 @@ import {
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { rearrangement } from "../../spec/word_blocks.ts";
 
-/** Numbers from a seed (xorshift). */
+/** Returns a pseudorandom generator of u32 (xorshift). */
 function randomsFrom(seed: number): () => number {
   let state = seed | 1;
   return () => {
@@ -47,7 +47,7 @@ function randomsFrom(seed: number): () => number {
   };
 }
 
-/** Kinds of activations; the first has none that lacks numbers. */
+/** Distributions of activations; the first is always finite. */
 export const KINDS: readonly ((i: number, next: () => number) => number)[] = [
   (_, next) => (next() / 2 ** 31 - 1) * (next() % 64 ? 1 : 100),
   () => 127,
@@ -66,7 +66,7 @@ function activations(kind: number, length: number): Float32Array {
   return Float32Array.from({ length }, (_, i) => KINDS[kind]!(i, next));
 }
 
-/** A matrix of random codes, with random scales. */
+/** Matrix of random codes with random scales. */
 interface Matrix {
   readonly stored: PackedDType;
   readonly columns: number;
@@ -74,7 +74,7 @@ interface Matrix {
   readonly codes: Uint8Array;
   readonly scales: Float32Array;
   readonly offsets?: Float32Array;
-  /** Its blocks, if it has some. */
+  /** Its blocks, in block formats. */
   readonly blocks?: Uint8Array;
 }
 
@@ -112,7 +112,7 @@ function matrix(
   };
 }
 
-/** Random blocks with finite factors, of all sizes. */
+/** Random blocks with finite factors of all magnitudes. */
 function inBlocks(
   stored: BlockName,
   { columns, k, next }: { columns: number; k: number; next: () => number },
@@ -122,7 +122,7 @@ function inBlocks(
   const blocks = Uint8Array.from({ length: count * bytes }, () => next());
   const decode = blockDecoder(stored);
   const groups = elements / group;
-  const made = {
+  const decoded = {
     codes: new Uint8Array(columns * k),
     scales: new Float32Array(count * groups),
     offsets: new Float32Array(count * groups),
@@ -134,12 +134,12 @@ function inBlocks(
       else if ((block[at + 1]! & 0x7c) === 0x7c) block[at + 1]! &= 0x83;
     }
     decode(block, {
-      codes: made.codes.subarray(i * elements, (i + 1) * elements),
-      scales: made.scales.subarray(i * groups, (i + 1) * groups),
-      offsets: made.offsets.subarray(i * groups, (i + 1) * groups),
+      codes: decoded.codes.subarray(i * elements, (i + 1) * elements),
+      scales: decoded.scales.subarray(i * groups, (i + 1) * groups),
+      offsets: decoded.offsets.subarray(i * groups, (i + 1) * groups),
     });
   }
-  const { codes, scales: numbers } = made;
+  const { codes, scales: numbers } = decoded;
   return {
     stored,
     columns,
@@ -147,12 +147,12 @@ function inBlocks(
     blocks,
     codes,
     scales: numbers,
-    ...offsets ? { offsets: made.offsets } : {},
+    ...offsets ? { offsets: decoded.offsets } : {},
   };
 }
 
-/** Values [column, n] as [n, column]. */
-function turned<T extends Uint32Array | Float32Array>(
+/** Transposes values [column, n] to [n, column]. */
+function transposed<T extends Uint32Array | Float32Array>(
   values: T,
   columns: number,
 ): T {
@@ -162,14 +162,14 @@ function turned<T extends Uint32Array | Float32Array>(
   ) as T;
 }
 
-/** The buffers of a matrix. */
+/** Returns the buffers of a matrix. */
 function stored(
   { stored, codes, scales, offsets, columns, blocks }: Matrix,
   inside: "n" | "k",
 ): { readonly [part: string]: Uint32Array } {
   const { perWord, scale, inWords: words }: Packing = PACKINGS[stored];
   const order = <T extends Uint32Array | Float32Array>(values: T) =>
-    inside === "k" ? values : turned(values, columns);
+    inside === "k" ? values : transposed(values, columns);
   if (blocks) {
     const file = BLOCKS[stored.replace("_words", "") as BlockName];
     const weight = words
@@ -202,13 +202,13 @@ export interface Shape {
   readonly columns: number;
 }
 
-/** Workgroups of a launch without dynamic lengths. */
+/** Evaluates a grid without dynamic lengths. */
 function workgroupsOf(grid: Grid): readonly [number, number, number] {
   const [x, y, z] = grid.map((size) => evaluateSize(size, () => NaN));
   return [x!, y!, z!];
 }
 
-/** The kernels of a product, with the name of each in `name`. */
+/** Returns the kernels of a product and their workgroups. */
 function kernelsOf(
   stored: PackedDType,
   { rows, k, columns }: Shape,
@@ -267,7 +267,7 @@ function kernelsOf(
   } as const;
 }
 
-/** A variant of the kernel. */
+/** Variant of the matmul kernel. */
 export interface Variant {
   readonly tile: MatmulTile;
   readonly inside: "n" | "k";
@@ -290,7 +290,7 @@ export const UNSIGNED: Variant = {
   arithmetic: "unsigned",
 };
 
-/** Encodings of which products are of integers. */
+/** Formats whose products are computed with integers. */
 const ELEMENTS = Object.keys(PACKED_ELEMENTS) as PackedElementName[];
 export const STORED = [
   ...ELEMENTS.flatMap((element) =>
@@ -315,7 +315,6 @@ export type Run = (
   groups: readonly [number, number, number],
 ) => Promise<{ readonly [name: string]: Uint32Array }>;
 
-/** A product. */
 export interface Case {
   readonly stored: PackedDType;
   readonly shape: Shape;
@@ -326,8 +325,8 @@ export function titleOf({ stored, shape, kind }: Case): string {
   return `${stored} ${Object.values(shape).join("x")}, kind ${kind}`;
 }
 
-/** Holds a product against its definition. */
-export async function holdProduct(
+/** Compares a product with the reference, bit by bit. Returns the first difference, or undefined. */
+export async function productError(
   run: Run,
   variant: Variant,
   { stored: dtype, shape, kind }: Case,
@@ -337,7 +336,7 @@ export async function holdProduct(
   const weights = matrix(dtype, { columns, k, seed: kind + rows * 3 });
   const { first, second, grids } = kernelsOf(dtype, shape, variant);
   const row = quantizedRow(k, quantizedLayoutOf(dtype));
-  const made = await run(first, {
+  const quantized = await run(first, {
     x: new Uint32Array(x.buffer),
     rows: new Uint32Array(rows * row.words),
   }, grids[0]);
@@ -345,7 +344,7 @@ export async function holdProduct(
   const scales = Array.from(
     { length: rows },
     (_, at) =>
-      made["rows"]!.subarray(
+      quantized["rows"]!.subarray(
         at * row.words + row.scales,
         at * row.words + row.sums,
       ),
@@ -354,7 +353,7 @@ export async function holdProduct(
     return "scales differ";
   }
   const found = await run(second, {
-    ...made,
+    ...quantized,
     ...stored(weights, variant.inside),
     y: new Uint32Array(rows * columns),
   }, grids[1]);

@@ -1,4 +1,4 @@
-/** A small reader of reference tensors, independent of the runtime's. */
+/** Reader of reference tensors, independent of the runtime's. */
 
 import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
@@ -16,7 +16,7 @@ interface Header {
   };
 }
 
-/** Every tensor of a file under `test/references/`, as plain numbers. */
+/** Reads all tensors of a file in `test/references/` as numbers. */
 export function readTensors(file: string): { [name: string]: number[] } {
   const bytes = readFileSync(resolve(REFERENCES, file));
   const start = 8 + Number(bytes.readBigUInt64LE(0));
@@ -39,7 +39,7 @@ function numbers(data: Buffer, dtype: string): number[] {
   return Array.from(new ArrayType(Uint8Array.from(data).buffer));
 }
 
-/** A JSON file under `test/references/`. */
+/** Reads a JSON file in `test/references/`. */
 export function readJson(file: string): { [field: string]: unknown } {
   return JSON.parse(readFileSync(resolve(REFERENCES, file), "utf8"));
 }

@@ -1,8 +1,8 @@
-/** Routers that other systems recorded on sets of logits, by the names and options of those systems. */
+/** Routers that other systems recorded, with the names and options of those systems. */
 
 import type { RouterOptions } from "./routing_vectors.ts";
 
-/** Recorded numbers, row by row. */
+/** Recorded matrix, row by row. */
 export interface RecordedMatrix {
   readonly shape: readonly number[];
   readonly data: readonly number[];
@@ -24,7 +24,7 @@ export interface RouterRecord {
   readonly expert_bias?: RecordedMatrix;
 }
 
-/** The options of `route` for a recorded router. Throws Error if there is no such router. */
+/** Returns the options of `route` for a recorded router. Throws Error if the preset is unknown. */
 export function recordedOptions(record: RouterRecord): RouterOptions {
   const { capacity_factor: factor, min_capacity: minimum } = record;
   const capacity = {

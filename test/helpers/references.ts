@@ -1,4 +1,7 @@
-/** Recorded references of published implementations, on every mesh, alone and in a batch: the right values, and the same bits. */
+/**
+ * Compares checkpoints with recorded references of published implementations on all meshes, alone and in a batch, with
+ * equal bits.
+ */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import process from "node:process";
@@ -27,7 +30,7 @@ import { INNER_SEED, isInTurn, repeatWith, SEED } from "./seed.ts";
 
 const TOLERANCE = 1e-4;
 
-/** Recordings of a prompt that outputs of the same names are held against. */
+/** Recordings of a prompt that are compared with outputs of the same names. */
 const OUTPUT = /\.(logits|router_logits|topk_idx)$/;
 
 const withoutNative = await whyNotNative();
@@ -36,8 +39,8 @@ if (withoutNative !== undefined) {
 }
 
 /**
- * Both kinds of device; each gives its own bits. On the CPU, some meshes run compiled C, which has to give the bits of the
- * first, which runs WebAssembly.
+ * CPU and GPU devices, whose bits differ. On the CPU, some meshes run compiled C, which must match the bits of
+ * WebAssembly on the first mesh.
  */
 const DEVICES = [
   {
@@ -58,10 +61,10 @@ const DEVICES = [
 
 interface Recorded {
   readonly prompts: number[][];
-  /** Greedy tokens, as far as no tie decides them. */
+  /** Greedy tokens up to the first near tie. */
   readonly generated: number[][];
   readonly reference: Tensors;
-  /** Choices that are given in one order and recorded in that of their weights: those of layers that route by token id. */
+  /** Outputs of layers that route by token id: recorded in order of weights, computed in the order of the table. */
   readonly unordered: ReadonlySet<string>;
 }
 
@@ -96,7 +99,7 @@ async function readRecorded(name: string): Promise<Recorded> {
   return { prompts, generated, reference, unordered };
 }
 
-/** Rows with their numbers in ascending order. */
+/** Returns rows with ascending values. */
 function sortedRows(rows: ArrayLike<number>, width: number): number[] {
   return Array.from(
     { length: rows.length / width },
@@ -122,7 +125,7 @@ function digest(outputs: Tensors): string {
   return createHash("sha256").update(writeSafetensors(outputs)).digest("hex");
 }
 
-/** Row `row` of a padded output, without its padding. */
+/** Row `row` of a padded output [sequence, token, width], without padding. */
 function rowOf(outputs: Tensors, name: string, row: number, length: number) {
   const { shape, data } = outputs[name]!;
   const [, columns = 0, width = 0] = shape;
@@ -130,7 +133,7 @@ function rowOf(outputs: Tensors, name: string, row: number, length: number) {
   return data.slice(from, from + length * width);
 }
 
-/** Where two lists of numbers differ first. To compare them by tap takes longer than to run the model. */
+/** Returns the index of the first difference. Comparison by tap takes longer than running the model. */
 function firstDifference(
   found: ArrayLike<number>,
   wanted: ArrayLike<number>,
@@ -149,44 +152,46 @@ async function runFresh(
   return await runOpened(loaded, padBatch(prompts));
 }
 
-/** Meshes whose ranks share one device, and meshes whose ranks have devices of their own. */
+/** Meshes with ranks on one shared device, and on separate devices. */
 export interface Meshes {
-  /** Those of shared devices that run compiled C. Default: a quarter of them, so that four checkpoints have all. */
+  /** Meshes on shared devices that run compiled C. Default: a quarter of them, so that four checkpoints cover all. */
   readonly native?: readonly string[];
   readonly shared: readonly string[];
   readonly separate: readonly string[];
-  /** Also on a shared device, but only the batch, without each prompt alone and without tokens. */
+  /** Meshes on a shared device that run only the batch, without single prompts and tokens. */
   readonly batch?: readonly string[];
 }
 
-/** Heads, hidden elements and vocabulary over `tp`, alone and with tokens and experts over other axes. */
+/**
+ * Meshes that shard heads, hidden elements and vocabulary over `tp`, alone and with other axes for tokens and experts.
+ */
 export const TENSOR_PARALLEL: readonly string[] = [
   ...["tp=2", "tp=4", "tp=2,ep=2", "dp=2,tp=2", "dp=2,tp=2,ep=2"],
 ];
 
 /**
- * Meshes of a published family: one rank, unequal numbers of experts, and by `SEED` one of those with tp, and one of
- * ranks on separate devices and of pairs of axes for the batch. A checkpoint of test/end_to_end/references.test.ts runs
- * every mesh of these axes. The kernels of a new mesh take a C compiler ten seconds, so that compiled C rotates too.
+ * Meshes of a published family: one rank, unequal numbers of experts, and by `SEED` one with tp, one with separate
+ * devices, and one with two axes for the batch. A checkpoint of test/end_to_end/references.test.ts runs all meshes of
+ * these axes. Compiling the kernels of a new mesh as C takes ten seconds, so compiled C rotates too.
  */
 function familyMeshes(i: number): Meshes {
-  const turn = (n: number) => isInTurn(i + n, 3);
-  const axes = ["tp=4", "tp=2", "dp=2,tp=2,ep=2"].filter((_, n) => turn(n));
+  const runs = (n: number) => isInTurn(i + n, 3);
+  const axes = ["tp=4", "tp=2", "dp=2,tp=2,ep=2"].filter((_, n) => runs(n));
   return {
     shared: ["ep=1", "ep=3", ...axes],
-    separate: turn(0) ? ["ep=4"] : [],
-    batch: ["tp=2,ep=2", "dp=2,tp=2"].filter((_, n) => turn(n + 1)),
+    separate: runs(0) ? ["ep=4"] : [],
+    batch: ["tp=2,ep=2", "dp=2,tp=2"].filter((_, n) => runs(n + 1)),
     // 3 and 4 have no common factor, so compiled C runs each mesh.
     native: isInTurn(i, 4) ? ["ep=3"] : isInTurn(i + 2, 4) ? axes : [],
   };
 }
 
-/** Meshes in rotation: each family that takes turns runs one of them, besides `ep=1`. */
-const TURNS = ["ep=2", "ep=3", "ep=4", "dp=2,ep=2", "tp=2,ep=2"];
+/** Meshes in rotation: each family of `testInTurns` runs one of them, besides `ep=1`. */
+const ROTATED = ["ep=2", "ep=3", "ep=4", "dp=2,ep=2", "tp=2,ep=2"];
 
 /**
- * As `testReferences`, for families whose parts are tested with others. By `SEED`, half of them run one rank and one other
- * mesh; one of six families runs compiled C there, and one of twelve a software GPU.
+ * As `testReferences`, for families whose parts other tests cover. By `SEED`, half of them run one rank and one other
+ * mesh; one of six runs compiled C there, and one of twelve a software GPU.
  */
 export function testInTurns(names: readonly string[]): void {
   for (const [i, name] of names.entries()) {
@@ -195,7 +200,7 @@ export function testInTurns(names: readonly string[]): void {
       continue;
     }
     if (!isInTurn(i, 2)) continue;
-    const mesh = TURNS[(Math.abs(SEED) + i) % TURNS.length]!;
+    const mesh = ROTATED[(Math.abs(SEED) + i) % ROTATED.length]!;
     testCheckpoint(
       name,
       {
@@ -208,7 +213,7 @@ export function testInTurns(names: readonly string[]): void {
   }
 }
 
-/** As `testReferences`, for published families. By `SEED`, a fifth of them runs on a software GPU. */
+/** As `testReferences`, for published families. By `SEED`, a fifth of them also run on a software GPU. */
 export function testFamilies(names: readonly string[]): void {
   for (const [i, name] of names.entries()) {
     testCheckpoint(
@@ -219,7 +224,7 @@ export function testFamilies(names: readonly string[]): void {
   }
 }
 
-/** Tests a checkpoint on all devices. `software`: meshes of a software GPU. */
+/** Tests a checkpoint on all devices. `software`: its meshes on a software GPU. Default: none. */
 function testCheckpoint(
   name: string,
   meshes: Meshes,
@@ -232,10 +237,9 @@ function testCheckpoint(
   }
 }
 
-/** Number of calls of `nextQuarter`. */
 let quarters = 0;
 
-/** Returns the next quarter of a list, whose first index follows `INNER_SEED`: the list may follow `SEED`. */
+/** Returns the next quarter of a list. The first one follows `INNER_SEED`, because the list may follow `SEED`. */
 function nextQuarter(list: readonly string[]): readonly string[] {
   const count = Math.max(1, Math.floor(list.length / 4));
   const first = INNER_SEED + count * quarters++;
@@ -245,9 +249,9 @@ function nextQuarter(list: readonly string[]): readonly string[] {
   );
 }
 
-/** A family on all meshes of turns and all devices: WebAssembly, compiled C, a GPU or a software GPU. */
+/** Tests a family on all rotated meshes and all devices: WebAssembly, compiled C, a GPU or a software GPU. */
 function testOnAll(name: string): void {
-  const shared = ["ep=1", ...TURNS];
+  const shared = ["ep=1", ...ROTATED];
   for (const device of DEVICES) {
     for (const native of device.software ? [[]] : [[], shared]) {
       testReference(name, { shared, separate: [], native }, device);
@@ -256,20 +260,18 @@ function testOnAll(name: string): void {
 }
 
 /**
- * Hold checkpoints against what was recorded of them, on every mesh and kind of device; on four ranks also on devices of
- * their own.
+ * Compares checkpoints with recorded references on all meshes and kinds of device, and on four ranks also on separate
+ * devices.
  *
- * Every mesh has to give the bits of the first one, so that values are compared with recordings, and run to run, on the
- * first one only: on the others it would be the same comparison of the same bytes. A prompt alone runs another number of
- * rows than in the batch; what a mesh adds to that is how these rows fall on ranks. All prompts run alone on one rank,
- * where nothing is exchanged, on the mesh whose ranks have unequal shares of the experts, and on devices of their own;
- * on the other meshes the first one does. Alone, tokens are generated from all prompts on the uneven mesh.
+ * All meshes must compute the bits of the first one, so values are compared with recordings, and runs with each other,
+ * only on the first. A single prompt has another row count than the batch; a mesh only changes the ranks of these rows.
+ * All single prompts run on one rank, where nothing is exchanged, on the mesh with unequal numbers of experts, and on
+ * separate devices; other meshes run the first prompt. The uneven mesh generates tokens from all single prompts.
  *
- * Where the processor stands in for a GPU, it runs the meshes of `software` only, because each mesh has kernels of its
- * own, which differ from those of another by constants; and devices of ranks of their own for one checkpoint, because
- * each compiles all kernels. It generates a few tokens there, and from one prompt alone: each takes as many launches as the
- * one before, and all are generated on the CPU device. What a mesh makes of a plan is held on the CPU device, and all meshes on a GPU where there is
- * one.
+ * A software GPU runs only the meshes of `software`, because each mesh has kernels that differ by constants, and
+ * separate devices for one checkpoint, because each device compiles all kernels. It generates four tokens from the
+ * batch and from one prompt, because each token takes as many launches as the previous one. The CPU device generates
+ * all tokens and runs all meshes, as does a hardware GPU.
  */
 export function testReferences(
   names: readonly string[],
@@ -326,7 +328,7 @@ function testReference(
             software: device.software,
           };
           if (meshes.batch?.includes(mesh)) {
-            bits.hold(t, "the batch", await runFresh(loaded, recorded.prompts));
+            bits.check(t, "batch", await runFresh(loaded, recorded.prompts));
           } else {
             await testOutputs(t, loaded, { recorded, bits, setup });
             await testTokens(t, loaded, { recorded, setup });
@@ -340,15 +342,15 @@ function testReference(
   });
 }
 
-/** What is peculiar about a mesh. */
-interface Peculiar {
+/** Properties of a mesh that select its tests. */
+interface MeshTraits {
   readonly first: boolean;
   readonly uneven: boolean;
   readonly separate: boolean;
   readonly software: boolean;
 }
 
-/** Outputs by what they are of; those of the first mesh are the ones that others must give. */
+/** Digests of outputs, by name. Those of the first mesh are expected on all others. */
 class SameBits {
   readonly #digests = new Map<string, string>();
 
@@ -356,12 +358,12 @@ class SameBits {
     return this.#digests.size === 0;
   }
 
-  /** Fails where outputs are not those that were given first. */
-  hold(t: Test, what: string, outputs: Tensors): void {
+  /** Fails unless outputs equal those of the first call with this name. */
+  check(t: Test, name: string, outputs: Tensors): void {
     const found = digest(outputs);
-    const wanted = this.#digests.get(what) ?? found;
-    this.#digests.set(what, wanted);
-    t.equal(found, wanted, `${what} has the bits of the first mesh`);
+    const wanted = this.#digests.get(name) ?? found;
+    this.#digests.set(name, wanted);
+    t.equal(found, wanted, `${name}: bits of the first mesh`);
   }
 }
 
@@ -371,14 +373,14 @@ async function testOutputs(
   { recorded, bits, setup }: {
     readonly recorded: Recorded;
     readonly bits: SameBits;
-    readonly setup: Peculiar;
+    readonly setup: MeshTraits;
   },
 ): Promise<void> {
   const { prompts, generated, reference, unordered } = recorded;
   const { first, uneven, separate } = setup;
   const batch = await runFresh(loaded, prompts);
-  bits.hold(t, "the batch", batch);
-  if (first) bits.hold(t, "the batch", await runFresh(loaded, prompts));
+  bits.check(t, "batch", batch);
+  if (first) bits.check(t, "batch", await runFresh(loaded, prompts));
   const alone = first || uneven || separate ? prompts : prompts.slice(0, 1);
   for (const [i, prompt] of alone.entries()) {
     const { length } = prompt;
@@ -391,24 +393,24 @@ async function testOutputs(
           outputs[output]!.data,
         ),
         undefined,
-        `${output} of prompt ${i} alone and in the batch`,
+        `${output} of prompt ${i}: alone and in the batch`,
       );
     }
   }
-  if (first) await testPieces(t, loaded, { batch, prompts });
+  if (first) await testChunkedPrefill(t, loaded, { batch, prompts });
   if (!("p0.generated_logits" in reference)) return;
-  const whole = await runFresh(
+  const continued = await runFresh(
     loaded,
     prompts.map((prompt, i) => [...prompt, ...generated[i]!.slice(0, -1)]),
   );
-  bits.hold(t, "what follows", whole);
+  bits.check(t, "continuation", continued);
   for (const [i, { length }] of prompts.entries()) {
-    if (first) compareLater(t, whole, { reference, i, length });
+    if (first) compareContinuation(t, continued, { reference, i, length });
   }
 }
 
-/** Prompts fed in pieces give the bits that they give at once. */
-async function testPieces(
+/** Chunked prefill computes the bits of prefill in one step. */
+async function testChunkedPrefill(
   t: Test,
   { session, decoder }: Loaded,
   { batch, prompts }: {
@@ -425,11 +427,11 @@ async function testPieces(
     const outputs = await decoder.outputs(piece);
     for (const [name, { shape, data }] of Object.entries(batch)) {
       const width = shape[2] ?? 1;
-      const whole = Array.from(
+      const wanted = Array.from(
         piece.cell,
         (cell) => [...data.subarray(cell * width, (cell + 1) * width)],
       );
-      const at = firstDifference(outputs[name]!.data, whole.flat());
+      const at = firstDifference(outputs[name]!.data, wanted.flat());
       t.equal(at, undefined, `${name} of tokens ${from} to ${to}`);
     }
     from = to;
@@ -441,7 +443,7 @@ async function testTokens(
   { session, decoder }: Loaded,
   { recorded, setup }: {
     readonly recorded: Recorded;
-    readonly setup: Peculiar;
+    readonly setup: MeshTraits;
   },
 ): Promise<void> {
   const { prompts, generated } = recorded;
@@ -513,8 +515,8 @@ function compare(
   t.ok(ids ?? recordings.length > 0, `logits of prompt ${i} were recorded`);
 }
 
-/** The logits that each recorded token was chosen by: those from the prompt's last token on. */
-function compareLater(
+/** Compares the logits of each recorded token: those from the prompt's last token on. */
+function compareContinuation(
   t: Test,
   outputs: Tensors,
   part: { reference: Tensors; i: number; length: number },
@@ -525,5 +527,5 @@ function compareLater(
   const from = length - 1;
   const rows = rowOf(outputs, "logits", i, from + count).slice(from * width);
   const error = relativeError(rows, recorded.data);
-  t.ok(error < TOLERANCE, `logits of what follows prompt ${i}: ${error}`);
+  t.ok(error < TOLERANCE, `logits after prompt ${i}: ${error}`);
 }

@@ -1,4 +1,4 @@
-/** Tests that the verifier refuses plans that are broken in one place. */
+/** Tests that the verifier rejects plans with one error. */
 
 import t from "tap";
 import type { Plan } from "../../spec/plan/plan.ts";
@@ -6,7 +6,7 @@ import { type RuleName, verifyPlan } from "../../spec/verify/mod.ts";
 import type { Draft } from "./break_plan.ts";
 import { copyPlan } from "./plans.ts";
 
-/** What is wrong with a plan: its name, the rule that finds it, what that rule says, and how the plan is broken. */
+/** An invalid change of a plan: its name, the rule that detects it, the rule's message, and the change. */
 export type Mistake = readonly [
   name: string,
   rule: RuleName,
@@ -14,7 +14,7 @@ export type Mistake = readonly [
   mutate: (draft: Draft) => void,
 ];
 
-/** A test for each mistake, made in a copy of a legal plan. */
+/** Creates a test for each mistake, made in a copy of a legal plan. */
 export function testRefused(
   plan: Plan,
   mistakes: readonly Mistake[],
@@ -31,7 +31,7 @@ export function testRefused(
       const listed = errors.map((e) => `${e.rule}: ${e.message}`);
       t.ok(found, rule, { found: listed });
       if (found) {
-        t.match(found.message, /^Cannot [a-z].*: .*[^.]$/s, "its form");
+        t.match(found.message, /^Cannot [a-z].*: .*[^.]$/s, "message grammar");
       }
       t.end();
     });

@@ -1,4 +1,4 @@
-/** Layers behind a router, of every kind that there is. */
+/** Layers with every kind of router. */
 
 import {
   balancingLoss,
@@ -15,16 +15,16 @@ import {
   upTo,
 } from "../../compiler/mod.ts";
 
-/** What a router reads besides its logits. */
+/** Additional operands of a router. */
 export type Extra = "mask" | "noise" | "bias" | "group" | "random" | "choices";
 
-/** A layer behind a router. */
+/** Layer of experts with outputs `y` and `loss`. Other options are those of `route`. */
 export function routedLayer(
   preset: RoutingPreset,
   topK: number,
   { extra, tokens = 90, ...options }: {
     readonly extra: readonly Extra[];
-    /** At most. Default: 90. */
+    /** Maximum tokens. Default: 90. */
     readonly tokens?: number;
     readonly [option: string]: unknown;
   },
@@ -61,13 +61,12 @@ export function routedLayer(
   });
 }
 
-/** Sets of what routers read. */
+/** Combinations of additional operands. */
 export const EXTRAS: readonly (readonly Extra[])[] = [
   ...[[], ["mask"], ["noise"], ["bias"], ["group"]],
   ...[["group", "mask", "noise"], ["random"], ["choices"]],
 ] as Extra[][];
 
-/** Options of routers. */
 export const ROUTERS: readonly { readonly [option: string]: unknown }[] = [
   {},
   { capacity: { factor: 0.75 } },

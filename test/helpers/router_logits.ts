@@ -1,4 +1,4 @@
-/** Logits of a small router, and models that read them, run by the reference evaluator. */
+/** Logits of a small router, and their models in the reference evaluator. */
 
 import type { Test } from "tap";
 import type { Model } from "../../compiler/mod.ts";
@@ -8,16 +8,16 @@ import { waves } from "./waves.ts";
 
 export const TOKENS = 12;
 export const EXPERTS = 4;
-/** [TOKENS, EXPERTS] */
+/** [TOKENS, EXPERTS]. */
 export const LOGITS: readonly number[] = waves(TOKENS * EXPERTS, 3)
   .map((x) => 2 * x);
-/** The logits of each token, in f32. */
+/** Logits of each token in f32. */
 export const ROWS: readonly (readonly number[])[] = Array.from(
   { length: TOKENS },
   (_, t) => LOGITS.slice(t * EXPERTS, (t + 1) * EXPERTS).map(Math.fround),
 );
 
-/** Evaluates a model whose input `logits` are these. Returns the elements of each output. */
+/** Evaluates a model on these logits. Returns the elements of each output. */
 export function runLogits(
   net: Model,
   inputs: Tensors = {},
@@ -29,14 +29,14 @@ export function runLogits(
   );
 }
 
-/** Tests that there are as many numbers as wanted, and each is within 2e-6. */
+/** Fails unless both lists have equal lengths and values within 2e-6. */
 export function near(
   t: Test,
   found: readonly number[],
   wanted: readonly number[],
-  what = "values",
+  label = "values",
 ): void {
-  t.equal(found.length, wanted.length, `as many ${what}`);
+  t.equal(found.length, wanted.length, `number of ${label}`);
   const off = Math.max(...wanted.map((x, i) => Math.abs(x - found[i]!)));
-  t.ok(off < 2e-6, `${what} are off by ${off}`);
+  t.ok(off < 2e-6, `error of ${label}: ${off}`);
 }

@@ -1,4 +1,4 @@
-/** Recorded routers of other systems, as programs of ours: many routers in one model, run on a device or by the reference. */
+/** Recorded routers of other systems as models, run on a device or by the reference evaluator. */
 
 import {
   balancingLoss,
@@ -25,33 +25,33 @@ import { readTensors } from "./read_tensors.ts";
 import { deviceOf } from "./run_model.ts";
 import { fileSource, openSession, type Target } from "./sessions.ts";
 
-/** Options of a router over these axes. */
+/** Options of `route` for these axes. */
 export type RouterOptions = Partial<
   RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">
 >;
 
-/** A recorded router: what it is given and what it gave. */
+/** Operands and results of a recorded router. */
 export interface RecordedRouter {
   /** Unique in its model. */
   readonly name: string;
   readonly topK: number;
   readonly options: RouterOptions;
-  /** What its operands are given, by the operand's name. */
+  /** Operands by name. */
   readonly operands: {
     readonly [operand in "noise" | "random" | "bias" | "mask"]?:
       readonly number[];
   };
-  /** The weight of each expert, [token, expert], where it was recorded. */
+  /** Weight of each expert, [token, expert], if recorded. */
   readonly combine?: readonly number[];
-  /** Token, expert and slot of each choice that was kept. */
+  /** Token, expert and slot of each choice that is not dropped. */
   readonly slots?: readonly (readonly number[])[];
   readonly capacity?: number;
   readonly loss?: number;
-  /** How often each expert was chosen. */
+  /** Number of choices of each expert. */
   readonly counts?: readonly number[];
 }
 
-/** The axes that a model of recorded routers needs besides its own. */
+/** Axes of choices that a model of recorded routers declares. */
 export function choiceAxes(
   routers: readonly RecordedRouter[],
 ): { readonly [axis: string]: number } {
@@ -67,7 +67,7 @@ const OPERAND_AXES = {
   mask: "token",
 } as const;
 
-/** A recorded router in a model that has the axes `token` and `expert`; with its parts and its loss as outputs. */
+/** Declares a recorded router in a model with axes `token` and `expert`. Its results and loss are outputs. */
 export function declareRouter(
   m: Scope<"token" | "expert">,
   logits: Tensor<"token expert", "f32">,
@@ -111,7 +111,7 @@ export function declareRouter(
   return { routing: routing as Routing<"token", "expert">, outputs };
 }
 
-/** What recorded routers are given, by the inputs that `declareRouter` makes. */
+/** Operands of recorded routers, by the names of `declareRouter`'s inputs. */
 export function operandsOf(
   routers: readonly RecordedRouter[],
 ): { [name: string]: readonly number[] } {
@@ -125,19 +125,18 @@ export function operandsOf(
   );
 }
 
-/** Outputs of a run by name. */
+/** Outputs of a run, by name. */
 export type Outputs = { readonly [name: string]: ArrayLike<number> };
 
-/** How a model is run. */
 export interface RunOptions {
   readonly mesh?: NonNullable<CompileOptions["mesh"]>;
   /** Default: the reference evaluator. */
   readonly target?: Target;
-  /** The file of its parameters under test/references. */
+  /** File of its parameters in test/references. */
   readonly weights?: string;
 }
 
-/** Run a model once; on the devices of run_model.ts, which the file closes. */
+/** Runs a model once. The test file closes the devices of run_model.ts. */
 export async function runModel(
   model: Model,
   inputs: { readonly [name: string]: readonly number[] },
@@ -181,7 +180,7 @@ export async function runModel(
   );
 }
 
-/** The largest difference, relative where numbers are larger than 1; Infinity where one is missing. */
+/** Returns the largest error, relative for values above 1. Infinity: a value is missing or not finite. */
 export function error(
   found: ArrayLike<number>,
   wanted: ArrayLike<number>,
@@ -194,10 +193,10 @@ export function error(
   return errors.every(Number.isFinite) ? Math.max(0, ...errors) : Infinity;
 }
 
-/** How close weights and losses must be. */
+/** Maximum error of weights and losses. */
 export const TOLERANCE = 2e-6;
 
-/** What of a recorded router a run does not reproduce, in words. */
+/** Returns the differences between a recorded router and a run. */
 export function differencesOf(
   router: RecordedRouter,
   outputs: Outputs,
@@ -207,8 +206,8 @@ export function differencesOf(
   const of = (part: string) => Array.from(outputs[`${name} ${part}`] ?? []);
   const [index, weight, slot] = [of("index"), of("weight"), of("slot")];
   const wrong: string[] = [];
-  const hold = (what: string, holds: boolean) => {
-    if (!holds) wrong.push(`${name}: ${what}`);
+  const check = (problem: string, holds: boolean) => {
+    if (!holds) wrong.push(`${name}: ${problem}`);
   };
   if (router.combine) {
     const combine = router.combine.map(() => 0);
@@ -216,15 +215,15 @@ export function differencesOf(
       combine[Math.floor(i / topK) * size.experts + e]! += weight[i]!;
     });
     const off = error(combine, router.combine);
-    hold(`weights are off by ${off}`, off <= TOLERANCE);
+    check(`error of weights is ${off}`, off <= TOLERANCE);
   }
-  const kept = slot.flatMap((place, i) =>
-    place < 0 ? [] : [[Math.floor(i / topK), index[i]!, place].join()]
+  const kept = slot.flatMap((slot, i) =>
+    slot < 0 ? [] : [[Math.floor(i / topK), index[i]!, slot].join()]
   );
   if (router.slots) {
     const wanted = router.slots.map((choice) => choice.join());
-    hold(
-      "slots are others",
+    check(
+      "slots differ",
       kept.sort().join(" ") === wanted.sort().join(" "),
     );
   }
@@ -232,15 +231,15 @@ export function differencesOf(
   if (router.capacity !== undefined) {
     const largest = 1 + Math.max(...slot);
     const room = slotsOf(capacity!, { ...size, topK }, largest);
-    hold(`capacity is ${room}`, room === router.capacity);
-    hold(`${largest} slots are given`, largest <= room);
+    check(`capacity is ${room}`, room === router.capacity);
+    check(`${largest} slots are used`, largest <= room);
   }
   if (router.counts) {
-    hold("counts are others", error(of("counts"), router.counts) === 0);
+    check("counts differ", error(of("counts"), router.counts) === 0);
   }
   if (router.loss !== undefined) {
     const off = error(of("loss"), [router.loss]);
-    hold(`the loss is off by ${off}`, off <= TOLERANCE);
+    check(`error of the loss is ${off}`, off <= TOLERANCE);
   }
   return wrong;
 }

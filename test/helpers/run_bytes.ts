@@ -1,4 +1,4 @@
-/** Runs whose results are compared as bytes. */
+/** Hashes of the results of runs. */
 
 import { createHash } from "node:crypto";
 import { generate, runOpened, writeSafetensors } from "../../engine/mod.ts";
@@ -10,7 +10,7 @@ import {
 } from "./checkpoints.ts";
 import { mispredictions } from "./predictions.ts";
 
-/** A hash of logits and generated tokens of a recorded checkpoint. */
+/** Hashes logits and generated tokens of a recorded checkpoint. Default: on the CPU. */
 export async function bytesOf(
   name: string,
   setup: Setup,
@@ -20,7 +20,9 @@ export async function bytesOf(
   return await digestOf(loaded, prompts);
 }
 
-/** A hash of logits and generated tokens. Throws where memory or traffic is not as predicted. Closes the checkpoint. */
+/**
+ * Hashes logits and generated tokens. Throws if memory or sent bytes differ from the prediction. Closes the checkpoint.
+ */
 export async function digestOf(
   loaded: Loaded,
   prompts: readonly (readonly number[])[],

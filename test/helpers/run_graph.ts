@@ -1,4 +1,4 @@
-/** A graph on one or several ranks of the CPU, with parameters and inputs that are given whole. */
+/** Runs a graph on ranks of the CPU, with unsharded parameters and inputs. */
 
 import { compileGraph } from "../../compiler/compile.ts";
 import type { CompileOptions } from "../../compiler/mod.ts";
@@ -13,16 +13,16 @@ import {
 import { assertLegal } from "../../spec/mod.ts";
 import { deviceOf } from "./run_model.ts";
 
-/** What a graph is given. */
-export interface Given {
+/** Unsharded operands of a graph. */
+export interface Operands {
   readonly params: Tensors;
   readonly inputs: Tensors;
 }
 
-/** What a graph gives when it is compiled for a mesh and run once. */
+/** Compiles a graph for a mesh and runs it once. */
 export async function runGraph(
   graph: Graph,
-  { params, inputs }: Given,
+  { params, inputs }: Operands,
   options: CompileOptions,
 ): Promise<{ readonly [output: string]: HostTensor }> {
   const plan = await compileGraph(graph, options);

@@ -1,4 +1,4 @@
-/** Runs one kernel on a target with plain arrays: the same tests serve the GPU and, when plugged in, the CPU engine. */
+/** Runs one kernel on a GPU or the CPU with arrays, so that tests of kernels cover both. */
 
 import type fc from "fast-check";
 import t, { type Test } from "tap";
@@ -17,13 +17,12 @@ import { holdsFor } from "./seed.ts";
 const { GPUBufferUsage, GPUMapMode, GPUShaderStage } =
   globals as typeof globalThis;
 
-/** Contents of a buffer. */
 export type Words = Float32Array | Int32Array | Uint32Array;
 
-/** Something that can run kernels. Buffers by binding name; those the kernel writes are replaced by what it wrote. */
+/** Device that runs kernels. `run` returns the contents of bindings that the kernel writes. */
 export interface KernelTarget {
   readonly name: string;
-  /** Whether it is a GPU that the processor stands in for. */
+  /** Whether it is a software GPU. */
   readonly software: boolean;
   run(
     kernel: Kernel,
@@ -34,7 +33,7 @@ export interface KernelTarget {
 
 const ARRAYS = { f32: Float32Array, i32: Int32Array, u32: Uint32Array };
 
-/** The words as the binding's type. */
+/** Returns words with the type of the binding. */
 export function typed(binding: Binding, bytes: ArrayBuffer): Words {
   return new ARRAYS[binding.type](bytes);
 }
@@ -47,11 +46,11 @@ export function rowMajor(
   return (row, i) => load(binding, add(mul(row, u32(length)), i));
 }
 
-/** A GPU as a target, or undefined where there is none. */
+/** Opens a GPU. Undefined: there is none. */
 export async function gpuTarget(): Promise<KernelTarget | undefined> {
   const gpu = create([]);
-  // The binding crashes if this object is collected while a device lives.
-  Object.assign(globalThis, { keptGpu: gpu });
+  // The binding crashes if this object is garbage collected before a device.
+  Object.assign(globalThis, { retainedGpu: gpu });
   const adapter = await politely(gpu.requestAdapter());
   if (!adapter) return undefined;
   const { type, subgroup: size, packedDot } = describeAdapter(adapter, {
@@ -101,7 +100,7 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
       device.pushErrorScope("validation");
       const pipeline = await pipelineOf(kernel);
       const { STORAGE, COPY_SRC, COPY_DST, MAP_READ } = GPUBufferUsage;
-      const made = kernel.bindings.map((b) => {
+      const created = kernel.bindings.map((b) => {
         const words = buffers[b.name];
         if (!words) throw new Error(`no buffer for binding '${b.name}'`);
         const buffer = device.createBuffer({
@@ -119,7 +118,7 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
           0,
           device.createBindGroup({
             layout: pipeline.getBindGroupLayout(0),
-            entries: made.map((buffer, binding) => ({
+            entries: created.map((buffer, binding) => ({
               binding,
               resource: { buffer },
             })),
@@ -130,7 +129,7 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
       }
       const written = kernel.bindings.flatMap((b, i) => {
         if (b.access === "read") return [];
-        const from = made[i]!;
+        const from = created[i]!;
         const to = device.createBuffer({
           size: from.size,
           usage: COPY_DST | MAP_READ,
@@ -153,13 +152,13 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
         results[binding.name] = words.slice(0, buffers[binding.name]!.length);
         buffer.destroy();
       }
-      for (const buffer of made) buffer.destroy();
+      for (const buffer of created) buffer.destroy();
       return results;
     },
   };
 }
 
-/** The CPU engine as a target. */
+/** Opens a CPU device. */
 export async function cpuTarget(): Promise<KernelTarget> {
   const pool = await openCpuPool(2, { store: undefined });
   return {
@@ -168,7 +167,7 @@ export async function cpuTarget(): Promise<KernelTarget> {
     async run(kernel, buffers, workgroups) {
       const device = await createCpuDevice({ pool });
       await device.prepare({ kernel: { tree: kernel } });
-      const made = kernel.bindings.map((b) => {
+      const created = kernel.bindings.map((b) => {
         const words = buffers[b.name];
         if (!words) throw new Error(`no buffer for binding '${b.name}'`);
         const buffer = device.createBuffer(
@@ -178,11 +177,11 @@ export async function cpuTarget(): Promise<KernelTarget> {
         device.write(buffer, 0, new Uint8Array(words.slice().buffer));
         return buffer;
       });
-      device.launch("kernel", made, workgroups);
+      device.launch("kernel", created, workgroups);
       const results: { [binding: string]: Words } = {};
       for (const [i, b] of kernel.bindings.entries()) {
         if (b.access === "read") continue;
-        const bytes = await device.read(made[i]!, 0, made[i]!.bytes);
+        const bytes = await device.read(created[i]!, 0, created[i]!.bytes);
         const words = typed(b, bytes.slice().buffer);
         results[b.name] = words.slice(0, buffers[b.name]!.length);
       }
@@ -192,12 +191,12 @@ export async function cpuTarget(): Promise<KernelTarget> {
   };
 }
 
-/** The bits of f32 values, for exact comparisons. */
+/** Returns the bits of f32 values. */
 export function bits(words: Words): number[] {
   return [...new Uint32Array(words.slice().buffer)];
 }
 
-/** Run a tap test on every target there is; say so where there is none. */
+/** Creates a test on the CPU, and one on a GPU, which is skipped if there is none. */
 export function testKernels(
   name: string,
   body: (t: Test, target: KernelTarget) => Promise<void>,
@@ -216,13 +215,12 @@ export function testKernels(
 const cpu = await cpuTarget();
 const gpu = await gpuTarget();
 
-/** The test that is running: tap runs those of a file one after another. */
+/** The running test: tap runs the tests of a file in sequence. */
 let running: { readonly t: Test; readonly target: KernelTarget } | undefined;
 
 /**
- * Run a property a few times, more often where a kernel of new constants costs little. Software GPUs take seconds of
- * processor to compile a kernel: they run a fifth of the cases, of which each run of the tests draws new ones. What a
- * kernel computes is held on the CPU device by three times as many cases of the same trees.
+ * Checks a property with `runs` random cases; three times as many on the CPU. A software GPU takes seconds to compile a
+ * kernel, so it runs a fifth of the cases; each run of the tests draws new ones.
  */
 export async function holds<T>(
   values: fc.Arbitrary<T>,
@@ -239,13 +237,13 @@ export async function holds<T>(
   await holdsFor(t, values, { check: property, runs: often });
 }
 
-/** The workgroups of a grid of numbers. */
+/** Evaluates a grid without dynamic lengths. */
 export function workgroups(grid: Grid): [number, number, number] {
   const [x, y, z] = grid.map((size) => evaluateSize(size, () => NaN));
   return [x!, y!, z!];
 }
 
-/** Pseudo-random f32 values between -1 and 1. */
+/** Pseudorandom f32 values between -1 and 1. */
 export function randoms(count: number, seed: number): Float32Array {
   let state = seed * 2654435761 >>> 0;
   return Float32Array.from({ length: count }, () => {
@@ -254,7 +252,7 @@ export function randoms(count: number, seed: number): Float32Array {
   });
 }
 
-/** Rows of a row-major matrix, as plain numbers. */
+/** Returns the rows of a row-major matrix. */
 export function rowsOf(words: Words, columns: number): number[][] {
   return Array.from(
     { length: words.length / columns },
@@ -262,18 +260,18 @@ export function rowsOf(words: Words, columns: number): number[][] {
   );
 }
 
-/** Fails unless all values are within `tolerance` of the expected ones. */
+/** Fails unless all values are within `tolerance` of the expected ones, relative for values above 1. */
 export function close(
   t: Test,
   actual: Words,
   expected: readonly number[],
   tolerance = 1e-5,
 ): void {
-  t.equal(actual.length, expected.length, "as many values");
+  t.equal(actual.length, expected.length, "number of values");
   const worst = expected.reduce((worst, x, i) => {
     const error = Math.abs(actual[i]! - x) / Math.max(1, Math.abs(x));
     return error <= worst ? worst : error;
   }, 0);
-  // Written so that a NaN fails too.
-  t.ok(worst <= tolerance, `off by ${worst}`);
+  // A NaN fails too.
+  t.ok(worst <= tolerance, `error ${worst}`);
 }

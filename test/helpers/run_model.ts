@@ -1,4 +1,4 @@
-/** Small models with made-up weights: what the reference evaluator says, and what a compiled plan computes on a device. */
+/** Small models with random weights: results of the reference evaluator and of compiled plans on devices. */
 
 import { shortAxis } from "../../spec/axis_name.ts";
 import t, { type Test } from "tap";
@@ -32,7 +32,7 @@ import { value16 } from "./stored_weights.ts";
 
 export { waves } from "./waves.ts";
 
-/** Placements of eight experts; the last one gives a rank one expert, and one none. */
+/** Placements of eight experts. In the last one, a rank has one expert and another none. */
 export const EXPERT_MESHES: readonly CompileOptions[] = [
   { mesh: { ep: 2 } },
   { mesh: { ep: 3 } },
@@ -46,29 +46,29 @@ export const EXPERT_MESHES: readonly CompileOptions[] = [
   },
 ];
 
-/** A model to run, and on what. */
+/** A model with its operands. */
 export interface Case {
   readonly model: Model | Graph;
-  /** Lengths of dynamic axes; default their bounds. */
+  /** Lengths of dynamic axes. Default: their bounds. */
   readonly lengths?: { readonly [axis: string]: number };
-  /** Inputs of each call in order; those missing are made up. States go from call to call. */
+  /** Inputs of each call, in order. Missing ones are random. Calls share states. */
   readonly calls?: readonly Tensors[];
-  /** How the checkpoint stores its parameters; default f32. */
+  /** Storage dtype of the parameters. Default: f32. */
   readonly stored?: StoredDType;
-  /** The largest error, relative to the largest magnitude. Integers are exact. */
+  /** Maximum error, relative to the largest magnitude. Integers are exact. Default: 1e-5. */
   readonly tolerance?: number;
 }
 
 /** Outputs of each call. */
 type Results = readonly { readonly [output: string]: HostTensor }[];
 
-/** Why GPU tests are skipped here, or false. */
+/** Reason to skip GPU tests, or false. */
 export const skip = skipWithoutGpu;
 
-/** One device of each kind, opened when first asked for; ranks and plans share it. */
+/** One device of each kind, opened on demand and shared by ranks and plans. */
 const opened = new Map<"cpu" | "gpu", Promise<Device>>();
 
-/** The device of a kind. */
+/** Returns the device of a kind. */
 export function deviceOf(kind: "cpu" | "gpu"): Promise<Device> {
   const known = opened.get(kind);
   if (known) return known;
@@ -80,24 +80,23 @@ export function deviceOf(kind: "cpu" | "gpu"): Promise<Device> {
 async function openGpuDevice(): Promise<Device> {
   const [adapter] = await listAdapters();
   return await createGpuDevice(adapter!, {
-    // As of most devices; plans state what they need.
+    // Limits of most devices; plans state what they need.
     limits: { ...GUARANTEED_LIMITS, maxStorageBuffersPerShaderStage: 16 },
     features: [],
   });
 }
 
-/** Close the devices that were opened. */
+/** Closes all open devices. */
 export async function closeDevices(): Promise<void> {
   for (const device of opened.values()) (await device).destroy();
   opened.clear();
 }
 
-/** The graph of a case. */
 function graphOf({ model }: Case): Graph {
   return "nodes" in model ? model : trace(model);
 }
 
-/** Numbers between -1 and 1 that depend on a name. */
+/** Pseudorandom f32 values between -1 and 1, seeded by a name. */
 function randoms(name: string, count: number): number[] {
   let state = seedOf(name);
   return Array.from({ length: count }, () => {
@@ -106,7 +105,7 @@ function randoms(name: string, count: number): number[] {
   });
 }
 
-/** A number that depends on a name. */
+/** Hash of a name. */
 function seedOf(name: string): number {
   return [...name].reduce((n, c) => (n * 31 + c.charCodeAt(0)) >>> 0, 7);
 }
@@ -119,8 +118,8 @@ function elements(node: Node, length: (axis: string) => number): number {
   return node.axes.reduce((n, axis) => n * length(axis), 1);
 }
 
-/** Made-up values; whole numbers from -3 to 3 for integers. */
-function madeUp(node: Node, name: string, count: number): number[] {
+/** Random values of a node's dtype; integers from -3 to 3. */
+function randomValues(node: Node, name: string, count: number): number[] {
   const values = randoms(name, count);
   if (node.dtype === "f32") return values;
   if (node.dtype === "f16") return values.map(roundF16);
@@ -131,7 +130,7 @@ function madeUp(node: Node, name: string, count: number): number[] {
 
 const SCRATCH = new DataView(new ArrayBuffer(4));
 
-/** The bits of a number in a 16-bit float, by truncation. */
+/** Returns the bits of a number as a 16-bit float, truncated. */
 function bits16(x: number, stored: StoredDType): number {
   if (stored === "bf16") {
     SCRATCH.setFloat32(0, x);
@@ -172,7 +171,7 @@ interface Checkpoint {
   readonly tensors: TensorDirectory;
 }
 
-/** A checkpoint in memory that has every parameter of the graph. */
+/** Creates a checkpoint in memory with all parameters of the graph. */
 async function checkpointOf(graph: Graph, of: Case): Promise<Checkpoint> {
   const length = lengthsOf(graph, of);
   const params: { [name: string]: readonly number[] } = {};
@@ -183,19 +182,19 @@ async function checkpointOf(graph: Graph, of: Case): Promise<Checkpoint> {
   for (const node of graph.nodes) {
     if (node.primitive !== "param") continue;
     const { name, stack } = node.params;
-    const whole = store(
-      madeUp(node, name, elements(node, length)),
+    const data = store(
+      randomValues(node, name, elements(node, length)),
       node.dtype === "f32" || node.dtype === "f16"
         ? of.stored ?? "f32"
         : storedDType(node.dtype),
     );
-    params[name] = whole.values;
+    params[name] = data.values;
     const dtype = node.dtype === "f32" || node.dtype === "f16"
       ? of.stored ?? "f32"
       : storedDType(node.dtype);
     const shape = node.axes.filter((axis) => axis !== stack).map(length);
     const count = stack === undefined ? 1 : length(stack);
-    const bytes = whole.bytes.length / count;
+    const bytes = data.bytes.length / count;
     for (let i = 0; i < count; i++) {
       const tensor = stack === undefined
         ? name
@@ -206,14 +205,14 @@ async function checkpointOf(graph: Graph, of: Case): Promise<Checkpoint> {
         shape,
         data_offsets: [end, end += bytes],
       };
-      parts.push(whole.bytes.subarray(i * bytes, (i + 1) * bytes));
+      parts.push(data.bytes.subarray(i * bytes, (i + 1) * bytes));
     }
   }
   const text = new TextEncoder().encode(JSON.stringify(header));
   const file = Buffer.concat([new Uint8Array(8), text, ...parts]);
   file.writeBigUInt64LE(BigInt(text.length));
   const source = {
-    name: "made-up weights",
+    name: "random weights",
     size: file.length,
     read: (offset: number, bytes: number) =>
       Promise.resolve(new Uint8Array(file.subarray(offset, offset + bytes))),
@@ -221,13 +220,13 @@ async function checkpointOf(graph: Graph, of: Case): Promise<Checkpoint> {
   return { params, dtypes, tensors: await openSafetensors([source]) };
 }
 
-/** What one call is given, and how long dynamic axes are in it. */
+/** Inputs of a call, and the lengths of dynamic axes. */
 interface Call {
   readonly inputs: Tensors;
   readonly lengths: { readonly [axis: string]: number };
 }
 
-/** Every call: lengths as the given inputs say, the other inputs made up. */
+/** Returns all calls. Given inputs determine lengths; other inputs are random. */
 function callsOf(graph: Graph, of: Case): Call[] {
   const inputs = graph.nodes.filter((node) => node.primitive === "input");
   return (of.calls ?? [{}]).map((given, call) => {
@@ -244,13 +243,16 @@ function callsOf(graph: Graph, of: Case): Call[] {
     const data = inputs.map((node) => {
       const { name } = node.params;
       const count = elements(node, length);
-      return [name, given[name] ?? madeUp(node, `${name} ${call}`, count)];
+      return [
+        name,
+        given[name] ?? randomValues(node, `${name} ${call}`, count),
+      ];
     });
     return { inputs: Object.fromEntries(data), lengths };
   });
 }
 
-/** An input as a session takes it. */
+/** Converts an input to a tensor of a session. */
 function hostTensor(
   node: Node,
   data: ArrayLike<number>,
@@ -270,7 +272,7 @@ type References = readonly { readonly [output: string]: Value }[];
 
 const references = new WeakMap<Case, Promise<References>>();
 
-/** What the reference says of every call, evaluated once. */
+/** Evaluates all calls with the reference evaluator, once per case. */
 export function reference(of: Case): Promise<References> {
   const known = references.get(of) ?? evaluated(of);
   references.set(of, known);
@@ -282,7 +284,7 @@ async function evaluated(of: Case): Promise<References> {
   const { params } = await checkpointOf(graph, of);
   let states: Tensors = {};
   return callsOf(graph, of).map((call) => {
-    // In training, parameters have next values too.
+    // Training also updates parameters.
     const result = evaluate(graph, {
       ...call,
       params: { ...params, ...states },
@@ -295,7 +297,7 @@ async function evaluated(of: Case): Promise<References> {
   });
 }
 
-/** Compile a case; the plan must be legal. */
+/** Compiles a case. Throws Error if the plan is not legal. */
 export async function compileCase(
   of: Case,
   options: CompileOptions = {},
@@ -316,7 +318,7 @@ export async function compileCase(
   return plan;
 }
 
-/** What a plan computes in every call. */
+/** Compiles a case and runs all calls. */
 export async function runCase(
   of: Case,
   kind: "cpu" | "gpu",
@@ -327,7 +329,7 @@ export async function runCase(
 
 const plans = new WeakMap<Case, Map<string, Promise<Plan>>>();
 
-/** The plan of a case, compiled once for all devices. */
+/** Compiles a case once for all devices. */
 function planOf(of: Case, options: CompileOptions): Promise<Plan> {
   const known = plans.get(of) ?? new Map<string, Promise<Plan>>();
   plans.set(of, known);
@@ -337,7 +339,7 @@ function planOf(of: Case, options: CompileOptions): Promise<Plan> {
   return plan;
 }
 
-/** As `runCase`, of a plan that was compiled before. */
+/** Runs all calls of a case with a compiled plan. */
 export async function runPlan(
   of: Case,
   kind: "cpu" | "gpu",
@@ -351,7 +353,7 @@ export async function runPlan(
   return await runCalls(of, session);
 }
 
-/** The device, but memory of scratch buffers is all NaN at first: what earlier buffers left there must not matter. */
+/** Returns a device that fills new scratch buffers with NaN: results must not depend on their old contents. */
 function withGarbage(device: Device, { buffers }: Plan): Device {
   const scratch = new Set(
     Object.values(buffers).filter(({ kind }) => kind === "scratch")
@@ -368,12 +370,12 @@ function withGarbage(device: Device, { buffers }: Plan): Device {
   });
 }
 
-/** The checkpoint of a case. */
+/** Returns the checkpoint of a case. */
 export async function tensorsOf(of: Case): Promise<TensorDirectory> {
   return (await checkpointOf(graphOf(of), of)).tensors;
 }
 
-/** What a session of a case's plan computes in every call. */
+/** Runs all calls of a case in a session of its plan. */
 export async function runCalls(of: Case, session: Session): Promise<Results> {
   const graph = graphOf(of);
   const results: { readonly [output: string]: HostTensor }[] = [];
@@ -389,7 +391,7 @@ export async function runCalls(of: Case, session: Session): Promise<Results> {
   return results;
 }
 
-/** Where a result is not what the reference says, in words; undefined if it is. */
+/** Returns the first difference of a result from the reference, or undefined. */
 function difference(
   found: HostTensor | undefined,
   wanted: Value,
@@ -403,7 +405,7 @@ function difference(
   const exact = wanted.dtype === "i32" || wanted.dtype === "u32";
   const limit = exact ? 0 : scale *
     Math.max(tolerance, wanted.dtype === "f16" ? 2e-3 : 0);
-  // Written so that a NaN is a difference too, unless the reference says NaN or infinity.
+  // A NaN is a difference, unless the reference has NaN or infinity.
   const at = [...wanted.data].findIndex((x, i) => {
     const y = found.data[i]!;
     return !(Object.is(x, y) || x === y || Math.abs(x - y) <= limit);
@@ -413,7 +415,7 @@ function difference(
     : `is ${found.data[at]} at ${at}, not ${wanted.data[at]}`;
 }
 
-/** Where the plan does not compute what the reference says, in words. */
+/** Returns all differences of a plan's results from the reference. */
 export async function differences(
   of: Case,
   kind: "cpu" | "gpu",
@@ -431,8 +433,8 @@ export async function differences(
 }
 
 /**
- * Rotates over all meshes but the first: half of them run, or a quarter on a software GPU, which compiles the kernels of a
- * mesh for seconds.
+ * Returns half of the meshes except the first, in rotation; a quarter on a software GPU, where compiling the kernels of
+ * a mesh takes seconds.
  */
 export function othersInTurn<T>(
   meshes: readonly T[],
@@ -443,8 +445,8 @@ export function othersInTurn<T>(
 }
 
 /**
- * Compares a plan's results with the reference, on the first mesh and on others, in rotation; on a software GPU, on one of
- * the meshes.
+ * Compares results of a plan with the reference: on the first mesh and on others in rotation; on a software GPU, on one
+ * mesh.
  */
 export async function matches(
   t: Test,
@@ -459,11 +461,11 @@ export async function matches(
     const { mesh, place } = options;
     const title = JSON.stringify({ mesh, place, stored: of.stored });
     const wrong = await differences(of, kind, options);
-    t.same(wrong, [], `as the reference says, ${title}`);
+    t.same(wrong, [], `matches the reference, ${title}`);
   }
 }
 
-/** Meshes of one rank and of several, evenly and unevenly filled. */
+/** Meshes of one rank and several, with even and uneven numbers of experts. */
 export const MESHES: readonly CompileOptions[] = [
   {},
   { mesh: { ep: 2 } },
@@ -474,7 +476,7 @@ export const MESHES: readonly CompileOptions[] = [
 /** Number of calls of `holds`. */
 let held = 0;
 
-/** Test one case on both kinds of device, on meshes. A software GPU runs half of the cases, in rotation. */
+/** Creates tests of a case on both kinds of device. A software GPU runs half of the cases, in rotation. */
 export function holds(
   name: string,
   of: Case,
@@ -486,13 +488,13 @@ export function holds(
   const runs = !gpuIsSoftware || isInTurn(held++, 2);
   t.test(`${name}, on a GPU`, { skip }, async (t) => {
     if (!runs) {
-      return t.comment(`Not run in this rotation. ${repeatWith()}`);
+      return t.comment(`Not in this rotation. ${repeatWith()}`);
     }
     await matches(t, of, "gpu", meshes);
   });
 }
 
-/** The bytes of all results. */
+/** Returns the bytes of all results, as text. */
 export function digest(results: Results): string {
   return results.map((outputs) =>
     Object.keys(outputs).sort().map((name) =>

@@ -1,34 +1,34 @@
-/** Run one kernel on a device. */
+/** Runs one kernel on a device. */
 
 import { HostDevice } from "../../runtime/host_device.ts";
 import type { Device } from "../../runtime/mod.ts";
 import type { NativePool } from "../../runtime/native/mod.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 
-/** What a kernel runs on: its bindings, in place, and workgroups. */
-export interface RunOn {
+/** Bindings and workgroups of a launch. Bindings are updated in place. */
+export interface KernelRun {
   readonly bindings: { readonly [name: string]: Uint32Array };
   readonly groups: readonly [number, number, number];
-  /** As under `fast` numerics. Default: false. */
+  /** Allows fused multiply-adds, as `fast` numerics do. Default: false. */
   readonly fused?: boolean;
 }
 
-/** Compile and run a kernel over its bindings, on a native pool. */
+/** Compiles and runs a kernel on a native pool. */
 export async function runNative(
   pool: NativePool,
   kernel: Kernel,
-  on: RunOn,
+  on: KernelRun,
 ): Promise<void> {
   const device = new HostDevice(pool);
   await runOnDevice(device, kernel, on);
   device.destroy();
 }
 
-/** Compile and run a kernel over its bindings. Kernels of a device have names of their own. */
+/** Compiles and runs a kernel. Kernels of one device need distinct names. */
 export async function runOnDevice(
   device: Device,
   kernel: Kernel,
-  { bindings, groups, fused = false }: RunOn,
+  { bindings, groups, fused = false }: KernelRun,
 ): Promise<void> {
   await device.prepare({ [kernel.name]: { tree: kernel, fused } });
   const buffers = kernel.bindings.map(({ name }) => {

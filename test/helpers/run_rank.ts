@@ -1,6 +1,6 @@
 /**
- * A rank of an MPI job that runs several plans, one after the other: `run_rank.ts CASES`, a JSON file of `RankCase`s.
- * As 'switchyard run' does, without starting processes anew for each.
+ * Rank of an MPI job that runs several plans in order: `run_rank.ts CASES`, a JSON file of `RankCase`s. Equivalent to
+ * `switchyard run` for each, without new processes.
  */
 
 import { readFileSync } from "node:fs";
@@ -15,7 +15,7 @@ import {
 } from "../../engine/mod.ts";
 import { openWorld } from "../../runtime/mpi/mod.ts";
 
-/** A plan that is run, and where its outputs go. */
+/** Paths of a plan, its operands and its outputs. */
 export interface RankCase {
   readonly plan: string;
   readonly weights: string;

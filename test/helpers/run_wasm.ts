@@ -1,4 +1,4 @@
-/** Run one kernel printed as WebAssembly, on this thread, without a device. */
+/** Runs one kernel as WebAssembly on this thread, without a device. */
 
 import {
   GUARD_BYTES,
@@ -8,7 +8,7 @@ import {
 import { webAssembly } from "../../runtime/cpu/web_assembly.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 
-/** Print, instantiate and run a kernel over its bindings, in place. */
+/** Prints, instantiates and runs a kernel. Updates its bindings in place. */
 export function runWasm(
   kernel: Kernel,
   bindings: { readonly [name: string]: Uint32Array },

@@ -1,20 +1,20 @@
-/** What the scratch buffers of a plan need, and what they are given. */
+/** Measures scratch memory of plans: live and allocated bytes. */
 
 import { maxOverRanks, type Plan } from "../../spec/plan/plan.ts";
 import { livesOf } from "../../spec/plan/lives.ts";
 import { collectFacts } from "../../spec/plan/facts.ts";
 
-/** Bytes on the rank that has most. */
+/** Bytes on the rank with most. */
 export interface Scratch {
-  /** The most that is live at a step of any program. */
+  /** Maximum live bytes at a step of any program. */
   readonly live: number;
-  /** All allocations with scratch buffers. */
+  /** Bytes of all allocations with scratch buffers. */
   readonly allocated: number;
-  /** Allocations with scratch buffers. */
+  /** Number of allocations with scratch buffers. */
   readonly allocations: number;
 }
 
-/** Measure the scratch memory of a plan. */
+/** Measures the scratch memory of a plan. */
 export function scratchOf(plan: Plan): Scratch {
   const facts = collectFacts(plan);
   let live = 0;

@@ -1,13 +1,13 @@
 /**
- * Random cases: one seed for all properties of a run. It is drawn anew each time, said where a property fails, and
- * given back as `SEED=1234 npm test -- FILE`.
+ * Seed of all random cases of a run. Drawn on each run and printed when a property fails; `SEED=1234 npm test -- FILE`
+ * repeats it.
  */
 
 import process from "node:process";
 import fc from "fast-check";
 import type { Test } from "tap";
 
-/** The seed of this run. */
+/** Seed of this run. */
 export const SEED = seedOf(process.env["SEED"]);
 
 fc.configureGlobal({ seed: SEED });
@@ -22,30 +22,30 @@ function seedOf(text: string | undefined): number {
   return Number(text) | 0;
 }
 
-/** Seed of a rotation within another one: independent of rotations of 2, 3, 4, 6 and 12 cases by `SEED`. */
+/** Seed of a rotation within another: independent of rotations of 2, 3, 4, 6 and 12 cases by `SEED`. */
 export const INNER_SEED = Math.floor(Math.abs(SEED) / 12);
 
-/** Factor of the numbers of random cases: `RUNS=10 npm test -- FILE` for a long run. */
+/** Factor of the numbers of random cases: `RUNS=10 npm test -- FILE`. */
 export const RUNS = Number(process.env["RUNS"] ?? 1);
 
 const ALL = process.env["TURNS"] === "all";
 
-/** Whether case `i` of a rotation runs: one of `every` cases in each run of the tests, by `SEED`; with `TURNS=all`, all. */
+/** Whether case `i` of a rotation runs: one of `every`, by `SEED`. With `TURNS=all`: all. */
 export function isInTurn(i: number, every: number): boolean {
   return ALL || (Math.abs(SEED) + i) % every === 0;
 }
 
-/** Cases of a rotation that run: one of `every`, by `SEED`; with `TURNS=all`, all. */
+/** Returns the cases of a rotation that run: one of `every`, by `SEED`. With `TURNS=all`: all. */
 export function inTurn<T>(cases: readonly T[], every: number): readonly T[] {
   return cases.filter((_, i) => isInTurn(i, every));
 }
 
-/** One of the cases, by `INNER_SEED`; with `TURNS=all`, all. */
+/** Returns one case, by `INNER_SEED`. With `TURNS=all`: all. */
 export function oneInTurn<T>(cases: readonly T[]): readonly T[] {
   return cases.filter((_, i) => ALL || (INNER_SEED + i) % cases.length === 0);
 }
 
-/** One of the cases that can run here, by `INNER_SEED`, and all skipped cases; with `TURNS=all`, all. */
+/** Returns one case that can run, by `INNER_SEED`, and all skipped cases. With `TURNS=all`: all. */
 export function ableInTurn<T extends { readonly skip: false | string }>(
   cases: readonly T[],
 ): readonly T[] {
@@ -55,14 +55,13 @@ export function ableInTurn<T extends { readonly skip: false | string }>(
   ];
 }
 
-/** What repeats a failure. */
+/** Instruction to repeat a failure. */
 export function repeatWith(): string {
   return `Repeat it with SEED=${SEED}`;
 }
 
 /**
- * Hold a property whose checks are assertions of `t`: the first case that fails ends it, and the report says the case
- * and the seed.
+ * Checks a property whose checks are assertions of `t`. Stops at the first failing case and reports it with the seed.
  */
 export async function holdsFor<T>(
   t: Test,
@@ -75,7 +74,7 @@ export async function holdsFor<T>(
   const result = await fc.check(
     fc.asyncProperty(values, async (value) => {
       await check(value);
-      if (!t.passing()) throw new Error("the assertions before this one");
+      if (!t.passing()) throw new Error("an assertion failed");
     }),
     { numRuns: runs * RUNS, endOnFailure: true },
   );

@@ -1,4 +1,4 @@
-/** A server of `switchyard serve` in this process. */
+/** Runs `switchyard serve` in this process. */
 
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -8,17 +8,17 @@ import { main } from "../../cli/main.ts";
 import { checkpointFolder } from "./checkpoints.ts";
 import { copyCheckpoint, type Finished, withOutput } from "./cli.ts";
 
-/** A server that can be asked. */
-export interface Asked {
+/** Client of a server. */
+export interface ServerClient {
   /** `http://127.0.0.1:PORT`. */
   readonly address: string;
   readonly client: OpenAI;
-  /** Sends a body to a path. */
+  /** Posts a body to a path, as JSON unless it is text. */
   post(path: string, body: unknown, init?: RequestInit): Promise<Response>;
 }
 
-/** A server at an address. */
-export function serverAt(address: string): Asked {
+/** Returns a client of the server at an address. */
+export function serverAt(address: string): ServerClient {
   return {
     address,
     client: new OpenAI({
@@ -36,22 +36,21 @@ export function serverAt(address: string): Asked {
   };
 }
 
-/** The address in what a server prints. */
+/** Returns the address in the output of a server, or undefined. */
 export function addressIn(printed: string): string | undefined {
   return /(http:\S+)\/v1/.exec(printed)?.[1];
 }
 
-/** A running server. */
-export interface TestServer extends Asked {
-  /** Asks it to end, as Ctrl-C does. */
+export interface TestServer extends ServerClient {
+  /** Interrupts the server, as Ctrl-C does. */
   interrupt(): void;
-  /** What it printed, when it has ended. */
+  /** Resolves to its exit code and output when it ends. */
   readonly ended: Promise<Finished>;
-  /** Asks it to end, and waits. */
+  /** Interrupts the server and waits for its end. */
   stop(): Promise<Finished>;
 }
 
-/** Starts a server of a checkpoint at a free port. */
+/** Starts a server of a checkpoint on a free port. */
 export async function startServer(
   folder = checkpointFolder("demo-lm"),
   ...args: string[]
@@ -59,9 +58,9 @@ export async function startServer(
   return await startServerWith({}, [folder, ...args]);
 }
 
-/** As `startServer`, with another clock, for example. */
+/** As `startServer`, with overrides of the IO, for example the clock. */
 export async function startServerWith(
-  given: Partial<CliIo>,
+  overrides: Partial<CliIo>,
   [folder, ...args]: readonly [folder: string, ...args: string[]],
 ): Promise<TestServer> {
   let interrupt = () => {};
@@ -82,7 +81,7 @@ export async function startServerWith(
           interrupt = action;
           return () => {};
         },
-      }), given);
+      }), overrides);
     ended.then(({ err }) => reject(new Error(err)), reject);
   });
   return {
@@ -96,7 +95,7 @@ export async function startServerWith(
   };
 }
 
-/** A copy of the bundled checkpoint with a chat template. */
+/** Copies the bundled checkpoint and adds a chat template. */
 export async function chatCheckpoint(
   folder: string,
   template =

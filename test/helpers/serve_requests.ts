@@ -1,9 +1,9 @@
-/** Random requests of a server, and their answers without what differs each time. */
+/** Random requests of a server, and their answers without ids and times. */
 
 import { randomNumbers } from "../../engine/mod.ts";
-import type { Asked } from "./serve.ts";
+import type { ServerClient } from "./serve.ts";
 
-/** A request, and whether its client leaves before the answer ends. */
+/** Request, and whether its client disconnects before the answer ends. */
 export interface RandomRequest {
   readonly path: string;
   readonly body: {
@@ -17,7 +17,7 @@ const WORDS =
   "once upon a time there was king daughter fox crow wood gold said and the of who had went to a castle"
     .split(" ");
 
-/** Requests of all kinds, from a seed; `chat`: conversations too. */
+/** Returns requests of all kinds. `chat`: includes conversations. Default: true. */
 export function randomRequests(
   count: number,
   { seed, chat = true }: { readonly seed: number; readonly chat?: boolean },
@@ -74,9 +74,9 @@ export function randomRequests(
   });
 }
 
-/** The answer to a request: its body, or the events of each choice; "left" if its client leaves. */
+/** Returns the answer to a request: its body, or the events by choice. "left": the client disconnected. */
 export async function answerOf(
-  server: Asked,
+  server: ServerClient,
   { path, body, leaves }: RandomRequest,
 ): Promise<string> {
   const controller = new AbortController();
@@ -91,7 +91,7 @@ export async function answerOf(
   if (!body.stream) return JSON.stringify(stable(JSON.parse(text)), null, 1);
   const events = text.split("\n\n").filter((line) => line.startsWith("data: {"))
     .map((line) => stable(JSON.parse(line.slice(6))));
-  // Choices of a request may grow at different times.
+  // Choices of a request may produce events in any order.
   const order = events.map((event) =>
     (event["choices"] as { readonly index: number }[])[0]?.index ?? Infinity
   );
@@ -106,9 +106,9 @@ function stable(
   return rest;
 }
 
-/** Sends requests one after another, each alone. Clients stay. */
+/** Sends requests in sequence. No client disconnects. */
 export async function answersAlone(
-  server: Asked,
+  server: ServerClient,
   requests: readonly RandomRequest[],
 ): Promise<string[]> {
   const answers: string[] = [];
@@ -118,9 +118,9 @@ export async function answersAlone(
   return answers;
 }
 
-/** Sends requests at random times, from a seed. */
+/** Sends requests concurrently, with pseudorandom delays. */
 export async function answersTogether(
-  server: Asked,
+  server: ServerClient,
   requests: readonly RandomRequest[],
   { seed }: { readonly seed: number },
 ): Promise<string[]> {
@@ -128,17 +128,17 @@ export async function answersTogether(
   const sent: Promise<string>[] = [];
   for (const request of requests) {
     sent.push(answerOf(server, request));
-    const turns = random() < 0.5 ? 0 : Math.floor(60 * random());
-    for (let turn = 0; turn < turns; turn++) {
+    const ticks = random() < 0.5 ? 0 : Math.floor(60 * random());
+    for (let tick = 0; tick < ticks; tick++) {
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
   return await Promise.all(sent);
 }
 
-/** A metric of a server. */
+/** Reads a metric of a server. NaN: there is none. */
 export async function metricOf(
-  server: Asked,
+  server: ServerClient,
   name: string,
 ): Promise<number> {
   const text = await (await fetch(`${server.address}/metrics`)).text();

@@ -1,4 +1,4 @@
-/** Plans loaded in process, below the engine: every option of a session is in the test's hands. */
+/** Sessions of plans in process, below the engine, with all options of sessions. */
 
 import {
   closeSync,
@@ -38,10 +38,10 @@ import { skipUnasked, skipWithoutGpu } from "./needs.ts";
 
 const [adapter] = await listAdapters();
 
-/** What computes in a test. */
+/** Device kind of a test. */
 export type Target = "gpu" | "cpu";
 
-/** Every kind of device, and why tests on it are skipped here, or false. */
+/** All device kinds. `skip`: reason to skip their tests, or false. */
 export const TARGETS: readonly {
   readonly target: Target;
   readonly skip: false | string;
@@ -50,16 +50,16 @@ export const TARGETS: readonly {
   { target: "cpu", skip: skipUnasked("cpu") },
 ];
 
-/** Why tests that need an adapter are skipped here, or false. */
+/** Reason to skip tests that need an adapter, or false. */
 export const skip = skipWithoutGpu;
 
-/** Tensors of a run by name. */
+/** Tensors of a run, by name. */
 export type Tensors = { readonly [name: string]: HostTensor };
 
 /** Whether ranks share one device. */
 export type Sharing = "shared" | "separate";
 
-/** Where ranks live. */
+/** Devices of ranks. */
 export interface DeviceOptions {
   /** Default: gpu. */
   readonly target?: Target;
@@ -67,7 +67,7 @@ export interface DeviceOptions {
   readonly sharing?: Sharing;
 }
 
-/** One device for each rank, as `--devices` says. */
+/** Opens devices, as `--devices` does. Returns one per rank. */
 export async function openDevices(
   plan: Plan,
   { target = "gpu", sharing = "shared" }: DeviceOptions = {},
@@ -88,7 +88,7 @@ export async function openDevices(
 
 let pool: ReturnType<typeof openCpuPool> | undefined;
 
-/** CPU devices on the threads of one pool for all sessions of the process, which do not keep it alive. */
+/** Opens CPU devices on one thread pool for all sessions of the process. The pool does not keep the process alive. */
 async function openCpu(count: number): Promise<Device[]> {
   const threads = await (pool ??= openCpuPool(2));
   return await Promise.all(
@@ -96,7 +96,7 @@ async function openCpu(count: number): Promise<Device[]> {
   );
 }
 
-/** Load a verified plan. */
+/** Verifies and loads a plan. */
 export async function openSession(
   plan: Plan,
   options: Partial<CreateSessionOptions> & DeviceOptions = {},
@@ -110,7 +110,7 @@ export async function openSession(
   return await createSession(plan, { verify: assertLegal, ...rest, devices });
 }
 
-/** A file, by its path in the repository or an absolute one, read as it is asked for. */
+/** Source of a file, by an absolute path or one in the repository. Opens the file for each read. */
 export function fileSource(path: string): FileSource {
   const name = repositoryFile(path);
   const open = openSync(name, "r");
@@ -132,17 +132,17 @@ export function fileSource(path: string): FileSource {
   };
 }
 
-/** The path of a file of the repository. */
+/** Returns the absolute path of a file of the repository. */
 export function repositoryFile(path: string): string {
   return resolve(fileURLToPath(new URL("../..", import.meta.url)), path);
 }
 
-/** The folder of a published checkpoint of the repository. */
+/** Returns the folder of a published checkpoint of the repository. */
 export function folderOf(name: string): string {
   return name === "demo-lm" ? "examples/demo-lm" : `test/references/${name}`;
 }
 
-/** The files with the weights of a checkpoint of the repository. */
+/** Returns the weight files of a checkpoint of the repository. */
 export function weightFiles(name: string): string[] {
   const folder = folderOf(name);
   return readdirSync(repositoryFile(folder)).sort()
@@ -150,15 +150,15 @@ export function weightFiles(name: string): string[] {
     .map((file) => `${folder}/${file}`);
 }
 
-/** The weights of a checkpoint of the repository. */
+/** Opens the weights of a checkpoint of the repository. */
 export async function openWeights(name: string): Promise<TensorDirectory> {
   return await openSafetensors(weightFiles(name).map(fileSource));
 }
 
-/** Bounds of tests: small, so that llvmpipe is quick. */
+/** Bounds of tests, small for software GPUs. */
 const BOUNDS: Bounds = { maxTokens: 64, maxSequences: 4, maxContext: 64 };
 
-/** Compile a published checkpoint of the repository for a mesh. */
+/** Compiles a published checkpoint of the repository for a mesh. */
 export async function compileCheckpoint(
   name: string,
   { maxContext = BOUNDS.maxContext, ...options }:
@@ -177,7 +177,7 @@ export async function compileCheckpoint(
   return await compile(model, { ...options, weights });
 }
 
-/** Prompts of some lengths as the packed inputs of a decoder; ids are arbitrary but fixed. */
+/** Returns prompts of some lengths as packed inputs of a decoder, with deterministic ids. */
 export function packedPrompts(lengths: readonly number[]): Tensors {
   const ids: number[] = [], sequence: number[] = [], position: number[] = [];
   for (const [s, length] of lengths.entries()) {
@@ -190,7 +190,6 @@ export function packedPrompts(lengths: readonly number[]): Tensors {
   return { ids: i32(ids), sequence: i32(sequence), position: i32(position) };
 }
 
-/** An i32 vector. */
 export function i32(values: readonly number[]): HostTensor {
   return {
     dtype: "i32",
@@ -199,7 +198,6 @@ export function i32(values: readonly number[]): HostTensor {
   };
 }
 
-/** An f32 tensor. */
 export function f32(
   shape: readonly number[],
   values: ArrayLike<number>,
@@ -207,12 +205,12 @@ export function f32(
   return { dtype: "f32", shape, data: Float32Array.from(values) };
 }
 
-/** Outputs as the bytes of a file: equal bytes are equal bits. */
+/** Returns the bytes of outputs, as text. */
 export function bytesOf(outputs: Tensors): string {
   return Buffer.from(writeSafetensors(outputs)).toString("base64");
 }
 
-/** A device with some of its methods replaced. */
+/** Returns a device with some methods replaced. */
 export function watchDevice(device: Device, methods: Partial<Device>): Device {
   return new Proxy(device, {
     get(target, key) {

@@ -1,4 +1,4 @@
-/** The kernels that spec/kernels.md explains line by line, by the names that it gives them. */
+/** Kernels that spec/kernels.md explains line by line, by its names for them. */
 
 import {
   assign,
@@ -39,7 +39,6 @@ const MATMUL: MatmulOptions = {
   ],
 };
 
-/** Kernels by name. */
 export const SHOWN: { readonly [name: string]: Kernel } = {
   assign: assign({
     name: "assign",

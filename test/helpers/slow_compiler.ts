@@ -1,17 +1,17 @@
-/** A C compiler that never ends, until the process that started it does. */
+/** C compiler that runs until the process that started it ends. */
 
 import { chmodSync, existsSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** Such a compiler, and where objects are cached. */
+/** Environment that selects the compiler, and a cache folder for objects. */
 export interface SlowCompiler {
   readonly env: { readonly CC: string; readonly XDG_CACHE_HOME: string };
-  /** Resolves once it is started, or something has ended. */
+  /** Resolves when the compiler has started or `ended` returns true. */
   started(ended: () => boolean): Promise<void>;
 }
 
-/** Make one in a folder. */
+/** Creates the compiler in a folder. */
 export function slowCompiler(folder: string): SlowCompiler {
   const [CC, begun] = ["cc", "begun"].map((name) =>
     path.join(folder, name)

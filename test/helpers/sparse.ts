@@ -1,16 +1,16 @@
-/** Files of gigabytes that take no room on the disk. */
+/** Files of gigabytes that use almost no disk space. */
 
 import { closeSync, openSync, truncateSync, writeSync } from "node:fs";
 import { safetensorsHead } from "../../runtime/mod.ts";
 
-/** A tensor whose bytes are zeros that nobody wrote. */
+/** Tensor of zeros that are not written to disk. */
 export interface SparseTensor {
   readonly shape: readonly number[];
-  /** Integers that the tensor begins with. */
+  /** First elements of the tensor. */
   readonly first?: readonly number[];
 }
 
-/** Write a safetensors file of I32 tensors. */
+/** Writes a safetensors file of I32 tensors. */
 export function writeSparse(
   file: string,
   tensors: { readonly [name: string]: SparseTensor },

@@ -1,4 +1,4 @@
-/** Families on meshes with pipeline stages, and what inference and training give there. */
+/** Families on meshes with pipeline stages, with their results of inference and training. */
 
 import {
   type DeviceSharing,
@@ -14,7 +14,7 @@ import { readJson } from "./read_tensors.ts";
 import { digestOf } from "./run_bytes.ts";
 import { tinyConfig, tinyModel, tinyOptions } from "./tiny_training.ts";
 
-/** Families, by a recorded checkpoint: tied embeddings, a dense first layer, sinks and windows, recurrences. */
+/** Families, by recorded checkpoint: tied embeddings, a dense first layer, attention sinks and windows, recurrences. */
 export const STAGE_FAMILIES = [
   "granitemoe-8e",
   "deepseekv3-16e",
@@ -22,7 +22,7 @@ export const STAGE_FAMILIES = [
   "qwen3next-16e",
 ] as const;
 
-/** Each with stages. */
+/** Meshes with pipeline stages. */
 export const STAGE_MESHES = [
   "pp=2",
   "pp=4",
@@ -31,27 +31,27 @@ export const STAGE_MESHES = [
   "pp=2,dp=2",
 ] as const;
 
-/** What one process executes. */
+/** Inference and training that one process runs. */
 export interface StageCell {
   readonly mesh: string;
   readonly schedule: ScheduleName;
-  /** A folder with a configuration, which is trained. */
+  /** Folder with the configuration of the model to train. */
   readonly model: string;
-  /** A checkpoint of the same model, for inference. */
+  /** Checkpoint of the same model, for inference. */
   readonly checkpoint: string;
-  /** The folder of the trained checkpoint. */
+  /** Folder for the trained checkpoint. */
   readonly out: string;
 }
 
-/** A result of a process. */
+/** Results of a process. */
 export interface StageResult {
-  /** A hash of logits and generated tokens. */
+  /** Hash of logits and generated tokens. */
   readonly outputs: string;
-  /** Bytes allocated in training by the fullest rank of the process. */
+  /** Bytes allocated in training by the process's rank with most. */
   readonly memory: number;
 }
 
-/** A folder with the configuration of a family, of four layers and the demo's vocabulary. */
+/** Creates a folder with the configuration of a family with four layers and the demo's vocabulary. */
 export async function stageModel(
   t: { teardown(fn: () => void): unknown },
   family: string,
@@ -63,7 +63,7 @@ export async function stageModel(
 
 const PROMPTS = [[5, 6, 7, 8, 9], [4, 3, 2], [11, 12, 13, 14]];
 
-/** Hashes the logits and the generated tokens of a checkpoint. */
+/** Hashes logits and generated tokens of a checkpoint. */
 export async function outputsOn(
   { checkpoint, mesh }: Pick<StageCell, "checkpoint" | "mesh">,
   sharing: DeviceSharing,
@@ -74,7 +74,7 @@ export async function outputsOn(
 
 const STEPS = 2, ACCUMULATE = 3;
 
-/** Trains two steps of three micro-batches into `out`, and returns the memory of the fullest rank of this process. */
+/** Trains two steps of three micro-batches into `out`. Returns the bytes of this process's rank with most. */
 export async function trainOn(
   { model, mesh, schedule, out }: Omit<StageCell, "checkpoint">,
   sharing: DeviceSharing,
@@ -91,13 +91,13 @@ export async function trainOn(
     }),
   );
   for await (const { step, memoryBytes } of steps) {
-    // The end of a training would end the MPI job.
+    // Completing the training would end the MPI job.
     if (step === STEPS) return memoryBytes;
   }
   throw new Error(`${STEPS} steps were not executed`);
 }
 
-/** The bytes that `plan --train` states for each rank of such a training. */
+/** Returns the bytes that `plan --train` predicts for each rank. */
 export async function plannedMemory(
   { model, mesh, schedule }: Pick<StageCell, "model" | "mesh" | "schedule">,
 ): Promise<number[]> {

@@ -1,4 +1,4 @@
-/** A model of four equal layers for pipeline stages, and its predicted tasks. */
+/** Model of four equal layers for pipeline stages, and its predicted work. */
 
 import { simulate } from "../../engine/planner/simulate/mod.ts";
 import { add, dot, mean, model, mul, relu, upTo } from "../../compiler/mod.ts";
@@ -13,7 +13,7 @@ const EMBED = 1024, HIDDEN = 4096;
 /** Bytes that the forward pass of a layer saves: its input, and its activations before and after `relu`. */
 export const savedBytes = 4 * TOKENS * (EMBED + 2 * HIDDEN);
 
-/** Four equal layers, a stage each. */
+/** Four equal layers, one per stage. */
 export const chain = model(
   { token: upTo(TOKENS), embed: EMBED, hidden: HIDDEN },
   (m) => {
@@ -31,7 +31,7 @@ export const chain = model(
   },
 );
 
-/** Work of a rank in a predicted step. */
+/** Work of a rank in a predicted step, in seconds. */
 export interface StepWork {
   readonly rank: number;
   readonly step: number;
@@ -39,7 +39,7 @@ export interface StepWork {
   readonly seconds: number;
 }
 
-/** The predicted work of ranks until the last backward pass, if transfers take no time. */
+/** Predicts the work of ranks until the last backward pass, with free transfers. */
 export function backwardWork(plan: Plan, machine: Machine): StepWork[] {
   const { steps } = plan.programs[0]!;
   const last = steps.findLastIndex((step) =>

@@ -1,6 +1,6 @@
 /**
- * A rank of an MPI job that infers and trains on pipeline stages: `stages_rank.ts CELLS`, a JSON file of `StageCell`s.
- * Rank 0 prints the results of all ranks for each cell, as JSON.
+ * Rank of an MPI job that runs inference and training on pipeline stages: `stages_rank.ts CELLS`, a JSON file of
+ * `StageCell`s. Rank 0 prints the results of all ranks for each cell as JSON.
  */
 
 import { readFileSync } from "node:fs";
@@ -15,7 +15,7 @@ import {
 
 const world = await openWorld();
 const [list = ""] = process.argv.slice(2);
-const found: StageResult[][] = [];
+const results: StageResult[][] = [];
 for (const cell of JSON.parse(readFileSync(list, "utf8")) as StageCell[]) {
   const result: StageResult = {
     outputs: await outputsOn(cell, "mpi"),
@@ -24,7 +24,7 @@ for (const cell of JSON.parse(readFileSync(list, "utf8")) as StageCell[]) {
   const all = await world.gatherTexts(JSON.stringify(result), {
     what: "a cell",
   });
-  found.push(all.map((text) => JSON.parse(text) as StageResult));
+  results.push(all.map((text) => JSON.parse(text) as StageResult));
 }
-if (world.rank === 0) console.log(JSON.stringify(found));
+if (world.rank === 0) console.log(JSON.stringify(results));
 await world.finish();

@@ -1,4 +1,4 @@
-/** SIGSTOP for a rank of a job at a random moment, and what must come of it. */
+/** Stops a rank of an MPI job with SIGSTOP at a random moment, and checks the job's end. */
 
 import {
   existsSync,
@@ -20,7 +20,7 @@ import {
 } from "./mpi.ts";
 import { TEXT } from "./tiny_training.ts";
 
-/** When a rank is stopped: some milliseconds after something can be seen of the job. */
+/** Moments of a stop: up to `ms` milliseconds after an observable event of the job. */
 export const MOMENTS = {
   generate: { after: "process", ms: 600 },
   start: { after: "process", ms: 600 },
@@ -37,19 +37,19 @@ export const MOMENTS = {
 
 export type Moment = keyof typeof MOMENTS;
 
-/** What is drawn. */
+/** A random stop. */
 export interface Stop {
   readonly moment: Moment;
   readonly rank: number;
-  /** Of the milliseconds of that moment. */
+  /** Fraction of the moment's milliseconds. */
   readonly share: number;
 }
 
-/** How a stop went. */
+/** Outcome of a stop. */
 export interface StopResult {
-  /** What was not as it must be. */
+  /** Deviations from the expected outcome. */
   readonly problems: readonly string[];
-  /** From the stop to the end of `launch`. */
+  /** Seconds from the stop to the end of `launch`. */
   readonly seconds: number;
   readonly code: number | null;
   readonly message: string;
@@ -57,7 +57,7 @@ export interface StopResult {
 
 const LAST = 3;
 
-/** Stop a rank of a job of two ranks once, of a training but for one moment. Several may at a time. */
+/** Runs a job of two ranks and stops one rank once. May run concurrently with others. */
 export async function stopRank(
   launcher: Launcher,
   { scratch, model, deadline }: {
@@ -86,7 +86,7 @@ export async function stopRank(
   ]);
   let lines = 0;
   child.stdout!.on("data", (text) => lines += `${text}`.split("\n").length - 1);
-  // A file that is being written is seen by its event; it may be gone by the next look.
+  // A file that is being written is detected by its event; polling may miss it.
   let saving = false, watcher: FSWatcher | undefined;
   const isSaving = () => {
     watcher ??= watch(out, (_, name) => {
@@ -94,7 +94,7 @@ export async function stopRank(
     });
     return saving;
   };
-  const seen: { readonly [after: string]: () => boolean } = {
+  const occurred: { readonly [after: string]: () => boolean } = {
     process: () => true,
     folder: () => existsSync(out),
     step: () => lines > 0,
@@ -105,7 +105,7 @@ export async function stopRank(
   let pid: number | undefined;
   while (child.exitCode === null) {
     pid ??= rankOf(launcher, own, rank);
-    if (pid !== undefined && seen[after]!()) break;
+    if (pid !== undefined && occurred[after]!()) break;
     await sleep(2);
   }
   watcher?.close();
@@ -114,7 +114,7 @@ export async function stopRank(
   try {
     stopped = pid !== undefined && process.kill(pid, "SIGSTOP");
   } catch {
-    // It has ended.
+    // The process has ended.
   }
   const begun = performance.now();
   const { code, err } = await ended;
@@ -136,14 +136,14 @@ export async function stopRank(
   return { problems, seconds, code, message };
 }
 
-/** The process of a rank, as soon as it is there. */
+/** Returns the process id of a rank, or undefined before its start. */
 export function rankOf(
   { rankVariable }: Pick<Launcher, "rankVariable">,
   scratch: string,
   rank: number,
 ): number | undefined {
   const file = path.join(scratch, "bin", "arguments");
-  // Before it starts ranks, mpirun is asked for its version.
+  // mpirun is first run with --version.
   if (!existsSync(file) || !/ --job /.test(readFileSync(file, "utf8"))) {
     return undefined;
   }

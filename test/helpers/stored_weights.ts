@@ -1,13 +1,13 @@
-/** Random weights as checkpoints store them, and the numbers that they stand for. */
+/** Random weights in storage formats of checkpoints, with their values. */
 
 import { randoms } from "./run_kernel.ts";
 
-/** The values of the sixteen codes of a four-bit float. */
+/** Values of the sixteen codes of a four-bit float. */
 const FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6].flatMap((x, i, all) =>
   i < 7 ? [x] : [x, ...all.map((v) => -v)]
 );
 
-/** The values of all 16 bits: sign, exponent, fraction. */
+/** Values of all 16-bit patterns: sign, exponent, fraction of `width` bits. */
 function values16(width: number, bias: number): Float32Array {
   return Float32Array.from({ length: 0x10000 }, (_, bits) => {
     const sign = bits & 0x8000 ? -1 : 1;
@@ -22,21 +22,21 @@ function values16(width: number, bias: number): Float32Array {
 
 const VALUES = { f16: values16(10, 15), bf16: values16(7, 127) };
 
-/** The number that 16 bits stand for, except infinities and NaN. */
+/** Returns the value of a finite 16-bit float. */
 export function value16(bits: number, stored: keyof typeof VALUES): number {
   return VALUES[stored][bits]!;
 }
 
-/** Weights [k, columns] as they are stored, with the binding that holds them and what they stand for. */
+/** Weights [k, columns] as stored, and their values. */
 export interface StoredWeights {
   readonly words: Uint32Array;
-  /** Exponents, or factors. */
+  /** Exponents or factors. */
   readonly scales?: Uint32Array | Float32Array;
   readonly rowStride: number;
   readonly values: Float32Array;
 }
 
-/** Any bits but infinities and NaN, two to a word, rows padded to a multiple of four. */
+/** Random 16-bit floats without infinities and NaN, two per word, with rows padded to a multiple of four. */
 export function weights16(
   [k, columns]: readonly [number, number],
   stored: "f16" | "bf16",
@@ -45,7 +45,7 @@ export function weights16(
   const rowStride = Math.ceil(columns / 4) * 4;
   const halves = new Uint16Array(k * rowStride);
   const noise = randoms(k * columns, seed);
-  // Exponents of about 1 in bf16, so that sums stay finite; all of them in f16, zero and subnormals too.
+  // In bf16, exponents around 1, so that sums stay finite; in f16, all, including zero and subnormals.
   const [min, max] = stored === "f16" ? [0, 0x7bff] : [0x3800, 0x4700];
   const values = noise.map((x, at) => {
     const size = min + Math.floor(Math.abs(x) * (max - min + 1));
@@ -56,7 +56,7 @@ export function weights16(
   return { words: new Uint32Array(halves.buffer), rowStride, values };
 }
 
-/** All codes, and the exponents that published weights have. */
+/** Random four-bit floats: all codes, and exponents of published weights. */
 export function weights4(
   [k, columns]: readonly [number, number],
   seed: number,
@@ -75,7 +75,7 @@ export function weights4(
   return { words, scales, rowStride: columns, values };
 }
 
-/** All codes of E4M3 but NaN, with subnormals as often as others, and a scale per 32 along k. */
+/** Random E4M3: all codes except NaN, including subnormals, and a scale per 32 elements along k. */
 export function weights8(
   [k, columns]: readonly [number, number],
   seed: number,

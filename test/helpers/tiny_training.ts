@@ -1,4 +1,4 @@
-/** A small model to train on some prose, and what a training left on disk, read without the engine. */
+/** Small model to train, and a reader of trained checkpoints that is independent of the engine. */
 
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
@@ -9,12 +9,12 @@ import { adamw, type TrainOptions } from "../../engine/mod.ts";
 import { checkpointFolder, meshOf } from "./checkpoints.ts";
 import { type RawTensor, readRaw, temporaryFolder } from "./cli.ts";
 
-/** Some prose. */
+/** Text to train on. */
 export const TEXT = fileURLToPath(
   new URL("../../examples/demo-lm/README.md", import.meta.url),
 );
 
-/** What a small OLMoE has otherwise than the demo. */
+/** Fields in which a small OLMoE differs from the demo. */
 const SIZES = {
   hidden_size: 32,
   intermediate_size: 24,
@@ -24,7 +24,7 @@ const SIZES = {
   num_key_value_heads: 2,
 };
 
-/** The configuration of a small OLMoE of the demo's vocabulary. */
+/** Configuration of a small OLMoE with the demo's vocabulary. */
 export async function tinyConfig(): Promise<
   { readonly [key: string]: unknown }
 > {
@@ -32,7 +32,7 @@ export async function tinyConfig(): Promise<
   return { ...JSON.parse(await readFile(demo, "utf8")) as object, ...SIZES };
 }
 
-/** A folder with a small model and no weights. Default: an OLMoE. */
+/** Creates a folder with a small model without weights. Default: an OLMoE. */
 export async function tinyModel(
   t: { teardown(fn: () => void): unknown },
   config?: object,
@@ -72,7 +72,7 @@ export function tinyOptions(
   };
 }
 
-/** The files of a checkpoint by name, in hexadecimal digits; metrics beside it have times. */
+/** Returns the files of a checkpoint in hexadecimal, except metrics, which contain times. */
 export async function contents(
   folder: string,
 ): Promise<{ [name: string]: string }> {
@@ -84,7 +84,7 @@ export async function contents(
   return found;
 }
 
-/** What an index says. */
+/** Index of a trained checkpoint. */
 interface Index {
   readonly weight_map: { readonly [tensor: string]: string };
   readonly metadata: {
@@ -108,21 +108,21 @@ interface Index {
   };
 }
 
-/** A training on disk: whole tensors, in hexadecimal digits, wherever they were stored. */
+/** Trained checkpoint on disk: unsharded tensors, in hexadecimal. */
 export interface OnDisk {
   readonly step: number;
   readonly parameters: { readonly [name: string]: string };
   readonly optimizerState: { readonly [name: string]: string };
-  /** The files that have parameters. */
+  /** Files with parameters. */
   readonly shards: readonly string[];
 }
 
-/** The f32 of hexadecimal digits. */
+/** Decodes f32 values from hexadecimal. */
 export function floatsOf(hex: string): Float32Array {
   return new Float32Array(Uint8Array.from(Buffer.from(hex, "hex")).buffer);
 }
 
-/** Read a training; throws where a file is missing or a tensor is not what its hash says. */
+/** Reads a trained checkpoint. Throws if a file is missing or a tensor does not match its hash. */
 export async function readOnDisk(folder: string): Promise<OnDisk> {
   const { weight_map, metadata } = JSON.parse(
     await readFile(path.join(folder, "model.safetensors.index.json"), "utf8"),
@@ -174,7 +174,7 @@ function product(sizes: readonly number[]): number {
   return sizes.reduce((a, b) => a * b, 1);
 }
 
-/** Put a block where it belongs, row by row. */
+/** Copies a block into a tensor, row by row. */
 function copyBlock(
   block: Buffer,
   { start, shape }: {
@@ -184,7 +184,7 @@ function copyBlock(
   whole: Buffer,
   sizes: readonly number[],
 ): void {
-  // Along the last axis elements are stored one after another in both.
+  // Elements along the last axis are contiguous in both.
   const length = shape.at(-1) ?? 1;
   for (let i = 0; i < product(shape); i += length) {
     let [rest, to, stride] = [i, 0, 1];

@@ -1,6 +1,6 @@
 /**
- * A training in a process of its own, to be killed: `train_child.ts JSON`. It says every step that is done, and can kill
- * itself at some point of writing.
+ * Process of a training that kills itself: `train_child.ts JSON`. Prints each completed step. `killAt`: the write at
+ * which it is killed.
  */
 
 import { createReadStream } from "node:fs";
@@ -17,27 +17,27 @@ const { model, text, out, mesh, steps, resume, killAt, more } = JSON.parse(
   process.argv[2]!,
 ) as {
   readonly model: string;
-  /** A file to train on. */
+  /** File to train on. */
   readonly text: string;
   readonly out: string;
   readonly mesh: string;
   readonly steps: number;
   readonly resume: boolean;
-  /** Before which touch of a file of a checkpoint; absent: never. */
+  /** Index of the file change before which the process is killed. Default: never. */
   readonly killAt?: number;
-  /** Options besides. */
+  /** Additional options. */
   readonly more?: Pick<TrainOptions, "dtype" | "zero">;
 };
 
 let touches = 0;
 
-/** Something is about to change on disk. */
+/** Counts changes of checkpoint files on disk. */
 function touch(path: string): void {
   if (!/safetensors/.test(path)) return;
   if (touches++ === killAt) process.kill(process.pid, "SIGKILL");
 }
 
-/** The files of this machine, with a touch before each piece that is written, each rename and each removal. */
+/** Files of this machine that count each written part, rename and removal. */
 const touched: FileSystem = {
   ...files,
   write: async (path, parts) => {

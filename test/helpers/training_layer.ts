@@ -1,4 +1,4 @@
-/** A layer to train on meshes: experts, a router and a gain, with losses of results, of balance and of the gain itself. */
+/** Layer to train on meshes: experts, a router and a gain, with losses of outputs, load balance and the gain. */
 
 import {
   add,
@@ -21,7 +21,7 @@ import { trainStep } from "../../compiler/graph/train_step.ts";
 import { lowerScalars } from "../../compiler/scalars.ts";
 import { type Case, waves } from "./run_model.ts";
 
-/** The layer; its gain is used before and after the experts, and by itself in the loss. */
+/** The layer. Its gain is used before and after the experts, and in the loss. */
 export function layer(preset: RoutingPreset, topK: number) {
   return model({ token: upTo(40), embed: 6, ffn: 5, expert: 8 }, (m) => {
     const gain = m.param("gain", "embed");
@@ -50,12 +50,15 @@ export function layer(preset: RoutingPreset, topK: number) {
   });
 }
 
-/** Calls with many tokens, with fewer than ranks, and with one. */
+/** Calls with many tokens, fewer than ranks, and one. */
 export const CALLS = [{ x: waves(37 * 6) }, { x: waves(3 * 6) }, {
   x: waves(6),
 }];
 
-/** Steps of training a model, by default the layer, whose gradients are clipped, so that what they do depends on their norm; next values are outputs. */
+/**
+ * Training steps of a model with clipped gradients, so that results depend on the norm. Next values are outputs.
+ * Default model: the layer.
+ */
 export async function stepCase(
   trained: Model = layer("mixtral", 2),
 ): Promise<Case> {

@@ -1,10 +1,10 @@
-/** The model of `examples/two_moe.ts` in plain loops and double precision: nothing of the compiler is in it. */
+/** Reference of `examples/two_moe.ts` in f64 loops, without the compiler. */
 
 import type { TensorDirectory } from "../../runtime/mod.ts";
 
 const EMBED = 32;
 
-/** A matrix of a checkpoint, row by row. */
+/** Reads a matrix of a checkpoint by row. */
 type Weights = (name: string) => Promise<(row: number) => Float32Array>;
 
 function readerOf(tensors: TensorDirectory): Weights {
@@ -29,7 +29,7 @@ function product(
   );
 }
 
-/** up · silu(gate), and back to the width of a row. */
+/** Computes down(up · silu(gate)). */
 async function expert(
   weights: Weights,
   x: readonly number[],
@@ -41,7 +41,7 @@ async function expert(
   return product(hidden, await weights(`${at}.down`), EMBED);
 }
 
-/** What experts score, what they are chosen by, and the experts by that. */
+/** Returns the scores of experts, and the experts in descending order of score plus bias. */
 async function choose(
   weights: Weights,
   x: readonly number[],
@@ -59,8 +59,8 @@ async function choose(
   return { scores, order };
 }
 
-/** The rows that come out for these that go in. */
-export async function twoMoeInDoubles(
+/** Returns the output rows of the model for some input rows. */
+export async function twoMoeReference(
   tensors: TensorDirectory,
   rows: readonly (readonly number[])[],
 ): Promise<number[]> {

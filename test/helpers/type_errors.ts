@@ -1,4 +1,4 @@
-/** What the TypeScript checker says about a fixture of mistakes, line by line. */
+/** Errors of the TypeScript checker for the lines of a fixture. */
 
 import { dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -6,16 +6,16 @@ import ts from "typescript";
 
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 
-/** A mistake of the fixture. Lines count from 1. */
+/** A mistake in the fixture. Lines count from 1. */
 export interface Mistake {
   readonly line: number;
-  /** What the fixture's comment expects. */
+  /** Error that the fixture's comment expects. */
   readonly expected: string;
-  /** What the checker says, or "" if nothing. */
+  /** Error that the checker reports, or "". */
   readonly said: string;
 }
 
-/** What was found in a fixture. */
+/** Errors of a fixture. */
 export interface TypeErrors {
   readonly mistakes: readonly Mistake[];
   /** Errors at lines that expect none. */
@@ -32,7 +32,7 @@ function compilerOptions(): ts.CompilerOptions {
   return { ...options, types: ["node"] };
 }
 
-/** A program of one file, whose text is `text(what the file holds)`. */
+/** Creates a program of one file. `text`: transforms the file's text. */
 export function programOf(
   file: string,
   text: (source: string) => string,
@@ -47,7 +47,7 @@ export function programOf(
   return ts.createProgram([path], options, host);
 }
 
-/** Every error of a program's first file, as text. */
+/** Returns all errors of a program's first file. */
 export function errorsOf(
   program: ts.Program,
 ): { line: number; text: string }[] {
@@ -62,7 +62,7 @@ export function errorsOf(
   }));
 }
 
-/** Unions in one order: the checker's own depends on what it met first. */
+/** Sorts unions: the checker's order depends on the types that it checked first. */
 export function sortUnions(text: string): string {
   return text.replace(
     /"[^"]*"(?: \| "[^"]*")+/g,
@@ -70,7 +70,7 @@ export function sortUnions(text: string): string {
   );
 }
 
-/** Check a fixture with its `@ts-expect-error` lines turned into plain comments. */
+/** Checks a fixture, with `@ts-expect-error` comments disabled. */
 export function typeErrorsOf(file: string): TypeErrors {
   let lines: string[] = [];
   const program = programOf(file, (source) => {

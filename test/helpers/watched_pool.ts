@@ -1,6 +1,7 @@
 /**
- * Memory and launches of a device whose kernels the interpreter of trees runs, and who looks at every element: of a launch,
- * two invocations store to one element, or one loads what another stores; of a run, something reads what nothing wrote.
+ * Memory and launches of a device that runs kernels in the tree interpreter and checks every element: within a launch,
+ * two invocations may not store one element, nor one load what another stores; within a run, loads may only read
+ * written elements.
  */
 
 import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
@@ -15,25 +16,25 @@ import { interpretKernel } from "./interpret_kernel.ts";
 
 const BYTES = 1 << 26;
 
-/** Faults that are kept. */
+/** Maximum number of recorded faults. */
 const MAX = 5;
 
 type Bound = readonly Uint32Array[];
 
-/** A pool on the thread that asks. */
+/** Pool that runs on the calling thread. */
 export class WatchedPool implements HostPool<Bound> {
   readonly name = "the interpreter of trees";
   readonly limits = CPU_LIMITS;
-  /** What was wrong. */
+  /** Faults of launches. */
   readonly faults: string[] = [];
-  /** Loads of what nothing has written. What a run gives may not depend on them. */
+  /** Loads of unwritten elements. Results of a run may not depend on them. */
   readonly unwritten: string[] = [];
   readonly #garbage: number;
-  /** Launches so far by the kernel's name. */
+  /** Number of launches by kernel name. */
   readonly launched = new Map<string, number>();
   readonly #memory = new ArrayBuffer(BYTES);
   readonly #words = new Uint32Array(this.#memory);
-  /** Of each word whether it was written, or may be read without. */
+  /** 1: the word is written, or may be read before it is. */
   readonly #written = new Uint8Array(BYTES / 4).fill(1);
   readonly #kernels: Kernel[] = [];
   readonly #spans: {
@@ -58,12 +59,12 @@ export class WatchedPool implements HostPool<Bound> {
     release: () => {},
   };
 
-  /** `garbage`: the bits of memory that nothing has written. */
+  /** `garbage`: bits of unwritten memory. */
   constructor(garbage: number) {
     this.#garbage = garbage;
   }
 
-  /** A run begins: of memory with such a label nothing is written yet. */
+  /** Starts a run: marks memory with some labels as unwritten. */
   begin(isUnwritten: (label: string) => boolean): void {
     for (const { label, address, bytes } of this.#spans) {
       if (!isUnwritten(label)) continue;
@@ -142,7 +143,7 @@ export class WatchedPool implements HostPool<Bound> {
       (a, b) => a * b,
       kernel.workgroupSize,
     );
-    // Attention and sorting go over all elements for each.
+    // Attention and sorting visit all elements for each element.
     if (iterations > invocations * (64 + elements) ** 2) {
       this.#fault(
         `${kernel.name} runs ${iterations} iterations over ${elements} elements`,

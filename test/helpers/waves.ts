@@ -1,6 +1,6 @@
-/** Made-up numbers. */
+/** Deterministic numbers. */
 
-/** Numbers that repeat nowhere. */
+/** Returns `count` aperiodic numbers between -1 and 1. */
 export function waves(count: number, from = 0): number[] {
   return Array.from(
     { length: count },
