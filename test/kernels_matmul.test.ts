@@ -1,4 +1,7 @@
-/** Variants of the matmul: each is right and has the bits of the plain tile, which it is where blocks are not equally long. */
+/**
+ * Matmul variants: each is correct and has the bits of the plain tile, which replaces variants where blocks are
+ * unequal.
+ */
 // needs: cpu, gpu
 
 import fc from "fast-check";
@@ -28,7 +31,7 @@ import {
 } from "./helpers/run_kernel.ts";
 import { isInTurn, repeatWith } from "./helpers/seed.ts";
 
-/** One of each kind, and some that do not come out even. */
+/** Variants of each kind, some with sizes that do not divide evenly. */
 const VARIANTS: readonly MatmulTile[] = [
   { rows: 4, columns: 4, lanes: 32, left: "workgroup" },
   { rows: 2, columns: 2, lanes: 32, split: 4 },
@@ -46,11 +49,11 @@ const VARIANTS: readonly MatmulTile[] = [
     right: "vector",
   },
   { rows: 3, columns: 2, lanes: 20, split: 2, left: "workgroup" },
-  // Memory has no room for the sums of its teams.
+  // Workgroup memory has no space for the sums of its teams.
   { rows: 1, columns: 64, lanes: 128, split: 2 },
 ];
 
-/** Numbers of rows at which a tile is empty, has one, is almost full, and has one too many. */
+/** Row counts for which a tile is empty, has one row, is almost full, full, or one row over. */
 function countsOf(tile: MatmulTile): fc.Arbitrary<number> {
   const { rows, split = 1 } = tile;
   const height = rows * split;
@@ -58,14 +61,14 @@ function countsOf(tile: MatmulTile): fc.Arbitrary<number> {
   return fc.constantFrom(...edges);
 }
 
-/** Products of equal blocks; ragged: of others, as where k is known only when the kernel runs. */
+/** Products with equal blocks; `ragged`: with unequal blocks, as if k is known only at run time. */
 function productsOf(
   tile: MatmulTile,
   { ragged }: { readonly ragged: boolean },
 ): fc.Arbitrary<Product> {
   const count = countsOf(tile);
   return fc.record({
-    // Blocks of weights with scales are whole.
+    // Blocks of weights with scales are complete.
     stored: fc.constantFrom(...STORED.filter((s) => !ragged || !hasScales(s))),
     blocks: fc.integer({ min: 1, max: 6 }),
     segments: fc.constantFrom(1, 2, 8),
@@ -81,7 +84,7 @@ function productsOf(
     seed: fc.nat(1000),
   }).map(({ blocks, less, ...rest }): Product => {
     const { stored, grouped, late, segments } = rest;
-    // Segments of whole blocks, shorter than one, or neither. Those of weights with scales are whole.
+    // Segments of complete blocks, shorter than a block, or neither. Those of weights with scales are complete.
     const short = segments > 1 && !hasScales(stored) && less % 2 === 1;
     const length = ragged
       ? 32 * (segments > 1 ? blocks : blocks - 1) + less
@@ -97,8 +100,8 @@ function productsOf(
   });
 }
 
-/** Terms may cancel out, so an error is measured by what was added. */
-function isRight(t: Test, product: Product, found: Words): void {
+/** Checks a result. Errors are relative to the sum of absolute terms, since terms may cancel. */
+function checkResult(t: Test, product: Product, found: Words): void {
   const size = Math.max(...expected(product, Math.abs));
   close(
     t,
@@ -107,7 +110,7 @@ function isRight(t: Test, product: Product, found: Words): void {
   );
 }
 
-/** The tile without what makes it a variant. */
+/** Returns the plain tile of a variant. */
 function plainOf(
   { rows, columns, lanes, split = 1 }: MatmulTile,
   { grouped }: Product,
@@ -119,7 +122,7 @@ for (const [i, tile] of VARIANTS.entries()) {
   testKernels(
     `matmul() by ${tileName(tile)} has the bits of the plain tile`,
     async (t, target) => {
-      // A software GPU takes half a second to compile a kernel: in each run of the tests every fourth variant.
+      // A software GPU compiles a kernel for half a second, so each test run takes every fourth variant.
       if (target.software && !isInTurn(i, 4)) {
         t.comment(`Not run in this rotation. ${repeatWith()}`);
         return;
@@ -128,30 +131,28 @@ for (const [i, tile] of VARIANTS.entries()) {
         const found = await resultOf(target, product, tile);
         const plain = await resultOf(target, product, DEFAULT_TILE);
         t.same(bits(found), bits(plain));
-        isRight(t, product, found);
+        checkResult(t, product, found);
       }, 4);
     },
   );
-  // Only for devices that keep the order of products in every code.
+  // Such tiles are only for devices that keep the order of products in all code.
   if (tile.right === "workgroup") continue;
   if (sharesAnyBlocks(tile)) {
     testKernels(
-      `matmul() by ${tileName(tile)} has those bits where blocks are not whole`,
+      `matmul() by ${tileName(tile)} has those bits with unequal blocks`,
       async (t, target) => {
         await holds(productsOf(tile, { ragged: true }), async (product) => {
           const found = await resultOf(target, product, tile);
           const plain = await resultOf(target, product, DEFAULT_TILE);
           t.same(bits(found), bits(plain));
-          isRight(t, product, found);
+          checkResult(t, product, found);
         }, 4);
       },
     );
     continue;
   }
   testKernels(
-    `matmul() by ${
-      tileName(tile)
-    } is the plain tile where blocks are not whole`,
+    `matmul() by ${tileName(tile)} is the plain tile with unequal blocks`,
     async (t, target) => {
       await holds(productsOf(tile, { ragged: true }), async (product) => {
         const plain = plainOf(tile, product);
@@ -159,9 +160,9 @@ for (const [i, tile] of VARIANTS.entries()) {
           printWgsl(matmul(optionsOf(product, tile))),
           printWgsl(matmul(optionsOf(product, plain))),
         );
-        // A software GPU takes seconds to compile what another test has run by its text.
+        // Another test runs the same kernel text, which a software GPU compiles for seconds.
         if (target.software) return;
-        isRight(t, product, await resultOf(target, product, tile));
+        checkResult(t, product, await resultOf(target, product, tile));
       }, 2);
     },
   );

@@ -1,4 +1,4 @@
-/** Routing kernels against plain code. */
+/** Routing kernels, against plain code. */
 // needs: cpu, gpu
 
 import fc from "fast-check";
@@ -31,7 +31,7 @@ import {
 const ints = (n: number) => new Int32Array(n);
 const floats = (n: number) => new Float32Array(n);
 
-/** Values with many ties, so that the order of equals is seen. */
+/** Values with many ties, so that the order of equal values shows. */
 function coarse(count: number, seed: number): Float32Array {
   return randoms(count, seed).map((x) => Math.round(4 * x) / 4);
 }
@@ -64,7 +64,7 @@ testKernels(
 );
 
 testKernels(
-  "topKPart() orders the best of parts as topK()",
+  "topKPart() over several passes has the order of topK()",
   async (t, target) => {
     const cases = fc.record({
       rows: fc.constantFrom(1, 2),
@@ -107,45 +107,48 @@ testKernels(
   },
 );
 
-testKernels("router() chooses and weighs by its preset", async (t, target) => {
-  const cases = fc.record({
-    preset: fc.constantFrom("mixtral", "olmoe"),
-    tokens: fc.constantFrom(0, 1, 65),
-    experts: fc.constantFrom(8, 40),
-  });
-  await holds(cases, async ({ preset, tokens, experts }) => {
-    const k = 2;
-    const rule = {
-      preset,
-      topK: k,
-      ...ROUTING_PRESETS[preset as "mixtral" | "olmoe"],
-    };
-    const logits = randoms(tokens * experts, experts).map((x) =>
-      Math.round(x * 40) / 10
-    );
-    const kernel = router({
-      name: "router",
-      experts,
-      rule,
-      tokens: lengthAt(0),
+testKernels(
+  "router() chooses experts and weights by its preset",
+  async (t, target) => {
+    const cases = fc.record({
+      preset: fc.constantFrom("mixtral", "olmoe"),
+      tokens: fc.constantFrom(0, 1, 65),
+      experts: fc.constantFrom(8, 40),
     });
-    const result = await target.run(kernel, {
-      logits,
-      index: ints(tokens * k),
-      weight: floats(tokens * k),
-      lengths: Uint32Array.of(tokens),
-    }, workgroups(elementwiseGrid(tokens)));
-    const chosen = rowsOf(logits, experts).map((row) => topIndices(row, k));
-    t.same([...result["index"]!], chosen.flat());
-    const weights = rowsOf(logits, experts).flatMap((row, r) => {
-      const scores = softmaxOf(row);
-      const kept = chosen[r]!.map((e) => scores[e]!);
-      const sum = rule.normalize === "chosen" ? kept[0]! + kept[1]! : 1;
-      return kept.map((s) => s / sum);
+    await holds(cases, async ({ preset, tokens, experts }) => {
+      const k = 2;
+      const rule = {
+        preset,
+        topK: k,
+        ...ROUTING_PRESETS[preset as "mixtral" | "olmoe"],
+      };
+      const logits = randoms(tokens * experts, experts).map((x) =>
+        Math.round(x * 40) / 10
+      );
+      const kernel = router({
+        name: "router",
+        experts,
+        rule,
+        tokens: lengthAt(0),
+      });
+      const result = await target.run(kernel, {
+        logits,
+        index: ints(tokens * k),
+        weight: floats(tokens * k),
+        lengths: Uint32Array.of(tokens),
+      }, workgroups(elementwiseGrid(tokens)));
+      const chosen = rowsOf(logits, experts).map((row) => topIndices(row, k));
+      t.same([...result["index"]!], chosen.flat());
+      const weights = rowsOf(logits, experts).flatMap((row, r) => {
+        const scores = softmaxOf(row);
+        const kept = chosen[r]!.map((e) => scores[e]!);
+        const sum = rule.normalize === "chosen" ? kept[0]! + kept[1]! : 1;
+        return kept.map((s) => s / sum);
+      });
+      close(t, result["weight"]!, weights);
     });
-    close(t, result["weight"]!, weights);
-  });
-});
+  },
+);
 
 testKernels("routerByLanes() has the bits of router()", async (t, target) => {
   const cases = fc.record({

@@ -1,4 +1,4 @@
-/** The kernels that spec/kernels.md quotes are those that the compiler makes. */
+/** Kernels quoted in spec/kernels.md match the compiler's output. */
 
 import { readFileSync } from "node:fs";
 import t from "tap";
@@ -10,12 +10,12 @@ const PAGE = readFileSync(
   "utf8",
 );
 
-/** Lines without their indentation. */
+/** Text without indentation. */
 function lines(text: string): string {
   return text.split("\n").map((line) => line.trim()).join("\n");
 }
 
-t.test("every quote is printed so", (t) => {
+t.test("every quote matches the printed kernel", (t) => {
   const quotes = [...PAGE.matchAll(/```wgsl ([a-z ]+)\n(.*?)```/gs)];
   for (const [, name, text] of quotes) {
     const printed = lines(printWgsl(SHOWN[name!]!));

@@ -1,4 +1,4 @@
-/** Kernels that count, send, exchange and bring back rows, against plain code. */
+/** Kernels that count, send, exchange and return rows, against plain code. */
 // needs: cpu, gpu
 
 import fc from "fast-check";
@@ -46,7 +46,7 @@ testKernels(
       k: fc.integer({ min: 1, max: 4 }),
       dropping: fc.boolean(),
       ordered: fc.boolean(),
-      // Units of one size, or split anywhere, some with no expert.
+      // Units of one size, or split anywhere, some without experts.
       split: fc.oneof(
         fc.nat(9),
         fc.array(fc.nat(70), { minLength: 1, maxLength: 20 }),
@@ -102,7 +102,7 @@ testKernels(
       t.same([...result["counts"]!], [...expected.counts, ...tokensOf]);
       t.same([...result["sendRow"]!], expected.sendRow);
       if (!units) return;
-      // Tokens by unit: each goes there once, at its first choice of it.
+      // Each token is sent to a unit once, at its first choice in the unit.
       const inUnit = (a: number, u: number) =>
         kept[a]! && sent[a]! >= units[u]! && sent[a]! < units[u + 1]!;
       const tokenRow = new Array<number>(tokens * k).fill(DROPPED);
@@ -131,7 +131,7 @@ testKernels(
   },
 );
 
-testKernels("permute() and combine() meet in send order", async (t, target) => {
+testKernels("permute() and combine() use send order", async (t, target) => {
   const cases = fc.record({
     tokens: fc.nat(33),
     k: fc.integer({ min: 1, max: 5 }),
@@ -141,7 +141,7 @@ testKernels("permute() and combine() meet in send order", async (t, target) => {
   await holds(cases, async ({ tokens, k, row, seed }) => {
     const x = randoms(tokens * row, seed);
     const weight = randoms(tokens * k, seed + 1);
-    // Choices in reverse order; every seventh is dropped and leaves its row alone.
+    // Choices are in reverse order. Every seventh is dropped; its row is not written.
     const sendRow = words(tokens * k)
       .map((_, a) => a % 7 === 3 ? DROPPED : tokens * k - 1 - a);
     const lengths = Uint32Array.of(tokens);
@@ -210,7 +210,7 @@ testKernels(
           Math.floor((randoms(i + 1, seed)[i]! + 1) / 2 * (max + 1))
         );
       const count = (s: number, c: number) => counts[s * experts + c]!;
-      // A row is its sender, expert and number there: sent by expert, received by sender, grouped by expert.
+      // A row is its sender, expert and index: sent by expert, received by sender, regrouped by expert.
       const block = (s: number, c: number) =>
         Array.from({ length: count(s, c) }, (_, i) => [s, c, i]);
       const range = (n: number) => Array.from({ length: n }, (_, i) => i);

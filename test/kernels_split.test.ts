@@ -1,4 +1,4 @@
-/** Contractions that ranks share: each sums whole segments, and their sums, added as a tree, have the bits of the whole. */
+/** Contractions sharded over ranks: each rank sums complete segments; the tree sum has the bits of one rank. */
 // needs: cpu, gpu
 
 import fc from "fast-check";
@@ -45,10 +45,10 @@ const TILES: readonly MatmulTile[] = [
   { rows: 2, columns: 4, lanes: 128, split: 64, right: "vector" },
 ];
 
-/** Lengths of a segment: shorter than a block, whole blocks, and with a short last block. */
+/** Lengths of a segment: shorter than a block, multiples of a block, and with a short last block. */
 const LENGTHS = [8, 13, 24, 32, 45, 64, 96];
 
-/** Kernels without a compiler: every invocation on its own. */
+/** Interprets kernels invocation by invocation. */
 const interpreter: KernelTarget = {
   name: "interpreter",
   software: false,
@@ -69,8 +69,8 @@ const interpreter: KernelTarget = {
   },
 };
 
-/** What ranks have, added by the kernel that adds up parts. */
-async function added(
+/** Sums partial results of ranks with the kernel that ranks use. */
+async function sumParts(
   target: KernelTarget,
   parts: readonly Words[],
 ): Promise<Words> {
@@ -106,21 +106,21 @@ const products: fc.Arbitrary<Product> = fc.record({
   counts: fc.array(fc.constantFrom(1, 4, 9), { minLength: 2, maxLength: 2 }),
   seed: fc.nat(1000),
 }).map(({ length, ...rest }) => {
-  // Scales belong to 32 indices, which are on one rank.
+  // Each scale belongs to 32 indices on one rank.
   const k = 8 *
     (hasScales(rest.stored) ? 32 * Math.ceil(length / 32) : length);
   const counts = rest.grouped ? rest.counts : rest.counts.slice(0, 1);
   return { ...rest, k, segments: 8, counts, pair: false, late: false };
 });
 
-/** Results of ranks that share k have the bits of one rank; the words behind results are not compared. */
-async function splits(
+/** Checks that ranks that shard k have the bits of one rank. Words after the results are ignored. */
+async function checkSplit(
   t: { same(found: unknown, wanted: unknown): unknown },
   target: KernelTarget,
   { product, tile }: { readonly product: Product; readonly tile: MatmulTile },
 ): Promise<void> {
   const results = product.columns * product.counts.reduce((a, b) => a + b);
-  const whole = await resultOf(target, product, tile);
+  const unsplit = await resultOf(target, product, tile);
   // A software adapter compiles for seconds.
   for (const size of target.software ? [8] : [2, 4, 8]) {
     const parts = [];
@@ -128,7 +128,10 @@ async function splits(
       const own = await resultOf(target, { ...product, part }, tile);
       parts.push(own.slice(0, results));
     }
-    t.same(bits(await added(target, parts)), bits(whole.slice(0, results)));
+    t.same(
+      bits(await sumParts(target, parts)),
+      bits(unsplit.slice(0, results)),
+    );
   }
 }
 
@@ -138,7 +141,7 @@ for (const tile of TILES) {
     async (t, target) => {
       await holds(
         products,
-        (product) => splits(t, target, { product, tile }),
+        (product) => checkSplit(t, target, { product, tile }),
         1,
       );
     },
@@ -154,7 +157,7 @@ t.test("matmul() over ranks has the bits of one, interpreted", async (t) => {
   await holdsFor(
     t,
     fc.record({ product: small, tile: fc.constantFrom(...TILES) }),
-    { check: (drawn) => splits(t, interpreter, drawn), runs: 4 },
+    { check: (drawn) => checkSplit(t, interpreter, drawn), runs: 4 },
   );
 });
 
@@ -190,13 +193,13 @@ testKernels("reduce() over ranks has the bits of one", async (t, target) => {
       const groups = workgroups(elementwiseGrid(count));
       return (await target.run(kernel, buffers, groups)).z!;
     };
-    const whole = bits(await part(1, 0));
-    t.same(bits(await part(1, 0, reduceInTeams)), whole, "in teams");
+    const unsplit = bits(await part(1, 0));
+    t.same(bits(await part(1, 0, reduceInTeams)), unsplit, "in teams");
     const sizes = target.software ? [2] : [2, 4, 8];
     for (const size of sizes.filter((n) => n <= segments)) {
       const parts = [];
       for (const { rank } of ranks(size)) parts.push(await part(size, rank));
-      t.same(bits(await added(target, parts)), whole);
+      t.same(bits(await sumParts(target, parts)), unsplit);
     }
     if (target.name !== "cpu") return;
     const sums = Array.from({ length: count }, (_, i) =>
@@ -205,7 +208,7 @@ testKernels("reduce() over ranks has the bits of one", async (t, target) => {
         (at, sum) => addF32(Math.fround(x[i * k + at]! * y[at]!), sum),
         { segments },
       ));
-    t.same(whole, bits(Float32Array.from(sums)), "the host's order");
+    t.same(unsplit, bits(Float32Array.from(sums)), "the host's order");
   }, 2);
 });
 
@@ -217,14 +220,14 @@ testKernels("addParts() adds a balanced tree", async (t, target) => {
       (_, i) => addAsTree(parts.map((part) => part[i]!), addF32),
     );
     t.same(
-      bits(await added(target, parts)),
+      bits(await sumParts(target, parts)),
       bits(Float32Array.from(wanted)),
       `${count} parts`,
     );
   }
 });
 
-/** A contraction over two axes, the first of which ranks share. */
+/** A contraction over two axes; the first is sharded over ranks. */
 function contraction(
   { head, dim }: { readonly head: number; readonly dim: number },
   segments?: number,
@@ -246,13 +249,13 @@ function contraction(
   return { ...graph, nodes, outputs: { y: nodes.at(-1)! } };
 }
 
-t.test("evaluate() of parts, added as a tree, has the bits of the whole", (t) => {
+t.test("the tree sum of evaluate() over parts has the bits of one evaluation", (t) => {
   for (const [head, dim] of [[2, 32], [8, 13], [4, 64], [16, 40]] as const) {
     const k = head * dim;
     const [a, b] = [randoms(3 * k, k), randoms(2 * k, k + 1)];
     const result = (graph: Graph, inputs: { a: Words; b: Words }): Words =>
       evaluate(graph, { inputs }).outputs["y"]!.data as Float32Array;
-    const whole = result(contraction({ head, dim }), { a, b });
+    const unsplit = result(contraction({ head, dim }), { a, b });
     for (const size of [2, 4, 8].filter((n) => head % n === 0)) {
       const parts = ranks(size).map(({ rank }) => {
         const own = (all: Float32Array) =>
@@ -262,23 +265,23 @@ t.test("evaluate() of parts, added as a tree, has the bits of the whole", (t) =>
         return result(graph, { a: own(a), b: own(b) });
       });
       const sums = Array.from(
-        whole,
+        unsplit,
         (_, i) => addAsTree(parts.map((part) => part[i]!), addF32),
       );
-      t.same(bits(Float32Array.from(sums)), bits(whole), `${head}x${dim}`);
+      t.same(bits(Float32Array.from(sums)), bits(unsplit), `${head}x${dim}`);
     }
-    // As the CPU device adds.
+    // The order of sums on the CPU device.
     const first = orderedSum(
       k,
       (i, sum) => addF32(Math.fround(a[i]! * b[i]!), sum),
       { segments: segmentsOf(k) },
     );
-    t.equal(whole[0], first);
+    t.equal(unsplit[0], first);
   }
   t.end();
 });
 
-t.test("segmentsOf() gives ranks whole segments", (t) => {
+t.test("segmentsOf() gives ranks complete segments", (t) => {
   const found = [1, 8, 16, 24, 32, 48, 64, 100, 128, 2048, 2880, 2884].map(
     (k) => [k, segmentsOf(k)],
   );

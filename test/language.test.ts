@@ -1,4 +1,4 @@
-/** Tracing: what a model becomes, and the mistakes that only the whole shows. */
+/** Tracing: the graph of a model, and mistakes that only the complete model shows. */
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -37,13 +37,13 @@ import {
 
 const HERE = fileURLToPath(import.meta.url);
 
-/** The line on which a text of this file stands, for held positions. */
+/** The first line of this file with a text, to compare with spans. */
 function lineOf(text: string): number {
   const lines = readFileSync(HERE, "utf8").split("\n");
   return lines.findIndex((line) => line.includes(text)) + 1;
 }
 
-/** A graph as text: one line a node, operands by number. */
+/** A graph as text: one line per node, operands by number. */
 function print(graph: Graph): string[] {
   const number = new Map<Node, number>();
   return graph.nodes.map((node, i) => {
@@ -64,7 +64,7 @@ function routed(m: M, name = "router"): Routing<"token", "expert", "slot"> {
   return route(logits, { over: "expert", topK: 2, preset: "mixtral" });
 }
 
-t.test("trace() gives the nodes that outputs need, operands first", (t) => {
+t.test("trace() returns the nodes that outputs need, operands first", (t) => {
   const layer = model(
     { token: upTo(4096), embed: 512, ffn: 1024, expert: 8 },
     (m) => {
@@ -135,7 +135,7 @@ t.test("trace() gives the nodes that outputs need, operands first", (t) => {
   t.end();
 });
 
-t.test("trace() refuses values that do not return by their routing", (t) => {
+t.test("trace() rejects values that are not combined by their routing", (t) => {
   const shared = (m: M) => {
     const x = m.input("x", "token embed");
     const first = routed(m, "first"); // first routing
@@ -143,7 +143,7 @@ t.test("trace() refuses values that do not return by their routing", (t) => {
     const sent = dispatch(x, first); // sent by first
     return { x, first, second, sent };
   };
-  // `lineOf` finds the first line with a text, so calls that it looks for stand above these.
+  // `lineOf` finds the first line with a text, so the lines that it must find are above.
   const at = (text: string) => `here:${lineOf(text)}`;
   const route2 = `here:${
     lineOf(
@@ -193,23 +193,23 @@ t.test("trace() refuses values that do not return by their routing", (t) => {
   t.end();
 });
 
-t.test("trace() refuses to combine what was never dispatched", (t) => {
-  // Types and rules alone cannot tell: a tensor of the right axes that no dispatch made, renamed into place.
+t.test("trace() rejects a combine without a dispatch", (t) => {
+  // Types and rules cannot detect this: a renamed tensor that has the axes of a dispatched value.
   t.match(
     mistake((m) => {
-      const made = rename(
+      const renamed = rename(
         m.input("made", "expert token embed"),
         "token",
         "slot",
       );
-      return { y: combine(made, routed(m)) };
+      return { y: combine(renamed, routed(m)) };
     }),
     /^Cannot combine 'expert slot embed': it was never dispatched\. Dispatch it by the routing at here:\d+$/,
   );
   t.end();
 });
 
-t.test("trace() keeps rows of dispatched values apart", (t) => {
+t.test("trace() rejects ops that mix rows of dispatched values", (t) => {
   const combined = (
     f: (
       sent: Tensor<"expert slot embed", "f32">,
@@ -253,7 +253,7 @@ t.test("trace() keeps rows of dispatched values apart", (t) => {
   t.end();
 });
 
-t.test("trace() holds states to their names", (t) => {
+t.test("trace() checks the names of returned states", (t) => {
   const attend = (m: M) => {
     const position = m.input("position", "token", { dtype: "i32" });
     const key = m.input("key", "token kvHead headDim");
@@ -284,7 +284,7 @@ t.test("trace() holds states to their names", (t) => {
   t.end();
 });
 
-t.test("checkGraph() refuses nodes that their rules do not make", (t) => {
+t.test("checkGraph() rejects nodes that violate their rules", (t) => {
   const graph = trace(model(SIZES, (m) => ({
     y: mul(
       rmsNorm(m.input("x", "token embed"), m.param("g", "embed"), "embed"),
@@ -317,7 +317,7 @@ t.test("checkGraph() refuses nodes that their rules do not make", (t) => {
   t.end();
 });
 
-t.test("a layer more is the same nodes more", (t) => {
+t.test("each layer adds the same number of nodes", (t) => {
   const decoder = (layers: number) =>
     model(SIZES, (m) => {
       let x: Tensor<"token embed", "f32"> = m.input("x", "token embed");

@@ -1,4 +1,4 @@
-/** Declarations and sizes: what a model may name, and how long it is. */
+/** Declarations and sizes of axes. */
 
 import t from "tap";
 import {
@@ -24,7 +24,7 @@ import { MAX_AXIS } from "../spec/limits.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { type M, messageOf, mistake, SIZES } from "./helpers/mistakes.ts";
 
-t.test("sizes are held to the model's axes", (t) => {
+t.test("sizes are checked against the model's axes", (t) => {
   const x = (m: M) => m.input("x", "token embed");
   const cases: [(m: M) => Tensor, string][] = [
     [
@@ -177,7 +177,7 @@ t.test("declarations are checked", (t) => {
   t.end();
 });
 
-t.test("callers without types get sentences, not crashes", (t) => {
+t.test("untyped callers get error messages", (t) => {
   const none = undefined as never;
   const x = (m: M) => m.input("x", "token embed");
   const cases: [(m: M) => unknown, string][] = [

@@ -1,4 +1,4 @@
-// Files of more than 2 GiB, all of them sparse: what is not used is not read, and the rest is read in parts.
+// Sparse files of more than 2 GiB: unused data is not read, the rest is read in parts.
 // needs: cpu
 import { once } from "node:events";
 import { mkdirSync, truncateSync, writeFileSync } from "node:fs";
@@ -67,7 +67,7 @@ export const m = model({ a: 2 }, (m) => ({ y: add(m.input("x", "a"), 1) }));
 t.test("a text of 2.2 GB is read in parts", async (t) => {
   const folder = temporaryFolder(t);
   const text = path.join(folder, "text");
-  // No text; class `large` of `npm run fuzz` reads one to its end.
+  // Invalid UTF-8, which stops the reader early; class `large` of `npm run fuzz` reads a complete text.
   writeFileSync(text, Uint8Array.of(0xff));
   truncateSync(text, 2.2e9);
   const { code, err } = await switchyard([
@@ -78,7 +78,7 @@ t.test("a text of 2.2 GB is read in parts", async (t) => {
   t.equal(code, 1);
 });
 
-t.test("pieces of a text do not depend on how it is read", async (t) => {
+t.test("pieces of a text do not depend on its chunks", async (t) => {
   const line = "A crow sat on a branch 🦊, with cheese. ";
   const texts = {
     "paragraphs": `${line.repeat(500)}\n\n`.repeat(7),
@@ -89,7 +89,7 @@ t.test("pieces of a text do not depend on how it is read", async (t) => {
     "little": line,
     "nothing": "",
   };
-  for (const [what, text] of Object.entries(texts)) {
+  for (const [title, text] of Object.entries(texts)) {
     const pieces = async (size: number) => {
       const chunks = Array.from(
         { length: Math.ceil(text.length / size) },
@@ -99,23 +99,26 @@ t.test("pieces of a text do not depend on how it is read", async (t) => {
       for await (const piece of piecesOf(() => chunks)) found.push(piece);
       return found;
     };
-    const whole = await pieces(text.length + 1);
-    t.ok(whole.join("") === text, what);
-    t.ok(whole.every((piece) => piece.length <= 1 << 20), "short enough");
+    const expected = await pieces(text.length + 1);
+    t.ok(expected.join("") === text, title);
     t.ok(
-      whole.every((piece) => !/[\ud800-\udbff]$/.test(piece)),
-      "whole characters",
+      expected.every((piece) => piece.length <= 1 << 20),
+      "pieces are short",
+    );
+    t.ok(
+      expected.every((piece) => !/[\ud800-\udbff]$/.test(piece)),
+      "complete characters",
     );
     const again = await pieces(99_991);
     t.strictSame(
       again.map(({ length }) => length),
-      whole.map(({ length }) => length),
-      `${what} in chunks`,
+      expected.map(({ length }) => length),
+      `${title} in chunks`,
     );
   }
 });
 
-/** Serves a folder; `read` is called before each read of a file. Returns the address, and how many bytes were read. */
+/** Serves a folder; calls `read` before each read of a file. Returns the address and the number of bytes read. */
 async function served(
   t: Test,
   folder: string,
@@ -166,7 +169,7 @@ async function ask(address: string): Promise<IncomingMessage> {
   return response as IncomingMessage;
 }
 
-t.test("a page receives a file of 3 GiB as fast as it reads", async (t) => {
+t.test("a file of 3 GiB is sent as fast as the client reads", async (t) => {
   const folder = temporaryFolder(t);
   const at = (name: string) => path.join(folder, name);
   mkdirSync(at("c"));
@@ -177,7 +180,7 @@ t.test("a page receives a file of 3 GiB as fast as it reads", async (t) => {
     if (offset >= fails) throw new Error("the disk reports an error");
   });
   const file = `${address}checkpoint/large.safetensors`;
-  // Readers that do not read.
+  // Clients that do not read.
   const idle = await Promise.all(
     Array.from({ length: 100 }, () => ask(file)),
   );
@@ -191,7 +194,7 @@ t.test("a page receives a file of 3 GiB as fast as it reads", async (t) => {
     received += chunk.length;
     if (received > 2 ** 26) break;
   }
-  // What is sent and not yet received is in buffers of sockets.
+  // Data that is not yet received is in socket buffers.
   t.ok(bytes() - before < 2 ** 27, `${bytes() - before} bytes were read`);
   fails = 0;
   t.equal((await ask(file)).resume().statusCode, 404, "nothing can be read");

@@ -1,4 +1,4 @@
-// How `launch` sees a job end, with a program in the place of mpirun.
+// Ends of a job as `launch` sees them, with a script in place of mpirun.
 // needs: mpi
 import { chmodSync, readdirSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
@@ -15,7 +15,7 @@ import { files } from "./helpers/checkpoints.ts";
 import { CACHE, temporaryFolder } from "./helpers/cli.ts";
 import { processesWith } from "./helpers/mpi.ts";
 
-/** Run a job whose launcher is a shell script; `$1` is the folder of the job, and `rank R PROGRAM…` runs a rank. */
+/** Runs a job whose launcher is a shell script. `$1` is the job folder; `rank R PROGRAM…` runs a rank. */
 async function run(
   t: Test,
   script: string,
@@ -82,7 +82,7 @@ async function run(
 
 const DONE = `printf 'result\\n\\036%s\\n' "$1"`;
 
-t.test("Open MPI has a folder for each job", {
+t.test("Open MPI uses a folder per job", {
   skip: process.platform === "win32" && "Windows has no shell scripts",
 }, async (t) => {
   const folder = '"$PRTE_MCA_prte_local_tmpdir_base"';
@@ -110,10 +110,10 @@ t.test("finished ranks may take long to free their memory", {
     failure: undefined,
     out: "result\n",
     err: "",
-  }, "but not for ever");
+  }, "but not indefinitely");
 });
 
-t.test("a job that is not done is not taken for one", {
+t.test("an unfinished job is not reported as finished", {
   skip: process.platform === "win32" && "Windows has no shell scripts",
 }, async (t) => {
   t.strictSame(await run(t, `printf 'half'; exit 0`), {
@@ -126,7 +126,7 @@ t.test("a job that is not done is not taken for one", {
   });
 });
 
-t.test("a rank whose shell was killed is ended", {
+t.test("a rank whose shell was killed is terminated", {
   skip: process.platform !== "linux" && "there is no /proc",
 }, async (t) => {
   const script = `(rank 0 sh -c 'while :; do sleep 1; done') &
@@ -134,10 +134,10 @@ sleep 0.5; kill -9 $!; exit 1`;
   t.match(await run(t, script), { code: 1, finished: false, out: "" });
 });
 
-/** Why tests that stop ranks are skipped, or false. */
+/** Reason for skipping tests that stop ranks, or false. */
 const skip = process.platform === "win32" && "Windows has no signals";
 
-t.test("a rank stopped by a signal is reported, whatever it does", {
+t.test("a rank stopped by a signal is reported with its step", {
   skip,
 }, async (t) => {
   const stop = `sh -c 'echo "in step x" >&0; kill -STOP $$'`;
@@ -162,7 +162,7 @@ t.test("a rank may be stopped for a while", { skip }, async (t) => {
   });
 });
 
-t.test("a rank that is stopped when all is done is ended", {
+t.test("a rank stopped after the result is terminated", {
   skip,
 }, async (t) => {
   const script = `${DONE}; rank 0 sh -c 'kill -STOP $$'`;
@@ -173,7 +173,7 @@ t.test("a rank that is stopped when all is done is ended", {
   });
 });
 
-t.test("ranks that the launcher leaves are terminated before the job is", {
+t.test("ranks left by the launcher are terminated", {
   skip,
 }, async (t) => {
   const ranks = [0, 1, 2].map((rank) =>

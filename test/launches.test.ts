@@ -1,4 +1,4 @@
-// Launches of a layer at the sizes that models are published with: how many kernels a device runs, and ranks exchange.
+// Launches of a layer at published sizes: the numbers of kernels that a device runs and of exchanges.
 
 import { readdirSync, readFileSync } from "node:fs";
 import t from "tap";
@@ -34,12 +34,12 @@ const MODELS: { readonly [name: string]: Model } = {
     head_dim: 128,
   }).build(BOUNDS),
 };
-/** Bindings of a kernel: as many as it likes, or what every WebGPU device has. */
+/** Storage buffers per kernel: unlimited, or as many as WebGPU guarantees. */
 const BINDINGS = { many: Infinity, guaranteed: 8 };
-/** Launches and exchanges of a layer: on one rank, on four that send rows of choices, and on four that send tokens once. */
+/** Launches and exchanges of a layer: on one rank, on four, and on four with deduplicated dispatch. */
 const STEPS = [12, 17, 18];
 
-/** The launches and exchanges of the middle layer. */
+/** Launches and exchanges of the middle layer. */
 async function layerSteps(
   model: Model,
   options: CompileOptions,
@@ -51,13 +51,13 @@ async function layerSteps(
 }
 
 for (const [name, model] of Object.entries(MODELS)) {
-  t.test(`a layer of ${name} is few launches`, async (t) => {
+  t.test(`a layer of ${name} has few launches`, async (t) => {
     for (const bindings of ["many", "guaranteed"] as const) {
       const limits = {
         ...UNLIMITED,
         maxStorageBuffersPerShaderStage: BINDINGS[bindings],
       };
-      // On the CPU, and as where nothing was tuned.
+      // Tuned for the CPU, or untuned.
       const tuning = bindings === "many" ? TUNING.native : {};
       const options = { limits, tuning };
       const ranks = {
@@ -110,7 +110,7 @@ t.test("kernels find inputs after the lengths of their own plan", async (t) => {
   }
 });
 
-/** A plan for GPUs of the first layers of a published model. */
+/** Compiles the first layers of a published model for GPUs. */
 function gpuPlan(
   name: string,
   { layers = 3, ...options }: CompileOptions & { readonly layers?: number } =
@@ -152,7 +152,7 @@ for (const name of inTurn(CONFIG_NAMES, 11)) {
 }
 
 for (const name of ["qwen3-30b-a3b", "gpt-oss-20b"]) {
-  t.test(`a layer of ${name} is eight launches for a token on a GPU`, async (t) => {
+  t.test(`a layer of ${name} has eight launches for a token on a GPU`, async (t) => {
     const { programs: [{ steps } = { steps: [] }] } = await gpuPlan(name);
     const launches = (tokens: number) =>
       steps.filter((step) =>

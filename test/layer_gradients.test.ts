@@ -1,6 +1,6 @@
 /**
- * Gradients of whole layers against recorded runs of fairscale and DeepSpeed on several ranks: in the reference evaluator,
- * and compiled for one rank and for several.
+ * Gradients of complete layers on one rank and several, and in the reference evaluator, against recorded runs of fairscale
+ * and DeepSpeed on several ranks.
  */
 // needs: cpu, gpu
 
@@ -30,7 +30,7 @@ import { closeDevices } from "./helpers/run_model.ts";
 
 t.teardown(closeDevices);
 
-/** One recorded layer: ranks with tokens of their own, which are routing groups here. */
+/** A recorded layer. Recorded ranks, each with its tokens, are routing groups here. */
 interface Layer {
   readonly file: string;
   readonly topK: number;
@@ -43,9 +43,9 @@ interface Layer {
       "choice"
     >
   >;
-  /** The recorded numbers that choose or drop, and what they are for. */
+  /** Recorded random numbers, by the routing option that they are used for. */
   readonly drawn?: { readonly [recorded: string]: "noise" | "random" };
-  /** Which marks the balancing loss counts, and what it is times. */
+  /** The choices that the balancing loss counts, and its factor. */
   readonly counts: "first" | "chosen";
   readonly times: (experts: number) => number;
   readonly weight: number;
@@ -98,7 +98,7 @@ const LAYERS = [
   deepspeed("ep4-e8-top3", 3, { factor: 0.75, minimum: 2 }),
 ];
 
-/** What a graph gives. */
+/** Outputs of a graph. */
 interface Outputs {
   readonly [name: string]: { readonly data: ArrayLike<number> };
 }
@@ -110,7 +110,7 @@ const MESHES = [
   { mesh: { dp: 2, ep: 2 } },
 ];
 
-/** The same tensor of all ranks, rank after rank. */
+/** Concatenates a tensor of all recorded ranks. */
 function allRanks(
   recorded: { readonly [name: string]: number[] },
   name: string,
@@ -140,7 +140,7 @@ for (const layer of LAYERS) {
       expert: experts,
     };
     const net = model(sizes, (m) => {
-      // A parameter is whole on every rank; its rows are not.
+      // A parameter is replicated; its rows are sharded.
       const rows = embedding(
         m.param("x", "row embed"),
         m.input("rows", "group token", { dtype: "i32" }),
@@ -196,7 +196,7 @@ for (const layer of LAYERS) {
       ).flat();
     const weights = ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"];
     const graph = await graphWithGradients(net);
-    const given = {
+    const inputs = {
       params: {
         x,
         gate: recorded["gate.weight"]!,
@@ -234,9 +234,9 @@ for (const layer of LAYERS) {
         t.ok(error < 1e-5, `${where}: ${name} off by ${error}`);
       }
     };
-    holds("in the reference", evaluate(graph, given).outputs);
+    holds("in the reference", evaluate(graph, inputs).outputs);
     for (const options of MESHES) {
-      // Groups are placed where each rank has as many, else tokens.
+      // Groups are sharded if ranks divide them, otherwise tokens.
       const ranks = Object.values(options.mesh ?? {}).reduce(
         (a, b) => a * b,
         1,
@@ -245,7 +245,7 @@ for (const layer of LAYERS) {
         ? { expert: "ep", group: ["dp", "ep"] }
         : { expert: "ep", token: ["dp", "ep"] };
       const where = JSON.stringify({ ...options, place });
-      holds(where, await runGraph(graph, given, { ...options, place }));
+      holds(where, await runGraph(graph, inputs, { ...options, place }));
     }
   });
 }

@@ -1,4 +1,4 @@
-/** Linear recurrences, compiled and run on meshes, against the reference evaluator; cuts of a sequence. */
+/** Linear recurrences on meshes and over split sequences, against the reference evaluator. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -35,7 +35,7 @@ interface Sizes {
 }
 
 const SMALL: Sizes = { head: 4, kvHead: 2, dim: 6, value: 5 };
-/** More than a block of keys, and more columns than a workgroup has lanes. */
+/** More keys than a block, and more columns than lanes of a workgroup. */
 const LARGE: Sizes = { head: 2, kvHead: 2, dim: 36, value: 34 };
 
 function netOf(
@@ -66,7 +66,7 @@ function netOf(
   });
 }
 
-/** Two sequences, packed, of two blocks; a token of each; then one alone, and one that begins anew. */
+/** Two packed sequences; a token of each; then one that continues and one that restarts. */
 const CALLS = [
   { sequence: [0, 0, 0, 9, 9], position: [0, 1, 2, 0, 1] },
   { sequence: [9, 0], position: [2, 3] },
@@ -109,7 +109,7 @@ t.test("bits of one rank", { skip: skipUnasked("cpu") }, async (t) => {
   }
 });
 
-t.test("a sequence in pieces is the sequence", (t) => {
+t.test("a sequence split over runs gives the same output and state", (t) => {
   const graph = trace(netOf("delta", SMALL));
   const x = waves(6 * 3);
   const params = Object.fromEntries(
@@ -135,12 +135,12 @@ t.test("a sequence in pieces is the sequence", (t) => {
     });
     return { y: [...outputs["y"]!.data], state: next["state"]!.data };
   };
-  const whole = run(0, 6);
+  const expected = run(0, 6);
   const first = run(0, 1);
   const second = run(1, 4, { state: first.state });
   const third = run(4, 6, { state: second.state });
-  t.strictSame([...first.y, ...second.y, ...third.y], whole.y);
-  t.strictSame(third.state, whole.state);
+  t.strictSame([...first.y, ...second.y, ...third.y], expected.y);
+  t.strictSame(third.state, expected.state);
   t.end();
 });
 
@@ -170,7 +170,7 @@ t.test("derivative", { skip: skipUnasked("cpu") }, async (t) => {
   }
 });
 
-t.test("operands that do not fit", (t) => {
+t.test("mismatched operands", (t) => {
   const wrong = netOf("delta", { ...SMALL, kvHead: 3 });
   t.throws(() => trace(wrong), {
     name: "ModelError",

@@ -1,4 +1,4 @@
-// A lock has one owner, whatever the order of calls, whoever is killed, and wherever its owner runs.
+// A lock has one owner, for every order of calls, with killed processes and owners in other namespaces.
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readdirSync, writeFileSync } from "node:fs";
@@ -12,7 +12,7 @@ import { startedProgram } from "./helpers/compiled.ts";
 import type { ContenderTask } from "./helpers/lock_contender.ts";
 import { exploreLocks, type LockCase } from "./helpers/lock_model.ts";
 
-/** What is tried in every order, and how many contenders are killed. */
+/** Cases explored in every order of calls, and the number of killed contenders. */
 const CASES: readonly (readonly [LockCase, number])[] = [
   [{ contenders: 3, before: "no lock", links: true }, 1],
   [{ contenders: 3, before: "a lock of a killed process", links: true }, 0],
@@ -45,7 +45,7 @@ async function killedOwner(): Promise<Owner> {
   return { ...await nodeProcesses.owner(), pid: child.pid! };
 }
 
-/** A process that takes locks, perhaps below another program. */
+/** Starts a process that takes locks, perhaps through another program. */
 function startContender(...via: readonly string[]): ChildProcess {
   const line = [
     ...via,
@@ -81,7 +81,7 @@ t.test("of 24 contenders in 6 processes one acquires each of 60 locks", async (t
   }
 });
 
-t.test("a lock remains while its owner runs, or nothing tells whether it does", async (t) => {
+t.test("a lock remains while its owner runs or its state is unknown", async (t) => {
   const lock = path.join(temporaryFolder(t), "lock");
   const here = await nodeProcesses.owner();
   const ended = await killedOwner();
@@ -122,15 +122,16 @@ t.test("a lock remains while its owner runs, or nothing tells whether it does", 
   }
 });
 
-/** A loop in a shell's child that ends when the shell has become another program. */
+/** Shell loop of a child that ends when its parent has become another program. */
 const ENDS_AFTER_EXEC =
   "while [ $(cat /proc/$$/comm) = sh ]; do sleep 0.01; done";
 
-t.test("a killed process that nobody has waited for has ended", {
+t.test("a zombie process counts as ended", {
   skip: !existsSync("/proc/self/stat") && "there is no /proc",
 }, async (t) => {
   const lock = path.join(temporaryFolder(t), "lock");
-  // A shell that starts a process and becomes one that never waits. The process ends after that: a shell would wait for it.
+  // The shell starts a process, then becomes `sleep`, which never waits for it. The process ends only then: a shell
+  // would wait.
   const parent = spawn("sh", [
     "-c",
     `${ENDS_AFTER_EXEC} & echo $!; exec sleep 1000`,
@@ -141,7 +142,7 @@ t.test("a killed process that nobody has waited for has ended", {
   const { start: _, ...unstarted } = owner;
   const { stateOf } = nodeProcesses;
   while (await stateOf({ ...owner, start: undefined }) === "runs");
-  t.ok(process.kill(owner.pid, 0), "it is there");
+  t.ok(process.kill(owner.pid, 0), "the process exists");
   writeFileSync(lock, JSON.stringify(unstarted));
   t.ok("release" in await files.lock(lock));
 });

@@ -1,4 +1,4 @@
-/** Low-rank adapters: their gradients, training on meshes, PEFT's layout, and merging. */
+/** Low-rank adapters: gradients, training on meshes, PEFT's layout, and merging. */
 // needs: cpu
 
 import { readdirSync } from "node:fs";
@@ -48,7 +48,7 @@ import { inTurn } from "./helpers/seed.ts";
 
 t.teardown(closeDevices);
 
-/** The demo in f32, so that merging rounds as little as possible. */
+/** Copies demo-lm in f32, so that merging rounds as little as possible. */
 async function wideDemo(folder: string): Promise<string> {
   const wide = await copyCheckpoint("demo-lm", folder);
   const file = path.join(wide, "model.safetensors");
@@ -64,7 +64,7 @@ async function wideDemo(folder: string): Promise<string> {
   return wide;
 }
 
-/** The adapters that a training wrote. */
+/** Reads the adapters of a training. */
 async function adaptersIn(folder: string) {
   const file = path.join(folder, "adapter_model.safetensors");
   return { raw: await readRaw(file), values: readTensors(file) };
@@ -80,8 +80,8 @@ function weightsFile(folder: string): string {
 
 type Numbers = { readonly [name: string]: ArrayLike<number> };
 
-/** The largest difference, relative to the largest number of its tensor. */
-function furthest(found: Numbers, wanted: Numbers): number {
+/** Max difference, relative to the largest value of the tensor. */
+function maxError(found: Numbers, wanted: Numbers): number {
   return Math.max(
     ...Object.entries(wanted).map(([name, tensor]) => {
       const values = Array.from(tensor);
@@ -92,7 +92,7 @@ function furthest(found: Numbers, wanted: Numbers): number {
   );
 }
 
-/** A layer with experts and a projection, and the sum of squares of its outputs. */
+/** A layer with experts and a projection; its loss is the sum of squares of its outputs. */
 const layer = model(
   { token: upTo(9), embed: 6, ffn: 5, expert: 4 },
   (m) => {
@@ -127,7 +127,7 @@ const adapters = {
   adapts: (name: string) => /\.(gate|up|down)_proj\./.test(name),
 };
 
-t.test("gradients of adapters are slopes, and those of kernels", async (t) => {
+t.test("gradients of adapters match finite differences and kernels", async (t) => {
   const adapted = withAdapters(layer, adapters) as Model;
   const graph = await graphWithGradients(adapted);
   const params = Object.fromEntries(
@@ -151,7 +151,7 @@ t.test("gradients of adapters are slopes, and those of kernels", async (t) => {
   ]);
 });
 
-t.test("memory is that of the weights, the adapters and their optimizer", async (t) => {
+t.test("memory consists of weights, adapters and their optimizer state", async (t) => {
   const published = publishedModel(await tinyConfig());
   const bounds = { maxTokens: 16, maxSequences: 1, maxContext: 16 };
   const base = published.build({ ...bounds, training: { auxiliary: 0.01 } });
@@ -169,7 +169,11 @@ t.test("memory is that of the weights, the adapters and their optimizer", async 
   const trained = bytes("weight", /lora_/);
   t.ok(trained > 0);
   t.equal(bytes("state", /^adamw/), 2 * trained);
-  t.equal(bytes("state", /^adamw(?!.*lora_)/), 0, "others have no state");
+  t.equal(
+    bytes("state", /^adamw(?!.*lora_)/),
+    0,
+    "other weights have no state",
+  );
   const { dtype } = plan.buffers["model.norm.weight"]!;
   t.equal(dtype, "bf16", "constant weights keep their dtype");
   const written = plan.programs.flatMap(({ steps }) => steps)
@@ -182,10 +186,13 @@ t.test("memory is that of the weights, the adapters and their optimizer", async 
     })
     .filter((name) => plan.buffers[name]!.kind === "weight");
   t.ok(written.length > 0);
-  t.ok(written.every((name) => /lora_/.test(name)), "base weights are read");
+  t.ok(
+    written.every((name) => /lora_/.test(name)),
+    "base weights are only read",
+  );
 });
 
-/** A checkpoint with the values of a quantized one, in f32. */
+/** Writes a checkpoint with the values of a quantized one, in f32. */
 async function decoded(name: string, folder: string): Promise<string> {
   const from = checkpointFolder(name);
   const { quantization_config: _, ...config } = readJson(
@@ -217,7 +224,7 @@ async function decoded(name: string, folder: string): Promise<string> {
   return folder;
 }
 
-/** The values of MXFP4: `expert in out` of codes `expert out group byte`, whose low nibble is the first element. */
+/** Decodes MXFP4 to `expert in out`. Codes are `expert out group byte`, low nibble first. */
 async function decodedBlocks(blocks: TensorEntry, scales: TensorEntry) {
   const [experts = 0, out = 0, groups = 0, bytes = 0] = blocks.shape;
   const codes = await blocks.source.read(blocks.offset, blocks.bytes);
@@ -237,7 +244,7 @@ async function decodedBlocks(blocks: TensorEntry, scales: TensorEntry) {
   return { shape: [experts, size, out], data };
 }
 
-t.test("adapters of quantized weights are those of their values", async (t) => {
+t.test("adapters of quantized weights equal those of decoded weights", async (t) => {
   for (
     const [name, mesh] of inTurn(
       [
@@ -269,7 +276,7 @@ t.test("adapters of quantized weights are those of their values", async (t) => {
       /lora_B/.test(adapter) && values.some((x) => x !== 0)
     );
     t.ok(moved.length > 10, `${name}: ${moved.length} adapters have an effect`);
-    const error = furthest(quantized, wanted);
+    const error = maxError(quantized, wanted);
     t.ok(error <= 1e-6, `${name}: adapters are off by ${error}`);
   }
 });
@@ -313,11 +320,11 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
   for (const out of ["two", ...sharded.map(([out]) => out!)]) {
     const found = await adaptersIn(at(out));
     t.strictSame(Object.keys(found.values), Object.keys(values));
-    const error = furthest(found.values, values);
+    const error = maxError(found.values, values);
     t.ok(error <= 1e-4, `${out}: adapters are off by ${error}`);
   }
 
-  // PEFT's names: a matrix of [rank, inputs] and one of [outputs, rank] for each module, experts one by one.
+  // PEFT's names: matrices of [rank, inputs] and [outputs, rank] for each module, one module per expert.
   t.match(readJson(path.join(at("one"), "adapter_config.json")), {
     peft_type: "LORA",
     r: 4,
@@ -368,7 +375,7 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
     t.ok(String(after[name]) === String(before[name]), `${name} is unchanged`);
   }
 
-  // What cannot be used ends in one sentence.
+  // Unusable adapters end with one message.
   const config = path.join(at("two"), "adapter_config.json");
   const text = await readFile(config, "utf8");
   const refused: [change: object, message: RegExp][] = [
@@ -421,7 +428,7 @@ t.test("experts in one tensor have PEFT's layout of parameters", async (t) => {
   }
   const { raw, values } = await adaptersIn(at("ep=1"));
   const sharded = await adaptersIn(at("tp=2,ep=2"));
-  t.ok(furthest(sharded.values, values) <= 1e-4);
+  t.ok(maxError(sharded.values, values) <= 1e-4);
 
   const { hidden_size: embed, intermediate_size: ffn } = config as {
     readonly [size: string]: number;
@@ -430,7 +437,7 @@ t.test("experts in one tensor have PEFT's layout of parameters", async (t) => {
     target_modules: ["k_proj", "o_proj", "q_proj", "v_proj"],
     target_parameters: ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"],
   });
-  // The first parameter of a module is wrapped first; the second wraps that.
+  // PEFT wraps the first parameter of a module, then the result for the second.
   const module = "base_model.model.model.layers.0.mlp.experts";
   const shapes = Object.fromEntries(
     Object.entries(raw).filter(([name]) => name.startsWith(module))
@@ -465,9 +472,12 @@ t.test("experts in one tensor have PEFT's layout of parameters", async (t) => {
   ]);
   const merged = await tokens([at("merged")]);
   const plain = await tokens([at("start")]);
-  t.ok(furthest({ merged }, { merged: adapted }) <= 1e-6);
-  t.ok(furthest({ plain }, { plain: adapted }) > 1e-4, "they have an effect");
-  // PEFT's sum over experts, by hand.
+  t.ok(maxError({ merged }, { merged: adapted }) <= 1e-6);
+  t.ok(
+    maxError({ plain }, { plain: adapted }) > 1e-4,
+    "adapters have an effect",
+  );
+  // Change of one element by PEFT's formula.
   const names = [".lora_A.weight", ".lora_B.weight"].map((end) => module + end);
   const [a, b] = names.map((name) => values[name]!) as [number[], number[]];
   const matrix = "model.layers.0.mlp.experts.down_proj";

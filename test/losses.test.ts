@@ -1,4 +1,4 @@
-/** What the losses of routers are: each against a few lines of its own. */
+/** Losses of routers, each against a short implementation. */
 
 import t from "tap";
 import {
@@ -30,7 +30,7 @@ import { waves } from "./helpers/waves.ts";
 
 type Net = Scope<"token" | "expert" | "batch" | "layer">;
 
-/** What a model makes of the logits of `batch` sequences. */
+/** Evaluates losses of the logits of `batch` sequences. */
 function losses(
   batch: number,
   build: (
@@ -53,7 +53,7 @@ function losses(
   return runLogits(net, inputs);
 }
 
-/** How often some tokens choose each expert. */
+/** Numbers of choices of each expert by the given tokens. */
 function load(tokens: readonly number[]): number[] {
   const counts = new Array<number>(EXPERTS).fill(0);
   for (const s of tokens) {
@@ -65,14 +65,14 @@ function load(tokens: readonly number[]): number[] {
   return counts;
 }
 
-/** Shares of choices and of probability of some tokens, and the sum of their products. */
+/** Sum over experts of the share of choices times the mean probability, for the given tokens. */
 function balance(tokens: readonly number[]): number {
   const chosen = load(tokens);
   const p = new Array<number>(EXPERTS).fill(0);
   for (const s of tokens) {
     softmaxRow(ROWS[s]!).forEach((x, e) => p[e]! += x / tokens.length);
   }
-  // Of no tokens the sum is 0.
+  // Without tokens, the sum is 0.
   const count = Math.max(tokens.length, 1);
   return chosen.reduce((sum, n, e) => sum + n / count * p[e]!, 0);
 }
@@ -106,8 +106,8 @@ t.test("balancingLoss() by batch, by sequence, over layers, masked", (t) => {
   t.end();
 });
 
-t.test("losses of groups that integers say", (t) => {
-  // Two sequences, mixed; none is the third.
+t.test("losses per group, with groups given as integers", (t) => {
+  // Interleaved sequences 0, 1 and 3; sequence 2 has no tokens.
   const group = [1, 0, 1, 1, 3, 0, 3, 1, 0, 3, 3, 1];
   const real = ALL.map((s) => s % 4 === 2 ? 0 : 1);
   const of = (g: number, counted = ALL) =>
@@ -159,7 +159,7 @@ t.test("losses of groups that integers say", (t) => {
     return squares / EXPERTS / (average ** 2 + 1e-10);
   };
   near(t, importance!, each(variation), "importance");
-  t.equal(found![2], 0, "no token of the third");
+  t.equal(found![2], 0, "sequence 2 has no tokens");
   t.throws(() => runLogits(net, { ...inputs, group: group.with(5, 4) }), {
     name: "DataError",
     message: "Cannot read 'sequence' 4: expected a whole number from 0 to 3",
@@ -167,7 +167,7 @@ t.test("losses of groups that integers say", (t) => {
   t.end();
 });
 
-t.test("balancingLoss() takes layers for one long batch", (t) => {
+t.test("balancingLoss() treats layers as one concatenated batch", (t) => {
   const half = TOKENS / 2;
   const net = model({ token: half, expert: EXPERTS }, (m) => {
     const layers = ["a", "b"].map((name) => m.input(name, "token expert"));
@@ -214,7 +214,7 @@ t.test("zLoss() by sequence and masked", (t) => {
   });
   near(t, found["each"]!, [average(ALL.slice(0, 6)), average(ALL.slice(6))]);
   near(t, found["masked"]!, [average(real)]);
-  t.same(found["none"], [0], "no token counts");
+  t.same(found["none"], [0], "all tokens are masked");
   t.end();
 });
 
@@ -243,7 +243,7 @@ t.test("importanceLoss() is the squared variation of the sums", (t) => {
   t.end();
 });
 
-t.test("biasUpdate() raises experts that few tokens chose", (t) => {
+t.test("biasUpdate() raises the bias of underloaded experts", (t) => {
   const net = model({ token: 4, expert: EXPERTS, choice: 1 }, (m) => {
     const bias = m.input("bias", "expert");
     const routing = route(m.input("logits", "token expert"), {
@@ -268,7 +268,7 @@ t.test("biasUpdate() raises experts that few tokens chose", (t) => {
   t.end();
 });
 
-t.test("losses of what is not there are refused", (t) => {
+t.test("losses with missing operands are rejected", (t) => {
   const over = "expert";
   t.throws(
     () =>
@@ -318,7 +318,7 @@ t.test("losses of what is not there are refused", (t) => {
   t.end();
 });
 
-t.test("gradients of losses of groups", async (t) => {
+t.test("gradients of losses per group", async (t) => {
   const net = model({ token: 8, expert: 4, sequence: 3 }, (m) => {
     const logits = m.param("logits", "token expert");
     const group = m.input("sequence", "token", { dtype: "i32" });

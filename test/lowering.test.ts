@@ -1,4 +1,4 @@
-/** Every op in every shape, compiled and run, against the reference evaluator: ops on whole tensors. */
+/** Compiled ops on complete tensors, of every shape, against the reference evaluator. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -44,7 +44,7 @@ import {
 
 t.teardown(closeDevices);
 
-/** One rank: these ops know nothing of meshes. */
+/** Runs on one rank: these ops do not depend on the mesh. */
 function holds(name: string, of: Case): void {
   holdsOn(name, of, [{}]);
 }
@@ -323,7 +323,7 @@ const stored = model(
   },
 );
 for (const as of ["f32", "bf16", "f16"] as const) {
-  holds(`embeddings, rotations and other uses of ${as} weights`, {
+  holds(`embeddings, rotary positions and other uses of ${as} weights`, {
     model: stored,
     stored: as,
     calls: [{ ids: [4, 0, 3, 3, 1], position: [0, 1, 2, 15, 7] }, {
@@ -415,7 +415,7 @@ holds("views and moves: of inputs, of results, chained, as outputs", {
   }),
 });
 
-holds("names that lowering would like to use itself", {
+holds("names that lowering also uses", {
   model: model({ token, embed: 4 }, (m) => {
     const x = m.input("add", "token embed");
     const lengths = m.input("lengths", "token");
@@ -431,7 +431,7 @@ holds("names that lowering would like to use itself", {
   }),
 });
 
-holds("a dynamic axis under another name", {
+holds("a renamed dynamic axis", {
   lengths: { token: 5 },
   model: model({ token, embed: 4 }, (m) => {
     const x = m.input("x", "token embed");

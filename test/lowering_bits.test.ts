@@ -1,4 +1,4 @@
-/** Results do not depend on the mesh, the placement or the tile: not by one bit. */
+/** Results have the same bits for every mesh, placement and tile. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -43,7 +43,7 @@ import {
 
 t.teardown(closeDevices);
 
-t.test("what differs in the sign of a zero, or in an infinity, is two values", async (t) => {
+t.test("constants that differ in the sign of 0 or infinity are distinct", async (t) => {
   const zeros: Case = {
     calls: [{ x: [-0, 1] }],
     model: model({ token: 2 }, (m) => {
@@ -102,7 +102,7 @@ t.test("ops and sums over short axes are one kernel, with the same bits", async 
     }
     const [found] = await runCase(of, kind);
     const differ = x.map((value, i) => value - found!.y!.data[i]!);
-    // Drivers may round quotients in another way.
+    // Drivers may round quotients differently.
     const limit = kind === "cpu" ? 0 : 1e-5;
     t.ok(
       differ.every((error) => Math.abs(error) <= limit),
@@ -121,12 +121,12 @@ function isInColumn(i: number, j: number): boolean {
   return Math.floor(i / 12) === Math.floor(j / 12) && i % 4 === j % 4;
 }
 
-/** Whether a value differs from the wanted one by less than 1e-4, relative to values above 1. */
+/** Whether a value differs from the expected one by less than 1e-4, relative to values above 1. */
 function isNear(value: number, wanted: number): boolean {
   return Math.abs(value - wanted) < 1e-4 * Math.max(1, Math.abs(wanted));
 }
 
-t.test("a kernel of short sums leaves out values with other users", async (t) => {
+t.test("a kernel of short sums does not contain values with other users", async (t) => {
   const tokens = 3;
   const used = model({ token: upTo(tokens), row: 3, column: 4 }, (m) => {
     const divided = (y: typeof x, axis: "row" | "column") =>
@@ -166,7 +166,7 @@ t.test("a kernel of short sums leaves out values with other users", async (t) =>
   }
 });
 
-t.test("equal chains of short sums share a kernel, whatever they read", async (t) => {
+t.test("equal chains of short sums share a kernel, independent of operands", async (t) => {
   // Each sum has one user.
   const chains: readonly (readonly [string, string, number])[] = [
     ["a", "a", 1],
@@ -279,7 +279,7 @@ const PLACES: readonly CompileOptions[] = [
   { mesh: { ep: 2 }, limits: { maxBufferSize: 16384 } },
   { tuning: { matmul: { rows: 2, columns: 2, lanes: 8 } } },
   { tuning: TUNING.gpu },
-  // Routers assign few choices, and matmuls compute norms of one row.
+  // Routers assign few choices; matmuls compute norms of one row.
   { tuning: TUNING.gpu, limits: { maxStorageBuffersPerShaderStage: 16 } },
   { mesh: { ep: 2 }, tuning: { matmul: { rows: 1, columns: 4, lanes: 16 } } },
   {
@@ -308,7 +308,7 @@ for (const kind of ["cpu", "gpu"] as const) {
   });
 }
 
-t.test("checks of a run find nothing", async (t) => {
+t.test("checks of a run find no errors", async (t) => {
   for (const options of PLACES.slice(0, 6)) {
     const results = await runCase(bits, "cpu", { ...options, check: true });
     for (const outputs of results) {
@@ -322,7 +322,7 @@ t.test("checks of a run find nothing", async (t) => {
   }
 });
 
-/** Logits of five tokens and of one, and the kernels of the plan. */
+/** Logits of steps of five tokens and one, and the kernels of the plan. */
 async function logitsOf(
   name: string,
   options: Omit<CompileOptions, "mesh"> & { readonly mesh: string },
@@ -343,9 +343,9 @@ t.test("wide devices have fewer launches, and the same bits", {
 }, async (t) => {
   const limits = { maxStorageBuffersPerShaderStage: 16 };
   const cases = {
-    // The shared expert and the router.
+    // The shared expert and the router share a kernel with the norm.
     "qwen2moe-8e": /matmul_64x8_norm_and_matmul_pair_64x96_norm/,
-    // A latent is normalized, rotated and cached; queries are joined.
+    // A latent vector is normalized, rotated and cached by one kernel; queries need no concat.
     "deepseekv3-16e": /^(?!.*(cacheWrite|concat|slice))/,
   };
   for (const [name, kernels] of Object.entries(cases)) {
@@ -360,7 +360,7 @@ t.test("wide devices have fewer launches, and the same bits", {
   }
 });
 
-/** Checkpoints by router, encoding of weights, and activation. */
+/** Checkpoints that differ in router, weight encoding and activation. */
 const EXPERTS = [
   "deepseekv3-16e-fp8",
   "gptoss-8e",
@@ -372,7 +372,7 @@ const EXPERTS = [
   "qwen3moe-8e-bf16",
 ];
 
-t.test("experts of one token are two launches, with the same bits", {
+t.test("experts of one token need two launches, with the same bits", {
   skip: skipUnasked("cpu"),
 }, async (t) => {
   for (const name of inTurn(EXPERTS, 4)) {

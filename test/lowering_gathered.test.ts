@@ -1,4 +1,6 @@
-/** Values that look at all tokens, with tokens on several ranks: as the reference says, and the same bits on every mesh. */
+/**
+ * Values that need all tokens, with tokens sharded over ranks: against the reference, with the same bits on every mesh.
+ */
 // needs: cpu, gpu
 
 import fc from "fast-check";
@@ -45,7 +47,7 @@ import { holdsFor } from "./helpers/seed.ts";
 
 t.teardown(closeDevices);
 
-/** Tokens over all ranks, on meshes of one, several and many. */
+/** Tokens sharded over all ranks, on several meshes. */
 const OVER_RANKS: readonly CompileOptions[] = [
   {},
   { mesh: { ep: 1 }, place: { token: "ep" } },
@@ -55,7 +57,7 @@ const OVER_RANKS: readonly CompileOptions[] = [
   { mesh: { dp: 2, ep: 2 }, place: { token: ["ep", "dp"] } },
 ];
 
-/** The same with what is usual where there are experts. */
+/** Default placements of models with experts. */
 const EXPERTS: readonly CompileOptions[] = [
   {},
   { mesh: { ep: 1 } },
@@ -82,8 +84,8 @@ async function sameEverywhere(
   }
 }
 
-/** Test a case on the CPU, and on a GPU. */
-function whole(
+/** Tests a case on the CPU and on a GPU. */
+function holdsGathered(
   name: string,
   of: Case,
   meshes: readonly CompileOptions[],
@@ -94,7 +96,7 @@ function whole(
   });
 }
 
-whole("sums, means, maxima and contractions over tokens", {
+holdsGathered("sums, means, maxima and contractions over tokens", {
   calls: [{ x: waves(70 * 6) }, { x: waves(18, 2) }, { x: waves(6, 3) }, {
     x: [],
   }],
@@ -115,7 +117,7 @@ whole("sums, means, maxima and contractions over tokens", {
   }),
 }, OVER_RANKS);
 
-whole("numbers without axes", {
+holdsGathered("numbers without axes", {
   calls: [{ x: waves(28) }, { x: waves(4) }, { x: [] }],
   model: model({ token: upTo(9), embed: 4 }, (m) => {
     const x = m.input("x", "token embed");
@@ -135,7 +137,7 @@ whole("numbers without axes", {
   }),
 }, OVER_RANKS);
 
-whole("tokens against tokens", {
+holdsGathered("tokens against tokens", {
   calls: [{ x: waves(70 * 4) }, { x: waves(36) }, { x: waves(4) }, { x: [] }],
   model: model({ token: upTo(70), embed: 4 }, (m) => {
     const x = m.input("x", "token embed");
@@ -152,7 +154,7 @@ whole("tokens against tokens", {
   }),
 }, OVER_RANKS);
 
-whole("a fixed number of tokens in other axes", {
+holdsGathered("a fixed number of tokens in other axes", {
   model: model(
     { token: 12, row: 3, column: 4, embed: 5, best: 2 },
     (m) => {
@@ -167,7 +169,7 @@ whole("a fixed number of tokens in other axes", {
   ),
 }, OVER_RANKS);
 
-/** Two experts a token, all tokens in one routing group. */
+/** Routes to two experts per token, with all tokens in one routing group. */
 function oneGroup(tokens: number): Case["model"] {
   return model({ token: upTo(tokens), embed: 6, expert: 4 }, (m) => {
     const x = m.input("x", "token embed");
@@ -195,9 +197,9 @@ const routed: Case = {
     x: [],
   }],
 };
-whole("capacity of all tokens", routed, EXPERTS);
+holdsGathered("capacity of all tokens", routed, EXPERTS);
 
-/** Each preset that looks at a routing group, with what it may be given besides. */
+/** Presets that use routing groups, with topK and other options. */
 const PRESETS = [
   ["switch.top1", 1],
   ["gshard.top2", 2],
@@ -210,7 +212,7 @@ const PRESETS = [
   ["expertChoice", 5],
   ["forced", 2],
 ] as const;
-whole("every preset, all tokens in one group", {
+holdsGathered("every preset, with all tokens in one group", {
   calls: [{ x: waves(31 * 6) }, { x: waves(6, 4) }, { x: [] }],
   model: model({ token: upTo(31), embed: 6, expert: 5 }, (m) => {
     const x = m.input("x", "token embed");
@@ -237,7 +239,7 @@ whole("every preset, all tokens in one group", {
   }),
 }, EXPERTS.filter((_, i) => i !== 1));
 
-whole("tokens assigned by sequence", {
+holdsGathered("tokens assigned by sequence", {
   model: model(
     {
       token: upTo(12),
@@ -300,7 +302,7 @@ whole("tokens assigned by sequence", {
   ],
 }, EXPERTS);
 
-whole("a group's members over ranks", {
+holdsGathered("members of a group sharded over ranks", {
   model: model({ group: 2, member: 6, embed: 4, expert: 4 }, (m) => {
     const x = m.input("x", "group member embed");
     const routing = route(dot(x, m.param("router", "expert embed"), "embed"), {
@@ -318,12 +320,12 @@ whole("a group's members over ranks", {
   { mesh: { ep: 3 }, place: { member: "ep", expert: "ep" } },
 ]);
 
-t.test("nothing is gathered where a rank has what is needed", async (t) => {
+t.test("one rank needs no gather", async (t) => {
   const plan = await compileCase(routed, { mesh: { ep: 1 } });
   t.notMatch(formatPlan(plan), /allGather/);
 });
 
-t.test("the plan shows what is gathered", async (t) => {
+t.test("the plan shows gathers", async (t) => {
   const text = formatPlan(await compileCase(routed, { mesh: { ep: 2 } }));
   const gathers = text.split("\n").filter((line) =>
     / allGather over /.test(line)
@@ -339,7 +341,7 @@ t.test("the plan shows what is gathered", async (t) => {
   );
 });
 
-t.test("as many bytes as the plan says, between devices and on one", async (t) => {
+t.test("bytes match the plan, between devices and on one", async (t) => {
   for (const sharing of ["shared", "separate"] as const) {
     const { results, ranks } = await countedRun(t, routed, {
       mesh: { ep: 3 },
@@ -349,7 +351,7 @@ t.test("as many bytes as the plan says, between devices and on one", async (t) =
     t.equal(digest(results), wanted, "the same bits");
     const lengths = [[14, 13, 13], [1, 1, 1], [1, 0, 0], [0, 0, 0]];
     for (const { rank, sentBytes } of ranks) {
-      // Logits, noise and what the mean is of: rows of four numbers, to two others.
+      // Logits, noise and the operand of the mean: rows of four numbers, to two other ranks.
       const tokens = lengths.reduce((n, call) => n + call[rank]!, 0);
       t.equal(sentBytes.gather.actual, tokens * 3 * 16 * 2);
     }

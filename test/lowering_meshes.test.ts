@@ -1,4 +1,4 @@
-/** Routers, attention and meshes, compiled and run, against the reference evaluator. */
+/** Routers and attention on meshes, against the reference evaluator. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -36,7 +36,7 @@ import {
 
 t.teardown(closeDevices);
 
-holds("routers of every size, two layers, experts beside them", {
+holds("routers of every size, two layers, a shared expert", {
   calls: [{ x: waves(28) }, { x: waves(4, 3) }, { x: [] }, { x: waves(36, 9) }],
   model: model({
     token: upTo(9),
@@ -102,7 +102,7 @@ holds("routers of every size, two layers, experts beside them", {
   }),
 });
 
-holds("logits with the experts first", {
+holds("logits with experts as the first axis", {
   model: model({ token: upTo(6), embed: 4, expert: 5 }, (m) => {
     const x = m.input("x", "token embed");
     const logits = dot(m.param("router", "expert embed"), x, "embed");
@@ -170,7 +170,7 @@ holds("fairscale with all tokens in one group", {
   }),
 });
 
-/** A layer of attention, and one without a cache of its own window. */
+/** Attention; windowed attention with its own cache; windowed attention over the cache of the first. */
 function attending(
   tokens: number | ReturnType<typeof upTo>,
   dtype: "f32" | "f16",
@@ -268,7 +268,7 @@ for (const dtype of ["f32", "f16"] as const) {
   ]);
 }
 for (const dtype of ["f32", "f16"] as const) {
-  // Steps of up to two tokens are split over the eight blocks of keys of the context.
+  // Steps of up to two tokens are split over the eight key blocks of the context.
   const of: Case = {
     model: attending(upTo(40), dtype, 256),
     calls: [
@@ -284,13 +284,13 @@ for (const dtype of ["f32", "f16"] as const) {
     ],
   };
   const overKeys: CompileOptions = { tuning: { splitKeys: 2 } };
-  // Eight blocks on each of two ranks.
+  // Eight key blocks on each of two ranks.
   holds(`attention to keys of two ranks, ${dtype}`, {
     ...of,
     model: attending(upTo(40), dtype, 512),
     calls: [
       ...of.calls!,
-      // Earlier keys are gathered, and fewer of them within a window.
+      // Earlier keys are gathered; a window gathers fewer.
       ...[44, 84].map((first) => ({
         x: waves(8 * 40, first),
         sequence: new Array(40).fill(1),
@@ -320,7 +320,7 @@ for (const dtype of ["f32", "f16"] as const) {
     });
   }
 }
-holds("attention of a fixed number of tokens", {
+holds("attention with a static token axis", {
   model: attending(3, "f32"),
   calls: [{ sequence: [0, 0, 1], position: [0, 1, 0] }, {
     sequence: [0, 1, 1],
@@ -328,7 +328,7 @@ holds("attention of a fixed number of tokens", {
   }],
 }, [{}, { mesh: { dp: 2 }, place: { token: "dp" } }]);
 
-holds("tokens of a fixed number, experts in uneven shares", {
+holds("a static token axis, with experts sharded unevenly", {
   model: model({ token: 7, embed: 3, expert: 5 }, (m) => {
     const x = m.input("x", "token embed");
     const routing = route(m.input("logits", "token expert"), {
@@ -356,7 +356,7 @@ holds("tokens of a fixed number, experts in uneven shares", {
   },
 }]);
 
-holds("rules of newer routers", {
+holds("options of newer routers", {
   calls: [{ x: waves(28) }, { x: [] }, { x: waves(4, 3) }],
   model: model({ token: upTo(9), embed: 4, ffn: 5, expert: 6 }, (m) => {
     const x = m.input("x", "token embed");

@@ -1,4 +1,4 @@
-/** Every op in every shape, compiled and run, against the reference evaluator: routing, dispatched values, attention, meshes. */
+/** Compiled routing and dispatched values of every shape, on meshes, against the reference evaluator. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -39,13 +39,13 @@ const UNEVEN: CompileOptions = {
   mesh: { ep: 2 },
   place: { token: "ep", expert: { over: "ep", table: [[3, 0], [1, 4, 2]] } },
 };
-const TURNED: CompileOptions = {
+const PERMUTED: CompileOptions = {
   place: { expert: { over: [], table: [[3, 0, 1, 4, 2]] } },
 };
 
 const token = upTo(9);
 
-holds("mixtral's layer, with no, one and many tokens", {
+holds("mixtral's layer, with 0, 1 and many tokens", {
   calls: [
     [],
     [0.5, 1, -1, 2],
@@ -55,7 +55,7 @@ holds("mixtral's layer, with no, one and many tokens", {
     const { y, routing } = mixtralLayer(m);
     return { y, index: routing.index, weight: routing.weight };
   }),
-}, [...MESHES, { mesh: { dp: 2 } }, UNEVEN, TURNED]);
+}, [...MESHES, { mesh: { dp: 2 } }, UNEVEN, PERMUTED]);
 
 const shapes = model(
   { token, embed: 4, head: 2, dim: 2, ffn: 5, expert: 5, two: 2, turned: 4 },
@@ -175,10 +175,10 @@ for (const stored of ["f32", "bf16"] as const) {
       logits: Array.from({ length: 35 }, (_, i) => Math.sin(i * 7)),
     }],
     lengths: { token: 7 },
-  }, stored === "f32" ? [...MESHES, UNEVEN, TURNED] : [{}, UNEVEN]);
+  }, stored === "f32" ? [...MESHES, UNEVEN, PERMUTED] : [{}, UNEVEN]);
 }
 
-holds("expressions of more buffers than a kernel may bind", {
+holds("expressions with more buffers than a kernel may bind", {
   lengths: { token: 6 },
   calls: [{ ids: [0, 1, 2, 3, 4, 0], more: [5, 6, 7, 8, 0, 1] }],
   model: model({ token, embed: 4, ffn: 4, expert: 5, vocab: 5 }, (m) => {

@@ -1,4 +1,4 @@
-/** What cannot be lowered is refused when it is compiled, in words, at the place. */
+/** Models that cannot be lowered: messages of compile errors, with positions. */
 
 import {
   add,
@@ -29,7 +29,7 @@ compileRefused(
   "Cannot move 'token/dp other/ep' between ranks: it has more than one axis whose length is known only at run time. Change the placement of its axes",
 );
 compileRefused(
-  "a dispatched value of a run-time width",
+  "a dispatched value with a dynamic width",
   model({ token, wide: upTo(3), expert: 4 }, (m) => {
     const routing = route(m.input("logits", "token expert"), {
       over: "expert",
@@ -62,20 +62,27 @@ compileRefused(
   "Cannot topK 'expert slot embed': it is a dispatched value. Choose before the dispatch, or after the combine",
 );
 
-/** Attention with some of its parts as a test wants them. */
+/** Builds attention with the given defect. */
 function attending(
-  how: "twice" | "old" | "chain" | "computed" | "two" | "dynamic" | "earlier",
+  defect:
+    | "twice"
+    | "old"
+    | "chain"
+    | "computed"
+    | "two"
+    | "dynamic"
+    | "earlier",
 ): Model {
   return model({
     token,
     head: 1,
     dim: 4,
     sequence: 2,
-    context: how === "dynamic" ? upTo(8) : how === "earlier" ? 64 : 8,
+    context: defect === "dynamic" ? upTo(8) : defect === "earlier" ? 64 : 8,
   }, (m) => {
     const q = m.input("q", "token head dim");
-    const given = m.input("sequence", "token", { dtype: "i32" });
-    const sequence = how === "computed" ? mul(given, 1) : given;
+    const declared = m.input("sequence", "token", { dtype: "i32" });
+    const sequence = defect === "computed" ? mul(declared, 1) : declared;
     const position = m.input("position", "token", { dtype: "i32" });
     const keys = m.state("keys", "sequence context head dim");
     const values = m.state("values", "sequence context head dim");
@@ -87,7 +94,7 @@ function attending(
       sequence,
       position,
     });
-    if (how === "twice") {
+    if (defect === "twice") {
       return {
         ...one,
         z: attention(q, {
@@ -100,7 +107,7 @@ function attending(
         }).y,
       };
     }
-    if (how === "earlier") {
+    if (defect === "earlier") {
       const before = cachedAttention(q, {
         keys: one.keys,
         values: one.values,
@@ -109,8 +116,8 @@ function attending(
       });
       return { ...one, before };
     }
-    if (how === "old") return { ...one, before: sum(keys, "context") };
-    if (how === "chain") {
+    if (defect === "old") return { ...one, before: sum(keys, "context") };
+    if (defect === "chain") {
       const two = attention(one.y, {
         key: q,
         value: q,
@@ -121,7 +128,7 @@ function attending(
       });
       return { ...two, one: one.y };
     }
-    if (how === "two") {
+    if (defect === "two") {
       const other = m.input("other", "token", { dtype: "i32" });
       const two = attention(q, {
         key: q,
@@ -138,43 +145,43 @@ function attending(
 }
 const DP2: CompileOptions = { mesh: { dp: 2 }, place: { token: "dp" } };
 compileRefused(
-  "a state that is written twice",
+  "a state written twice",
   attending("twice"),
   {},
   "Cannot write state 'keys' twice: it is updated in place. Use separate states for each attention",
 );
 compileRefused(
-  "a state that is read before it is written",
+  "a state read before it is written",
   attending("old"),
   {},
   "Cannot read state 'keys' before it is written: it is updated in place. Read the next value from attention",
 );
 compileRefused(
-  "a state that is written by two attentions",
+  "a state written by two attentions",
   attending("chain"),
   {},
   "Cannot write state 'keys' twice: it is updated in place. Use separate states for each attention",
 );
 compileRefused(
-  "a state of a dynamic length",
+  "a state of dynamic length",
   attending("dynamic"),
   {},
   "Cannot keep state 'keys': the length of 'context' is known only at run time. Give the axis a fixed size",
 );
 compileRefused(
-  "placed tokens whose sequences are computed",
+  "placed tokens with computed sequences",
   attending("computed"),
   DP2,
   "Cannot place axis 'token' over 'dp': attention needs tokens of one sequence on one rank, and which those are is computed. Give it as an input, or leave the axis unplaced",
 );
 compileRefused(
-  "shared positions of which attention reads others than it writes",
+  "sharded positions with different inputs for reads and writes",
   attending("earlier"),
   { mesh: { cp: 2 }, place: { context: "cp" } },
   "Cannot shard axis 'context': attention has other sequences or positions than the writes of its cache. Use the same inputs for both",
 );
 compileRefused(
-  "placed tokens of two kinds of sequences",
+  "placed tokens with two inputs of sequences",
   attending("two"),
   DP2,
   "Cannot place axis 'token' over 'dp': attention needs tokens with one 'other' on one rank, and they are assigned by 'sequence'. Use one input for both, or leave the axis unplaced",

@@ -1,4 +1,4 @@
-// Machine files, and predictions for machines made up so that the times can be worked out by hand.
+// Machine files, and predictions for hypothetical machines whose times can be computed by hand.
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { Ajv } from "ajv";
@@ -29,7 +29,7 @@ import {
 const read = (path: string) =>
   readFileSync(fileURLToPath(new URL(path, import.meta.url)), "utf8");
 
-/** A device for which nothing takes time but what is said. */
+/** A device on which everything is free. */
 const FREE: MachineDevice = {
   multiplyAdds: 1e30,
   operations: 1e30,
@@ -37,7 +37,7 @@ const FREE: MachineDevice = {
   launch: 0,
 };
 
-/** Hosts of devices, each of one rank, where nothing takes time but what is said. */
+/** A machine on which only the given properties cost time: four such devices on one host. */
 function machineOf(
   device: Partial<MachineDevice>,
   rest: Partial<Machine> = {},
@@ -52,7 +52,7 @@ function machineOf(
   };
 }
 
-t.test("the schema of machine files is a schema", (t) => {
+t.test("the schema of machine files is valid", (t) => {
   t.ok(new Ajv().validateSchema(machineSchema));
   t.end();
 });
@@ -74,13 +74,13 @@ t.test("machine files are read, written and placed", (t) => {
   for (const name of ["node_8_nvlink", "nodes_64_infiniband"]) {
     const file = `../examples/cluster/machines/${name}.json`;
     const example = parseMachine(read(file), file);
-    t.match(example.source, /[Ss]pecification/, `${name} says where from`);
+    t.match(example.source, /[Ss]pecification/, `${name} names its source`);
     t.equal(machineRanks(example), name === "node_8_nvlink" ? 8 : 512);
   }
   t.end();
 });
 
-t.test("mistakes in machine files are named with their place", (t) => {
+t.test("mistakes in machine files are reported with their path", (t) => {
   const good = JSON.parse(stringifyMachine(machineOf({}))) as {
     [field: string]: unknown;
   };
@@ -176,7 +176,7 @@ t.test("the time of a launch", (t) => {
 
 t.test("the time of an exchange", (t) => {
   const link = { latency: 1, bandwidth: 10 };
-  // Of three ranks, 100 bytes to each other one, 600 in all.
+  // Three ranks: 100 bytes to each other rank, 600 in all.
   const three = { peers: 2, bytes: 200, pairBytes: 100, hostBytes: 600 };
   const seconds = (machine: Machine, gathers = false) =>
     exchangeSeconds(machine, {
@@ -208,17 +208,17 @@ t.test("the time of an exchange", (t) => {
   t.equal(
     exchangeSeconds(two, { levels }, "d"),
     2 + 200,
-    "levels work at the same time; two ranks of a host share its way out",
+    "levels overlap; two ranks of a host share its link",
   );
   const staged = machineOf({ staging: { latency: 4, bandwidth: 100 } });
-  t.equal(seconds(staged), 2 * 4 + 400 / 100, "in and out of the device");
+  t.equal(seconds(staged), 2 * 4 + 400 / 100, "to and from the host");
   t.throws(() => exchangeSeconds(by("rank"), { levels }, "d"), {
     message: /the machine 'made up' has no link 'otherHost'/,
   });
   t.end();
 });
 
-t.test("from the times of exchanges on one device, the rates that give them", async (t) => {
+t.test("exchangeRates() recovers rates from times of exchanges on one device", async (t) => {
   const plan = await compile(exchangeModel(2, 128), { mesh: { ep: 2 } });
   const { steps } = plan.programs[0]!;
   const exchange = steps.find((step) => step.op === "allToAll") as AllToAllStep;
@@ -243,7 +243,7 @@ t.test("from the times of exchanges on one device, the rates that give them", as
   t.end();
 });
 
-t.test("a matmul takes its multiply-adds and its bytes", async (t) => {
+t.test("the time of a matmul depends on its multiply-adds and bytes", async (t) => {
   const sizes = { token: upTo(256), embed: 64, out: 128 };
   const matmul = model(sizes, (m) => ({
     y: dot(m.input("x", "token embed"), m.param("w", "out embed"), "embed"),
@@ -251,8 +251,8 @@ t.test("a matmul takes its multiply-adds and its bytes", async (t) => {
   const plan = await compile(matmul, {});
   const seconds = (device: Partial<MachineDevice>) =>
     simulate(plan, machineOf(device), { tokens: 256 }).seconds;
-  const near = (actual: number, expected: number, what: string) =>
-    t.ok(Math.abs(actual / expected - 1) < 1e-9, `${what}: ${actual}`);
+  const near = (actual: number, expected: number, name: string) =>
+    t.ok(Math.abs(actual / expected - 1) < 1e-9, `${name}: ${actual}`);
   near(seconds({ multiplyAdds: 1000 }), 256 * 64 * 128 / 1000, "multiply-adds");
   const bytes = 4 * (256 * 64 + 64 * 128 + 256 * 128 + 1);
   near(seconds({ bandwidth: 10 }), bytes / 10, "bytes, each once");
@@ -271,8 +271,8 @@ t.test("measurements are repeated less often after the deadline, and report thei
     [true, false, true, false],
   );
   const spreads: (readonly [string, number])[] = [];
-  const onSpread = (what: string, spread: number) =>
-    spreads.push([what, spread]);
+  const onSpread = (name: string, spread: number) =>
+    spreads.push([name, spread]);
   t.equal(reportedMedian([4, 2, 3], "few", { onSpread }), 3);
   t.equal(reportedMedian([1, 9, 4, 5, 4, 3, 4, 99], "all", { onSpread }), 4);
   t.strictSame(spreads, [["few", 2 / 3], ["all", 1 / 4]]);

@@ -1,4 +1,4 @@
-// Weights that are mapped from a file that becomes shorter while it is in use: a sentence, not the end of the process.
+// A mapped weight file that is truncated while in use: a message instead of a crash.
 // needs: cpu
 import { truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -36,7 +36,7 @@ export const m = model({ a: 4, b: 1024, c: 1024 }, (m) =>
     ], changed);
   await writeRaw(at("w"), { w: floats([1024, 1024], 1) });
   t.equal((await run()).code, 0);
-  // Once it is mapped, a file is closed.
+  // A file is closed once it is mapped.
   const shortens: FileSystem = {
     ...files,
     open: async (file) => {
@@ -58,7 +58,7 @@ export const m = model({ a: 4, b: 1024, c: 1024 }, (m) =>
       at("w")
     }': it became shorter during the run, or cannot be read. Copy it again\n`,
   });
-  // Nothing of it is left.
+  // The error does not affect later runs.
   await writeRaw(at("w"), { w: floats([1024, 1024], 1) });
   const { code, err } = await run();
   t.strictSame([code, err], [0, ""]);

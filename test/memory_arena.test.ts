@@ -1,4 +1,4 @@
-// Offsets in arenas: no overlap while live, aligned, deterministic, and the same for every layer.
+// Offsets in arenas: disjoint while live, aligned, deterministic, and equal for every layer.
 
 import fc from "fast-check";
 import t from "tap";
@@ -10,7 +10,7 @@ import { checkOverlap } from "../spec/verify/overlap.ts";
 const STEPS = 40;
 const LIMIT = 2 ** 14;
 
-/** Live ranges over some steps; bytes are often equal, as they are in models. */
+/** Live ranges over some steps. Sizes are often equal, as in models. */
 function ranges(steps: number): fc.Arbitrary<LiveRange[]> {
   const bytes = fc.oneof(
     fc.constantFrom(4, 256, 1024, 4096),
@@ -31,8 +31,8 @@ function aligned({ bytes }: LiveRange): number {
   return Math.ceil(bytes / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT;
 }
 
-/** The most bytes that are live at a step. */
-function liveAtOnce(all: readonly LiveRange[]): number {
+/** Max bytes that are live at a step. */
+function maxLiveBytes(all: readonly LiveRange[]): number {
   let max = 0;
   for (const { first } of all) {
     const live = all.filter((r) => r.first <= first && r.last >= first);
@@ -41,7 +41,7 @@ function liveAtOnce(all: readonly LiveRange[]): number {
   return max;
 }
 
-/** Where each arena ends. */
+/** Lengths of the arenas. */
 function lengths(all: readonly LiveRange[], limit: number): number[] {
   const ends: number[] = [];
   packArenas(all, limit).forEach(({ arena, offset }, i) => {
@@ -79,13 +79,13 @@ t.test("buffers that are live at once do not overlap", (t) => {
   t.end();
 });
 
-t.test("no arena is longer than the limit, and one is enough without", (t) => {
+t.test("arenas respect the limit; without a limit there is one", (t) => {
   fc.assert(
     fc.property(ranges(STEPS), (all) => {
       const many = lengths(all, LIMIT);
       const one = lengths(all, Infinity);
       return many.every((bytes) => bytes > 0 && bytes <= LIMIT) &&
-        one.length <= 1 && (one[0] ?? 0) >= liveAtOnce(all);
+        one.length <= 1 && (one[0] ?? 0) >= maxLiveBytes(all);
     }),
   );
   const long = { bytes: 2 * LIMIT, first: 0, last: 1 };
@@ -97,7 +97,7 @@ t.test("no arena is longer than the limit, and one is enough without", (t) => {
   t.end();
 });
 
-t.test("layers that repeat have the same offsets, however many there are", (t) => {
+t.test("repeated layers have the same offsets, independent of their number", (t) => {
   const count = 5;
   fc.assert(
     fc.property(ranges(12), (layer) => {
@@ -119,8 +119,8 @@ t.test("layers that repeat have the same offsets, however many there are", (t) =
   t.end();
 });
 
-t.test("orders other than by size are tried where they help", (t) => {
-  // Largest first, both of 1,024 are at 0; the long one of 768 then begins above them, and the other above that.
+t.test("packArenas() also tries orders other than by size", (t) => {
+  // By size, both ranges of 1,024 bytes start at 0, the long one of 768 above them, and the other above that.
   const all = [
     { bytes: 1024, first: 0, last: 2 },
     { bytes: 768, first: 0, last: 4 },
@@ -128,11 +128,14 @@ t.test("orders other than by size are tried where they help", (t) => {
     { bytes: 1024, first: 5, last: 5 },
   ];
   t.same(lengths(all, Infinity), [1792]);
-  t.equal(liveAtOnce(all), 1792);
+  t.equal(maxLiveBytes(all), 1792);
   t.end();
 });
 
-/** Buffers at given offsets of two allocations, each used by the first and the last step of its live range. */
+/**
+ * Buffers at given offsets of two allocations, written at the first step and read at the last step of their live
+ * ranges.
+ */
 function factsOf(
   placed: readonly (LiveRange & { allocation: number; offset: number })[],
 ): Facts {
@@ -158,7 +161,7 @@ function factsOf(
   } as unknown as Facts;
 }
 
-t.test("checkOverlap() finds what a comparison of all pairs finds", (t) => {
+t.test("checkOverlap() finds the same as a comparison of all pairs", (t) => {
   const buffer = fc.record({
     range: ranges(STEPS).filter((all) => all.length > 0).map(([one]) => one!),
     allocation: fc.nat(1),

@@ -1,4 +1,4 @@
-// Scratch memory of models at their real sizes: hardly more than is live at once, whatever the number of layers.
+// Scratch memory of models at real sizes: close to the max live bytes, independent of the number of layers.
 
 import t from "tap";
 import {
@@ -15,7 +15,7 @@ import { verifyPlan } from "../spec/verify/mod.ts";
 import { smallDecoder } from "./helpers/plans.ts";
 import { scratchOf } from "./helpers/scratch.ts";
 
-/** As much as any of the plans asks for. */
+/** Exceeds the needs of all plans. */
 const LIMITS = {
   maxBufferSize: 2 ** 40,
   maxStorageBufferBindingSize: 2 ** 40,
@@ -25,12 +25,12 @@ const BOUNDS: DecoderOptions = {
   maxSequences: 16,
   maxContext: 2048,
 };
-/** Allocated, as a multiple of what is live at once. */
+/** Max allocated bytes, relative to the max live bytes. */
 const MAX_RATIO = 1.05;
-/** Of many layers, as a multiple of few. */
+/** Max allocated bytes of many layers, relative to few. */
 const DEEPER = 1.02;
 
-/** Qwen3-30B-A3B, but for its number of layers. */
+/** Qwen3-30B-A3B with another number of layers. */
 function qwen(layers: number): Model {
   return publishedModel({
     architectures: ["Qwen3MoeForCausalLM"],
@@ -40,7 +40,7 @@ function qwen(layers: number): Model {
   }).build(BOUNDS);
 }
 
-/** DeepSeek-V3, but for its number of layers. */
+/** DeepSeek-V3 with another number of layers. */
 function deepseek(layers: number): Model {
   return publishedModel({
     architectures: ["DeepseekV3ForCausalLM"],
@@ -57,7 +57,7 @@ function deepseek(layers: number): Model {
   }).build(BOUNDS);
 }
 
-/** Compile for limits that ask for nothing. */
+/** Compiles with unlimited buffers. */
 function compiled(model: Model, options: CompileOptions): Promise<Plan> {
   return compile(model, { limits: LIMITS, ...options });
 }
@@ -126,7 +126,7 @@ for (const { name, model, layers: [few, many], options } of SHAPES) {
     t.ok(b! <= DEEPER * a!, `${b} for ${many} layers, ${a} for ${few}`);
     t.same(verifyPlan(short), []);
     t.same(
-      repeating(
+      differing(
         long,
         (stepsOf(long).length - stepsOf(short).length) /
           (many - few),
@@ -140,8 +140,8 @@ function stepsOf({ programs }: Plan): readonly Step[] {
   return programs[0]!.steps;
 }
 
-/** Scratch buffers of the layers in the middle that are not where those of the next layer are. */
-function repeating(plan: Plan, layer: number): string[] {
+/** Scratch buffers of middle layers whose offsets differ from those of the next layer. */
+function differing(plan: Plan, layer: number): string[] {
   const steps = stepsOf(plan);
   const wrong: string[] = [];
   let compared = 0;
@@ -162,11 +162,11 @@ function repeating(plan: Plan, layer: number): string[] {
   return compared > 20 ? wrong : [`only ${compared} were compared`];
 }
 
-t.test("several arenas where a limit asks for them", async (t) => {
+t.test("a limit splits memory into several arenas", async (t) => {
   const model = smallDecoder(2, 8);
   const roomy = await compiled(model, { mesh: { ep: 2 } });
   const one = scratchOf(roomy);
-  t.equal(one.allocations, 2, "an arena, and what is read after the program");
+  t.equal(one.allocations, 2, "an arena, and buffers read after the program");
   const longest = roomy.requiredLimits["maxStorageBufferBindingSize"]!;
   t.ok(one.allocated > longest);
   const limits = { ...LIMITS, maxBufferSize: longest };

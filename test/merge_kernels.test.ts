@@ -1,4 +1,4 @@
-/** Kernels merged into one do what they did apart. */
+/** A merged kernel computes the same as its parts. */
 
 import t from "tap";
 import {
@@ -22,13 +22,13 @@ import { runWasm } from "./helpers/run_wasm.ts";
 
 const PLACE = { buffer: "lengths of axes", counts: ["token"] };
 const TOKENS: Size = { count: "token" };
-/** Rows in ones and in twos: the second is never more. */
+/** Numbers of rows and of pairs of rows, which are never more. */
 const [ROWS, PAIRS] = [1, 2].map((n): Size => ({ ceilDiv: [TOKENS, n] })) as [
   Size,
   Size,
 ];
 
-/** A workgroup for each row of `x` and each of two halves: y = its sum over lanes, plus `added`. */
+/** A kernel with a workgroup for each row of `x` and half: y = the sum over lanes, plus `added`. */
 function sums(
   added: number,
   { x, y, grid, lanes = 4 }: {
@@ -60,7 +60,7 @@ function sums(
   };
 }
 
-/** What buffers hold after launches. */
+/** Runs launches; returns the contents of all buffers. */
 function run(
   launches: readonly (Omit<Launched, "workgroups"> & {
     readonly workgroups: readonly [number, number, number];
@@ -85,7 +85,7 @@ function run(
 t.test("each part has its workgroups, its bindings and its memory", (t) => {
   const parts = [
     sums(1, { x: "x", y: "y", grid: [ROWS, 2, 1] }),
-    // As long as one half of the rows: it ends before the others do.
+    // Half as many rows: this part ends before the others.
     sums(2, { x: "x", y: "z", grid: [PAIRS, 2, 1] }),
     sums(3, { x: "x", y: "w", grid: [ROWS, 1, 1] }),
   ];
@@ -116,12 +116,12 @@ t.test("each part has its workgroups, its bindings and its memory", (t) => {
     (kernel, bound, groups) =>
       runWasm(kernel, bound as { [name: string]: Uint32Array }, groups),
   );
-  t.same(printed, apart, "a function for each part");
+  t.same(printed, apart, "one function per part");
   t.ok(apart["z"]![3]! > 0 && apart["z"]![4] === 0, "a part is shorter");
   t.end();
 });
 
-t.test("lengths and inputs behind them are one binding", (t) => {
+t.test("lengths and the inputs after them share a binding", (t) => {
   const kernel = kernelOf({
     name: "shift",
     workgroupSize: 4,
@@ -165,16 +165,19 @@ t.test("lengths and inputs behind them are one binding", (t) => {
   const alone = { ...apart, bindings: { ...apart.bindings, from: "x" } };
   t.notOk(
     Object.values(bind(alone).bindings).includes("ids"),
-    "what is elsewhere stays",
+    "other buffers stay bound",
   );
   t.end();
 });
 
-t.test("what does not go together stays apart", (t) => {
+t.test("incompatible launches are not merged", (t) => {
   const first = sums(1, { x: "x", y: "y", grid: [TOKENS, 2, 1] });
   const merged = (next: Launched) => mergeKernels([first, next], PLACE);
   const grid = first.workgroups;
-  t.ok(merged(sums(2, { x: "x", y: "z", grid })), "but for what follows");
+  t.ok(
+    merged(sums(2, { x: "x", y: "z", grid })),
+    "compatible launches are merged",
+  );
   const others: { readonly [why: string]: Launched } = {
     "a buffer that both write": sums(2, { x: "x", y: "y", grid }),
     "a buffer that one writes": sums(2, { x: "y", y: "z", grid }),
@@ -184,12 +187,12 @@ t.test("what does not go together stays apart", (t) => {
       y: "z",
       grid: [TOKENS, 1, 2],
     }),
-    "a height that is known in a run": sums(2, {
+    "a dynamic height": sums(2, {
       x: "x",
       y: "z",
       grid: [2, TOKENS, 1],
     }),
-    "widths that nobody can compare": sums(2, {
+    "incomparable widths": sums(2, {
       x: "x",
       y: "z",
       grid: [{ count: "row" }, 1, 1],
@@ -207,7 +210,7 @@ t.test("equal bodies are shared", (t) => {
   ];
   const shared = sharedBody(body());
   t.equal(sharedBody(body()), shared);
-  // The hash of a name uses its ends and length.
+  // The hash of a name uses its ends and its length.
   for (const other of [body("fiest"), body("first", -0), body("first", 1)]) {
     t.not(sharedBody(other).number, shared.number);
     t.equal(sharedBody(other).body, other);

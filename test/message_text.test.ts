@@ -1,4 +1,4 @@
-// Texts of assistants as content, reasoning and calls: every format of tools, whole and in any pieces.
+// Assistant texts as content, reasoning and tool calls: every tool format, at once and in pieces.
 
 import fc from "fast-check";
 import t from "tap";
@@ -15,7 +15,7 @@ import {
 } from "../engine/server/message/message_text.ts";
 import { SEED } from "./helpers/seed.ts";
 
-/** What a text means. */
+/** Content of a parsed text. */
 interface Meaning {
   readonly content: string;
   readonly reasoning: string;
@@ -30,7 +30,7 @@ interface Case extends Partial<Meaning> {
   readonly text: string;
 }
 
-/** Calls of two functions, of which `f` has a parameter of each kind. */
+/** Calls of two functions; `f` has a parameter of each kind. */
 const BOTH: Meaning["calls"] = [
   ["f", { city: "Rome", days: 2, tags: ["a"] }],
   ["g", {}],
@@ -156,7 +156,7 @@ const CASES: { readonly [F in ToolFormatName]: readonly Case[] } = {
   }],
 };
 
-/** The meaning of a text that comes in pieces. */
+/** Parses a text that arrives in pieces. */
 function meaningOf(
   pieces: readonly string[],
   format: MessageFormat,
@@ -178,14 +178,16 @@ function meaningOf(
     content: deltas.map(({ content }) => content).join(""),
     reasoning: deltas.map(({ reasoning }) => reasoning).join(""),
     calls: calls.map(({ name, text, id }) =>
-      id === undefined ? [name, ended(text)] : [name, ended(text), id]
+      id === undefined
+        ? [name, parseArguments(text)]
+        : [name, parseArguments(text), id]
     ),
     names,
   };
 }
 
-/** Values of arguments; undefined if the text breaks off. */
-function ended(text: string): unknown {
+/** Parsed arguments; undefined if the text is incomplete. */
+function parseArguments(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
@@ -209,21 +211,21 @@ for (const [name, cases] of Object.entries(CASES)) {
   t.test(`the format ${name}`, (t) => {
     for (const { text, ...meaning } of cases) {
       const format = formatOf(name as ToolFormatName, text);
-      const whole = meaningOf([text], format);
+      const parsed = meaningOf([text], format);
       const { content = "", reasoning = "", calls = [] } = meaning;
       t.strictSame(
-        whole,
+        parsed,
         { content, reasoning, calls, names: calls.length },
         text,
       );
-      t.strictSame(meaningOf([...text], format), whole, "by characters");
+      t.strictSame(meaningOf([...text], format), parsed, "by characters");
       fc.assert(
         fc.property(fc.array(fc.nat(text.length)), (cuts) => {
           const ends = [0, ...cuts.toSorted((a, b) => a - b), text.length];
           const pieces = ends.slice(1).map((end, i) =>
             text.slice(ends[i], end)
           );
-          t.strictSame(meaningOf(pieces, format), whole);
+          t.strictSame(meaningOf(pieces, format), parsed);
         }),
         { numRuns: 20, seed: SEED },
       );
@@ -245,7 +247,7 @@ t.test("formats are found in templates", (t) => {
   t.end();
 });
 
-t.test("reasoning that the prompt begins", (t) => {
+t.test("reasoning started by the prompt", (t) => {
   const format = {
     ...formatOf("hermes", "<think>"),
     begins: "reasoning" as const,

@@ -1,4 +1,7 @@
-/** Mistakes have one sentence at one place, in the editor, in `check` and at run time. Needs a writable temporary folder. */
+/**
+ * Each mistake has one message at one position, in the editor, in `check` and at run time. Needs a writable temporary
+ * folder.
+ */
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -22,11 +25,11 @@ const FIXTURE = fileURLToPath(
 const TEXT = readFileSync(FIXTURE, "utf8");
 const LINES = TEXT.split("\n");
 
-/** Each mistake as its place and its sentence: the line after it marks the argument or the name, and says what is shown. */
+/** Positions and messages of mistakes: the line after each mistake underlines it and states the message. */
 const TABLE = LINES.flatMap((line, i) => {
-  const said = /^(\/\/ *)(\^+) (Cannot .*)$/.exec(line);
-  if (!said) return [];
-  const [, before, carets, sentence] = said;
+  const match = /^(\/\/ *)(\^+) (Cannot .*)$/.exec(line);
+  if (!match) return [];
+  const [, before, carets, sentence] = match;
   const column = before!.length + 1;
   return [{ line: i, row: `${i}:${column}+${carets!.length} ${sentence}` }];
 });
@@ -41,7 +44,7 @@ t.test("check shows every mistake, once", async (t) => {
   t.strictSame(found.map(row), TABLE.map(({ row }) => row));
 });
 
-t.test("the editor shows the same, with what TypeScript says folded in", async (t) => {
+t.test("the editor shows the same messages, with TypeScript's as related information", async (t) => {
   const editor = openEditor({ [FIXTURE]: TEXT });
   t.teardown(() => editor.service.dispose());
   const found = await editor.diagnostics(FIXTURE);
@@ -65,7 +68,7 @@ t.test("the editor shows the same, with what TypeScript says folded in", async (
   );
 });
 
-t.test("at run time each is thrown, with the same sentence at the same place", async (t) => {
+t.test("at run time each throws the same message at the same position", async (t) => {
   const folder = mkdtempSync(join(tmpdir(), "switchyard-mistakes-"));
   t.teardown(() => rmSync(folder, { recursive: true }));
   const path = join(folder, "mistakes.ts");
@@ -82,7 +85,7 @@ t.test("at run time each is thrown, with the same sentence at the same place", a
     } catch (error) {
       thrown = error;
     }
-    t.ok(thrown, `it is refused: ${expected}`);
+    t.ok(thrown, `it is rejected: ${expected}`);
     if (!thrown) continue;
     t.equal(row(locatedIn(read(), diagnosticOf(thrown, path))), expected);
   }

@@ -1,4 +1,4 @@
-// Published families: configurations, their defaults and errors, and what is traced.
+// Published families: configurations, defaults, errors, and traced graphs.
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import t from "tap";
 import {
@@ -57,7 +57,7 @@ const CHECKPOINTS = [
   "deepseekv4-12e",
 ];
 
-/** The tensors of a checkpoint, from the heads of its files. */
+/** Tensors of a checkpoint, from the headers of its files. */
 function headerOf(name: string): { [tensor: string]: { shape: number[] } } {
   const folder = new URL(`references/${name}/`, import.meta.url);
   const files = readdirSync(folder).filter((file) =>
@@ -71,7 +71,7 @@ function headerOf(name: string): { [tensor: string]: { shape: number[] } } {
   return Object.assign({}, ...headers);
 }
 
-t.test("publishedModel() names tensors as the checkpoints do", (t) => {
+t.test("publishedModel() uses the tensor names of checkpoints", (t) => {
   for (const name of CHECKPOINTS) {
     const header = headerOf(name);
     const { decoder, build, unused } = publishedModel(configOf(name));
@@ -101,7 +101,7 @@ t.test("publishedModel() names tensors as the checkpoints do", (t) => {
   t.end();
 });
 
-t.test("configurations of both generations of transformers are one model", (t) => {
+t.test("configurations of both generations of transformers give the same model", (t) => {
   const read = (config: Config) => {
     const { decoder } = publishedModel(config);
     const kinds = Array.from(
@@ -143,14 +143,14 @@ t.test("a tied checkpoint uses its embedding twice", (t) => {
   t.end();
 });
 
-t.test("fields have the names of both generations of transformers", (t) => {
+t.test("field names of both generations of transformers are read", (t) => {
   const { num_experts, ...rest } = configOf("qwen3moe-16e");
   const config = { ...rest, num_local_experts: num_experts };
   t.equal(publishedModel(config).decoder.experts, num_experts);
   t.end();
 });
 
-t.test("fields that change the model reach it", (t) => {
+t.test("fields that change the model are applied", (t) => {
   const olmoe = { ...configOf("olmoe-16e"), clip_qkv: 3, norm_topk_prob: true };
   const { decoder, build } = publishedModel(olmoe);
   t.match(decoder, { normalize: true });
@@ -174,7 +174,7 @@ t.test("fields that change the model reach it", (t) => {
   t.end();
 });
 
-t.test("MXFP4 is for contractions over whole blocks", async (t) => {
+t.test("MXFP4 requires contractions over complete blocks", async (t) => {
   const use = (size: number, f: (w: Tensor<"embed ffn", "f32">) => Tensor) =>
     model({ token: 2, embed: size, ffn: 4 }, (m) => {
       const x = m.input("x", "token embed");
@@ -313,7 +313,7 @@ const WRONG: readonly (readonly [object, string])[] = [
   ],
 ];
 
-t.test("families refuse options that they do not have, by name", (t) => {
+t.test("families reject unsupported options by name", (t) => {
   const wrong: readonly (readonly [string, object, string])[] = [
     [
       "deepseekv2-16e",
@@ -535,7 +535,7 @@ t.test("families refuse options that they do not have, by name", (t) => {
   t.end();
 });
 
-/** A configuration once for each of its fields, nested ones too, with `value` in its place. */
+/** Yields the configuration once for each field, nested ones included, with `value` in its place. */
 function* replaceEach(
   config: Config,
   keys: Iterable<string>,
@@ -556,7 +556,7 @@ function* replaceEach(
   }
 }
 
-t.test("a field of any value is read or refused by a DataError", (t) => {
+t.test("a field of any value is read or rejected by a DataError", (t) => {
   const values = [
     ...[null, "constructor", true, -1, 0, 1.5, 1e9, 1e300],
     ...[[], [null], ["constructor"], {}],
@@ -612,7 +612,7 @@ t.test("a misspelled field, or one of another family, is reported by both names"
   t.end();
 });
 
-t.test("layers have the attention and experts that their families give them", (t) => {
+t.test("layers have the attention and experts of their family", (t) => {
   const attentions = (name: string, change: object = {}) => {
     const config = { ...configOf(name), ...change };
     return trace(publishedModel(config).build(BOUNDS)).nodes.flatMap((node) =>
@@ -622,7 +622,7 @@ t.test("layers have the attention and experts that their families give them", (t
   const windows = attentions("gptoss-8e", { layer_types: undefined });
   t.strictSame(windows.map(({ window }) => window), [
     ...[8, undefined, 8, undefined],
-  ], "every other layer slides");
+  ], "every other layer has a window");
   const later = {
     layer_types: undefined,
     sliding_window: undefined,
@@ -638,7 +638,7 @@ t.test("layers have the attention and experts that their families give them", (t
   t.strictSame(
     sliding.map(({ window }) => window),
     [window, window, window, undefined],
-    "the last layer is full",
+    "the last layer has no window",
   );
   t.type(window, "number");
   const chunks = attentions("llama4-8e", { no_rope_layers: undefined });
@@ -663,7 +663,7 @@ t.test("layers have the attention and experts that their families give them", (t
   t.strictSame(
     indexed(12, { ...untyped, ...published }),
     [0, 1, 2, 6, 10],
-    "as GLM-5.2 lists them",
+    "as listed for GLM-5.2",
   );
   const [latent] = attentions("deepseekv3-16e");
   t.match(latent, { shared: true, valueDim: "latent" });

@@ -1,8 +1,8 @@
-// Defaults of the published families: those of transformers' configuration classes.
+// Defaults of the published families equal those of transformers' configuration classes.
 import t from "tap";
 import { ARCHITECTURES, publishedModel } from "../models/published.ts";
 
-/** What transformers' configuration classes say where a config.json does not. */
+/** Defaults of transformers' configuration classes. */
 const DEFAULTS: { readonly [architecture: string]: object } = {
   OlmoeForCausalLM: {
     layers: 16,
@@ -434,7 +434,7 @@ const DEFAULTS: { readonly [architecture: string]: object } = {
   },
 };
 
-/** Fields without a default, or whose default fits no others. */
+/** Fields without a default, or whose default is inconsistent with others. */
 const STATED: { readonly [architecture: string]: object } = {
   Glm4MoeForCausalLM: { head_dim: 128 },
   Gemma4ForCausalLM: {
@@ -443,7 +443,7 @@ const STATED: { readonly [architecture: string]: object } = {
   NemotronHForCausalLM: { hybrid_override_pattern: "ME*-" },
 };
 
-t.test("defaults of a family stand in for fields that config.json leaves out", (t) => {
+t.test("missing fields of config.json use the defaults of the family", (t) => {
   const wrapped = /ForConditionalGeneration$/;
   t.strictSame(
     Object.keys(DEFAULTS).sort(),

@@ -1,5 +1,5 @@
-// Drafts by layers for multi-token prediction: the layer computes its published formula, and `generate` gives the
-// tokens that it gives without it.
+// Drafts by layers for multi-token prediction: the layer computes its published formula, and drafts do not change the
+// tokens of `generate`.
 // needs: cpu
 
 import { copyFile } from "node:fs/promises";
@@ -120,12 +120,12 @@ for (const [i, name] of NAMES.entries()) {
   });
 }
 
-/** llama.cpp's names of the tensors of the layer outside of its block. */
-const FILED = ["eh_proj", "enorm", "hnorm", "shared_head_norm"]
+/** llama.cpp's names of the layer's tensors outside of its block. */
+const GGUF_NAMES = ["eh_proj", "enorm", "hnorm", "shared_head_norm"]
   .map((name) => `nextn.${name}.weight`);
 
 /** Checkpoints that GGUF files cannot represent. */
-const UNWRITTEN = ["deepseekv3-16e", "longcatflash-12e"];
+const UNSUPPORTED = ["deepseekv3-16e", "longcatflash-12e"];
 
 for (const [at, name] of NAMES.entries()) {
   t.test(`${name}: a GGUF file drafts with the layer`, async (t) => {
@@ -139,7 +139,7 @@ for (const [at, name] of NAMES.entries()) {
       out,
       rules: [{ pattern: "*", type: "F32" }],
     });
-    if (UNWRITTEN.includes(name)) {
+    if (UNSUPPORTED.includes(name)) {
       return await t.rejects(written, /^Cannot write a GGUF file/);
     }
     await written;
@@ -152,7 +152,9 @@ for (const [at, name] of NAMES.entries()) {
     t.equal(number("nextn_predict_layers"), 1);
     const ofLast = tensors.filter(({ name }) => name.startsWith(last))
       .map(({ name }) => name.slice(last.length));
-    for (const name of [...FILED, "attn_norm.weight", "ffn_gate_exps.weight"]) {
+    for (
+      const name of [...GGUF_NAMES, "attn_norm.weight", "ffn_gate_exps.weight"]
+    ) {
       t.ok(ofLast.includes(name), `${last}${name}`);
     }
     const { decoder, drafter, close } = await open(out, "ep=2");
