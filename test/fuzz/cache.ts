@@ -1,7 +1,4 @@
-/**
- * Class `cache`: a file of a cache of compiled kernels that is damaged in any way is made again, and what is found in the
- * cache is what was put there.
- */
+/** Class `cache`: caches of compiled kernels rebuild damaged files and return only correct entries. */
 
 import {
   cpSync,
@@ -23,7 +20,7 @@ import { ObjectCache } from "../../runtime/native/objects.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
 
-/** Numbers are taken modulo what there is. */
+/** Numbers are taken modulo the number of choices. */
 interface Case {
   readonly native: boolean;
   readonly file: number;
@@ -31,7 +28,7 @@ interface Case {
   readonly at: number;
 }
 
-/** Bits that are flipped, lengths that a file is cut to, and what else may have its name. */
+/** Damage to a file: a flipped bit, truncation, or another object with its name. */
 const DAMAGE: {
   readonly [
     kind in
@@ -80,7 +77,7 @@ const DAMAGE: {
   gone: (file) => rmSync(file),
 };
 
-/** Replace a file, which may be a link, or mapped. */
+/** Replaces a file. Does not write through links or to mapped files. */
 function put(file: string, bytes: Uint8Array): void {
   rmSync(file);
   writeFileSync(file, bytes);
@@ -92,12 +89,12 @@ const MODULE: PrintedModule = {
 };
 const VALUES = [7, 8, 9];
 
-/** Both caches, each with a program that finds what it put there. */
+/** Looks up both caches after damage to a file. */
 export function cacheClass(): FuzzClass<Case> {
   const cleanups: (() => void)[] = [];
   const t = { teardown: (clean: () => void) => cleanups.push(clean) };
   const scratch = temporaryFolder(t);
-  // A folder of its own for each case: what an earlier one looks through may still be in use.
+  // Each case has a new folder: background scans of earlier ones may still run.
   let [here, folders] = ["", 0];
   const enter = (from?: string) => {
     here = path.join(scratch, `here${folders++}`);
@@ -133,7 +130,7 @@ export function cacheClass(): FuzzClass<Case> {
     }
     return cache.unkept === undefined;
   };
-  const made: { [device: string]: Promise<string> } = {};
+  const templates: { [device: string]: Promise<string> } = {};
   const make = async (device: "native" | "wasm"): Promise<string> => {
     const folder = path.join(scratch, device);
     enter();
@@ -150,7 +147,7 @@ export function cacheClass(): FuzzClass<Case> {
     cases: fc.record({
       native: fc.boolean(),
       file: fc.nat(1000),
-      // Of 2,500 cases 1,000 flip a bit, and as many cut a file off.
+      // Of 2,500 cases, 1,000 flip a bit and 1,000 truncate a file.
       kind: fc.oneof(
         { weight: 2, arbitrary: fc.constant("flip" as const) },
         { weight: 2, arbitrary: fc.constant("cut" as const) },
@@ -165,17 +162,19 @@ export function cacheClass(): FuzzClass<Case> {
     }),
     async judge({ native: isNative, file: number, kind, at }) {
       const device = isNative && await findCompiler() ? "native" : "wasm";
-      const template = await (made[device] ??= make(device));
+      const template = await (templates[device] ??= make(device));
       enter(template);
       const names = readdirSync(here).sort();
       const name = names[number % names.length]!;
       const file = path.join(here, name);
       const isLink = lstatSync(file).isSymbolicLink();
       DAMAGE[kind](file, at, names);
-      const what = `${device}: '${name}', ${kind} ${at}`;
-      for (const again of ["", " again"]) {
+      const title = `${device}: '${name}', ${kind} ${at}`;
+      for (const lookup of ["first", "second"]) {
         const good = await (device === "native" ? native() : wasm());
-        if (!good) throw new Finding(`${what}: another function${again}`);
+        if (!good) {
+          throw new Finding(`${title}: wrong function in the ${lookup} lookup`);
+        }
       }
       const of = isLink ? "link" : path.extname(name).slice(1);
       return `${device} ${of} ${kind}`;

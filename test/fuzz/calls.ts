@@ -1,4 +1,4 @@
-/** What plans of models are given in a run that depends on every step of them. */
+/** Inputs of runs whose results depend on every step of a plan. */
 
 import { ACCUMULATE, STEP_INPUTS, VALIDATE } from "../../compiler/mod.ts";
 import type { Call } from "./runs.ts";
@@ -20,7 +20,7 @@ const BATCHES = [0, 1].map((n) => ({
   labels: [300, 11 + n, 2, 900, 5, -1],
 }));
 
-/** Two steps of two batches each, with a look at the loss after each. */
+/** Two training steps of two micro-batches each, with validation after each. */
 const TRAINING: readonly Call[] = [1, 2].flatMap((step) => {
   const numbers = {
     [STEP_INPUTS.rate]: 0.01,
@@ -34,12 +34,12 @@ const TRAINING: readonly Call[] = [1, 2].flatMap((step) => {
   ] as const;
 });
 
-/** Calls of the programs of a plan. Ids of tokens are less than `vocabulary`. */
+/** Returns the calls of a plan's programs. Token ids are below `vocabulary`. */
 export function callsOf(
-  what: "inference" | "training",
+  kind: "inference" | "training",
   vocabulary: number,
 ): readonly Call[] {
-  return (what === "inference" ? INFERENCE : TRAINING).map((
+  return (kind === "inference" ? INFERENCE : TRAINING).map((
     [program, inputs],
   ): Call => [
     program,

@@ -1,4 +1,4 @@
-/** The models whose plans are fuzzed, with their weights. */
+/** Models of fuzzed plans, with their weights. */
 
 import { readFile } from "node:fs/promises";
 import path from "node:path";
@@ -11,20 +11,20 @@ import { checkpointFolder } from "../helpers/checkpoints.ts";
 import { randomWeights } from "./runs.ts";
 import { tinyConfig } from "../helpers/tiny_training.ts";
 
-/** A model and its weights. */
+/** Model with its weights. */
 export interface Checkpoint {
   readonly modelFor: (
     options?: { readonly training: { readonly auxiliary: number } },
   ) => Model;
   readonly tensors: TensorDirectory;
   readonly stored: { readonly [tensor: string]: FileDType };
-  /** Ids of tokens are less than this. */
+  /** Token ids are below this. */
   readonly vocabulary: number;
 }
 
 const BOUNDS = { maxTokens: 8, maxSequences: 2, maxContext: 8 };
 
-/** The bundled checkpoint. `layers`: default: all. */
+/** Reads the bundled checkpoint. `layers`: number of layers to keep. Default: all. */
 export async function demoCheckpoint(layers?: number): Promise<Checkpoint> {
   const folder = checkpointFolder("demo-lm");
   const config = JSON.parse(
@@ -41,7 +41,7 @@ export async function demoCheckpoint(layers?: number): Promise<Checkpoint> {
   return checkpointOf(config, tensors);
 }
 
-/** A model of one layer with random weights, the same ones each time: a run of it takes milliseconds. */
+/** Creates a model of one layer with deterministic weights. A run takes milliseconds. */
 export async function smallCheckpoint(): Promise<Checkpoint> {
   const config = await smallConfig();
   const plan = await compile(publishedModel(config).build(BOUNDS));

@@ -18,7 +18,7 @@ import { serveClass } from "./serve.ts";
 import { writesClass } from "./writes.ts";
 import { templateClass, tokenizerClass } from "./text.ts";
 
-/** By name, made when they are asked for. */
+/** Classes by name, created on demand. */
 export const CLASSES: {
   readonly [name: string]: () => FuzzClass<unknown>;
 } = {

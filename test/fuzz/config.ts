@@ -1,4 +1,4 @@
-/** Class `config`: a config.json that is changed is refused, or is one of a model that can be traced. */
+/** Class `config`: a mutated config.json is rejected, or its model can be traced. */
 
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
@@ -11,14 +11,14 @@ import { type JsonChange, jsonChanges, mutateJson } from "./json_mutant.ts";
 import { acceptedOrRefused } from "./refusal.ts";
 
 interface Case {
-  /** Which of the configurations. */
+  /** Index of the configuration. */
   readonly of: number;
   readonly changes: readonly JsonChange[];
 }
 
 const BOUNDS = { maxTokens: 4, maxSequences: 1, maxContext: 8 };
 
-/** The configurations of all families. */
+/** Reads the configurations of all families. */
 function configurations(): { readonly [key: string]: unknown }[] {
   const references = path.dirname(checkpointFolder("mixtral-6e"));
   return readdirSync(references).sort()
@@ -27,13 +27,13 @@ function configurations(): { readonly [key: string]: unknown }[] {
       try {
         return [JSON.parse(readFileSync(file, "utf8"))];
       } catch {
-        // It is a folder of something else.
+        // The folder has no configuration.
         return [];
       }
     });
 }
 
-/** Configurations of published models. */
+/** Mutants of configurations of published models. */
 export function configClass(): FuzzClass<Case> {
   const configs = configurations();
   return {

@@ -1,4 +1,4 @@
-/** The plans of the bundled checkpoint, and runs that depend on every step of them. */
+/** Plans of a checkpoint, with runs that depend on every step. */
 
 import {
   adamw,
@@ -17,16 +17,16 @@ import type { Checkpoint } from "./checkpoint.ts";
 import { callsOf } from "./calls.ts";
 import { type Call, type Results, runOn } from "./runs.ts";
 
-/** What is compiled: for inference, or a step of training with its programs that accumulate and validate. */
+/** Options of a plan: of inference, or of a training step with accumulation and validation. */
 export interface PlanSource {
   readonly name: string;
-  readonly what: "inference" | "training";
+  readonly kind: "inference" | "training";
   readonly options: CompileOptions;
 }
 
 type Mesh = NonNullable<CompileOptions["mesh"]>;
 
-/** Every mesh, for both. */
+/** Meshes of inference and training. */
 const MESHES: readonly Mesh[] = [
   { ep: 1 },
   { ep: 2 },
@@ -38,46 +38,46 @@ function meshName(mesh: Mesh): string {
   return Object.entries(mesh).map((pair) => pair.join("=")).join();
 }
 
-/** The plans whose steps are changed. */
+/** Plans to mutate. */
 export const SOURCES: readonly PlanSource[] = [
   ...MESHES.flatMap((mesh) =>
-    (["inference", "training"] as const).map((what) => ({
-      name: `${what} ${meshName(mesh)}`,
-      what,
+    (["inference", "training"] as const).map((kind) => ({
+      name: `${kind} ${meshName(mesh)}`,
+      kind,
       options: { mesh },
     }))
   ),
   {
     name: "inference ep=2 in chunks",
-    what: "inference",
+    kind: "inference",
     options: { mesh: { ep: 2 }, chunks: 2 },
   },
   {
     name: "inference ep=2, tokens sent once",
-    what: "inference",
+    kind: "inference",
     options: { mesh: { ep: 2 }, deduplicate: true },
   },
   ...DISPATCHER_NAMES.slice(1).map((dispatcher): PlanSource => ({
     name: `inference dp=2,ep=2 by ${dispatcher}`,
-    what: "inference",
+    kind: "inference",
     options: { mesh: { dp: 2, ep: 2 }, dispatcher, numerics: "fast" },
   })),
   {
     name: "training dp=2,ep=2, sharded states",
-    what: "training",
+    kind: "training",
     options: { mesh: { dp: 2, ep: 2 }, zero: 1 },
   },
 ];
 
-/** A plan that can be run again and again. */
+/** A plan with its calls. */
 export interface Subject {
   readonly plan: Plan;
   readonly calls: readonly Call[];
-  /** What a plan that differs in its steps gives and leaves, in hexadecimal digits by name. */
+  /** Runs a plan with changed steps. Returns outputs and final states, in hexadecimal by name. */
   run(plan: Plan): Promise<Results>;
 }
 
-/** The plans of a checkpoint, and a CPU device for them. */
+/** Plans of a checkpoint on a CPU device. */
 export class DemoPlans {
   readonly #pool: Promise<CpuPool> = openCpuPool(1, {
     store: undefined,
@@ -85,10 +85,9 @@ export class DemoPlans {
   readonly #opened = new Map<string, Promise<Subject>>();
   #read: Promise<Checkpoint> | undefined;
 
-  /** `read`: the checkpoint. */
   constructor(readonly read: () => Promise<Checkpoint>) {}
 
-  /** A plan, compiled when it is first asked for. */
+  /** Returns a plan, compiled on first use. */
   open(source: PlanSource): Promise<Subject> {
     const known = this.#opened.get(source.name);
     const opened = known ?? this.#open(source);
@@ -100,14 +99,14 @@ export class DemoPlans {
     await (await this.#pool).close();
   }
 
-  async #open({ what, options }: PlanSource): Promise<Subject> {
+  async #open({ kind, options }: PlanSource): Promise<Subject> {
     this.#read ??= this.read();
     const { modelFor, tensors, stored, vocabulary } = await this.#read;
-    const given = { ...options, weights: stored };
-    const plan = what === "inference"
-      ? await compile(modelFor(), given)
+    const compileOptions = { ...options, weights: stored };
+    const plan = kind === "inference"
+      ? await compile(modelFor(), compileOptions)
       : await compileTraining(modelFor({ training: { auxiliary: 0.01 } }), {
-        ...given,
+        ...compileOptions,
         loss: "loss",
         optimizer: adamw(),
         clipNorm: 1,
@@ -115,7 +114,7 @@ export class DemoPlans {
         validate: ["ce_loss"],
       });
     const pool = await this.#pool;
-    const calls = callsOf(what, vocabulary);
+    const calls = callsOf(kind, vocabulary);
     return {
       plan,
       calls,

@@ -1,6 +1,6 @@
 /**
- * Class `determinism`: a plan that is changed so that it stays legal gives, in two new processes and in one that ran
- * others before, the bytes of the plan that was not changed.
+ * Class `determinism`: an equivalent plan computes the bytes of the original plan, in two new processes and in one that
+ * ran other plans before.
  */
 
 import { execFile } from "node:child_process";
@@ -21,37 +21,36 @@ import type { FreshRuns } from "./fresh_runs.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
 import { type Call, digestOf } from "./runs.ts";
 
-/** A plan and what is changed in it. */
+/** A plan and its edits. */
 interface Case {
-  /** The plan's number. */
+  /** Index of the plan. */
   readonly plan: number;
   readonly edits: readonly Edit[];
 }
 
-/** What is tried. */
 export interface DeterminismOptions {
-  /** Plans that a new process runs, each with threads and memory of its own. Default: 50. */
+  /** Plans per new process, each with its own threads and memory. Default: 50. */
   readonly together?: number;
   readonly sources?: readonly PlanSource[];
 }
 
-/** Tiles of matmuls and tokens of a workgroup of attention: kernels with other parameters of the same generators. */
+/** Tunings of matmul tiles and attention tokens: other parameters of the same generators. */
 const TUNED: readonly PlanSource[] = [
   { rows: 1, columns: 2, lanes: 8 },
   { rows: 8, columns: 4, lanes: 8 },
   { rows: 3, columns: 2, lanes: 16 },
 ].map((matmul, i): PlanSource => ({
   name: `inference ep=2, tuned ${i}`,
-  what: "inference",
+  kind: "inference",
   options: { mesh: { ep: 2 }, tuning: { matmul, attention: i + 1 } },
 }));
 
-/** Inference more often than training, whose plans have ten times the kernels. */
+/** Inference is more frequent, because training plans have ten times the kernels. */
 const OFTEN: readonly PlanSource[] = [...SOURCES, ...TUNED].flatMap((source) =>
-  new Array<PlanSource>(source.what === "inference" ? 10 : 1).fill(source)
+  new Array<PlanSource>(source.kind === "inference" ? 10 : 1).fill(source)
 );
 
-/** Legal changes of plans of a small checkpoint. */
+/** Equivalent edits of plans of a small checkpoint. */
 export function determinismClass(
   { together = 50, sources = OFTEN }: DeterminismOptions = {},
 ): FuzzClass<readonly Case[]> {
@@ -92,7 +91,7 @@ export function determinismClass(
           JSON.stringify(one.edits)
         },`;
         if (digestOf(await subject.run(plan)) !== digest) {
-          throw new Finding(`${name} gives other bytes in a warm process`);
+          throw new Finding(`${name} computes other bytes in a warm process`);
         }
         legal.push({
           name,
@@ -101,7 +100,7 @@ export function determinismClass(
           digest,
         });
       }
-      // In the second process after others, and on another number of threads.
+      // The second process runs each plan after other plans, and on two threads.
       for (
         const [threads, list] of [[1, legal], [2, legal.toReversed()]] as const
       ) {
@@ -109,7 +108,7 @@ export function determinismClass(
         for (const [i, { name, digest }] of list.entries()) {
           if (found[i] === digest) continue;
           throw new Finding(
-            `${name} gives other bytes in a new process, on ${threads} threads`,
+            `${name} computes other bytes in a new process, on ${threads} threads`,
           );
         }
       }
@@ -126,7 +125,7 @@ export function determinismClass(
   };
 }
 
-/** The digests of plans that a process of their own runs. */
+/** Runs plans in a new process. Returns their digests. */
 async function inNewProcess(runs: FreshRuns): Promise<string[]> {
   if (runs.plans.length === 0) return [];
   const folder = await mkdtemp(path.join(tmpdir(), "switchyard-fuzz-"));
@@ -134,7 +133,7 @@ async function inNewProcess(runs: FreshRuns): Promise<string[]> {
     const file = path.join(folder, "plans.json");
     await writeFile(file, JSON.stringify(runs));
     const { stdout } = await promisify(execFile)(process.execPath, [
-      // Most of what a run makes is soon garbage.
+      // Most allocations of a run are short-lived.
       "--max-semi-space-size=64",
       ...startedProgram("test/fuzz/fresh_runs.ts"),
       file,

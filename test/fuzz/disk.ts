@@ -1,6 +1,6 @@
 /**
- * Class `disk`: a command whose disk fails at any of its calls names the file and what the disk did, and leaves of each
- * file what was there or what it makes, and nothing else.
+ * Class `disk`: a command whose disk fails at any call reports the file and the error, and leaves each file with its
+ * old or its complete new contents, and no other files.
  */
 
 import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
@@ -26,27 +26,27 @@ import {
 import { TEXT, tinyModel } from "../helpers/tiny_training.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
 
-/** Numbers are taken modulo what there is. */
+/** Numbers are taken modulo the number of choices. */
 interface Case {
   readonly command: number;
   readonly call: number;
   readonly fault: Fault;
 }
 
-/** Files by name, in hexadecimal digits. */
+/** Files by name, in hexadecimal. */
 type Contents = ReadonlyMap<string, string>;
 
-/** A command that is tried again and again. */
+/** A command, with its disk calls and files without faults. */
 interface Command {
   readonly argv: readonly string[];
-  /** What is there before it. */
+  /** Folder that is copied before each run. */
   readonly before: string;
   readonly calls: readonly string[];
   readonly good: Contents;
   readonly old: Contents;
 }
 
-/** Files with times in them. */
+/** Files that contain times. */
 const VARIES = /\.(jsonl|svg)$/;
 
 async function contentsOf(folder: string): Promise<Contents> {
@@ -144,17 +144,17 @@ export function diskClass(): FuzzClass<Case> {
       const at = call % command.calls.length;
       const faulty = faultyDisk(at, fault);
       const { code, err } = await run(command, faulty);
-      const what = `${command.argv[0]}: ${fault} at call ${at}, '${
+      const title = `${command.argv[0]}: ${fault} at call ${at}, '${
         command.calls[at]
       }'`;
-      // A run does without tunings that it cannot read.
-      const said = err.replace(/^.* This run does without tunings\n/, "");
+      // A run continues without tunings that it cannot read.
+      const message = err.replace(/^.* This run does without tunings\n/, "");
       const wrong = code === 0
         ? undefined
         : code === 3
-        ? wrongMessage(said, faulty.failed, fault)
+        ? wrongMessage(message, faulty.failed, fault)
         : `exit code ${code}: ${err}`;
-      if (wrong !== undefined) throw new Finding(`${what}: ${wrong}`);
+      if (wrong !== undefined) throw new Finding(`${title}: ${wrong}`);
       const found = await contentsOf(here);
       const { good, old } = command;
       const names = [found, good, old].flatMap((files) => [...files.keys()]);
@@ -163,7 +163,9 @@ export function diskClass(): FuzzClass<Case> {
         if (is !== undefined && VARIES.test(name)) continue;
         if (is === good.get(name)) continue;
         if (code !== 0 && is === old.get(name)) continue;
-        throw new Finding(`${what}: exit code ${code}, and '${name}' is wrong`);
+        throw new Finding(
+          `${title}: exit code ${code}, and '${name}' is wrong`,
+        );
       }
       return code === 0 ? "done all the same" : "named, and nothing broken";
     },

@@ -1,4 +1,4 @@
-/** Changes of a plan that leave what it computes as it is: the order of independent steps, names, and where buffers are. */
+/** Edits of a plan that preserve its results: order of independent steps, names, and addresses of buffers. */
 
 import fc from "fast-check";
 import { startedBy } from "../../spec/plan/handles.ts";
@@ -11,16 +11,16 @@ import type {
   Step,
 } from "../../spec/plan/plan.ts";
 
-/** A change of a plan. Numbers are taken modulo what there is, so that all edits fit all plans. */
+/** An edit. Numbers are taken modulo the number of choices, so all edits apply to all plans. */
 export interface Edit {
   readonly kind: keyof typeof EDITS;
-  /** Which of the places where it can be made. */
+  /** Index of the place to edit. */
   readonly at: number;
-  /** How much, or how far. */
+  /** Amount or distance. */
   readonly by: number;
 }
 
-/** Makes a change at one of its places. */
+/** Applies an edit at one of its places. */
 type Apply = (plan: Plan, at: number, by: number) => Plan;
 
 const EDITS = {
@@ -30,13 +30,13 @@ const EDITS = {
   "copy kernel": copyKernel,
   "rename exchange": renameExchange,
   "move allocation": moveAllocation,
-  "own allocation": ownAllocation,
+  "separate allocation": separateAllocation,
   "swap operands": swapOperands,
   "reverse lists": reverseLists,
-  "forget labels": forgetLabels,
+  "remove labels": removeLabels,
 } as const satisfies { readonly [kind: string]: Apply };
 
-/** Most change the order of steps: that is what may race. */
+/** Mostly reorders steps, which may cause races. */
 export const edits: fc.Arbitrary<readonly Edit[]> = fc.array(
   fc.record({
     kind: fc.oneof(
@@ -54,7 +54,7 @@ export const edits: fc.Arbitrary<readonly Edit[]> = fc.array(
   { minLength: 1, maxLength: 8 },
 );
 
-/** The plan with the changes made, one after another. It shares all else with the original. */
+/** Applies edits in order. The result shares unchanged parts with the original. */
 export function edit(plan: Plan, changes: readonly Edit[]): Plan {
   return changes.reduce(
     (changed, { kind, at, by }) => EDITS[kind](changed, at, by),
@@ -66,7 +66,7 @@ function pick<T>(list: readonly T[], at: number): T | undefined {
   return list[at % Math.max(1, list.length)];
 }
 
-/** Swap a step with the one after it, again and again, as far as neither needs the other. */
+/** Moves a step up to `by` + 1 places later, while it is independent of the next step. */
 function reorder(plan: Plan, at: number, by: number): Plan {
   const used = plan.programs.map(({ steps }) => {
     const started = startedBy(steps);
@@ -94,7 +94,7 @@ function reorder(plan: Plan, at: number, by: number): Plan {
   };
 }
 
-/** A step, and the memory that it uses. */
+/** A step with the buffers that it uses. */
 interface Used {
   readonly step: Step;
   readonly all: readonly PlanBuffer[];
@@ -160,7 +160,7 @@ function namesOf(
   }
 }
 
-/** Whether two steps use no common memory that one of them writes. Exchanges keep their order, and stay between their waits. */
+/** Whether no step writes memory that the other uses. Collectives and waits keep their order. */
 function independent(a: Used, b: Used): boolean {
   if (a.step.op !== "launch" && b.step.op !== "launch") return false;
   const touches = (one: Used, other: Used) =>
@@ -174,7 +174,7 @@ function overlap(a: PlanBuffer, b: PlanBuffer): boolean {
     b.offset < a.offset + maxOverRanks(a.bytes);
 }
 
-/** Strings of a step that name buffers, replaced. */
+/** Replaces the name of a buffer in a step. */
 function withBuffer(step: Step, from: string, to: string): Step {
   const change = (value: unknown): unknown =>
     value === from
@@ -250,7 +250,7 @@ function renameKernel(plan: Plan, at: number, by: number): Plan {
   );
 }
 
-/** One launch gets a kernel of its own. */
+/** Gives one launch a separate kernel. */
 function copyKernel(plan: Plan, at: number, by: number): Plan {
   const launches = plan.programs.flatMap(({ steps }) =>
     steps.flatMap((step) => step.op === "launch" ? [step] : [])
@@ -290,16 +290,16 @@ function renameExchange(plan: Plan, at: number, by: number): Plan {
   );
 }
 
-/** Buffers begin later in their allocation, which is longer by as much. */
+/** Moves the buffers of an allocation to higher offsets, and enlarges the allocation. */
 function moveAllocation(plan: Plan, at: number, by: number): Plan {
   const moved = at % plan.allocations.length;
   const more = 256 * by;
-  const grown = (bytes: PerRank) => mapRanks([bytes], ([n]) => n! + more);
+  const enlarged = (bytes: PerRank) => mapRanks([bytes], ([n]) => n! + more);
   const { maxBufferSize = 0 } = plan.requiredLimits;
   return {
     ...plan,
     allocations: plan.allocations.map(({ bytes }, i) => ({
-      bytes: i === moved ? grown(bytes) : bytes,
+      bytes: i === moved ? enlarged(bytes) : bytes,
     })),
     buffers: Object.fromEntries(
       Object.entries(plan.buffers).map(([name, buffer]) => [
@@ -309,7 +309,7 @@ function moveAllocation(plan: Plan, at: number, by: number): Plan {
           : buffer,
       ]),
     ),
-    peakBytes: grown(plan.peakBytes),
+    peakBytes: enlarged(plan.peakBytes),
     requiredLimits: {
       ...plan.requiredLimits,
       maxBufferSize: maxBufferSize + more,
@@ -317,8 +317,8 @@ function moveAllocation(plan: Plan, at: number, by: number): Plan {
   };
 }
 
-/** A buffer that shares an allocation gets one of its own. */
-function ownAllocation(plan: Plan, at: number): Plan {
+/** Moves a buffer that shares an allocation to a separate one. */
+function separateAllocation(plan: Plan, at: number): Plan {
   const all = Object.values(plan.buffers);
   const sharing = all.filter(({ name, allocation }) =>
     all.some((other) => other.name !== name && other.allocation === allocation)
@@ -341,7 +341,10 @@ function ownAllocation(plan: Plan, at: number): Plan {
   };
 }
 
-/** The plan with an allocation for each buffer; inputs behind the lengths, which are read through these, stay there. */
+/**
+ * Gives each buffer a separate allocation, except inputs in the allocation of the lengths, which kernels read through
+ * these.
+ */
 export function unaliased(plan: Plan): Plan {
   const all = Object.values(plan.buffers);
   const lengths = all.find(({ kind }) => kind === "counts")!.allocation;
@@ -365,10 +368,10 @@ export function unaliased(plan: Plan): Plan {
   };
 }
 
-/** Operators of which `a op b` and `b op a` have the same bits. */
+/** Operators whose operands commute bit by bit. */
 const COMMUTATIVE = ["add", "mul", "and", "or", "xor", "eq", "ne"];
 
-/** Swap the operands of one operator in one kernel. */
+/** Swaps the operands of one operator in one kernel. */
 function swapOperands(plan: Plan, at: number, by: number): Plan {
   const name = pick(Object.keys(plan.kernels), at);
   if (name === undefined) return plan;
@@ -395,7 +398,7 @@ function swapOperands(plan: Plan, at: number, by: number): Plan {
   };
 }
 
-/** A tree with each of its expressions replaced, the outermost first. */
+/** Replaces expressions of a tree, outermost first. */
 function walk(value: unknown, change: (e: Expr) => Expr): unknown {
   if (Array.isArray(value)) return value.map((inner) => walk(inner, change));
   if (typeof value !== "object" || value === null) return value;
@@ -405,7 +408,7 @@ function walk(value: unknown, change: (e: Expr) => Expr): unknown {
   );
 }
 
-/** Buffers and kernels are listed in another order. */
+/** Reverses the list of buffers or of kernels. */
 function reverseLists(plan: Plan, at: number): Plan {
   const reversed = <T>(object: { readonly [name: string]: T }) =>
     Object.fromEntries(Object.entries(object).reverse());
@@ -414,7 +417,7 @@ function reverseLists(plan: Plan, at: number): Plan {
     : { ...plan, buffers: reversed(plan.buffers) };
 }
 
-function forgetLabels(plan: Plan): Plan {
+function removeLabels(plan: Plan): Plan {
   return mapSteps(plan, (step) => {
     const { label: _, span: __, ...rest } = step;
     return rest as Step;

@@ -1,6 +1,6 @@
 /**
- * A process that runs plans: `fresh_runs.ts FILE`, of a JSON file with `FreshRuns`. Each has threads and memory of its
- * own. Prints a digest of all that each gives and leaves, one a line.
+ * Process that runs plans: `fresh_runs.ts FILE`, a JSON file of `FreshRuns`. Each plan has its own threads and memory.
+ * Prints a digest of outputs and final states, one line per plan.
  */
 
 import { readFile } from "node:fs/promises";
@@ -9,7 +9,7 @@ import { createCpuDevice } from "../../runtime/cpu/mod.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import { type Call, digestOf, randomWeights, runOn } from "./runs.ts";
 
-/** Legal plans, to be run with random weights. */
+/** Legal plans to run with random weights. */
 export interface FreshRuns {
   readonly threads: number;
   readonly plans: readonly {

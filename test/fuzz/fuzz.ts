@@ -1,57 +1,55 @@
 /**
- * Fuzzing: a class draws cases from a seed and judges each. A finding is a case that was judged to be one; it is made as
- * small as fast-check can make it, and written to a file that judges it again.
+ * Fuzzer: a class draws cases from a seed and judges each. fast-check shrinks findings, which are written to files that
+ * reproduce them.
  */
 
 import fc from "fast-check";
 
-/** Something that is fuzzed: one file of this folder each, listed in `classes.ts`. */
+/** A fuzzed property: one file of this folder each, listed in `classes.ts`. */
 export interface FuzzClass<Case> {
   readonly name: string;
-  /** Cases in a run whose number is not given. */
+  /** Default number of cases. */
   readonly count: number;
-  /** Cases that are drawn and judged together, at most. Default: 1. */
+  /** Maximum cases drawn and judged at once. Default: 1. */
   readonly together?: number;
-  /** What is tried. A case is JSON, so that it can be tried again. */
+  /** Generator of cases. Cases are JSON, so that files can reproduce them. */
   readonly cases: fc.Arbitrary<Case>;
-  /** Judge a case, or some together: what became of each, in few words that many share. Throws a Finding. */
+  /** Judges a case, or several at once. Returns the outcome of each, in few words. Throws Finding. */
   judge(of: Case): Promise<string | readonly string[]>;
-  /** Files that show a finding to those who cannot judge it again, by their endings. */
+  /** Returns files that document a finding, by file ending. */
   evidence?(of: Case): Promise<{ readonly [ending: string]: string }>;
-  /** Give back what judging took. */
+  /** Releases resources. */
   close(): Promise<void>;
 }
 
-/** Thrown by `judge` of a case that is a finding. */
+/** Thrown by `judge`: the case is a finding. */
 export class Finding extends Error {
   override readonly name = "Finding";
 }
 
-/** A case that was judged to be a finding, or that broke the judging. */
+/** A case that is a finding, or whose judging failed. */
 export interface Found<Case> {
   readonly case: Case;
   readonly message: string;
 }
 
-/** How a class is fuzzed. */
 export interface FuzzOptions {
   readonly seed: number;
-  /** Cases; default: as the class says, or as many as the time is enough for. */
+  /** Number of cases. Default: unlimited with `minutes`, otherwise that of the class. */
   readonly count?: number;
   readonly minutes?: number;
-  /** Findings after which it ends. Default: 10. */
+  /** Number of findings after which fuzzing ends. Default: 10. */
   readonly findings?: number;
 }
 
-/** What became of the cases. */
 export interface FuzzReport<Case> {
   readonly tried: number;
-  /** Cases by what became of them. */
+  /** Number of cases by outcome. */
   readonly outcomes: ReadonlyMap<string, number>;
   readonly found: readonly Found<Case>[];
 }
 
-/** Draw and judge cases until there are enough, or enough findings, or the time is over. */
+/** Draws and judges cases up to the limits of cases, findings and time. */
 export async function fuzz<Case>(
   of: FuzzClass<Case>,
   { seed, count, minutes, findings = 10 }: FuzzOptions,
@@ -104,7 +102,10 @@ export async function fuzz<Case>(
   return { tried, outcomes, found };
 }
 
-/** `1000 tried: 640 refused by reads, 360 same bytes; 0 findings`, the most frequent first. */
+/**
+ * Summary of a report, with the most frequent outcomes first: `1000 tried: 640 refused by reads, 360 same bytes; 0
+ * findings`.
+ */
 export function reportText(
   { tried, outcomes, found }: FuzzReport<unknown>,
 ): string {

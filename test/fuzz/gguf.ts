@@ -1,4 +1,4 @@
-/** Class `gguf`: a GGUF file that is changed is rejected, or its configuration, tokenizer and tensors are in the file. */
+/** Class `gguf`: a mutated GGUF file is rejected, or its configuration, tokenizer and tensors are within the file. */
 
 import fc from "fast-check";
 import {
@@ -17,23 +17,23 @@ import { readTensor } from "../../runtime/mod.ts";
 import type { FuzzClass } from "./fuzz.ts";
 import { acceptedOrRefused, checkRange } from "./refusal.ts";
 
-/** A change of the header. Numbers are taken modulo what there is. */
+/** A change of the header. Numbers are taken modulo the number of choices. */
 type Change =
   | { readonly at: number; readonly byte: number }
-  /** 4 or 8 bytes that are a count, a length, a type or an offset. */
+  /** Overwrites 4 or 8 bytes, which may be a count, a length, a type or an offset. */
   | { readonly at: number; readonly word: number; readonly wide: boolean }
   | { readonly at: number; readonly remove: number }
-  /** Bytes that are left of the file. */
+  /** Truncates the file to this length. */
   | { readonly length: number }
   | { readonly at: number; readonly insert: readonly number[] };
 
 interface Case {
-  /** Which of the files. */
+  /** Index of the file. */
   readonly file: number;
   readonly changes: readonly Change[];
 }
 
-/** Numbers that counts and lengths may have. */
+/** Boundary values of counts and lengths. */
 const WORDS = [
   ...[0n, 1n, 2n, 3n, 7n, 8n, 9n, 12n, 31n, 32n, 33n, 64n, 255n, 256n],
   ...[1000n, 65_536n, 999_999n, 1_000_000n, 9_999_999n, 10_000_000n],
@@ -44,7 +44,7 @@ const WORDS = [
 const PATH = "model.gguf";
 const [EMBED, EXPERTS, VOCABULARY] = [256, 2, 264];
 
-/** Value heads of a delta net, two for each key head, and their elements. */
+/** Value heads of a delta net, two per key head, and their elements. */
 const [VALUE_HEADS, VALUES] = [4, 256];
 
 const DELTA_NET: { readonly [key: string]: GgufValue } = {
@@ -55,7 +55,7 @@ const DELTA_NET: { readonly [key: string]: GgufValue } = {
   "ssm.time_step_rank": { u32: VALUE_HEADS },
 };
 
-/** Files of small models, each of another architecture, with where their headers end. */
+/** Files of small models of different architectures, with the lengths of their headers. */
 function models(): { readonly bytes: Uint8Array; readonly head: number }[] {
   return ["olmoe", "qwen3moe", "llama", "qwen35moe", "lfm2moe"].map(
     (name, model) => {
@@ -108,7 +108,7 @@ function models(): { readonly bytes: Uint8Array; readonly head: number }[] {
         data: new Float32Array(EMBED).fill(1),
       };
       const parts = [...writeGguf(keys, tensors)];
-      // The data of a tensor is a part, with one of padding after it; the header has one too.
+      // Each tensor has a part of data and one of padding; so does the header.
       const data = parts.slice(-2 * Object.keys(tensors).length);
       const bytes = Buffer.concat(parts);
       return { bytes, head: bytes.length - Buffer.concat(data).length };
@@ -140,7 +140,7 @@ function changed(bytes: Uint8Array, head: number, change: Change): Buffer {
   return copy;
 }
 
-/** A file in memory. A read that is not inside of it is a finding. */
+/** Returns a file system with a file in memory. Reads out of bounds are findings. */
 function filesOf(bytes: Uint8Array): FileSystem {
   return {
     open: () =>
@@ -170,7 +170,7 @@ const change: fc.Arbitrary<Change> = fc.oneof(
   }),
 );
 
-/** Files of models. */
+/** Mutants of GGUF files of models. */
 export function ggufClass(): FuzzClass<Case> {
   const all = models();
   return {

@@ -1,11 +1,11 @@
-/** Mutants of a JSON document: values that are replaced, removed or doubled. */
+/** Mutants of a JSON document: replaced, removed or duplicated values. */
 
 import fc from "fast-check";
 
-/** A change at one place. Numbers are taken modulo what there is. */
+/** Change of one value. Numbers are taken modulo the number of choices. */
 export interface JsonChange {
   readonly kind: "replace" | "remove" | "double";
-  /** Which place, in order of the document. */
+  /** Index of the value, in document order. */
   readonly at: number;
   readonly value: unknown;
 }
@@ -22,7 +22,7 @@ const change: fc.Arbitrary<JsonChange> = fc.record({
   value: fc.constantFrom(...VALUES),
 });
 
-/** One change mostly, or a few. */
+/** One to three changes. */
 export const jsonChanges: fc.Arbitrary<readonly JsonChange[]> = fc.array(
   change,
   { minLength: 1, maxLength: 3 },
@@ -43,7 +43,7 @@ function targetsOf(value: unknown, into: Target[]): Target[] {
   return into;
 }
 
-/** The document with the changes made. */
+/** Applies changes to a copy of a document. */
 export function mutateJson(
   document: object,
   changes: readonly JsonChange[],

@@ -1,4 +1,7 @@
-/** Classes `kernel`, `kernel-native`, `kernel-gpu` and `kernel-wgpu`: a valid kernel tree has the results of the interpreter of trees in WebAssembly, in C, on an adapter, and under Deno. */
+/**
+ * Classes `kernel`, `kernel-native`, `kernel-gpu` and `kernel-wgpu`: a valid kernel tree has the results of the tree
+ * interpreter in WebAssembly, in C, on a GPU, and in Deno.
+ */
 
 import { Buffer } from "node:buffer";
 import { spawn } from "node:child_process";
@@ -30,7 +33,7 @@ import {
   type RandomKernelOptions,
 } from "./random_kernel.ts";
 
-/** Numbers of which a kernel is made. */
+/** Random numbers from which a kernel is built. */
 type Numbers = readonly number[];
 
 type Data = { readonly [binding: string]: Uint32Array };
@@ -45,7 +48,7 @@ function data(): Data {
   };
 }
 
-/** The first element that differs; what is no number is that, whatever its bits, and `portable` zeros have no sign. */
+/** Returns the first difference, or undefined. All NaNs are equal; with `portable`, so are zeros of both signs. */
 function difference(
   wanted: Data,
   found: Data,
@@ -66,26 +69,26 @@ function difference(
   return undefined;
 }
 
-/** The program that runs kernels under Deno. */
+/** Program that runs kernels in Deno. */
 const RUN_KERNELS = clonePath("test/fixtures/deno/run_kernels.ts");
 
-/** Runs a kernel over its bindings, in place. */
+/** Runs a kernel. Updates its bindings in place. */
 interface Target {
   run(kernel: Kernel, on: KernelRun): Promise<void> | void;
   close?(): Promise<void>;
 }
 
-/** A place where kernels run. */
+/** Device that runs kernels. */
 export interface KernelTarget {
   readonly name: string;
-  /** What is said of cases that are equal. */
+  /** Outcome of equal results. */
   readonly equal: string;
   readonly options?: RandomKernelOptions;
-  /** What it runs kernels on, or why it cannot. */
+  /** Opens its targets, or returns the reason that it cannot. */
   open(): Promise<readonly Target[] | string>;
 }
 
-/** Kernels as WebAssembly, by vectors and by single invocations. */
+/** WebAssembly, with vectors and with scalars. */
 export const WASM: KernelTarget = {
   name: "kernel",
   equal: "equal in WebAssembly",
@@ -96,7 +99,7 @@ export const WASM: KernelTarget = {
     }))),
 };
 
-/** Kernels as C. */
+/** Compiled C. */
 export const NATIVE: KernelTarget = {
   name: "kernel-native",
   equal: "equal in C",
@@ -111,10 +114,10 @@ export const NATIVE: KernelTarget = {
   },
 };
 
-/** Kernels that a device of an adapter runs, before it gives its memory back. */
+/** Launches per GPU device, after which it is destroyed to free memory. */
 const KERNELS_A_DEVICE = 50;
 
-/** Kernels as WGSL on the first adapter. */
+/** WGSL on the first adapter. */
 export const GPU: KernelTarget = {
   name: "kernel-gpu",
   equal: "equal on an adapter",
@@ -137,7 +140,7 @@ export const GPU: KernelTarget = {
   },
 };
 
-/** Kernels as WGSL under Deno: wgpu, a second implementation of WebGPU. */
+/** WGSL in Deno: wgpu, a second implementation of WebGPU. */
 export const WGPU: KernelTarget = {
   name: "kernel-wgpu",
   equal: "equal on an adapter of wgpu",
@@ -147,7 +150,7 @@ export const WGPU: KernelTarget = {
     const worker = spawn(DENO.program, [...DENO.argv, RUN_KERNELS], {
       stdio: ["pipe", "pipe", "ignore"],
     });
-    // A worker that has ended gives no answer, which fails the run.
+    // A worker that has exited sends no answer, which fails the run.
     worker.stdin.on("error", () => {});
     const lines = createInterface({ input: worker.stdout });
     const answers = lines[Symbol.asyncIterator]();
@@ -176,11 +179,11 @@ export const WGPU: KernelTarget = {
   },
 };
 
-/** Random kernels, run in a place and by the interpreter of trees. */
+/** Compares random kernels on a target with the tree interpreter. */
 export function kernelClass(on: KernelTarget = WASM): FuzzClass<Numbers> {
   let opened: ReturnType<KernelTarget["open"]> | undefined;
   const { portable = false } = on.options ?? {};
-  const made = (numbers: Numbers) => randomKernel(numbers, on.options);
+  const kernelOf = (numbers: Numbers) => randomKernel(numbers, on.options);
   return {
     name: on.name,
     count: on === WASM ? 5000 : 100,
@@ -190,7 +193,7 @@ export function kernelClass(on: KernelTarget = WASM): FuzzClass<Numbers> {
     async judge(numbers) {
       const targets = await (opened ??= on.open());
       if (typeof targets === "string") return `not tried: ${targets}`;
-      const kernel = made(numbers);
+      const kernel = kernelOf(numbers);
       const [fault] = [
         ...readTree(kernel).faults,
         ...readTree(kernel).divergent,
@@ -207,7 +210,7 @@ export function kernelClass(on: KernelTarget = WASM): FuzzClass<Numbers> {
           odd ||= !Number.isFinite(x) || x !== 0 && Math.abs(x) < 2 ** -126;
         },
       });
-      // WGSL says nothing of numbers that are infinite or subnormal.
+      // WGSL does not define results for infinite and subnormal numbers.
       if (portable && odd) return "not compared";
       for (const [i, target] of targets.entries()) {
         const found = data();
@@ -219,7 +222,7 @@ export function kernelClass(on: KernelTarget = WASM): FuzzClass<Numbers> {
       return on.equal;
     },
     evidence: (numbers) =>
-      Promise.resolve({ "wgsl": printWgsl(made(numbers)) }),
+      Promise.resolve({ "wgsl": printWgsl(kernelOf(numbers)) }),
     close: async () => {
       const targets = await opened;
       opened = undefined;

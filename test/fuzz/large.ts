@@ -1,6 +1,6 @@
 /**
- * Class `large`: sparse files of gigabytes, in place of what commands read. A command ends with a sentence, or does without
- * what it does not need.
+ * Class `large`: sparse files of gigabytes as inputs of commands. A command fails with a message, or ignores data that
+ * it does not need.
  */
 
 import { truncateSync, writeFileSync } from "node:fs";
@@ -13,13 +13,13 @@ import { writeSparse } from "../helpers/sparse.ts";
 import { tinyModel } from "../helpers/tiny_training.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
 
-/** What is large, and how. */
+/** Size and start of a large file. */
 interface Case {
-  readonly what: keyof ReturnType<typeof commandsIn>;
-  /** Bytes beside a power of two. */
+  readonly input: keyof ReturnType<typeof commandsIn>;
+  /** Its size is 2 ** power + offset bytes. */
   readonly power: number;
-  readonly more: number;
-  /** What the file begins with. */
+  readonly offset: number;
+  /** First bytes of the file. */
   readonly begin: string;
 }
 
@@ -27,7 +27,7 @@ const IDS = { shape: [1, 3], first: [5, 6, 7] };
 const CHOICES = { shape: [1, 3, 2], first: [0, 1, 0, 1, 0, 1] };
 const CPU = ["--adapter", "cpu"];
 
-/** Commands by what is large, each with the exit codes that it may have. */
+/** Commands by large input, with their allowed exit codes. */
 function commandsIn(folder: string) {
   const at = (name: string) => path.join(folder, name);
   const mixtral = checkpointFolder("mixtral-6e");
@@ -84,7 +84,7 @@ function commandsIn(folder: string) {
       codes: [1],
     },
     text: {
-      // No text from its first byte on.
+      // Invalid UTF-8 from the first byte.
       make: (size: number, begin: string) =>
         file(size, Buffer.concat([Uint8Array.of(0xff), Buffer.from(begin)])),
       argv: [
@@ -115,7 +115,7 @@ function commandsIn(folder: string) {
   };
 }
 
-/** Commands that read files. */
+/** Commands with one large input. */
 export function largeClass(): FuzzClass<Case> {
   const cleanups: (() => void)[] = [];
   const t = { teardown: (clean: () => void) => cleanups.push(clean) };
@@ -133,35 +133,35 @@ export function largeClass(): FuzzClass<Case> {
     name: "large",
     count: 100,
     cases: fc.record({
-      what: fc.constantFrom(
+      input: fc.constantFrom(
         ...Object.keys(commands) as (keyof typeof commands)[],
       ),
       power: fc.integer({ min: 30, max: 34 }),
-      more: fc.integer({ min: -5000, max: 5000 }),
+      offset: fc.integer({ min: -5000, max: 5000 }),
       begin: fc.constantFrom("", "{", '{"a":', "[", '"', "\n\n", "a\n"),
     }),
-    async judge({ what, power, more, begin }) {
+    async judge({ input, power, offset, begin }) {
       await (opened ??= open());
-      const { make, argv, codes } = commands[what];
+      const { make, argv, codes } = commands[input];
       const checkpoint = path.join(folder, "checkpoint");
       if (argv.includes(checkpoint)) {
         const fresh = path.join(folder, "fresh");
         await cp(fresh, checkpoint, { recursive: true, force: true });
       }
-      make(2 ** power + more, begin);
+      make(2 ** power + offset, begin);
       const { code, err } = await switchyard(argv);
       const lines = err.trimEnd().split("\n").filter((line) => line !== "");
-      const isSaid = code === 0
+      const isReported = code === 0
         ? lines.length === 0
         : lines.length === 1 && /^Cannot (?!go on: an unexpected)/.test(err);
-      if (!codes.includes(code) || !isSaid) {
+      if (!codes.includes(code) || !isReported) {
         throw new Finding(
-          `${what} of 2^${power}${
-            more < 0 ? "" : "+"
-          }${more} bytes, '${begin}': exit code ${code}: ${err}`,
+          `${input} of 2^${power}${
+            offset < 0 ? "" : "+"
+          }${offset} bytes, '${begin}': exit code ${code}: ${err}`,
         );
       }
-      return `${what}: exit code ${code}`;
+      return `${input}: exit code ${code}`;
     },
     close: () => {
       for (const clean of cleanups) clean();

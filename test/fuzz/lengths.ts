@@ -1,6 +1,6 @@
 /**
- * Class `lengths`: damaged files of the caches of compiled kernels are not used. A case truncates each file of both caches
- * to every length and flips 1,000 bits. Class `cache` tests the rebuild.
+ * Class `lengths`: caches of compiled kernels ignore damaged files. A case truncates each file of both caches to every
+ * length and flips 1,000 bits. Class `cache` tests the rebuild.
  */
 
 import {
@@ -22,15 +22,15 @@ import { ObjectCache } from "../../runtime/native/objects.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
 
-/** Bits of a file that are flipped in a case. */
+/** Flipped bits per file and case. */
 const FLIPS = 1000;
 
-/** The case: bits are drawn by it. */
+/** Seed of the flipped bits. */
 interface Case {
   readonly seed: number;
 }
 
-/** Thrown where a cache does not use what it has. */
+/** Thrown on a cache miss. */
 class Unused extends Error {}
 
 function unused(): never {
@@ -44,11 +44,10 @@ async function used(found: Promise<unknown>): Promise<boolean> {
   });
 }
 
-/** A kind of file of a cache. */
 interface Kind {
-  /** Which files of the folder are of this kind. */
+  /** Pattern of its file names. */
   readonly name: RegExp;
-  /** Whether the cache uses it: where it does not, nothing is printed or compiled. */
+  /** Whether the cache uses the file. Nothing is printed or compiled if not. */
   isUsed(folder: string): Promise<boolean>;
 }
 
@@ -58,7 +57,7 @@ const FUNCTION = {
   scratch: 7,
 };
 
-/** Files of compiled C: an object, a link to it by the name of its function, and a note of where the functions of a plan are. */
+/** Files of compiled C: an object, a link to it named after its function, and an index of the functions of a plan. */
 function nativeKinds(compiler: Compiler): readonly Kind[] {
   const byNote = (folder: string) =>
     used(
@@ -86,7 +85,7 @@ const MODULE: Kind = {
   isUsed: (folder) => used(new ModuleCache(folder).module("texts", unused)),
 };
 
-/** What a file is: its bytes, or the path that a link leads to, and how to change it. */
+/** Returns the bytes of a file, or the target of a link, with functions that change them. */
 function contentOf(file: string) {
   if (lstatSync(file).isSymbolicLink()) {
     const bytes = Buffer.from(readlinkSync(file));
@@ -94,7 +93,7 @@ function contentOf(file: string) {
       unlinkSync(file);
       symlinkSync(content, file);
     };
-    // A link leads somewhere.
+    // A link cannot be empty.
     const cut = (length: number) => put(bytes.subarray(0, length));
     return { bytes, put, cut, min: 1 };
   }
@@ -104,20 +103,20 @@ function contentOf(file: string) {
   return { bytes, put, cut, min: 0 };
 }
 
-/** Damage a file in every way. Returns in how many. */
+/** Truncates a file to all lengths and flips bits. Returns the number of variants. */
 async function damage(
   file: string,
   isUsed: () => Promise<boolean>,
   seed: number,
 ): Promise<number> {
   const { bytes, put, cut, min } = contentOf(file);
-  const check = async (expected: boolean, what: string) => {
+  const check = async (expected: boolean, state: string) => {
     if (await isUsed() === expected) return;
     throw new Finding(
-      `'${path.basename(file)}' is ${expected ? "not " : ""}used: ${what}`,
+      `'${path.basename(file)}' is ${expected ? "not " : ""}used: ${state}`,
     );
   };
-  await check(true, "it is whole");
+  await check(true, "it is intact");
   for (let length = bytes.length - 1; length >= min; length--) {
     cut(length);
     await check(false, `it is truncated to ${length} of ${bytes.length} bytes`);
@@ -133,11 +132,11 @@ async function damage(
     await check(false, `bit ${bit} is flipped`);
   }
   put(bytes);
-  await check(true, "it is whole again");
+  await check(true, "it is restored");
   return bytes.length - min + bits.length;
 }
 
-/** Every file of both caches, damaged in every way. */
+/** Damages every file of both caches. */
 export function lengthsClass(): FuzzClass<Case> {
   const cleanups: (() => void)[] = [];
   const t = { teardown: (clean: () => void) => cleanups.push(clean) };

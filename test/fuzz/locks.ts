@@ -1,6 +1,6 @@
 /**
- * Class `locks`: contenders for one lock, whose calls of the file system come in any order and some of whom are killed. The
- * lock has one owner at a time, somebody takes it, and files that are left are those of the killed.
+ * Class `locks`: contenders for one lock, with file system calls in any order and random kills. The lock has one owner
+ * at a time, at least one contender acquires it, and only killed ones leave files.
  */
 
 import fc from "fast-check";
@@ -12,14 +12,14 @@ import {
 } from "../helpers/lock_model.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
 
-/** Numbers are taken modulo what can happen next; after the last of them the first contender goes on. */
+/** Numbers are taken modulo the number of choices. After the last number, the first contender continues. */
 interface Case extends LockCase {
   readonly schedule: readonly number[];
-  /** After how many choices one is killed. */
+  /** Indices of the choices that are kills. */
   readonly kills: readonly number[];
 }
 
-/** Schedules of 2 to 6 contenders. */
+/** Random schedules of 2 to 6 contenders. */
 export function locksClass(): FuzzClass<Case> {
   const befores = Object.keys(BEFORE) as Before[];
   return {

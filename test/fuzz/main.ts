@@ -1,6 +1,7 @@
 /**
- * `npm run -s fuzz -- [--class NAME] [--count N] [--seed S] [--minutes M] [--out FOLDER]` fuzzes one class, or each in
- * turn for its part of the minutes. `npm run -s fuzz -- --again FILE` judges the case of a finding again. Ends with 1 where there are findings.
+ * `npm run -s fuzz -- [--class NAME] [--count N] [--seed S] [--minutes M] [--out FOLDER]` fuzzes one class, or all in
+ * order with equal shares of the minutes. `npm run -s fuzz -- --again FILE` reruns the case of a finding. Exits with 1 if
+ * there are findings.
  */
 
 import { mkdir, readFile, writeFile } from "node:fs/promises";
@@ -48,21 +49,25 @@ const flags = new Command("npm run -s fuzz --")
   .description("Draw cases from a seed and judge them")
   .option(
     "--class <name>",
-    "the class, default: all, one after another",
+    "the class. Default: all, in order",
     (name) => {
       classOf(name);
       return name;
     },
   )
-  .option("--count <n>", "cases, default: as the class says", numberFrom(1))
-  .option("--seed <n>", "default: a new one", numberFrom(-0x80000000))
+  .option(
+    "--count <n>",
+    "number of cases. Default: that of the class",
+    numberFrom(1),
+  )
+  .option("--seed <n>", "the seed. Default: random", numberFrom(-0x80000000))
   .option(
     "--minutes <n>",
-    "time, of which each class gets as much",
+    "total time, shared equally by the classes",
     numberFrom(0),
   )
-  .option("--out <folder>", "where findings are written", "fuzz-findings")
-  .option("--again <file>", "judge the case of a finding again")
+  .option("--out <folder>", "folder for findings", "fuzz-findings")
+  .option("--again <file>", "rerun the case of a finding")
   .parse().opts<Flags>();
 
 process.exitCode =
@@ -102,7 +107,7 @@ async function fuzzAll(flags: Flags): Promise<number> {
   return findings > 0 ? 1 : 0;
 }
 
-/** Write a finding, and what shows it. Returns its file. */
+/** Writes a finding and its evidence. Returns the path of the finding. */
 async function save(
   of: FuzzClass<unknown>,
   saved: Saved & Found<unknown>,

@@ -1,4 +1,4 @@
-/** Class `model`: a plan whose model is changed is refused in little time, unless it compiles to the same plan. */
+/** Class `model`: a plan with a mutated model is rejected quickly, unless it compiles to the same plan. */
 
 import {
   compileDocumented,
@@ -13,7 +13,7 @@ import type { FuzzClass } from "./fuzz.ts";
 import { type JsonChange, jsonChanges, mutateJson } from "./json_mutant.ts";
 import { acceptedOrRefused } from "./refusal.ts";
 
-/** The documents of models in plans. */
+/** Mutants of the model documents of plans. */
 export function modelClass(): FuzzClass<readonly JsonChange[]> {
   const file = path.join(checkpointFolder("mixtral-6e"), "config.json");
   const config = {
@@ -31,7 +31,7 @@ export function modelClass(): FuzzClass<readonly JsonChange[]> {
       const { compiledFrom, ...rest } = await plan;
       return await acceptedOrRefused("A model in a plan", async () => {
         const mutant = mutateJson(compiledFrom!, changes);
-        // Not in a sandbox: to start its process takes longer than most cases.
+        // Without a sandbox, whose process takes longer to start than most cases.
         const why = await whyNotCompiled({
           ...rest,
           compiledFrom: mutant as NonNullable<typeof compiledFrom>,

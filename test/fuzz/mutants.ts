@@ -1,26 +1,26 @@
-/** Mutants of a plan: steps that are dropped, doubled, swapped or moved. */
+/** Mutants of a plan: dropped, duplicated, swapped or moved steps. */
 
 import fc from "fast-check";
 import type { Plan, Step } from "../../spec/plan/plan.ts";
 
-/** A change of one program. Numbers are taken modulo what there is, so that all cases fit all plans. */
+/** A change of one program. Numbers are taken modulo the number of choices, so all cases apply to all plans. */
 export interface Change {
   readonly kind: "drop" | "double" | "swap" | "move";
   readonly program: number;
-  /** The step. */
+  /** Index of the step. */
   readonly at: number;
-  /** How far from it the other step or the new place is; not for `drop`. */
+  /** Distance to the other step or the new index. Ignored by `drop`. */
   readonly by: number;
 }
 
-/** A plan and what is changed in it. */
+/** A plan and its changes. */
 export interface Mutant {
-  /** The plan's number. */
+  /** Index of the plan. */
   readonly plan: number;
   readonly changes: readonly Change[];
 }
 
-/** Most are near: what depends on nothing in between stays legal, and is executed. */
+/** Mostly short distances: changes among independent steps stay legal and are executed. */
 const distance = fc.oneof(
   { arbitrary: fc.integer({ min: -3, max: 3 }), weight: 4 },
   { arbitrary: fc.integer({ min: -12, max: 12 }), weight: 2 },
@@ -29,13 +29,13 @@ const distance = fc.oneof(
 
 const change: fc.Arbitrary<Change> = fc.record({
   kind: fc.constantFrom("drop", "double", "swap", "move"),
-  // The first program has the most steps.
+  // The first program has most steps.
   program: fc.constantFrom(0, 0, 0, 1, 2),
   at: fc.nat({ max: 5000 }),
   by: distance,
 });
 
-/** Mutants of `plans` plans, most with one change. */
+/** Mutants of `plans` plans, mostly with one change. */
 export function mutants(plans: number): fc.Arbitrary<Mutant> {
   return fc.record({
     plan: fc.nat({ max: plans - 1 }),
@@ -46,7 +46,7 @@ export function mutants(plans: number): fc.Arbitrary<Mutant> {
   });
 }
 
-/** The plan with the changes made, and what they are. It shares all else with the original. */
+/** Applies changes and describes them. The result shares unchanged parts with the original. */
 export function mutate(
   plan: Plan,
   changes: readonly Change[],
@@ -62,7 +62,7 @@ export function mutate(
   return { plan: { ...plan, programs }, text: texts.join(", then ") };
 }
 
-/** Change a list of steps. Returns which: `[12]`, `[12] [17]`. */
+/** Changes a list of steps. Returns their indices: `[12]`, `[12] [17]`. */
 function apply(
   steps: Step[],
   kind: Change["kind"],

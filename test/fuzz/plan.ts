@@ -1,4 +1,4 @@
-/** Class `plan`: a plan in which steps are dropped, doubled, swapped or moved is refused, or gives the same bytes. */
+/** Class `plan`: a plan with dropped, duplicated, swapped or moved steps is rejected, or computes the same bytes. */
 
 import { stringifyPlan } from "../../spec/document/json.ts";
 import { verifyPlan } from "../../spec/verify/mod.ts";
@@ -8,15 +8,14 @@ import { Finding, type FuzzClass } from "./fuzz.ts";
 import type { Results } from "./runs.ts";
 import { type Mutant, mutants, mutate } from "./mutants.ts";
 
-/** What is mutated. */
 export interface PlanClassOptions {
-  /** Default: the plans of the bundled checkpoint on all meshes. */
+  /** Plans to mutate. Default: those of the bundled checkpoint on all meshes. */
   readonly sources?: readonly PlanSource[];
-  /** Default: the bundled checkpoint. */
+  /** Reads the checkpoint. Default: the bundled checkpoint. */
   readonly read?: () => Promise<Checkpoint>;
 }
 
-/** Mutants of the plans of the bundled checkpoint. */
+/** Mutants of plans. */
 export function planClass(
   { sources = SOURCES, read = demoCheckpoint }: PlanClassOptions = {},
 ): FuzzClass<Mutant> {
@@ -42,15 +41,15 @@ export function planClass(
           `The plan of ${source.name}, ${text}, is refused without a reason: ${first.message}`,
         );
       }
-      const whole = wanted.get(source) ?? await subject.run(subject.plan);
-      wanted.set(source, whole);
+      const original = wanted.get(source) ?? await subject.run(subject.plan);
+      wanted.set(source, original);
       const found = await subject.run(plan);
-      const other = [...whole].find(([what, hex]) => found.get(what) !== hex);
+      const other = [...original].find(([name, hex]) =>
+        found.get(name) !== hex
+      );
       if (other === undefined) return "legal and the same bytes";
       throw new Finding(
-        `The plan of ${source.name}, ${text}, is legal and gives another ${
-          other[0]
-        }`,
+        `The plan of ${source.name}, ${text}, is legal but changes ${other[0]}`,
       );
     },
     async evidence(mutant) {

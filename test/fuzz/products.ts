@@ -1,4 +1,7 @@
-/** Classes `products`, `products-native`, `products-gpu` and `products-wgpu`: products of quantized rows have the bits of their definition. */
+/**
+ * Classes `products`, `products-native`, `products-gpu` and `products-wgpu`: products with quantized activations match
+ * the bits of their reference.
+ */
 
 import fc from "fast-check";
 import {
@@ -22,7 +25,7 @@ import {
 import { Finding, type FuzzClass } from "./fuzz.ts";
 import { type KernelTarget, WASM } from "./kernel.ts";
 
-/** Tiles and forms of multiplication. */
+/** Tiles and arithmetic. */
 const VARIANTS: readonly Variant[] = [
   GUARDED,
   SIGNED,
@@ -32,7 +35,7 @@ const VARIANTS: readonly Variant[] = [
   { ...UNSIGNED, tile: { ...UNSIGNED.tile, lanes: 4, split: 1 } },
 ];
 
-/** A product on a variant of the kernel. */
+/** A product with a variant of the kernel. */
 interface ProductCase {
   readonly product: Case;
   readonly variant: number;
@@ -51,14 +54,14 @@ const CASES: fc.Arbitrary<ProductCase> = fc.record({
   variant: fc.nat(VARIANTS.length - 1),
 });
 
-/** The same with a length that blocks of the encoding divide. */
-function whole({ stored, shape, kind }: Case): Case {
+/** Multiplies k by the block length of the format. */
+function withBlocks({ stored, shape, kind }: Case): Case {
   const { block }: Packing = PACKINGS[stored];
   const { elements = 64 } = block ?? {};
   return { stored, kind, shape: { ...shape, k: shape.k * elements } };
 }
 
-/** Random products, on a target. */
+/** Random products on a target. */
 export function productsClass(on: KernelTarget = WASM): FuzzClass<ProductCase> {
   let opened: ReturnType<KernelTarget["open"]> | undefined;
   const { portable = false } = on.options ?? {};
@@ -69,13 +72,14 @@ export function productsClass(on: KernelTarget = WASM): FuzzClass<ProductCase> {
     async judge({ product, variant }) {
       const targets = await (opened ??= on.open());
       if (typeof targets === "string") return `not tried: ${targets}`;
-      const of = whole(product);
+      const of = withBlocks(product);
       const { block, inWords }: Packing = PACKINGS[of.stored];
       const base = VARIANTS[variant]!;
-      const tried: Variant = {
+      const used: Variant = {
         ...base,
         ...block && !inWords ? { inside: "k" } : {},
-        // The only form on GPUs: drivers may contract others to fused multiply-adds, and flush subnormal f16 numbers.
+        // The only arithmetic on GPUs: drivers may contract others to fused multiply-adds, and flush subnormal f16
+        // numbers.
         ...portable ? { arithmetic: "guarded" } : {},
       };
       for (const [i, target] of targets.entries()) {
@@ -88,7 +92,7 @@ export function productsClass(on: KernelTarget = WASM): FuzzClass<ProductCase> {
           await target.run(kernel, { bindings, groups });
           return bindings;
         };
-        const differs = await productError(run, tried, of);
+        const differs = await productError(run, used, of);
         if (differs === undefined) continue;
         throw new Finding(`${titleOf(of)}: ${differs}, of target ${i}`);
       }

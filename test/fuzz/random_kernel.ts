@@ -1,4 +1,4 @@
-/** Valid kernel trees out of numbers: whatever the numbers are, names are bound, types fit, and nothing races. */
+/** Builds valid kernel trees from random numbers: names are bound, types match, and nothing races. */
 
 import {
   barrier,
@@ -76,7 +76,7 @@ const ARITHMETIC: readonly BinaryOp[] = [
 ];
 const BITS: readonly BinaryOp[] = ["and", "or", "xor"];
 const COMPARE: readonly BinaryOp[] = ["lt", "le", "gt", "ge", "eq", "ne"];
-/** Functions that are exact on every target, and give one answer where it is no number. */
+/** Functions that are exact on all targets and have one result for NaN. */
 const CALLS: readonly CallName[] = [
   "sqrt",
   "abs",
@@ -86,10 +86,10 @@ const CALLS: readonly CallName[] = [
   "round",
 ];
 
-/** Sixteen bytes. */
+/** Table of sixteen bytes. */
 const TABLE = [0x03020100, 0x0c080604, 0xfdfeff00, 0xf4f8fafc].map(u32);
 
-/** As `binary` of build.ts, which computes with constants as the compiler may: sums that wrap are none there. */
+/** As `binary` of build.ts, but without constant folding: it rejects sums that wrap. */
 function binary(fn: BinaryOp, a: Expr, b: Expr): Expr {
   const bool = COMPARE.includes(fn) || fn === "land" || fn === "lor";
   return { op: "binary", type: bool ? "bool" : a.type, fn, a, b };
@@ -101,14 +101,13 @@ interface Variable {
   readonly kind: "let" | "var";
 }
 
-/** Which kernels are made. */
 export interface RandomKernelOptions {
-  /** With what WGSL has one answer for: no quotients or square roots of floats. Default: false. */
+  /** Uses only ops that WGSL defines exactly: no quotients or square roots of floats. Default: false. */
   readonly portable?: boolean;
 }
 
-/** Grows a kernel out of numbers; where there are no more, it takes the first of what can be. */
-class Grower {
+/** Builds a kernel from random numbers. After the last number, it makes the first of all choices. */
+class KernelBuilder {
   readonly #numbers: readonly number[];
   readonly #portable: boolean;
   #at = 0;
@@ -175,7 +174,7 @@ class Grower {
     this.#scope = [...before];
     const many = this.#below(4);
     const body = Array.from({ length: many }, () => this.#statement(depth));
-    // What the outermost blocks bind stays bound.
+    // Variables of the outermost blocks stay in scope.
     if (depth < 3) this.#scope = before;
     return body;
   }
@@ -208,7 +207,7 @@ class Grower {
     }
   }
 
-  /** At most eight turns. Its end is a value that nothing inside changes. */
+  /** Returns a loop of at most eight iterations. Nothing in the body changes its end. */
   #loop(depth: number): Stmt {
     const from = this.#of([
       u32(0),
@@ -225,7 +224,7 @@ class Grower {
       binary("and", load("n", id("local"), "u32"), u32(7)),
       binary("and", local(this.#of(fixed).name, "u32"), u32(7)),
     ]);
-    // From small numbers to the largest there would be too many turns.
+    // Loops from small numbers to the largest would be too long.
     const to = end.op === "const" && from !== end &&
         (from.op !== "const" || Number(from.value) === 0)
       ? u32(8)
@@ -283,7 +282,7 @@ class Grower {
     }
     if (type !== "f32" && pick === 5) {
       if (this.#of([false, false, true])) {
-        // Small bytes have products of their own.
+        // Small bytes use separate products.
         return type === "i32"
           ? call(
             this.#of(["dot4I8", "dot4U8I8"]),
@@ -315,16 +314,20 @@ class Grower {
     return { op: "const", type, value: this.#of([false, true]) };
   }
 
-  /** Loads are of elements that there are: what others give is not said. */
+  /** Returns a load within bounds: other results are undefined. */
   #leaf(type: Type, depth: number): Expr {
     const within = (length: number): Expr =>
       this.#of([
         binary("rem", this.#expr("u32", Math.max(0, depth - 1)), u32(length)),
         id("local"),
       ]);
-    // The invocation's own number is at most 63.
-    const own = binary("add", local("i", "u32"), u32(this.#below(LENGTH - 64)));
-    const index = () => this.#of([true, false]) ? own : within(LENGTH);
+    // The invocation's index is at most 63.
+    const ownIndex = binary(
+      "add",
+      local("i", "u32"),
+      u32(this.#below(LENGTH - 64)),
+    );
+    const index = () => this.#of([true, false]) ? ownIndex : within(LENGTH);
     if (type === "f32") return load("a", index());
     if (type !== "u32") return this.#constant(type);
     const leaf = this.#below(this.#shared ? 4 : 3);
@@ -334,7 +337,7 @@ class Grower {
     return shared("s", within(this.#size), "u32");
   }
 
-  /** Bits of numbers that are none differ between targets, so no float is cast to its bits. */
+  /** Converts between types. No float is cast to its bits: bits of NaN differ between targets. */
   #convert(type: Type, depth: number): Expr {
     const from = this.#of<ScalarType>(["u32", "i32", "f32", "bool"]);
     const value = this.#expr(from, depth - 1);
@@ -342,10 +345,10 @@ class Grower {
   }
 }
 
-/** A valid kernel; the same for the same numbers. */
+/** Builds a valid kernel. Deterministic by `numbers`. */
 export function randomKernel(
   numbers: readonly number[],
   options: RandomKernelOptions = {},
 ): Kernel {
-  return new Grower(numbers, options).kernel();
+  return new KernelBuilder(numbers, options).kernel();
 }

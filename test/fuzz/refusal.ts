@@ -1,4 +1,4 @@
-/** What a class makes of files that are refused: a sentence of an own class of errors, in little time. */
+/** Checks that invalid files are rejected quickly, with a message of one of our error classes. */
 
 import process from "node:process";
 import {
@@ -9,31 +9,31 @@ import {
 } from "../../spec/mod.ts";
 import { Finding } from "./fuzz.ts";
 
-/** Seconds of CPU time and of the clock that a case may take. */
+/** Maximum seconds of CPU time and of wall time of a case. */
 const MAX_SECONDS = 10;
 
 const OWN = [DataError, MachineError, ModelError, PlanError];
 
-/** Whether a text has characters that terminals take for commands. */
+/** Whether a text has control characters of terminals. */
 function controls(text: string): boolean {
   // deno-lint-ignore no-control-regex
   return /[\u0000-\u001f\u007f]/.test(text);
 }
 
-/** Throws a Finding for bytes that are not in a file. */
+/** Throws a Finding for a range outside of a file. */
 export function checkRange(
   file: Uint8Array,
   from: number,
   length: number,
 ): void {
-  const whole = [from, length].every((n) => Number.isSafeInteger(n) && n >= 0);
-  if (whole && from + length <= file.length) return;
+  const valid = [from, length].every((n) => Number.isSafeInteger(n) && n >= 0);
+  if (valid && from + length <= file.length) return;
   throw new Finding(`${length} bytes at ${from} are read of ${file.length}`);
 }
 
-/** `accepted`, or `refused`; throws a Finding for any other error, or where it takes too long. */
+/** Returns "accepted" or "refused". Throws a Finding for any other error, or if it takes too long. */
 export async function acceptedOrRefused(
-  what: string,
+  subject: string,
   action: () => Promise<unknown>,
 ): Promise<string> {
   const [start, cpu] = [performance.now(), process.cpuUsage()];
@@ -46,10 +46,14 @@ export async function acceptedOrRefused(
     const message = error instanceof Error ? error.message : String(error);
     if (!own) {
       const stack = error instanceof Error ? error.stack : "";
-      throw new Finding(`${what}: '${message}' has no sentence: ${stack}`);
+      throw new Finding(
+        `${subject}: '${message}' is an unexpected error: ${stack}`,
+      );
     }
     if (!/^Cannot [a-z].*: .*[^.]$/s.test(message) || controls(message)) {
-      throw new Finding(`${what}: ${JSON.stringify(message)} is no sentence`);
+      throw new Finding(
+        `${subject}: ${JSON.stringify(message)} breaks the grammar`,
+      );
     }
     outcome = "refused";
   }
@@ -59,5 +63,5 @@ export async function acceptedOrRefused(
     (performance.now() - start) / 1000,
   );
   if (seconds <= MAX_SECONDS) return outcome;
-  throw new Finding(`${what}: it takes ${seconds.toFixed(0)} s`);
+  throw new Finding(`${subject}: it takes ${seconds.toFixed(0)} s`);
 }

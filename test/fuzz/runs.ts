@@ -1,4 +1,4 @@
-/** Runs that depend on every step of a plan, and all that they give and leave. */
+/** Runs that depend on every step of a plan, with their outputs and final states. */
 
 import { createHash } from "node:crypto";
 import { zeros } from "../../runtime/host_tensor.ts";
@@ -14,23 +14,23 @@ import { sourceNames } from "../../spec/axis_parts.ts";
 import { waves } from "../helpers/waves.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 
-/** A program and what it is given. */
+/** A program and its inputs. */
 export type Call = readonly [
   program: string,
   inputs: { readonly [name: string]: readonly number[] | number },
 ];
 
-/** What is run, and on what. */
+/** A plan with its operands. */
 export interface Run {
   readonly plan: Plan;
   readonly tensors: TensorDirectory;
   readonly calls: readonly Call[];
 }
 
-/** Results in hexadecimal digits by name. */
+/** Results in hexadecimal, by name. */
 export type Results = ReadonlyMap<string, string>;
 
-/** Weights that a plan asks for, the same ones for all plans of a model. */
+/** Returns deterministic weights for a plan, equal for all plans of a model. */
 export function randomWeights(plan: Plan): TensorDirectory {
   const tensors = plan.weights.flatMap((weight) =>
     sourceNames(plan, weight).map((name) => {
@@ -42,7 +42,7 @@ export function randomWeights(plan: Plan): TensorDirectory {
   return tensorsInMemory(Object.fromEntries(tensors), "random");
 }
 
-/** Load a plan, give its states contents, make the calls, and read all that is left. */
+/** Loads a plan, fills its states, makes the calls, and reads outputs and final states. */
 export async function runOn(
   device: Device,
   { plan, tensors, calls }: Run,
@@ -51,24 +51,24 @@ export async function runOn(
     devices: new Array(plan.ranks).fill(device),
     tensors,
   });
-  const lasting = Object.values(plan.buffers)
+  const persistent = Object.values(plan.buffers)
     .filter(({ kind }) => kind === "state" || kind === "weight");
   const results = new Map<string, string>();
   try {
-    for (const { name, kind } of lasting) {
+    for (const { name, kind } of persistent) {
       if (kind === "state") await fill(session, name, plan.ranks);
     }
-    for (const [i, [program, given]] of calls.entries()) {
+    for (const [i, [program, values]] of calls.entries()) {
       const outputs = await session.run(
         program,
-        inputsOf(plan, program, given),
+        inputsOf(plan, program, values),
       );
-      keep(results, `output of call ${i}`, outputs);
+      addResults(results, `output of call ${i}`, outputs);
     }
-    keep(
+    addResults(
       results,
       "left in",
-      await session.read(lasting.map(({ name }) => name)),
+      await session.read(persistent.map(({ name }) => name)),
     );
   } finally {
     session.close();
@@ -76,7 +76,7 @@ export async function runOn(
   return results;
 }
 
-/** Give a state contents that no step makes, none of them 0: old ones that are read show. */
+/** Fills a state with nonzero values that no step computes, so that reads of old values are detected. */
 async function fill(
   session: Session,
   name: string,
@@ -92,7 +92,7 @@ async function fill(
   }
 }
 
-/** Inputs of a program as tensors. */
+/** Converts inputs of a program to tensors. */
 export function inputsOf(
   plan: Plan,
   program: string,
@@ -112,7 +112,7 @@ export function inputsOf(
   );
 }
 
-/** A tensor of numbers. */
+/** Returns a tensor of numbers. */
 export function tensorOf(
   dtype: HostTensor["dtype"],
   shape: readonly number[],
@@ -123,19 +123,19 @@ export function tensorOf(
   return tensor;
 }
 
-/** Add tensors to results. */
-export function keep(
+/** Adds tensors to results. */
+export function addResults(
   results: Map<string, string>,
-  what: string,
+  prefix: string,
   tensors: { readonly [name: string]: HostTensor },
 ): void {
   for (const [name, { data }] of Object.entries(tensors)) {
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    results.set(`${what} '${name}'`, Buffer.from(bytes).toString("hex"));
+    results.set(`${prefix} '${name}'`, Buffer.from(bytes).toString("hex"));
   }
 }
 
-/** One short text for all results. */
+/** Hashes all results. */
 export function digestOf(results: Results): string {
   const text = JSON.stringify([...results].sort(([a], [b]) => a < b ? -1 : 1));
   return createHash("sha256").update(text).digest("hex");

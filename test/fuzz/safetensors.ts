@@ -1,4 +1,4 @@
-/** Class `safetensors`: a header or a file that is changed is refused, or says where each byte of the file is. */
+/** Class `safetensors`: a mutated header or file is rejected, or its tensors cover all bytes of the file. */
 
 import fc from "fast-check";
 import {
@@ -44,7 +44,7 @@ function bytesOf(of: Case): Uint8Array {
   return bytes;
 }
 
-/** Files of tensors. */
+/** Mutants of files of tensors. */
 export function safetensorsClass(): FuzzClass<Case> {
   return {
     name: "safetensors",

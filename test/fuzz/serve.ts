@@ -1,7 +1,7 @@
 /**
- * Class `serve`: hostile clients of one server at the same time: broken bodies, bodies that are too large or too deep, parts of
- * requests, idle connections, clients that leave or never read. Valid requests among them have the bytes that they have
- * alone; every other one is an error of the API; afterwards no sequence and no page is in use.
+ * Class `serve`: concurrent hostile clients of one server: invalid, large or deeply nested bodies, partial requests,
+ * idle connections, and clients that disconnect or never read. Valid requests get the bytes that they get alone, others
+ * an error of the API. Afterwards no sequence and no page is in use.
  */
 
 import { connect, type Socket } from "node:net";
@@ -20,15 +20,15 @@ import { Finding, type FuzzClass } from "./fuzz.ts";
 interface Client {
   readonly kind: keyof typeof KINDS;
   readonly seed: number;
-  /** Where something is cut or changed, as a part of the whole. */
+  /** Position of the change or truncation, as a fraction of the length. */
   readonly at: number;
   readonly bytes: Uint8Array;
 }
 
-/** Statuses of requests that are not as they should be. */
+/** Statuses of rejected requests. */
 const REFUSED = [400, 404, 413, 415, 429];
 
-/** What one client does. Sockets that it returns are closed once all clients are done. */
+/** Actions of clients. Returned sockets are closed after all clients are done. */
 const KINDS = {
   async valid(server: TestServer, { seed }: Client) {
     const [request] = randomRequests(1, { seed, chat: false });
@@ -66,7 +66,7 @@ const KINDS = {
       body: ReadableStream.from(body()),
       duplex: "half",
     } as RequestInit).then((response) => expectRefusal(response), () => {
-      // The server need not read what it refuses.
+      // The server need not read a body that it rejects.
     });
   },
   async partial(server: TestServer, { seed, at }: Client) {
@@ -90,7 +90,7 @@ const KINDS = {
 
 const answers = new Map<number, string>();
 
-/** The answer of a request by itself; computed at the first use, when others may be there too, on the second server. */
+/** Returns the answer to a single request, from the second server on first use. */
 async function aloneOf(
   server: TestServer,
   seed: number,
@@ -113,7 +113,7 @@ function rawRequest(body: string): string {
   }\r\n\r\n${body}`;
 }
 
-/** A connection on which some text was sent, and nothing is read. */
+/** Opens a connection and sends a text. Reads nothing. */
 async function write(server: TestServer, text: string): Promise<Socket[]> {
   const socket = connect(Number(new URL(server.address).port), "127.0.0.1");
   socket.on("error", () => {});
@@ -139,7 +139,7 @@ async function expectRefusal(response: Response): Promise<void> {
   throw new Finding(`status ${response.status}: ${text.slice(0, 300)}`);
 }
 
-/** Waits until no sequence and no page is in use: a client that leaves is noticed a little later. */
+/** Waits until no sequence and no page is in use: disconnects are detected with a delay. */
 async function expectIdle(server: TestServer): Promise<void> {
   let left: string[] = [];
   for (let wait = 1; wait < 20_000; wait *= 2) {
@@ -156,7 +156,7 @@ async function expectIdle(server: TestServer): Promise<void> {
   throw new Finding(`after all clients left, ${left.join(", ")}`);
 }
 
-/** One to eight clients at the same time. */
+/** One to eight concurrent clients. */
 export function serveClass(): FuzzClass<readonly Client[]> {
   let server: TestServer | undefined;
   return {
@@ -178,15 +178,15 @@ export function serveClass(): FuzzClass<readonly Client[]> {
         folder,
         ...["--max-sequences", "6", "--pages", "80x8", "--max-queue", "64"],
       );
-      const asked = server;
+      const target = server;
       const sockets = await Promise.all(
-        clients.map((client) => KINDS[client.kind](asked, client)),
+        clients.map((client) => KINDS[client.kind](target, client)),
       );
       for (const socket of sockets.flatMap((one) => one ?? [])) {
         socket.destroy();
       }
-      await expectIdle(asked);
-      const { status } = await fetch(`${asked.address}/health`);
+      await expectIdle(target);
+      const { status } = await fetch(`${target.address}/health`);
       if (status !== 200) throw new Finding(`/health is ${status}`);
       return clients.map(({ kind }) => kind).sort()[0]!;
     },

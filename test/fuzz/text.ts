@@ -1,4 +1,6 @@
-/** Classes `tokenizer` and `template`: what an untrusted tokenizer or chat template does, it does in its time and memory. */
+/**
+ * Classes `tokenizer` and `template`: an untrusted tokenizer or chat template stays within its time and memory limits.
+ */
 
 import { readFileSync } from "node:fs";
 import path from "node:path";
@@ -13,12 +15,12 @@ import { acceptedOrRefused } from "./refusal.ts";
 
 const TEXT = "Once upon a time, aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!";
 
-/** A tokenizer.json. */
+/** Mutants of a tokenizer.json. */
 export function tokenizerClass(): FuzzClass<readonly JsonChange[]> {
   const file = path.join(checkpointFolder("demo-lm"), "tokenizer.json");
   const text = readFileSync(file, "utf8");
   const tokenizer = JSON.parse(text) as { model: { vocab: object } };
-  // Most places are of the vocabulary: with little of it, more of the changes are elsewhere.
+  // With a small vocabulary, more changes are elsewhere.
   const vocab = Object.entries(tokenizer.model.vocab).slice(0, 64);
   tokenizer.model.vocab = Object.fromEntries(vocab);
   Object.assign(tokenizer.model, { merges: [] });
@@ -28,14 +30,14 @@ export function tokenizerClass(): FuzzClass<readonly JsonChange[]> {
     cases: jsonChanges,
     judge: async (changes) =>
       await acceptedOrRefused("A tokenizer", async () => {
-        const made = await createTokenizer({
+        const opened = await createTokenizer({
           tokenizer: mutateJson(tokenizer, changes),
           config: {},
         }, { folder: "folder", size: text.length });
         try {
-          await made.decode(await made.encode(TEXT));
+          await opened.decode(await opened.encode(TEXT));
         } finally {
-          made.close();
+          opened.close();
         }
       }),
     close: () => Promise.resolve(),
@@ -68,7 +70,7 @@ const PIECES = [
   ],
 ];
 
-/** A chat template. */
+/** Random chat templates. */
 export function templateClass(): FuzzClass<readonly string[]> {
   const files = (source: string): FileSystem =>
     ({

@@ -1,6 +1,6 @@
 /**
- * Class `writes`: the kernels of small models, whatever their parameters are, store each element once, end their loops and
- * load nothing that nothing wrote.
+ * Class `writes`: kernels of small models store each element once, terminate, and load only written elements, for all
+ * parameters.
  */
 
 import { readFileSync } from "node:fs";
@@ -33,11 +33,17 @@ import { waves } from "../helpers/waves.ts";
 import { callsOf } from "./calls.ts";
 import { unaliased } from "./edits.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
-import { digestOf, inputsOf, keep, randomWeights, tensorOf } from "./runs.ts";
+import {
+  addResults,
+  digestOf,
+  inputsOf,
+  randomWeights,
+  tensorOf,
+} from "./runs.ts";
 
-/** Numbers are taken modulo what there is. */
+/** Numbers are taken modulo the number of choices. */
 interface Case {
-  /** A published family; others: a layer behind a router. */
+  /** Index of a published family. Above the last: a layer with a router. */
   readonly family: number;
   readonly preset: number;
   readonly topK: number;
@@ -46,7 +52,7 @@ interface Case {
   readonly options: number;
   readonly tuning: number;
   readonly training: boolean;
-  /** Of a layer. */
+  /** Tokens of the layer. */
   readonly tokens: number;
 }
 
@@ -57,7 +63,7 @@ const FAMILIES: readonly string[] = [
 
 const VOCABULARY = 32;
 
-/** Sizes of families, where they have them. */
+/** Sizes that replace those of families, if they have them. */
 const SMALL: { readonly [field: string]: unknown } = {
   vocab_size: VOCABULARY,
   hidden_size: 16,
@@ -105,7 +111,7 @@ const PRESETS = Object.keys(ROUTING_PRESETS) as RoutingPreset[];
 
 const of = <T>(list: readonly T[], at: number): T => list[at % list.length]!;
 
-/** Kernels of small models, element by element. */
+/** Checks kernels of small models, element by element. */
 export function writesClass(): FuzzClass<Case> {
   const small = fc.nat({ max: 1000 });
   return {
@@ -205,18 +211,18 @@ async function planOf(drawn: Case): Promise<Plan> {
   );
 }
 
-/** Bits of memory that nothing has written: numbers and indices of two kinds, neither of which leads anywhere. */
+/** Bits of unwritten memory: two different floats and indices, both out of bounds. */
 const GARBAGE = [0x7fc0dead, 0x449a5225] as const;
 
-/** What was seen of a run. */
+/** Observations of a run. */
 interface Watched {
   readonly faults: readonly string[];
   readonly unwritten: readonly string[];
-  /** Of what it gives and leaves. */
+  /** Digest of outputs and final states. */
   readonly digest: string;
 }
 
-/** Run a plan in which each buffer has an allocation of its own. */
+/** Runs a plan in which each buffer has a separate allocation. */
 async function watch(
   plan: Plan,
   drawn: Case,
@@ -237,17 +243,17 @@ async function watch(
       pool.begin((label) =>
         unwritten.includes(Number(/ allocation (\d+)$/.exec(label)?.[1] ?? -1))
       );
-      keep(results, program, await session.run(program, inputs));
+      addResults(results, program, await session.run(program, inputs));
     }
-    const lasting = Object.values(plan.buffers)
+    const persistent = Object.values(plan.buffers)
       .filter(({ kind }) => kind === "state" || kind === "weight");
-    keep(
+    addResults(
       results,
       "left in",
-      await session.read(lasting.map(({ name }) => name)),
+      await session.read(persistent.map(({ name }) => name)),
     );
   } catch (error) {
-    // Inputs that the router refuses, say.
+    // The router may reject random inputs.
     if (!(error instanceof DataError)) throw error;
   } finally {
     session.close();
@@ -256,7 +262,7 @@ async function watch(
   return { faults, unwritten: pool.unwritten, digest: digestOf(results) };
 }
 
-/** Programs and their inputs. */
+/** Returns programs with their inputs. */
 function runsOf(
   plan: Plan,
   { family, training, tokens }: Case,
@@ -266,7 +272,7 @@ function runsOf(
     return callsOf(training ? "training" : "inference", VOCABULARY)
       .filter(([program]) => known.has(program))
       .slice(0, 2)
-      .map(([program, given]) => [program, inputsOf(plan, program, given)]);
+      .map(([program, values]) => [program, inputsOf(plan, program, values)]);
   }
   return plan.programs.map(({ name, inputs }) => [
     name,
@@ -278,14 +284,14 @@ function runsOf(
         const length = shape.reduce((n, size) => n * size, 1);
         const { dtype, below = 2 } = port;
         const numbers = waves(length, 3).map(Math.abs);
-        // What is chosen for a token is chosen once.
+        // Choices of a token must differ.
         const width = shape.at(-1) ?? 1;
-        const whole = numbers.map((_, i) =>
+        const integers = numbers.map((_, i) =>
           (Math.floor(i / width) * 3 + i % width) % below
         );
         return [
           input,
-          tensorOf(dtype, shape, dtype === "f32" ? numbers : whole),
+          tensorOf(dtype, shape, dtype === "f32" ? numbers : integers),
         ];
       }),
     ),
