@@ -1,4 +1,4 @@
-// Published families of the plain kind of attention; three ranks hold unequal numbers of experts.
+// Published families with standard attention; three ranks have unequal numbers of experts.
 // needs: cpu, gpu
 import { testFamilies } from "../helpers/references.ts";
 

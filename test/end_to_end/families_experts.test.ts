@@ -1,4 +1,4 @@
-// Published families with plain attention and other experts, or other orders of norms, rotating over meshes.
+// Published families with standard attention and other experts or norm orders, rotating over meshes.
 // needs: cpu, gpu
 import { testInTurns } from "../helpers/references.ts";
 

@@ -1,4 +1,5 @@
-// Published families with latent attention, sparse or not, or with sinks and four-bit weights; three ranks hold unequal numbers of experts.
+// Published families with latent attention, sparse or not, or with sinks and four-bit weights; three ranks have unequal
+// numbers of experts.
 // needs: cpu, gpu
 import { testFamilies, testInTurns } from "../helpers/references.ts";
 

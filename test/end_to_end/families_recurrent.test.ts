@@ -1,4 +1,4 @@
-// Published families with recurrences and convolutions besides attention, rotating over meshes.
+// Published families with recurrences and convolutions, rotating over meshes.
 // needs: cpu, gpu
 import { testInTurns } from "../helpers/references.ts";
 

@@ -1,4 +1,4 @@
-// The families that demonstrations run on, on many meshes.
+// Families of the demonstrations on many meshes.
 // needs: cpu, gpu
 import { TENSOR_PARALLEL, testReferences } from "../helpers/references.ts";
 import { inTurn, isInTurn, oneInTurn } from "../helpers/seed.ts";
@@ -11,20 +11,20 @@ const MESHES = {
   separate: ["ep=4", "tp=2,ep=2"],
 };
 
-// Each mesh runs on one of these checkpoints, by SEED, besides one rank.
+// Besides one rank, each mesh runs on one of these checkpoints, by SEED.
 for (const [i, name] of ["olmoe-16e", "mixtral-8e", "demo-lm"].entries()) {
-  const mine = (meshes: readonly string[]) =>
+  const rotated = (meshes: readonly string[]) =>
     meshes.filter((_, n) => isInTurn(i + n, 3));
   testReferences(
     [name],
     {
-      shared: ["ep=1", ...mine(MESHES.shared.slice(1))],
-      separate: mine(MESHES.separate),
+      shared: ["ep=1", ...rotated(MESHES.shared.slice(1))],
+      separate: rotated(MESHES.separate),
     },
-    { shared: mine(["ep=1", "dp=2,ep=2", "tp=2,ep=2"]), separate: [] },
+    { shared: rotated(["ep=1", "dp=2,ep=2", "tp=2,ep=2"]), separate: [] },
   );
 }
-// Six experts: 4 and 8 ranks have unequal numbers, or none. Half of the other meshes run.
+// Six experts: 4 and 8 ranks have unequal numbers, including none. Half of the other meshes run.
 const others = MESHES.shared.filter((mesh) => !/^ep=[148]$/.test(mesh));
 testReferences(["mixtral-6e"], {
   shared: ["ep=1", "ep=4", "ep=8", ...inTurn(others, 2)],

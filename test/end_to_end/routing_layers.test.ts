@@ -1,4 +1,4 @@
-/** Recorded layers with capacity: DeepSpeed's gates and layers, fairscale's layers and losses. */
+/** Recorded layers with capacity: gates and layers of DeepSpeed, layers and losses of fairscale. */
 // needs: cpu, gpu
 
 import t, { type Test } from "tap";
@@ -36,7 +36,7 @@ import { inTurn } from "../helpers/seed.ts";
 
 t.teardown(closeDevices);
 
-/** What a layer makes of a row must be this close; its sums are long. */
+/** Maximum error of outputs, which are long sums. */
 const OUTPUT_TOLERANCE = 1e-5;
 
 type Meshes = readonly { readonly [axis: string]: number }[];
@@ -46,27 +46,30 @@ interface Run {
   readonly inputs: { readonly [name: string]: readonly number[] };
   readonly weights: string;
   readonly meshes: Meshes;
-  /** Kinds of devices; default all. */
+  /** Kinds of devices. Default: all. */
   readonly targets?: readonly string[];
 }
 
-/** Hold a model everywhere: by the reference, and with the same bits on every mesh of a device. */
+/**
+ * Compares a model with the recording in the reference evaluator and on all devices, and the bits of all meshes of a
+ * device.
+ */
 async function everywhere(
   t: Test,
   { model, inputs, weights, meshes, targets = ["cpu", "gpu"] }: Run,
   wrong: (outputs: Outputs) => string[],
 ): Promise<void> {
   const byReference = await runModel(model, inputs, { weights });
-  t.same(wrong(byReference), [], "by the reference");
+  t.same(wrong(byReference), [], "in the reference evaluator");
   for (const { target, skip } of TARGETS) {
     if (!targets.includes(target)) continue;
     if (skip !== false) {
-      t.comment(`nothing is run on a ${target}: ${skip}`);
+      t.comment(`not run on a ${target}: ${skip}`);
       continue;
     }
     let one: Outputs | undefined;
-    const turn = [...meshes.slice(0, 1), ...inTurn(meshes.slice(1), 2)];
-    for (const mesh of target === "cpu" ? turn : meshes.slice(-1)) {
+    const rotated = [...meshes.slice(0, 1), ...inTurn(meshes.slice(1), 2)];
+    for (const mesh of target === "cpu" ? rotated : meshes.slice(-1)) {
       const title = `on a ${target}, ${JSON.stringify(mesh)}`;
       const outputs = await runModel(model, inputs, { target, weights, mesh });
       t.same(wrong(outputs), [], title);
@@ -75,7 +78,7 @@ async function everywhere(
   }
 }
 
-/** relu(x · fc1 + bias) · fc2 + bias of each expert. */
+/** Computes relu(x · fc1 + bias) · fc2 + bias for each expert. */
 function reluExperts<A extends string>(
   sent: Tensor<A, "f32">,
   weight: (name: string, axes: string) => Tensor,
@@ -116,7 +119,7 @@ const GATES = readJson("deepspeed/gating.json") as unknown as readonly Gate[];
 const GATE_WEIGHTS = "deepspeed/gating.safetensors";
 const gating = readTensors(GATE_WEIGHTS);
 
-/** Kept choices of a recorded sparse routing, [choice, token]. */
+/** Returns the choices of a recorded sparse routing [choice, token] that are not dropped. */
 function sparse(indices: readonly number[], tokens: number) {
   return indices.flatMap((expert, i) =>
     expert < 0 ? [] : [{ i, token: i % tokens, expert }]
@@ -166,7 +169,7 @@ function recordedGate({ name, fn, kwargs, S, E, capacity }: Gate) {
   return router;
 }
 
-/** All gates over as many tokens and experts, each with experts of its own. */
+/** All gates with one size, each with separate experts. */
 function gatesModel(
   { S, E, M, H }: Gate,
   routers: readonly RecordedRouter[],
@@ -189,7 +192,7 @@ function gatesModel(
   });
 }
 
-/** Gates in one model; a plan of all of them would be large. */
+/** Gates per model: a plan of all would be large. */
 const AT_ONCE = 10;
 
 t.equal(GATES.length, 60, "gates");
@@ -198,7 +201,7 @@ for (let at = 0; at < GATES.length; at += AT_ONCE) {
   const { S, E } = gates[0]!;
   const title = `gates ${at} to ${at + AT_ONCE - 1}`;
   t.test(`DeepSpeed's ${title}: ${S} tokens to ${E} experts`, async (t) => {
-    t.ok(gates.every((gate) => gate.S === S && gate.E === E), "of one size");
+    t.ok(gates.every((gate) => gate.S === S && gate.E === E), "equal sizes");
     const routers = gates.map(recordedGate);
     const data = gates.flatMap(({ name }) => [
       [`${name} logits`, gating[`${name}.logits`]!],
@@ -209,7 +212,7 @@ for (let at = 0; at < GATES.length; at += AT_ONCE) {
       inputs: { ...Object.fromEntries(data), ...operandsOf(routers) },
       weights: GATE_WEIGHTS,
       meshes: [{}, { ep: 2 }, { ep: 4 }],
-      // On a GPU, every kernel of every gate is a pipeline of its own: some are enough.
+      // A GPU compiles a pipeline for every kernel of every gate, so it runs only some.
       ...at % 30 === 0 ? {} : { targets: ["cpu"] },
     };
     await everywhere(t, run, (outputs) =>
@@ -220,7 +223,7 @@ for (let at = 0; at < GATES.length; at += AT_ONCE) {
           ...differencesOf(router, outputs, { tokens: S, experts: E }),
           ...off <= OUTPUT_TOLERANCE
             ? []
-            : [`${router.name}: outputs are off by ${off}`],
+            : [`${router.name}: error of outputs is ${off}`],
         ];
       }));
   });
@@ -228,12 +231,11 @@ for (let at = 0; at < GATES.length; at += AT_ONCE) {
 
 // --- layers of several ranks, which are routing groups here
 
-/** A recorded layer. */
 interface Layer {
   readonly file: string;
   readonly topK: number;
   readonly options: RouterOptions;
-  /** What is recorded as the noise, or as the random numbers. */
+  /** Names of the recorded random operands. */
   readonly drawn?: { readonly [operand in "noise" | "random"]?: string };
 }
 
@@ -271,7 +273,7 @@ const LAYERS: readonly Layer[] = [
     .map(fairscale),
 ];
 
-/** A tensor of all ranks, one rank after the other. */
+/** Returns a tensor of all ranks, concatenated. */
 function allRanks(
   recorded: { readonly [name: string]: number[] },
   name: string,
@@ -323,7 +325,10 @@ function layerModel(
   });
 }
 
-/** Kept choices as `group,token,expert,slot`, with their weights: of each rank, recorded by choice and token or in a block of all places. */
+/**
+ * Returns choices that are not dropped as `group,token,expert,slot`, with their weights. Recordings list them by choice
+ * and token, or as a mask over all slots.
+ */
 function recordedChoices(
   recorded: { readonly [name: string]: number[] },
   { group, token, expert }: { group: number; token: number; expert: number },
@@ -347,7 +352,7 @@ function recordedChoices(
   return kept;
 }
 
-/** Which of a run's choices are others than recorded, in words. */
+/** Returns the differences between a run's choices and the recording. */
 function otherChoices(
   kept: ReadonlyMap<string, number>,
   { index, slot, weight }: Outputs,
@@ -362,7 +367,7 @@ function otherChoices(
     !(Math.abs((kept.get(key) ?? Infinity) - w) <= TOLERANCE)
   );
   return [
-    ...wrong.map(([key]) => `choice ${key} is another`),
+    ...wrong.map(([key]) => `choice ${key} differs`),
     ...found.length === kept.size ? [] : [`${found.length} choices are kept`],
   ];
 }
@@ -384,7 +389,7 @@ for (const layer of LAYERS) {
       model: layerModel(sizes, layer),
       inputs: { input, ...Object.fromEntries(drawn) },
       weights: layer.file,
-      // More ranks than groups leave ranks without tokens.
+      // With more ranks than groups, some ranks have no tokens.
       meshes: [{}, { ep: 2 }, { ep: 4 }],
     };
     await everywhere(t, run, (outputs) => {

@@ -1,4 +1,7 @@
-/** Every recorded router of fairscale, DeepSpeed, Tutel and Megatron: by the reference, on devices, on one rank and on several. */
+/**
+ * Recorded routers of fairscale, DeepSpeed, Tutel and Megatron match in the reference evaluator and on devices, on one
+ * rank and on several.
+ */
 // needs: cpu, gpu
 
 import t, { type Test } from "tap";
@@ -34,7 +37,7 @@ import { inTurn, oneInTurn } from "../helpers/seed.ts";
 
 t.teardown(closeDevices);
 
-/** A router as it was recorded. */
+/** A recorded router with its results. */
 interface Result extends RouterRecord {
   readonly combine?: RecordedMatrix;
   readonly slots?: readonly (readonly number[])[];
@@ -88,7 +91,7 @@ function modelOf(
   });
 }
 
-/** Meshes; 16 tokens over 3 ranks, and 4 experts, are uneven. */
+/** Meshes. 3 ranks shard 16 tokens and 4 experts unevenly. */
 const MESHES: readonly { readonly [axis: string]: number }[] = [
   {},
   { ep: 2 },
@@ -96,7 +99,10 @@ const MESHES: readonly { readonly [axis: string]: number }[] = [
   { ep: 4 },
 ];
 
-/** Hold a model's outputs everywhere: by the reference, and the same bits on every mesh of a device. */
+/**
+ * Compares a model's outputs with the recording in the reference evaluator and on all devices, and the bits of all
+ * meshes of a device.
+ */
 async function everywhere(
   t: Test,
   { model, inputs, meshes = MESHES }: {
@@ -106,16 +112,20 @@ async function everywhere(
   },
   wrong: (outputs: Outputs) => string[],
 ): Promise<void> {
-  t.same(wrong(await runModel(model, inputs)), [], "by the reference");
+  t.same(
+    wrong(await runModel(model, inputs)),
+    [],
+    "in the reference evaluator",
+  );
   for (const { target, skip } of TARGETS) {
     if (skip !== false) {
-      t.comment(`nothing is run on a ${target}: ${skip}`);
+      t.comment(`not run on a ${target}: ${skip}`);
       continue;
     }
     let one: Outputs | undefined;
-    const turn = [...meshes.slice(0, 1), ...inTurn(meshes.slice(1), 2)];
+    const rotated = [...meshes.slice(0, 1), ...inTurn(meshes.slice(1), 2)];
     const onGpu = gpuIsSoftware ? oneInTurn(meshes) : meshes;
-    for (const mesh of target === "cpu" ? turn : onGpu) {
+    for (const mesh of target === "cpu" ? rotated : onGpu) {
       const title = `on a ${target}, ${JSON.stringify(mesh)}`;
       const outputs = await runModel(model, inputs, { target, mesh });
       t.same(wrong(outputs), [], title);
@@ -223,7 +233,7 @@ t.test("fairscale's own test, seed 3", async (t) => {
   }, (outputs) => differencesOf(router, outputs, { tokens: S, experts: E }));
 });
 
-t.test("DeepSpeed's own tables of top-k gating", async (t) => {
+t.test("DeepSpeed's own test tables of top-k gating", async (t) => {
   let logits: readonly (readonly number[])[] = [];
   for (const [i, golden] of goldens.deepspeed_topk.cases.entries()) {
     if (golden.logits !== "same") logits = golden.logits;
@@ -250,7 +260,7 @@ t.test("DeepSpeed's own tables of top-k gating", async (t) => {
   }
 });
 
-t.test("MaxText's own choice of groups, with a tie", async (t) => {
+t.test("MaxText's own test of expert groups, with a tie", async (t) => {
   const { groups, topk_group: keep, k, biased_scores, indices } =
     goldens.maxtext_deepseek_routing;
   const [S, E] = [biased_scores.length, biased_scores[0]!.length];
@@ -274,7 +284,7 @@ t.test("MaxText's own choice of groups, with a tie", async (t) => {
   );
 });
 
-t.test("MaxText's own update of a bias", async (t) => {
+t.test("MaxText's own test of bias updates", async (t) => {
   const { rate, topk, updates } = goldens.maxtext_bias_update;
   const choices = topk.flat();
   const sizes = {

@@ -1,4 +1,5 @@
-// The Switch block against runs of transformers: outputs, losses and who is dropped, on one rank and on several.
+// Switch block compared with recorded runs of transformers: outputs, losses and dropped tokens, on one rank and on
+// several.
 // needs: cpu, gpu
 import t from "tap";
 import { compile } from "../../compiler/mod.ts";
@@ -50,7 +51,7 @@ for (const recorded of CASES) {
     t.test(`${recorded.name}, on the ${target}`, { skip }, async (t) => {
       const file = `switch/${recorded.name}.safetensors`;
       const wanted = readTensors(file);
-      // Weights are stored in the file as `weight.` and the name that the block has for them.
+      // The file names weights `weight.` plus the block's name.
       const tensors = await openSafetensors([
         fileSource(`test/references/${file}`),
       ]);
@@ -74,10 +75,13 @@ for (const recorded of CASES) {
           "logits",
         );
         for (const loss of ["z_loss", "aux_loss"]) {
-          const [found, was] = [outputs[loss]!.data[0]!, wanted[loss]![0]!];
+          const [found, expected] = [
+            outputs[loss]!.data[0]!,
+            wanted[loss]![0]!,
+          ];
           t.ok(
-            Math.abs(found - was) <= 2e-6 * Math.max(1, was),
-            `${loss}: ${found}, ${was}`,
+            Math.abs(found - expected) <= 2e-6 * Math.max(1, expected),
+            `${loss}: ${found}, ${expected}`,
           );
         }
         t.strictSame([...router_mask!.data], wanted["router_mask"], "mask");

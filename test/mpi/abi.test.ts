@@ -1,4 +1,4 @@
-// MPI libraries and launchers by what they say of themselves; nothing is loaded or started.
+// Detection of MPI libraries and launchers from their output. Loads and starts nothing.
 import t from "tap";
 import { hostsFor, parseHosts } from "../../cli/hosts_file.ts";
 import {
@@ -16,7 +16,7 @@ import {
 } from "../../cli/rank_lines.ts";
 import { ABIS, detectAbi, libraryNames } from "../../runtime/mpi/abi.ts";
 
-t.test("detectAbi() asks for the standard interface first", (t) => {
+t.test("detectAbi() prefers the standard interface", (t) => {
   const facts = { standardMajor: 0, hasOpenMpiWorld: false, version: "" };
   const detect = (some: Partial<typeof facts>) =>
     detectAbi({ ...facts, ...some });
@@ -31,7 +31,7 @@ t.test("detectAbi() asks for the standard interface first", (t) => {
   t.end();
 });
 
-t.test("libraryNames() keeps to the launcher's family", (t) => {
+t.test("libraryNames() returns libraries of the launcher's family", (t) => {
   const openMpi = libraryNames("linux", { OMPI_COMM_WORLD_SIZE: "2" });
   t.ok(openMpi.includes("libmpi.so.40") && !openMpi.includes("libmpi.so.12"));
   const mpich = libraryNames("linux", { PMI_RANK: "0" });
@@ -42,20 +42,23 @@ t.test("libraryNames() keeps to the launcher's family", (t) => {
   t.end();
 });
 
-t.test("mpiFamily() knows both launchers", (t) => {
+t.test("mpiFamily() detects both launchers", (t) => {
   t.equal(mpiFamily("mpirun (Open MPI) 5.0.7"), "openMpi");
   t.equal(mpiFamily("HYDRA build details:\n    Version: 4.2.1"), "mpich");
   t.equal(mpiFamily("mpirun: not found"), undefined);
   t.end();
 });
 
-/** Feed a text in pieces of seven characters; what ranks said, whether a failure was seen, and its cause. */
+/**
+ * Reads a text in chunks of seven characters. Returns the output, reported events, whether a failure was detected, and
+ * its cause.
+ */
 function read(family: "openMpi" | "mpich", text: string) {
-  const said: string[] = [];
+  const output: string[] = [];
   const reported: string[] = [];
   let failed = false;
   const reader = new LauncherText(family, {
-    say: (line) => said.push(line),
+    say: (line) => output.push(line),
     reported: ({ kind }) => reported.push(kind),
     failed: () => {
       failed = true;
@@ -65,32 +68,32 @@ function read(family: "openMpi" | "mpich", text: string) {
     reader.push(text.slice(at, at + 7));
   }
   reader.end();
-  return { said, reported, failed, cause: reader.cause() };
+  return { output, reported, failed, cause: reader.cause() };
 }
 
 const RULE = "-".repeat(74);
 
-t.test("a rank's line in the midst of a library's", (t) => {
+t.test("LauncherText separates a rank's line from a library's", (t) => {
   const line = "\x1estarted 2 far 7";
   t.match(
     read("openMpi", `[near][frag_send] ${line}\npeer: far writev failed\n`),
     {
-      said: ["[near][frag_send] peer: far writev failed"],
+      output: ["[near][frag_send] peer: far writev failed"],
       reported: ["started"],
     },
   );
-  t.match(read("openMpi", `[near] ${line}\n`), { said: ["[near] "] });
+  t.match(read("openMpi", `[near] ${line}\n`), { output: ["[near] "] });
   t.end();
 });
 
-t.test("LauncherText tells ranks from Open MPI's launcher", (t) => {
+t.test("LauncherText detects messages of Open MPI's launcher", (t) => {
   t.strictSame(
     read(
       "openMpi",
       `a notice\n[warn] Epoll MOD(1) on fd 22 failed. Old events were 6\n${RULE}\nprterun noticed that process rank 3 with PID 71 on node far exited on\nsignal 9 (Killed).\n${RULE}\n\0`,
     ),
     {
-      said: ["a notice"],
+      output: ["a notice"],
       reported: [],
       failed: true,
       cause:
@@ -100,25 +103,25 @@ t.test("LauncherText tells ranks from Open MPI's launcher", (t) => {
   t.strictSame(
     read("openMpi", `${RULE}\nNo network was found.\n${RULE}\n`),
     {
-      said: ["No network was found."],
+      output: ["No network was found."],
       reported: [],
       failed: false,
       cause: undefined,
     },
-    "a remark is passed on",
+    "other messages are passed on",
   );
-  // The words of Open MPI 4.
+  // Text of Open MPI 4.
   const text =
     `${RULE}\nPrimary job  terminated normally, but 1 process returned\na non-zero exit code. Per user-direction, the job has been aborted.\n${RULE}\n`;
   t.match(read("openMpi", text), {
-    said: [],
+    output: [],
     failed: true,
     cause: /^mpirun says 'Primary job terminated normally, but 1 process /,
   });
   t.end();
 });
 
-t.test("LauncherText takes what ranks tell out of the text of MPICH's launcher", (t) => {
+t.test("LauncherText extracts lines of ranks from MPICH's launcher", (t) => {
   const line = "\x1estarted 1 far 71";
   t.strictSame(
     read(
@@ -128,7 +131,7 @@ t.test("LauncherText takes what ranks tell out of the text of MPICH's launcher",
       }\n=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES\n\x1eended 1 far 137 in step 'x y'\n`,
     ),
     {
-      said: [],
+      output: [],
       reported: ["started", "failed"],
       failed: true,
       cause:
@@ -138,7 +141,7 @@ t.test("LauncherText takes what ranks tell out of the text of MPICH's launcher",
   t.end();
 });
 
-t.test("lines of ranks are read as they were written", (t) => {
+t.test("parseRankLine() reads the lines that ranks write", (t) => {
   const failure = {
     rank: 2,
     host: "far",
@@ -164,7 +167,7 @@ t.test("lines of ranks are read as they were written", (t) => {
   t.end();
 });
 
-t.test("the end of a job is laid to the rank that the others follow", (t) => {
+t.test("describeEnd() names the rank that caused the end", (t) => {
   const of = (rank: number, some: Partial<RankFailure>): RankFailure => ({
     rank,
     host: "far",
@@ -194,7 +197,7 @@ t.test("the end of a job is laid to the rank that the others follow", (t) => {
         "Cannot finish: rank 1 on far was killed by signal 9 in step 'x'. Start the command again",
       code: 3,
     },
-    "a killed rank, before those that miss it and those that are ended",
+    "a killed rank precedes ranks that wait for it or are terminated",
   );
   t.strictSame(
     end(
@@ -203,7 +206,7 @@ t.test("the end of a job is laid to the rank that the others follow", (t) => {
       of(0, wait),
     ),
     { text: "rank 1 on far in step 'x': Cannot a", code: 1 },
-    "the lowest of those that say the same",
+    "the lowest rank of equal messages",
   );
   t.strictSame(
     end(of(2, wait), of(0, wait)),
@@ -212,7 +215,7 @@ t.test("the end of a job is laid to the rank that the others follow", (t) => {
         "rank 0 on far: Cannot continue with step 'x': y. Nothing was heard from rank 1 on far",
       code: 3,
     },
-    "who is silent, where all others wait",
+    "the silent rank if all others wait",
   );
   stopped.set(1, { rank: 1, host: "far", seconds: 2, step: "in step 'x'" });
   const stop = {
@@ -220,17 +223,21 @@ t.test("the end of a job is laid to the rank that the others follow", (t) => {
       "Cannot finish: a signal stopped rank 1 on far in step 'x', and nobody continued it. Start the command again",
     code: 3,
   };
-  t.strictSame(end(), stop, "a rank that is stopped");
-  t.strictSame(end(of(0, wait), of(1, { code: 137 })), stop, "and is missed");
+  t.strictSame(end(), stop, "a stopped rank");
+  t.strictSame(
+    end(of(0, wait), of(1, { code: 137 })),
+    stop,
+    "a stopped rank that others wait for",
+  );
   t.match(
     end(of(2, { code: 139 })),
     { text: /signal 11/ },
-    "another's failure",
+    "failure of another rank",
   );
   t.end();
 });
 
-t.test("hosts are given to both launchers, in one format", (t) => {
+t.test("launcherArguments() passes hosts to both launchers in one format", (t) => {
   const hosts = parseHosts(
     "# two machines\nnear slots=2\n\n far  # one rank\nspare slots=8\n",
     "f",

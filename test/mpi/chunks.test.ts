@@ -1,4 +1,4 @@
-// Dispatches in chunks and in rounds between processes of real MPI jobs: the bytes of whole dispatches on one device.
+// Chunked dispatches and rounds in MPI jobs compute the bytes of unchunked dispatches on one device.
 // needs: cpu, mpi
 import { readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -22,7 +22,7 @@ await writeRaw(inputs, {
   input_ids: integers([2, 4], [5, 6, 7, 8, 9, 4, 3, 2]),
 });
 
-/** Six experts: on four ranks two of them have one alone, and so nothing to send in a second chunk. */
+/** Six experts: with four ranks, two ranks have one expert and send nothing in the second chunk. */
 const RUN = [
   ...["run", checkpointFolder("mixtral-6e"), "--inputs", inputs],
   ...["--adapter", "cpu", "--check", "--json"],
@@ -30,21 +30,21 @@ const RUN = [
 
 const JOBS = [{ ranks: 2, chunks: 3 }, { ranks: 4, chunks: 2 }];
 
-/** Checks that memory and bytes of every rank are as predicted. */
+/** Fails unless memory and bytes of every rank match the predictions. */
 function checkFigures(t: Test, out: string, ranks: number): void {
   const figures = [...out.matchAll(/"predicted": (\d+),\s+"actual": (\d+)/g)];
   t.ok(figures.length >= 5 * ranks);
   for (const [, predicted, actual] of figures) t.equal(actual, predicted);
 }
 
-const whole = await switchyard([...RUN, "--outputs", shared]);
+const unchunked = await switchyard([...RUN, "--outputs", shared]);
 
 for (const launcher of launchersInTurn()) {
   for (const { ranks, chunks } of inTurn(JOBS, 2)) {
     t.test(`${launcher.name}: ${chunks} chunks on ${ranks} ranks`, {
       skip: launcher.skip,
     }, async (t) => {
-      t.equal(whole.code, 0);
+      t.equal(unchunked.code, 0);
       const { code, out, err } = await startWith(launcher, scratch, [
         ...["launch", "-n", String(ranks), "--", ...RUN],
         ...["--mesh", `ep=${ranks}`, "--chunks", String(chunks)],
@@ -55,7 +55,11 @@ for (const launcher of launchersInTurn()) {
         `^${ranks} ranks share \\d+ cores?: each step`,
         "m",
       );
-      t.equal(warns.test(err), ranks > availableParallelism(), "a warning");
+      t.equal(
+        warns.test(err),
+        ranks > availableParallelism(),
+        "warns of few cores",
+      );
       t.ok(readFileSync(apart).equals(readFileSync(shared)), "the same bytes");
       checkFigures(t, out, ranks);
     });
@@ -87,7 +91,7 @@ const [needed, worst] = ["needed", "worst"].map((name) =>
 const one = await switchyard([...RANDOM, "--outputs", worst]);
 
 for (const launcher of launchersInTurn()) {
-  t.test(`${launcher.name}: rounds for one expert's rank`, {
+  t.test(`${launcher.name}: rounds with all rows on one rank`, {
     skip: launcher.skip,
   }, async (t) => {
     t.equal(one.code, 0, one.err);

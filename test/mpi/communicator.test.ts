@@ -1,4 +1,4 @@
-// The communicator between processes: every word where it belongs, groups, long messages, and what is said of ranks that are out of step.
+// Communicator between processes: contents, groups, long messages, and errors of ranks out of step.
 // needs: cpu, gpu, mpi
 import { readdirSync } from "node:fs";
 import { hostname } from "node:os";
@@ -18,7 +18,7 @@ import {
 import { skipWithoutGpu } from "../helpers/needs.ts";
 import { repeatWith, SEED } from "../helpers/seed.ts";
 
-t.test("layOut() gives one address and offsets from there", (t) => {
+t.test("layOut() returns one address with offsets", (t) => {
   const memory = new Uint8Array(100);
   const blocks = [
     memory.subarray(40, 50),
@@ -33,7 +33,7 @@ t.test("layOut() gives one address and offsets from there", (t) => {
   t.end();
 });
 
-t.test("unitOf() keeps counts below the longest", (t) => {
+t.test("unitOf() keeps counts below the maximum", (t) => {
   t.equal(unitOf([5], [7], 10), 1);
   t.equal(unitOf([16, 8], [40], 10), 4);
   t.equal(unitOf([3 * 2 ** 30], [0], 2 ** 31 - 1), 2);
@@ -47,7 +47,7 @@ t.test("unitOf() keeps counts below the longest", (t) => {
 for (const { name, command, family, skip } of LAUNCHERS) {
   const job = async (
     ranks: number,
-    ...what: readonly string[]
+    ...jobs: readonly string[]
   ): Promise<unknown[]> => {
     const root = process.getuid?.() === 0;
     const { code, out, err } = await start(command!, [
@@ -55,38 +55,38 @@ for (const { name, command, family, skip } of LAUNCHERS) {
       ...[
         process.execPath,
         ...startedProgram("test/helpers/exchange_rank.ts"),
-        what.join(),
+        jobs.join(),
         String(SEED),
       ],
     ]).ended;
     if (code === 0) return JSON.parse(out) as unknown[];
-    throw new Error(`${what}: exit code ${code}: ${err}\n${repeatWith()}`);
+    throw new Error(`${jobs}: exit code ${code}: ${err}\n${repeatWith()}`);
   };
 
   if (launchersInTurn().some((launcher) => launcher.family === family)) {
-    t.test(`${name}: groups over dp, ep and tp, in other orders`, {
+    t.test(`${name}: groups over dp, ep and tp, in all orders`, {
       skip,
     }, async (t) => {
       t.strictSame(await job(8, "groups"), ["right"]);
     });
   }
 
-  t.test(`${name}: long messages are counted in longer units`, {
+  t.test(`${name}: long messages use larger units`, {
     skip,
   }, async (t) => {
     t.match(await job(3, "long"), [/41 bytes are no multiple of 2\. /]);
   });
 
-  t.test(`${name}: ragged exchanges, then ranks out of step`, {
+  t.test(`${name}: ragged exchanges and ranks out of step`, {
     skip,
   }, async (t) => {
     if (skipWithoutGpu) {
       t.comment(`No mapped memory of a GPU: ${skipWithoutGpu}`);
     }
-    const whole = ["ragged", ...skipWithoutGpu ? [] : ["mapped"]];
-    const seen = await job(2, ...whole, "failures");
-    const failures = seen.pop();
-    t.strictSame(seen, whole.map(() => "right"));
+    const exchanges = ["ragged", ...skipWithoutGpu ? [] : ["mapped"]];
+    const results = await job(2, ...exchanges, "failures");
+    const failures = results.pop();
+    t.strictSame(results, exchanges.map(() => "right"));
     const far = `rank 1 on ${hostname()}`;
     t.strictSame(failures, {
       other:
@@ -100,20 +100,20 @@ for (const { name, command, family, skip } of LAUNCHERS) {
   });
 }
 
-t.test("a process that no launcher started leaves no shared memory", {
+t.test("a process without a launcher leaves no shared memory", {
   skip: skipWithoutMpi,
 }, async (t) => {
-  // What Open MPI calls its files for a job that is no launcher's.
-  const lying = () =>
+  // Open MPI's file names for a job without a launcher.
+  const segments = () =>
     readdirSync("/dev/shm").filter((name) =>
       /^sm_segment.*0000\.\d+$/.test(name)
     );
-  const before = lying();
+  const before = segments();
   const { code, out } = await start(process.execPath, [
     ...[BIN, "generate", checkpointFolder("demo-lm"), "--tokens", "1"],
     ...["--max-new-tokens", "1", "--adapter", "cpu", "--devices", "mpi"],
   ]).ended;
   t.equal(code, 0);
   t.not(out, "");
-  t.strictSame(lying(), before);
+  t.strictSame(segments(), before);
 });

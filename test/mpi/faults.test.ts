@@ -1,4 +1,5 @@
-// Ranks of real MPI jobs that fail: the whole job ends, with one message that says who, where and why, and nothing is left.
+// Failing ranks of MPI jobs: the job ends with one message that names the rank, host, step and cause, and leaves
+// nothing behind.
 // needs: cpu, mpi
 import t from "tap";
 import { temporaryFolder } from "../helpers/cli.ts";
@@ -8,7 +9,7 @@ import { alternating, LAUNCHERS } from "../helpers/mpi.ts";
 const scratch = temporaryFolder(t);
 await prepareFaults(scratch);
 
-// Much of a fault is waiting for the others to notice it.
+// Faults mostly wait for detection.
 t.jobs = 2;
 
 const linux = process.platform === "linux" ? false : "there is no /proc";

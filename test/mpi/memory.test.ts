@@ -1,4 +1,4 @@
-// Peak memory of ranks that load a checkpoint of more than 1 GiB: their own share of it, and a bounded piece.
+// Peak memory of ranks that load a checkpoint of more than 1 GiB: bounded above their shard of the weights.
 // needs: cpu, gpu, mpi
 import { ftruncateSync, openSync, statfsSync, writeSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
@@ -16,10 +16,10 @@ import { ableInTurn } from "../helpers/seed.ts";
 const RANKS = 2;
 const MIB = 2 ** 20;
 
-/** Above what a rank takes that loaded nothing, and its share of the weights. */
+/** Maximum peak memory above that of a rank without weights plus its shard. */
 const ALLOWED = 320 * MIB;
 
-/** Two matrices that are longer than a piece of the loader, and 48 experts. */
+/** Two matrices longer than a chunk of the loader, and 48 experts. */
 const CONFIG = {
   architectures: ["MixtralForCausalLM"],
   model_type: "mixtral",
@@ -40,7 +40,7 @@ const CONFIG = {
   torch_dtype: "bfloat16",
 };
 
-/** Write a checkpoint of zeros, which takes no room on the disk; returns how long it is. */
+/** Writes a sparse checkpoint of zeros. Returns the bytes of its tensors. */
 async function writeCheckpoint(folder: string): Promise<number> {
   const { hidden_size: h, intermediate_size: f, vocab_size } = CONFIG;
   const kv = h * CONFIG.num_key_value_heads / CONFIG.num_attention_heads;
@@ -106,12 +106,12 @@ const ADAPTERS = [
   { adapter: "0", skip: skipWithoutGpu },
 ];
 
-// Which MPI it is makes no difference to what a rank loads.
+// The MPI implementation does not affect loading.
 const { family, command, skip } = LAUNCHERS.find(({ skip }) => !skip) ??
   LAUNCHERS[0]!;
 
 for (const { adapter, skip: absent } of ableInTurn(ADAPTERS)) {
-  t.test(`ranks load no more than their share, on ${adapter}`, {
+  t.test(`ranks load only their shard, on ${adapter}`, {
     skip: skip || short || absent,
   }, async (t) => {
     const measure = async (mode: "open" | "load"): Promise<Measured[]> => {
@@ -133,12 +133,15 @@ for (const { adapter, skip: absent } of ableInTurn(ADAPTERS)) {
     const loaded = await measure("load");
     t.strictSame(loaded.map(({ rank }) => rank), [0, 1]);
     for (const { rank, bytes, weights } of loaded) {
-      t.ok(weights > 512 * MIB, "no small share");
-      t.ok(weights < 0.7 * file, "its experts and what all hold, as stored");
+      t.ok(weights > 512 * MIB, "a large shard");
+      t.ok(
+        weights < 0.7 * file,
+        "only its experts, and replicated weights, as stored",
+      );
       const over = bytes - opened[rank]!.bytes - weights;
       t.ok(
         over < ALLOWED,
-        `rank ${rank}: ${(over / MIB).toFixed(0)} MiB above its share`,
+        `rank ${rank}: ${(over / MIB).toFixed(0)} MiB above its shard`,
       );
     }
   });

@@ -1,4 +1,4 @@
-// Ranks as processes of real MPI jobs: the bytes of ranks on one shared device, and what happens when a rank fails.
+// Ranks as processes of MPI jobs: they compute the bytes of ranks on one shared device, and report failures.
 // needs: cpu, mpi
 import { readFileSync, rmSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
@@ -43,15 +43,15 @@ const DEMO = checkpointFolder("demo-lm");
 const LAYER = repositoryFile("examples/layer.ts");
 const WHOLE = repositoryFile("test/fixtures/mpi/whole.ts");
 
-/** What is run, and on which meshes. */
+/** A model with its operands and meshes. */
 interface Case {
   readonly name: string;
   readonly model: string;
   readonly inputs: string;
   readonly weights?: string;
-  /** Each by a job of its own, as the command does it. */
+  /** Meshes with one job each, started by `launch`. */
   readonly launched: readonly string[];
-  /** With the other cases by one job for each number of ranks, which take the plans from files. */
+  /** Meshes that run with other cases in one job per rank count, from saved plans. */
   readonly together: readonly string[];
 }
 
@@ -137,7 +137,7 @@ const CASES: readonly Case[] = [
     together: ["ep=4"],
   },
   {
-    name: "what looks at all tokens",
+    name: "ops over all tokens",
     model: WHOLE,
     inputs: file("whole.in"),
     launched: ["ep=3"],
@@ -145,7 +145,7 @@ const CASES: readonly Case[] = [
   },
 ];
 
-/** The command line of a case. */
+/** Arguments of the command that runs a case. */
 function runOf(
   { model, inputs, weights }: Case,
   mesh: string,
@@ -163,7 +163,7 @@ const GENERATE = [
   ...["--adapter", "cpu"],
 ];
 
-/** Commands that fail on every rank: a wrong file, flag and mesh. */
+/** Commands that fail on every rank: missing file, unknown flag, wrong mesh. */
 const ERRORS: readonly {
   readonly argv: readonly string[];
   readonly code: number;
@@ -195,7 +195,7 @@ interface Ranks {
   }[];
 }
 
-/** The predicted and the actual figures in a part of a report. */
+/** Returns the predicted and actual figures of a report. */
 function figures(value: unknown): [predicted: number[], actual: number[]] {
   const all: [number[], number[]] = [[], []];
   JSON.stringify(value, (key, inner: unknown) => {
@@ -206,7 +206,7 @@ function figures(value: unknown): [predicted: number[], actual: number[]] {
   return all;
 }
 
-/** A trace has the events of every rank, and the same exchanges on each. */
+/** Fails unless a trace has events of all ranks, and equal exchanges on each. */
 function hasEveryRank(t: Test, trace: string, ranks: number): void {
   const { traceEvents } = JSON.parse(readFileSync(trace, "utf8")) as Trace;
   const of = (pid: number, cat: string) =>
@@ -226,28 +226,28 @@ function hasEveryRank(t: Test, trace: string, ranks: number): void {
   }
 }
 
-/** How many ranks a mesh has. */
+/** Returns the number of ranks of a mesh. */
 function ranksOf(mesh: string): number {
   return [...mesh.matchAll(/\d+/g)].reduce((n, [size]) => n * Number(size), 1);
 }
 
-/** What a case gives on a shared device, and its plan; made once for both MPIs. */
-interface Known {
+/** Outputs of a case on a shared device, and its plan. Computed once for both MPIs. */
+interface Reference {
   readonly wanted: Buffer;
   readonly ranks: RankCase;
 }
 
-const known = new Map<string, Promise<Known>>();
+const references = new Map<string, Promise<Reference>>();
 
-/** Compile a case, and run it with all ranks on one device. */
-function onOneDevice(one: Case, mesh: string): Promise<Known> {
+/** Compiles a case and runs all ranks on one device. */
+function onOneDevice(one: Case, mesh: string): Promise<Reference> {
   const key = `${one.name} on ${mesh}`;
-  const found = known.get(key) ?? runPlan(one, mesh, known.size);
-  known.set(key, found);
+  const found = references.get(key) ?? runPlan(one, mesh, references.size);
+  references.set(key, found);
   return found;
 }
 
-async function runPlan(one: Case, mesh: string, i: number): Promise<Known> {
+async function runPlan(one: Case, mesh: string, i: number): Promise<Reference> {
   const { inputs, weights = path.join(one.model, "model.safetensors") } = one;
   const target = await loadTarget(one.model, files);
   const plan = await planTarget(target, files, {
@@ -286,14 +286,14 @@ for (const launcher of LAUNCHERS) {
     startWith(launcher, scratch, ["launch", "-n", String(n), "--", ...argv]);
 
   /** Half of the cases for one MPI, none for the other, in rotation. */
-  const mine = <T>(cases: readonly T[]) =>
+  const rotated = <T>(cases: readonly T[]) =>
     launchersInTurn().includes(launcher) ? inTurn(cases, 2) : [];
 
   const launched = CASES.filter(({ launched }) => launched.length > 0);
-  for (const one of mine(launched)) {
+  for (const one of rotated(launched)) {
     for (const mesh of one.launched) {
       t.test(
-        `${name}: ${one.name} on ${mesh} gives the bytes of a shared device`,
+        `${name}: ${one.name} on ${mesh} computes the bytes of a shared device`,
         {
           skip,
         },
@@ -301,7 +301,7 @@ for (const launcher of LAUNCHERS) {
           const ranks = ranksOf(mesh);
           const run = runOf(one, mesh);
           const wanted = await writeShared(run);
-          // What a case before left is no result of this one.
+          // Removes results of earlier cases.
           for (const name of ["mpi", "trace"]) {
             rmSync(file(name), { force: true });
           }
@@ -331,15 +331,15 @@ for (const launcher of LAUNCHERS) {
       one.together.filter((mesh) => ranksOf(mesh) === ranks)
         .map((mesh) => ({ one, mesh }))
     );
-    const some = mine(cases);
+    const some = rotated(cases);
     if (some.length === 0) continue;
     t.test(
-      `${name}: models on ${ranks} ranks give the bytes of a shared device`,
+      `${name}: models on ${ranks} ranks compute the bytes of a shared device`,
       {
         skip,
       },
       async (t) => {
-        const list: Known[] = [];
+        const list: Reference[] = [];
         for (const { one, mesh } of some) {
           list.push(await onOneDevice(one, mesh));
         }
@@ -364,35 +364,43 @@ for (const launcher of LAUNCHERS) {
     );
   }
 
-  for (const mesh of mine(["ep=2", "pp=2"])) {
-    t.test(`${name}: generate on ${mesh} prints what a shared device gives`, {
-      skip,
-    }, async (t) => {
-      const generate = [...GENERATE, "--mesh", mesh];
-      const shared = await switchyard(generate);
-      const { code, out, err } = await launch(2, generate).ended;
-      t.strictSame([code, withoutMpi(err), out], [0, "", shared.out]);
-    });
+  for (const mesh of rotated(["ep=2", "pp=2"])) {
+    t.test(
+      `${name}: generate on ${mesh} prints the output of a shared device`,
+      {
+        skip,
+      },
+      async (t) => {
+        const generate = [...GENERATE, "--mesh", mesh];
+        const shared = await switchyard(generate);
+        const { code, out, err } = await launch(2, generate).ended;
+        t.strictSame([code, withoutMpi(err), out], [0, "", shared.out]);
+      },
+    );
   }
 
   // Messages and exit codes of errors do not depend on the MPI.
   if (launchersInTurn().includes(launcher)) {
-    t.test(`${name}: an error of all ranks is said once, with its exit code`, {
-      skip,
-    }, async (t) => {
-      for (const { argv, code, state } of inTurn(ERRORS, ERRORS.length)) {
-        const ended = await launch(2, argv).ended;
-        t.equal(ended.code, code);
-        t.match(
-          ended.err,
-          new RegExp(`^rank [01] on \\S+: Cannot ${state}\\. .*\\n$`),
-        );
-      }
-    });
+    t.test(
+      `${name}: an error of all ranks is printed once, with its exit code`,
+      {
+        skip,
+      },
+      async (t) => {
+        for (const { argv, code, state } of inTurn(ERRORS, ERRORS.length)) {
+          const ended = await launch(2, argv).ended;
+          t.equal(ended.code, code);
+          t.match(
+            ended.err,
+            new RegExp(`^rank [01] on \\S+: Cannot ${state}\\. .*\\n$`),
+          );
+        }
+      },
+    );
   }
 }
 
-t.test("the version that ranks compare is that of the package", (t) => {
+t.test("ranks compare the version of the package", (t) => {
   const { version } = JSON.parse(
     readFileSync(repositoryFile("package.json"), "utf8"),
   ) as { version: string };
@@ -400,7 +408,7 @@ t.test("the version that ranks compare is that of the package", (t) => {
   t.end();
 });
 
-t.test("launch refuses what it cannot start", async (t) => {
+t.test("launch rejects commands that it cannot start", async (t) => {
   const launch = async (...argv: string[]) => {
     const { code, err } = await switchyard(["launch", ...argv]);
     return [code, err];
@@ -432,7 +440,7 @@ t.test("launch refuses what it cannot start", async (t) => {
   );
 });
 
-t.test("launch says what to install where there is no mpirun", {
+t.test("launch without mpirun names packages to install", {
   skip: skipWithoutKoffi,
 }, async (t) => {
   const { code, err } = await startWith(

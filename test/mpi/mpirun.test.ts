@@ -1,4 +1,4 @@
-// Ranks that mpirun starts by itself, without `launch`: the bytes of a shared device, and what is said where that cannot be.
+// Ranks started by mpirun without `launch`: they compute the bytes of a shared device, or report why they cannot run.
 // needs: cpu, mpi
 import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
@@ -47,14 +47,14 @@ const absent = await whyNotNative();
 if (absent !== undefined) {
   t.comment(`No rank is on the native CPU device: ${absent}`);
 }
-/** Compiled C gives the bits of WebAssembly. */
+/** Compiled C computes the bits of WebAssembly. */
 const NATIVE = absent === undefined ? "native" : "cpu";
 const GENERATE = [
   ...["generate", checkpointFolder("demo-lm"), "--prompt", "Once"],
   ...["--max-new-tokens", "3", "--adapter", "cpu", "--devices", "mpi"],
 ];
 
-/** The package is that of the folder, and npm looks for no newer one of itself. */
+/** Runs the package in the repository, without npm's check for updates. */
 const NPX = {
   cwd: repositoryFile(""),
   env: { ...process.env, npm_config_update_notifier: "false" },
@@ -90,8 +90,8 @@ for (
 
   // Messages and exit codes of errors do not depend on the MPI; test/mpi/faults.test.ts tests both MPIs with 'launch'.
   if (family === LAUNCHERS.find(({ skip }) => !skip)?.family) {
-    t.test(`${name}: ranks with other plans, without launch`, async (t) => {
-      // Each rank asks for another length.
+    t.test(`${name}: ranks with different plans, without launch`, async (t) => {
+      // Each rank has another context length.
       const context = `$((64 + 32 * ${rankVariable}))`;
       const { code, err } = await start(command!, [
         ...mpirun(2),
@@ -106,10 +106,10 @@ for (
     });
   }
 
-  t.test(`${name}: a launcher that the library does not know`, {
+  t.test(`${name}: a launcher of another MPI than the library`, {
     skip,
   }, async (t) => {
-    // As under the launcher of another MPI, but for one process.
+    // One process with the variables of another MPI's launcher.
     const reported = family === "openMpi"
       ? { OMPI_COMM_WORLD_SIZE: "2", OMPI_MCA_btl: "self" }
       : { PMI_SIZE: "2", PMI_RANK: "0" };
@@ -130,10 +130,10 @@ for (
     const { child, ended } = start(command!, [
       ...[...mpirun(2), process.execPath, BIN, ...GENERATE],
       ...["--prompt", prompt, "--deadline", "2"],
-      // More than a rank computes before it is stopped.
+      // Enough tokens that the rank still runs when it is stopped.
       ...["--max-new-tokens", "400"],
     ]);
-    // From when it is watched; MPI starts after that.
+    // Waits for the watcher of the rank, which starts before MPI.
     let watched: number | undefined;
     while (watched === undefined && child.exitCode === null) {
       await sleep(2);
@@ -164,13 +164,13 @@ for (
   }
 }
 
-t.test("a rank may be stopped for as long as ranks wait in a step", async (t) => {
+t.test("stopped ranks have the deadline of steps", async (t) => {
   const { href } = new URL("../../bin/watch.mjs", import.meta.url);
   const { DEADLINE_SECONDS } = await import(href);
   t.equal(1000 * DEADLINE_SECONDS, DEADLINE_MS);
 });
 
-t.test("a process without an MPI library says what to install", {
+t.test("a process without an MPI library names packages to install", {
   skip: skipWithoutKoffi,
 }, async (t) => {
   const none = fileURLToPath(

@@ -1,4 +1,4 @@
-// Ranks on several hosts, which are network namespaces of this machine: what they exchange crosses interfaces.
+// Ranks on several hosts, which are network namespaces of this machine: exchanges cross network interfaces.
 // needs: cpu, mpi
 import { existsSync, readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
@@ -74,7 +74,7 @@ for (const launcher of launchersInTurn()) {
         ...["launch", "-n", "3", "--hosts", hostsFile, "--", ...argv],
       ], { ...onHost, env: { ...onHost.env, ...env } }).ended;
 
-    await t.test("give the bytes of a shared device", async (t) => {
+    await t.test("compute the bytes of a shared device", async (t) => {
       const wanted = await switchyard([...RUN, "--outputs", shared]);
       t.equal(wanted.code, 0);
       const before = network.received(near);
@@ -85,15 +85,15 @@ for (const launcher of launchersInTurn()) {
       t.strictSame([code, withoutMpi(err)], [0, ""]);
       t.ok(readFileSync(apart).equals(readFileSync(shared)), "the same bytes");
       const { ranks } = JSON.parse(out) as Report;
-      // All that the only rank there sends comes in here.
+      // All bytes that the only rank of the other host sends are received here.
       const sent = Object.values(ranks[2]!.sentBytes)
         .reduce((sum, { actual }) => sum + actual, 0);
       t.ok(sent > 1_000_000, `${sent} bytes were sent`);
       t.ok(received > sent, `${received} bytes came through the interface`);
-      t.ok(received < 4 * sent, "and not much else");
+      t.ok(received < 4 * sent, "with little overhead");
     });
 
-    await t.test("exchange in two levels", async (t) => {
+    await t.test("exchange hierarchically", async (t) => {
       await writeFile(pairsFile, `${near} slots=2\n${far} slots=2\n`);
       const { code, err } = await startWith(launcher, scratch, [
         ...["launch", "-n", "4", "--hosts", pairsFile, "--", ...MODEL],
@@ -103,7 +103,7 @@ for (const launcher of launchersInTurn()) {
       t.ok(readFileSync(apart).equals(readFileSync(shared)), "the same bytes");
     });
 
-    await t.test("end when the one on the other host is killed", async (t) => {
+    await t.test("end when the rank on the other host is killed", async (t) => {
       const fault = new URL("../helpers/fault.mjs", import.meta.url);
       const { code, err } = await launch([...RUN, "--outputs", apart], {
         NODE_OPTIONS: `--import=${fileURLToPath(fault)}`,
@@ -132,7 +132,7 @@ for (const launcher of launchersInTurn()) {
         ...["--temperature", "1", "--adapter", "cpu"],
       ], onHost);
       await printed;
-      // Between it and this process are the programs that stand in for a shell on that host.
+      // The parent processes of 'launch' replace a shell on that host.
       const [launch, ...others] = processesWith(hostsFile);
       t.strictSame(others, []);
       process.kill(launch!, "SIGINT");

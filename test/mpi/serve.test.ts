@@ -1,4 +1,5 @@
-// A server whose ranks are processes: the bytes of one process, its end, and the end of one of its ranks.
+// A server whose ranks are processes: it sends the answers of one process, ends gracefully, and ends if a rank is
+// killed.
 // needs: cpu, mpi
 
 import { readFileSync } from "node:fs";
@@ -25,14 +26,14 @@ import {
 
 const DEMO = checkpointFolder("demo-lm");
 
-/** A server of two processes, each a rank. */
+/** Starts a server of two ranks in two processes. */
 async function launch(t: Test, scratch: string, mesh: string) {
   const launcher = LAUNCHERS.find(({ skip }) => !skip)!;
   const { child, ended } = startWith(launcher, scratch, [
     ...["launch", "-n", "2", "--", "serve", DEMO, "--port", "0"],
     ...["--adapter", "cpu", "--mesh", mesh],
   ]);
-  // Its ranks end with it.
+  // Ranks end with it.
   t.teardown(() => child.kill("SIGTERM"));
   const address = await new Promise<string>((resolve, reject) => {
     let out = "";
@@ -46,7 +47,7 @@ async function launch(t: Test, scratch: string, mesh: string) {
   const setting = `${launcher.rankVariable}=1`;
   const second = () =>
     processesWith(jobOf(scratch), setting)
-      // Node.js 24 names its threads: not the shell that watches the rank.
+      // Excludes the shell that watches the rank. Node.js 24 names its main thread.
       .find((pid) =>
         /^(node|MainThread)$/.test(
           readFileSync(`/proc/${pid}/comm`, "utf8").trim(),
@@ -55,7 +56,7 @@ async function launch(t: Test, scratch: string, mesh: string) {
   return { child, ended, server: serverAt(address), second };
 }
 
-t.test("the answers of one process, and its end", {
+t.test("a server of two processes answers as one process and ends gracefully", {
   skip: skipWithoutMpi,
 }, async (t) => {
   const requests = randomRequests(12, { seed: SEED, chat: false });
@@ -63,7 +64,7 @@ t.test("the answers of one process, and its end", {
   const alone = await answersAlone(one, requests);
   await one.stop();
   const scratch = temporaryFolder(t);
-  // Stages have several batches in flight.
+  // Pipeline stages have several batches in flight.
   const { child, ended, server } = await launch(t, scratch, "pp=2");
   const answers = await answersTogether(server, requests, { seed: SEED });
   for (const [i, answer] of answers.entries()) {
@@ -79,7 +80,7 @@ t.test("the answers of one process, and its end", {
   child.kill("SIGTERM");
   let tokens = 0;
   for await (const _ of stream) tokens++;
-  t.ok(tokens > 40, "what it has begun is answered");
+  t.ok(tokens > 40, "completes the started request");
   const { code, err } = await ended;
   t.strictSame([code, err], [
     0,
@@ -89,7 +90,7 @@ t.test("the answers of one process, and its end", {
 });
 
 t.test(
-  "a rank that is killed ends requests with 503, and the server by its name",
+  "a killed rank ends requests with 503, and the server with an error that names it",
   {
     skip: skipWithoutMpi,
   },
@@ -107,10 +108,10 @@ t.test(
       model: "demo-lm",
       stream: true,
     });
-    const whole = server.post("/v1/completions", request);
+    const pending = server.post("/v1/completions", request);
     for await (const _ of stream) break;
     process.kill(second()!, "SIGKILL");
-    const response = await whole;
+    const response = await pending;
     t.equal(response.status, 503);
     t.match(await response.json(), {
       error: { message: /another rank of the job has ended/ },

@@ -1,4 +1,5 @@
-// Pipeline stages: families, meshes, inference and training have the bytes of one rank in one process, on separate devices and on both MPIs.
+// Pipeline stages on separate devices and both MPIs: inference and training compute the bytes of one rank in one
+// process.
 // needs: cpu, mpi
 import { rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
@@ -22,7 +23,7 @@ import {
 } from "../helpers/stage_cells.ts";
 import { readOnDisk } from "../helpers/tiny_training.ts";
 
-/** With STAGES=all, every family is on every mesh in all four settings; otherwise, a setting draws a cell by SEED. */
+/** STAGES=all runs every family on every mesh in all four settings. Default: a setting draws one cell by SEED. */
 const ALL = process.env["STAGES"] === "all";
 
 const SEPARATE = { skip: false } as const;
@@ -40,9 +41,9 @@ const cells = STAGE_MESHES.flatMap((mesh, i) =>
   }))
 );
 
-/** All cells of a setting, or one of them, another for each. */
+/** All cells of a setting, or a different one for each. */
 function drawn(setting: number, able = cells): typeof cells {
-  // Five cells on, the mesh and the family are others.
+  // Five cells later, both mesh and family differ.
   return ALL ? able : [able[(Math.abs(SEED) + 5 * setting) % able.length]!];
 }
 
@@ -64,7 +65,7 @@ function once<T>(key: string, make: () => Promise<T>): Promise<T> {
   return value;
 }
 
-/** The training of a family without stages, on the other axes of a mesh: one rank if there are none. */
+/** Trains a family without stages on the other axes of a mesh, or on one rank. Returns the checkpoint. */
 function withoutStages(family: string, mesh: string): Promise<string> {
   const others = mesh.split(",").filter((axis) => !axis.startsWith("pp"));
   const rest = others.join(",") || "ep=1";
@@ -97,7 +98,7 @@ async function cellOf(
   };
 }
 
-/** Compares a cell with one rank, and in training with the same micro-batches on the other axes of the mesh. */
+/** Compares outputs with one rank, and training with the same micro-batches on the other axes of the mesh. */
 async function compare(
   t: Test,
   { family, mesh }: (typeof cells)[number],
@@ -159,12 +160,12 @@ for (const [i, { name, command, family, skip }] of launchers.entries()) {
   for (const mesh of ALL ? STAGE_MESHES : ["4 ranks"]) {
     t.test(`${name}: ${mesh}`, { skip }, async (t) => {
       t.comment(repeatWith());
-      const mine = ALL
+      const selected = ALL
         ? cells.filter((one) => one.mesh === mesh)
         : drawn(2 + i, large);
-      const ranks = ranksOf(mine[0]!.mesh);
+      const ranks = ranksOf(selected[0]!.mesh);
       const list: StageCell[] = [];
-      for (const one of mine) list.push(await cellOf(one, name));
+      for (const one of selected) list.push(await cellOf(one, name));
       writeFileSync(at("cells.json"), JSON.stringify(list));
       const root = process.getuid?.() === 0;
       const { code, out, err } = await start(command!, [
@@ -174,7 +175,7 @@ for (const [i, { name, command, family, skip }] of launchers.entries()) {
       ]).ended;
       t.equal(code, 0, err);
       const results = JSON.parse(out) as StageResult[][];
-      for (const [i, one] of mine.entries()) {
+      for (const [i, one] of selected.entries()) {
         await compare(t, one, { cell: list[i]!, results: results[i]! });
       }
     });

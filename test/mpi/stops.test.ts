@@ -1,6 +1,6 @@
 /**
- * A rank that a signal stops is reported, at whatever moment: as it starts, loads, steps, saves or ends.
- * `STOPS=20 npm test -- mpi/stops` stops as many ranks on each MPI.
+ * Ranks stopped by a signal are reported at any moment: at start, load, step, save or end.
+ * `STOPS=20 npm test -- mpi/stops` stops 20 ranks on each MPI.
  */
 // needs: cpu, mpi
 
@@ -21,11 +21,11 @@ const moments = Object.keys(MOMENTS) as Moment[];
 const scratch = temporaryFolder(t);
 const model = await tinyModel(t);
 
-// Much of it is waiting.
+// Tests mostly wait.
 t.jobs = 4;
 
 for (const launcher of LAUNCHERS) {
-  // Moments take turns; of a few, chance decides with which they begin.
+  // Moments rotate, from a random first one.
   const [first = 0] = fc.sample(fc.nat(), { numRuns: 1, seed: SEED });
   const stops = fc.sample(
     fc.tuple(fc.nat(1), fc.double({ min: 0, max: 1, noNaN: true })),

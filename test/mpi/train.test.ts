@@ -1,4 +1,4 @@
-// `switchyard train` between processes of real MPI jobs: checkpoints have the bytes of one process, and Ctrl-C saves.
+// `switchyard train` in MPI jobs: checkpoints have the bytes of one process, and Ctrl-C saves a checkpoint.
 // needs: cpu, mpi
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
@@ -23,7 +23,7 @@ import {
 } from "../helpers/tiny_training.ts";
 import { inTurn } from "../helpers/seed.ts";
 
-/** The command line of a training on a mesh. */
+/** Returns the command line of a training on a mesh. */
 function training(
   model: string,
   out: string,
@@ -40,14 +40,14 @@ function training(
   ];
 }
 
-/** A training in this process. Returns what it prints. */
+/** Trains in this process. Returns the output. */
 async function trainHere(argv: readonly string[]): Promise<string> {
   const { code, out, err } = await switchyard(argv);
   if (code !== 0) throw new Error(err);
   return out;
 }
 
-/** Losses and gradient norms of the steps that a training printed. */
+/** Returns losses and gradient norms of printed steps. */
 function figures(out: string): readonly (readonly [number, number])[] {
   return out.match(/^\{"step".*$/gm)!.map((line) => {
     const { loss, gradientNorm } = JSON.parse(line);
@@ -55,41 +55,41 @@ function figures(out: string): readonly (readonly [number, number])[] {
   });
 }
 
-// Checkpoints of ep=2 are below, of the other MPI.
+// A test below compares checkpoints of ep=2 with the other MPI.
 const JOBS: readonly {
-  readonly what: string;
+  readonly name: string;
   readonly mesh: string;
   readonly ranks: number;
   readonly more: readonly string[];
 }[] = [
   {
-    what: "dp=2 in bf16, the optimizer state in parts",
+    name: "dp=2 in bf16 with sharded optimizer state",
     mesh: "dp=2",
     ranks: 2,
     more: ["--dtype", "bf16", "--zero", "1"],
   },
   {
-    what: "experts and copies",
+    name: "sharded experts and replicas",
     mesh: "dp=2,ep=2",
     ranks: 4,
     more: [],
   },
   {
-    what: "heads and experts in parts",
+    name: "sharded heads and experts",
     mesh: "tp=2,ep=2",
     ranks: 4,
     more: ["--accumulate", "2"],
   },
   {
-    what: "stages of two ranks, split gradients",
+    name: "stages of two ranks with split gradients",
     mesh: "pp=2,ep=2",
     ranks: 4,
     more: ["--accumulate", "3", "--pipeline", "zerobubble"],
   },
 ];
 
-for (const { what, mesh, ranks, more } of inTurn(JOBS, JOBS.length)) {
-  t.test(`checkpoints of ${what}`, { skip: skipWithoutMpi }, async (t) => {
+for (const { name, mesh, ranks, more } of inTurn(JOBS, JOBS.length)) {
+  t.test(`checkpoints of ${name}`, { skip: skipWithoutMpi }, async (t) => {
     const model = await tinyModel(t);
     const scratch = temporaryFolder(t);
     const [here, out] = ["here", "out"].map((name) =>
@@ -105,14 +105,14 @@ for (const { what, mesh, ranks, more } of inTurn(JOBS, JOBS.length)) {
     t.same(
       await contents(out),
       await contents(here),
-      "every byte, a file of each rank",
+      "bytes of all files",
     );
     t.equal(figures(printed).length, 2);
     t.strictSame(figures(found), figures(printed), "losses and norms");
   });
 }
 
-t.test("policy gradients move weights between meshes of processes", {
+t.test("policy gradients copy weights between meshes of processes", {
   skip: skipWithoutMpi,
 }, async (t) => {
   const launcher = LAUNCHERS.find(({ skip }) => !skip)!;
@@ -121,7 +121,7 @@ t.test("policy gradients move weights between meshes of processes", {
   const start = { mesh: "ep=1", steps: 1 };
   await trainHere(training(await tinyModel(t), at("start"), start));
   await writeFile(at("prompts.txt"), "The king\nA wolf\n");
-  // Only the process of rank 0 computes rewards.
+  // Only rank 0 computes rewards.
   await writeFile(
     at("reward.ts"),
     "let calls = 0;\nexport const reward = (_: string, text: string) => text.length + calls++;\n",
@@ -147,8 +147,8 @@ t.test("policy gradients move weights between meshes of processes", {
   }
 });
 
-// 'launch' tells ranks to stop by a file, whichever MPI they are started by.
-t.test("Ctrl-C ends after a step that is saved", {
+// 'launch' notifies ranks through a file, independent of the MPI.
+t.test("Ctrl-C ends after a saved step", {
   skip: skipWithoutMpi,
 }, async (t) => {
   const launcher = LAUNCHERS.find(({ skip }) => !skip)!;

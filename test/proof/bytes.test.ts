@@ -1,4 +1,5 @@
-// Memory and traffic: what a plan predicts, what the runtime counts, and what the test itself counts, from the buffers that are made and from where each token's experts live.
+// Memory and traffic: predictions of plans and statistics of the runtime match the test's counts of buffers and of
+// routed rows.
 // needs: cpu, gpu
 import t, { type Test } from "tap";
 import { compile } from "../../compiler/mod.ts";
@@ -43,7 +44,7 @@ const MESHES: readonly Mesh[] = [
   { tp: 2, ep: 2 },
 ];
 
-/** Rank of each of four sequences of 9, 7, 5 and 3 tokens, assigned round-robin: the rank that has its cache. */
+/** Rank that caches each of four sequences of 9, 7, 5 and 3 tokens, assigned round-robin, by rank count. */
 const SOURCES: { readonly [ranks: number]: readonly number[] } = {
   1: [0, 0, 0, 0],
   2: [0, 1, 0, 1],
@@ -51,22 +52,22 @@ const SOURCES: { readonly [ranks: number]: readonly number[] } = {
 };
 const LENGTHS = [9, 7, 5, 3];
 
-/** A run whose routing the test knows. */
+/** A run with known routing. */
 interface Case {
   readonly name: string;
   readonly experts: number;
-  /** Elements of a row that is sent. */
+  /** Elements of a dispatched row. */
   readonly embed: number;
   readonly tensors: TensorDirectory;
   readonly inputs: Tensors;
   compile(mesh: Mesh): Promise<Plan>;
-  /** The rank of each token among those that tokens are sharded over. */
+  /** Returns the rank of each token, for tokens sharded over `ranks` ranks. */
   sources(ranks: number): number[];
-  /** Of every routing, the experts of each token. */
+  /** Returns the experts of each token, for every routing. */
   choices(outputs: Tensors): number[][][];
 }
 
-/** Contiguous blocks of ids, the first `n mod parts` one longer: the part that each id is in. */
+/** Returns the block of each of `n` ids, for contiguous blocks of which the first `n mod parts` are one longer. */
 function blocks(n: number, parts: number): number[] {
   return Array.from({ length: parts }, (_, p) => {
     const size = Math.floor(n / parts) + (p < n % parts ? 1 : 0);
@@ -74,7 +75,6 @@ function blocks(n: number, parts: number): number[] {
   }).flat();
 }
 
-/** Rows of `width` elements. */
 function rowsOf(data: ArrayLike<number>, width: number): number[][] {
   return Array.from(
     { length: data.length / width },
@@ -103,7 +103,7 @@ async function checkpointCase(
   };
 }
 
-/** The example layer with a router whose choices are plain: expert e looks at element e alone. */
+/** The example layer with a router that scores expert e by element e. */
 async function layerCase(): Promise<Case> {
   const [tokens, embed, ffn, experts] = [50, 512, 1024, 8];
   const x = Float32Array.from(
@@ -145,7 +145,7 @@ async function layerCase(): Promise<Case> {
   };
 }
 
-/** The rank that dispatches each token. Ranks of `tp` hold the same tokens: each dispatches a block of them. */
+/** Returns the rank that dispatches each token. Ranks of `tp` hold the same tokens; each dispatches a block of them. */
 function dispatchers(
   { sources }: Case,
   { dp = 1, tp = 1, ep = 1 }: Mesh,
@@ -161,7 +161,7 @@ function dispatchers(
   return result;
 }
 
-/** Bytes that each rank sends to others, from the choices alone. */
+/** Returns the bytes that each rank sends to others, computed from the choices. */
 function countTraffic(
   run: Case,
   choices: readonly (readonly (readonly number[])[])[],
@@ -196,7 +196,7 @@ function countTraffic(
   return sent;
 }
 
-/** A device that adds the length of every buffer it makes to the account of the buffer's rank. */
+/** Returns a device that adds the bytes of each buffer to the total of its rank. */
 function countBuffers(device: Device, bytes: number[]): Device {
   return watchDevice(device, {
     createBuffer(length, label) {
@@ -216,9 +216,11 @@ async function compare(
 ): Promise<void> {
   const plan = await run.compile(mesh);
   const opened = await openDevices(plan, where);
-  const made = opened.map(() => 0);
+  const allocated = opened.map(() => 0);
   const counting = new Map(
-    [...new Set(opened)].map((device) => [device, countBuffers(device, made)]),
+    [...new Set(opened)].map((
+      device,
+    ) => [device, countBuffers(device, allocated)]),
   );
   const session = await openSession(plan, {
     devices: opened.map((device) => counting.get(device)!),
@@ -232,26 +234,26 @@ async function compare(
   const traffic = countTraffic(run, run.choices(outputs), mesh);
   for (const { rank, peakBytes, stagingBytes, sentBytes } of ranks) {
     const equal = (
-      what: string,
+      name: string,
       figures: { readonly predicted: number; readonly actual: number },
       counted: number,
     ) =>
       t.strictSame(
         { ...figures, counted },
         { predicted: counted, actual: counted, counted },
-        `${what} of rank ${rank}`,
+        `${name} of rank ${rank}`,
       );
-    equal("memory", peakBytes, made[rank]!);
+    equal("memory", peakBytes, allocated[rank]!);
     equal("counts", sentBytes.counts, traffic[rank]!.counts);
     equal("dispatch", sentBytes.dispatch, traffic[rank]!.dispatch);
     equal("combine", sentBytes.combine, traffic[rank]!.combine);
     const staged = where.sharing === "separate" && plan.ranks > 1 &&
       opened[0]!.kind === "gpu";
     t.equal(stagingBytes.actual > 0, staged, "staging only between GPUs");
-    t.equal(onRank(plan.peakBytes, rank), made[rank], "the plan's own figure");
+    t.equal(onRank(plan.peakBytes, rank), allocated[rank], "predicted peak");
   }
   const moved = traffic.reduce((n, { dispatch }) => n + dispatch, 0);
-  t.equal(moved > 0, plan.ranks > 1, "rows move where there are several ranks");
+  t.equal(moved > 0, plan.ranks > 1, "several ranks exchange rows");
 }
 
 const CASES = [
@@ -261,7 +263,7 @@ const CASES = [
 ];
 
 for (const { target, skip } of TARGETS) {
-  // Where the processor stands in for a GPU, which is slow to compile kernels, one checkpoint shows what is exchanged between GPUs.
+  // A software GPU is slow to compile kernels; one checkpoint covers exchanges between GPUs.
   const cases = target === "gpu" && gpuIsSoftware
     ? CASES.filter(({ name }) => name === "mixtral-6e")
     : CASES;

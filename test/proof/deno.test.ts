@@ -1,4 +1,5 @@
-// Saved plans under Deno's GPU object, a second implementation of WebGPU (wgpu): the recorded logits, router choices and tokens.
+// Saved plans in Deno with wgpu, a second implementation of WebGPU, compute the recorded logits, router choices and
+// tokens.
 // needs: gpu
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -31,7 +32,7 @@ const NO_ADAPTER = 3;
 
 type Recorded = ReturnType<typeof readTensors>;
 
-/** Prompt 0, then one recorded token after the other: what greedy decoding would run. */
+/** Prompt 0, then one recorded token per step, as in greedy decoding. */
 function stepsOf(recorded: Recorded): Tensors {
   const prompt = recorded["p0.input_ids"]!;
   const steps = [prompt, ...recorded["p0.generated"]!.map((id) => [id])];
@@ -46,7 +47,7 @@ function stepsOf(recorded: Recorded): Tensors {
   return inputs;
 }
 
-/** Run a plan in another process, under Deno; undefined where it finds no adapter. */
+/** Runs a plan in Deno, in another process. Undefined: it finds no adapter. */
 function runUnderDeno(
   folder: string,
   files: { readonly plan: string; readonly weights: readonly string[] },
@@ -96,7 +97,7 @@ function compare(t: Test, outputs: Tensors, recorded: Recorded): void {
   );
 }
 
-/** Recorded checkpoints, of one family each but for dtypes. */
+/** Recorded checkpoints: one per family, except for other dtypes. */
 const CHECKPOINTS = [
   "deepseekv2-16e",
   "deepseekv2-lite-8e",
@@ -114,8 +115,8 @@ const CHECKPOINTS = [
 ];
 
 /**
- * Kernels for narrow and for wide devices. The context is long enough for attention that is split over keys. On a
- * software GPU one of nine runs, by `SEED`.
+ * Kernels for narrow and wide devices. The context is long enough for attention split over keys. A software GPU runs
+ * one of nine, by `SEED`.
  */
 const PLANS = {
   "one rank, wide kernels": {
@@ -132,7 +133,7 @@ for (const [i, name] of CHECKPOINTS.entries()) {
     !gpuIsSoftware || isInTurn(2 * i + at, 9)
   );
   if (plans.length === 0) continue;
-  t.test(`${name} by wgpu`, { skip: skipWithoutGpu }, async (t) => {
+  t.test(`${name} with wgpu`, { skip: skipWithoutGpu }, async (t) => {
     const folder = mkdtempSync(join(tmpdir(), "switchyard-deno-"));
     t.teardown(() => rmSync(folder, { recursive: true }));
     const recorded = readTensors(`${name}/reference.safetensors`);
@@ -142,7 +143,7 @@ for (const [i, name] of CHECKPOINTS.entries()) {
       writeSafetensors(stepsOf(recorded)),
     );
     const weights = weightFiles(name).map(repositoryFile);
-    for (const [what, options] of plans) {
+    for (const [title, options] of plans) {
       writeFileSync(
         plan,
         stringifyPlan(await compileCheckpoint(name, options)),
@@ -152,7 +153,7 @@ for (const [i, name] of CHECKPOINTS.entries()) {
         t.pass("not compared", { skip: "Deno finds no adapter" });
         return;
       }
-      t.comment(`${what}, on ${adapter} (${repeatWith()})`);
+      t.comment(`${title}, on ${adapter} (${repeatWith()})`);
       const found = await openSafetensors([
         fileSource(join(folder, "outputs")),
       ]);

@@ -1,4 +1,5 @@
-// Recorded runs of fairscale's MOELayer with Top2Gate: outputs, slots and combine weights, on one rank and on as many as were recorded.
+// Recorded runs of fairscale's MOELayer with Top2Gate: outputs, slots and combine weights match on one rank and on the
+// recorded rank count.
 // needs: cpu, gpu
 import t, { type Test } from "tap";
 import { compile } from "../../compiler/mod.ts";
@@ -30,7 +31,7 @@ const RECORDED = [
   { world: 4, experts: 8, noise: true },
 ];
 
-/** Experts over `tp`, alone and with tokens and experts over other axes. */
+/** Experts sharded over `tp`, alone and with tokens and experts over other axes. */
 const TENSOR_PARALLEL: readonly { readonly [axis: string]: number }[] = [
   { tp: 2 },
   { tp: 4 },
@@ -39,13 +40,13 @@ const TENSOR_PARALLEL: readonly { readonly [axis: string]: number }[] = [
   { dp: 2, tp: 2, ep: 2 },
 ];
 
-/** A file of recordings, the ranks' tensors one after the other. */
+/** A recorded file, with the tensors of all ranks concatenated. */
 interface Recording {
   readonly file: string;
   readonly world: number;
   readonly experts: number;
   readonly noise: boolean;
-  /** Tokens of a rank. */
+  /** Tokens per rank. */
   readonly tokens: number;
   all(name: string): number[];
 }
@@ -85,7 +86,7 @@ async function run(
   }
 }
 
-/** How many ranks there are along mesh axes. */
+/** Returns the number of ranks of mesh axes. */
 function ranksOf(
   mesh: { readonly [axis: string]: number },
   over: readonly string[],
@@ -93,7 +94,7 @@ function ranksOf(
   return over.reduce((n, axis) => n * (mesh[axis] ?? 1), 1);
 }
 
-/** Where a choice is in `[token, expert, slot]`; undefined if it was dropped. */
+/** Index of a choice in `[token, expert, slot]`. Undefined: it was dropped. */
 function rowOf(outputs: Tensors, choice: number, experts: number) {
   const slot = outputs["slot"]!.data[choice]!;
   const expert = outputs["index"]!.data[choice]!;
@@ -115,7 +116,7 @@ function compare(t: Test, outputs: Tensors, recording: Recording): void {
     taken[row]!++;
     weights[row] = outputs["weight"]!.data[choice]!;
   }
-  t.strictSame(taken, mask, "every kept choice in its slot, no other");
+  t.strictSame(taken, mask, "slots of choices");
   const wanted = all("combine_weights");
   t.ok(difference(weights, wanted) <= TOLERANCE, "combine weights");
 }
@@ -157,7 +158,7 @@ for (const { target, skip } of TARGETS) {
   }
 }
 
-t.test("the number of groups is fixed, placed or not", async (t) => {
+t.test("the number of groups is fixed, sharded or not", async (t) => {
   const recording = openRecording({ world: 4, experts: 8, noise: false });
   const { world, experts, tokens, all } = recording;
   for (const mesh of [{}, { ep: 4 }, { ep: 2 }]) {
@@ -182,7 +183,7 @@ t.test("the number of groups is fixed, placed or not", async (t) => {
   }
 });
 
-t.test("capacity matters in the recordings: some choices are dropped", (t) => {
+t.test("every recording drops choices", (t) => {
   for (const recorded of RECORDED) {
     const { file, world, tokens, all } = openRecording(recorded);
     const kept = all("dispatch_mask").reduce((n, x) => n + x, 0);

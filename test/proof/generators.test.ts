@@ -1,4 +1,5 @@
-// Generators of kernels: what a plan's kernels are known to do because the compiler made them. Every small case of each stores all elements that it should, each in one invocation, and no other, and loads nothing that is not there or not written.
+// Generators of kernels: every small launch stores all expected elements, each in one invocation, and no others, and
+// loads only written elements.
 
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
@@ -13,7 +14,7 @@ import * as sums from "../helpers/generator_sums.ts";
 import { faultsOf, type Launch } from "../helpers/launch_faults.ts";
 import { isInTurn } from "../helpers/seed.ts";
 
-/** Launches of each generator, by its name. */
+/** Launches of each generator, by name. */
 const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   addParts: sums.ofAddParts,
   assign: dispatch.ofAssign,

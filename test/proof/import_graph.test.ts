@@ -1,11 +1,11 @@
-// What loading a part can load, as a module loader sees it: the runtime stands on the spec alone, help on the command line.
+// Import graph of modules: the runtime depends only on the spec, and help only on the command line.
 import { execFileSync } from "node:child_process";
 import t from "tap";
 import { repositoryFile } from "../helpers/sessions.ts";
 
 interface Module {
   readonly specifier: string;
-  /** Imports of values; those of types have no code. */
+  /** Imports. Those of types have no `code`. */
   readonly dependencies?: readonly {
     readonly code?: { readonly specifier: string };
     readonly isDynamic?: boolean;
@@ -14,7 +14,7 @@ interface Module {
 
 const ROOT = `file://${repositoryFile("")}/`;
 
-/** Every module that a file reaches, dynamic imports included. */
+/** Returns all modules that a file imports, directly or not, including dynamic imports. */
 function modulesOf(file: string): readonly Module[] {
   const output = execFileSync(
     repositoryFile("node_modules/.bin/deno"),
@@ -27,12 +27,14 @@ function modulesOf(file: string): readonly Module[] {
   return modules;
 }
 
-/** Every module that a file reaches; ours by their path in the repository. */
+/** As `modulesOf`; files of the repository by relative path. */
 function reachedFrom(file: string): string[] {
   return modulesOf(file).map(({ specifier }) => specifier.replace(ROOT, ""));
 }
 
-/** Every module that runs before a file does; ours by their path in the repository. */
+/**
+ * Returns all modules that run before a file does, without dynamic imports; files of the repository by relative path.
+ */
 function loadedBefore(file: string): string[] {
   const modules = new Map(
     modulesOf(file).map((module) => [module.specifier, module]),
@@ -67,16 +69,19 @@ t.test("compiler/mod.ts loads nothing of the runtime", (t) => {
   t.end();
 });
 
-t.test("the command line loads what a command needs when it is called", (t) => {
+t.test("the command line loads modules of a command on demand", (t) => {
   const loaded = loadedBefore("cli/main.ts");
   t.ok(loaded.includes("cli/program.ts"), "the program is reached");
   const parts = /^(compiler|runtime|models|engine)\/|^spec\/mod\.ts$/;
-  // Files are opened by every command; neither loads more.
+  // Every command opens files; these modules import no others.
   t.strictSame(loaded.filter((file) => parts.test(file)), [
     "runtime/cache/folders.ts",
     "engine/version.ts",
     "engine/gguf/folder.ts",
   ]);
-  t.ok(reachedFrom("cli/main.ts").includes("engine/mod.ts"), "commands do");
+  t.ok(
+    reachedFrom("cli/main.ts").includes("engine/mod.ts"),
+    "commands import the engine",
+  );
   t.end();
 });

@@ -1,4 +1,4 @@
-// A device that is lost in the middle of a run: an error that names it, on every kind of exchange.
+// A device lost during a run causes an error that names it, on every kind of exchange.
 // needs: cpu, gpu
 import t, { type Test } from "tap";
 import {
@@ -19,7 +19,7 @@ import {
 
 const LOST_RANK = 2;
 
-/** A device, and what loses it: the driver's own call, behind the runtime's back. */
+/** Returns a device with a function that destroys it by a call of the driver, unknown to the runtime. */
 async function openLosable(
   adapter: GpuAdapter,
   label: string,
@@ -79,7 +79,7 @@ async function lose(t: Test, sharing: Sharing): Promise<void> {
   session.reset();
   [armed, launches] = [true, 0];
   const named = sharing === "shared" ? "all ranks" : `rank ${LOST_RANK}`;
-  for (const when of ["in the middle", "afterwards"]) {
+  for (const when of ["during a run", "in the next run"]) {
     await t.rejects(session.run("main", inputs), {
       name: "MachineError",
       message: new RegExp(

@@ -1,4 +1,5 @@
-// The plan is the executor's only source of work: in an empty folder it gives the bytes that its model gives, and what it says is what is done.
+// The plan is the executor's only source of work: in an empty folder it computes the bytes of its model, and edits of
+// it change the result.
 // needs: cpu, gpu
 import { execFileSync } from "node:child_process";
 import {
@@ -41,7 +42,7 @@ import {
 } from "../helpers/sessions.ts";
 import { ableInTurn } from "../helpers/seed.ts";
 
-/** The example's sizes; a recording has weights for them. */
+/** Sizes of the example, for which a recording has weights. */
 const SIZES = { groups: 4, tokens: 16, experts: 8 };
 const WEIGHTS = repositoryFile("test/references/fairscale/w4-e8.safetensors");
 const MESH = { ep: 4 };
@@ -53,17 +54,17 @@ const inputs: Tensors = {
   ),
 };
 
-/** The layer's own tensors: the recording has others beside them. */
+/** Reads the layer's tensors from the recording. */
 async function layerWeights(): Promise<{ [name: string]: HostTensor }> {
-  const kept: { [name: string]: HostTensor } = {};
+  const weights: { [name: string]: HostTensor } = {};
   for (const [name, entry] of await openSafetensors([fileSource(WEIGHTS)])) {
     if (
       !/^(gate|expert\d+\.fc\d)\.(weight|bias)$|^expert\d+\.fc\d\.(weight|bias)$/
         .test(name)
     ) continue;
-    kept[name] = await readTensor(entry);
+    weights[name] = await readTensor(entry);
   }
-  return kept;
+  return weights;
 }
 
 async function run(plan: Plan, target: Target): Promise<string> {
@@ -76,7 +77,7 @@ async function run(plan: Plan, target: Target): Promise<string> {
   }
 }
 
-/** Replace nodes of the plan's kernels; the print follows the tree. */
+/** Replaces nodes of the plan's kernel trees. */
 function editKernels(
   plan: Plan,
   edit: (node: { readonly [field: string]: unknown } | null) => unknown,
@@ -92,7 +93,7 @@ function editKernels(
   return { ...plan, kernels };
 }
 
-/** `run PLAN` in a folder that has nothing else against `run MODEL`. */
+/** Compares `run PLAN` in an empty folder with `run MODEL`. */
 async function runInEmptyFolder(
   t: Test,
   target: Target,
@@ -122,7 +123,7 @@ async function runInEmptyFolder(
     join(folder, "beside"),
     ...["run", "../model.ts", "--mesh", "ep=4", ...files("../by-model")],
   );
-  // Nothing of the model is left but its plan.
+  // Only the plan is left of the model.
   rmSync(model);
   copyFileSync(join(folder, "plan"), join(empty, "plan.json"));
   switchyard(empty, "run", "plan.json", ...files("../by-plan"));
@@ -134,18 +135,22 @@ async function runInEmptyFolder(
   t.equal(
     byPlan!.toString("base64"),
     await run(parsePlan(readFileSync(join(folder, "plan"), "utf8")), target),
-    "and through the runtime alone",
+    "same bytes through the runtime alone",
   );
 }
 
-/** Edit the plan and nothing else. */
+/** Edits one constant of the plan. */
 async function changePlan(t: Test, target: Target): Promise<void> {
   const plan = await compile(fairscale(SIZES), { mesh: MESH });
   const saved = parsePlan(stringifyPlan(plan));
   const wanted = await run(plan, target);
-  t.equal(await run(saved, target), wanted, "the saved plan is the plan");
+  t.equal(
+    await run(saved, target),
+    wanted,
+    "the saved plan computes the same bytes",
+  );
 
-  // Experts compute max(h + b, 0): let the plan say max(h + b, 0.25).
+  // Experts compute max(h + b, 0). Changes it to max(h + b, 0.25).
   let changed = 0;
   const floor = { op: "const", type: "f32", value: 0 };
   const edited = editKernels(saved, (node) => {
@@ -161,7 +166,7 @@ async function changePlan(t: Test, target: Target): Promise<void> {
 
 for (const { target, skip } of ableInTurn(TARGETS)) {
   t.test(
-    `run PLAN in an empty folder gives the bytes of run MODEL on ${target}`,
+    `run PLAN in an empty folder computes the bytes of run MODEL on ${target}`,
     { skip },
     (t) => runInEmptyFolder(t, target),
   );
@@ -169,7 +174,7 @@ for (const { target, skip } of ableInTurn(TARGETS)) {
 
 for (const { target, skip } of TARGETS) {
   t.test(
-    `a changed constant in the plan changes what is computed on ${target}`,
+    `a changed constant in the plan changes the result on ${target}`,
     { skip },
     (t) => changePlan(t, target),
   );

@@ -1,4 +1,5 @@
-// Each rank's memory holds its own experts and no others: what the loader reads, how long the buffers are, and that nothing changes if all other experts are NaN.
+// Each rank stores only its own experts: bytes that the loader reads, lengths of buffers, and equal results if all
+// other experts are NaN.
 // needs: cpu, gpu
 import { stackedOn } from "../../spec/axis_parts.ts";
 import t, { type Test } from "tap";
@@ -28,37 +29,37 @@ import {
 } from "../helpers/sessions.ts";
 import { createNullDevice } from "../helpers/null_device.ts";
 
-/** Six experts: on four ranks two have two of them, two have one. */
+/** Six experts: with four ranks, two ranks have two experts and two have one. */
 const CHECKPOINT = "mixtral-6e";
-/** Of these, reads and lengths are counted too; the second is stored in 16 bits. */
+/** Checkpoints whose reads and buffer lengths are counted. The second is stored in 16 bits. */
 const COUNTED = [CHECKPOINT, "demo-lm"];
 const MESHES = [{ ep: 4 }, { dp: 2, ep: 2 }];
 const EXPERT = /\.experts\.(\d+)\./;
 
-/** The global ids of the experts on a rank. */
+/** Returns the global ids of a rank's experts. */
 function ownedBy(plan: Plan, rank: number): readonly number[] {
   const stacked = plan.weights.find(({ stack }) => stack !== undefined)!;
   return stackedOn(plan, stacked, rank);
 }
 
-/** Whether a tensor is one of the experts in `owned`, or no expert. */
+/** Whether a tensor is of an expert in `owned`, or of no expert. */
 function isOwned(name: string, owned: readonly number[]): boolean {
   const expert = EXPERT.exec(name)?.[1];
   return expert === undefined || owned.includes(Number(expert));
 }
 
-/** The checkpoint as the file in which every expert that is not `owned` is NaN. */
+/** Returns the checkpoint with NaN in all experts that are not `owned`. */
 async function withoutOthers(
   tensors: TensorDirectory,
   owned: readonly number[],
 ): Promise<TensorDirectory> {
-  const kept: { [name: string]: HostTensor } = {};
+  const result: { [name: string]: HostTensor } = {};
   for (const [name, entry] of tensors) {
     const tensor = await readTensor(entry);
     if (!isOwned(name, owned)) tensor.data.fill(NaN);
-    kept[name] = tensor;
+    result[name] = tensor;
   }
-  const bytes = writeSafetensors(kept);
+  const bytes = writeSafetensors(result);
   return await openSafetensors([{
     name: "without others",
     size: bytes.length,
@@ -67,7 +68,7 @@ async function withoutOthers(
   }]);
 }
 
-/** Run with weights that were loaded rank by rank from files where every expert of other ranks is NaN. */
+/** Runs with weights that each rank loads from a file with NaN in all experts of other ranks. */
 async function fillOthers(
   t: Test,
   mesh: { readonly [axis: string]: number },
@@ -91,19 +92,19 @@ async function fillOthers(
   });
   const wanted = bytesOf(await session.run("main", inputs));
   session.reset();
-  const held = (rank: number, buffer: string) =>
+  const weightOf = (rank: number, buffer: string) =>
     buffers.get(
       `rank ${rank} allocation ${plan.buffers[buffer]!.allocation}`,
     )!;
 
   for (let rank = 0; rank < plan.ranks; rank++) {
     for (const { buffer } of plan.weights) {
-      const { bytes } = held(rank, buffer);
-      device!.write(held(rank, buffer), 0, new Uint8Array(bytes).fill(255));
+      const { bytes } = weightOf(rank, buffer);
+      device!.write(weightOf(rank, buffer), 0, new Uint8Array(bytes).fill(255));
     }
   }
-  const spoilt = bytesOf(await session.run("main", inputs));
-  t.not(spoilt, wanted, "weights matter");
+  const overwritten = bytesOf(await session.run("main", inputs));
+  t.not(overwritten, wanted, "results depend on weights");
   session.reset();
 
   for (let rank = 0; rank < plan.ranks; rank++) {
@@ -112,7 +113,7 @@ async function fillOthers(
     await loadWeights(plan, [memory], file);
     for (const { buffer } of plan.weights) {
       const from = memory.buffer(buffer);
-      device!.copy(from, 0, held(rank, buffer), 0, from.bytes);
+      device!.copy(from, 0, weightOf(rank, buffer), 0, from.bytes);
     }
   }
   const found = bytesOf(await session.run("main", inputs));
@@ -133,7 +134,7 @@ for (const mesh of MESHES) {
   }
   for (const name of COUNTED) {
     const where = `${name}, ${title}`;
-    t.test(`${where}: the loader reads what a rank owns`, async (t) => {
+    t.test(`${where}: the loader reads only a rank's weights`, async (t) => {
       const plan = await compileCheckpoint(name, { mesh });
       for (let rank = 0; rank < plan.ranks; rank++) {
         await checkReads(t, name, plan, rank);
@@ -155,12 +156,16 @@ for (const mesh of MESHES) {
       const allocations = plan.weights.map(({ buffer }) =>
         plan.buffers[buffer]!.allocation
       );
-      t.equal(new Set(allocations).size, allocations.length, "none is shared");
+      t.equal(
+        new Set(allocations).size,
+        allocations.length,
+        "separate allocations",
+      );
     });
   }
 }
 
-t.test("a NaN expert is refused by the rank that owns it", async (t) => {
+t.test("a rank rejects NaN in its experts", async (t) => {
   const plan = await compileCheckpoint(CHECKPOINT, { mesh: { ep: 4 } });
   const file = await withoutOthers(await openWeights(CHECKPOINT), []);
   for (let rank = 0; rank < plan.ranks; rank++) {
@@ -172,7 +177,7 @@ t.test("a NaN expert is refused by the rank that owns it", async (t) => {
   }
 });
 
-/** Bytes in the file of everything that is no expert, and of the experts in `owned`. */
+/** Returns the bytes in the file of all tensors except experts that are not `owned`. */
 function bytesOwned(
   tensors: TensorDirectory,
   owned: readonly number[],
@@ -181,7 +186,7 @@ function bytesOwned(
     .reduce((n, [, { bytes }]) => n + bytes, 0);
 }
 
-/** Load one rank and compare the bytes that were read, tensor by tensor. */
+/** Loads one rank and compares the bytes read of each tensor. */
 async function checkReads(
   t: Test,
   checkpoint: string,

@@ -1,4 +1,4 @@
-// What arrives matters: swapping the rows that two ranks received changes the output, and the check steps see it.
+// Outputs depend on received rows: swapping the rows of two ranks changes the output, and check steps detect it.
 // needs: cpu, gpu
 import t from "tap";
 import {
@@ -20,13 +20,13 @@ import {
 
 const CHECKPOINT = "mixtral-6e";
 
-/** Exchanges as usual; then the first two ranks of a group swap what they received on the way to the experts. */
+/** Exchanges rows, then swaps the rows that the first two ranks of a group received in a dispatch. */
 function swappingCommunicator(): Communicator {
-  const honest = createCommunicator();
+  const correct = createCommunicator();
   return {
-    ...honest,
+    ...correct,
     bind(step, group, context) {
-      const exchange = honest.bind(step, group, context);
+      const exchange = correct.bind(step, group, context);
       if (step.op !== "allToAll" || step.direction === "back") return exchange;
       const [a, b] = group as [RankMemory, RankMemory];
       const lengths = [a, b].map(({ rank }) =>
@@ -70,8 +70,8 @@ async function run(
   }
 }
 
-/** The number of choices that did not return, of every routing. */
-function strayed(outputs: Tensors): number[] {
+/** Returns the number of choices that did not return, for every routing. */
+function lostChoices(outputs: Tensors): number[] {
   return Object.entries(outputs)
     .filter(([name]) => name.startsWith("check."))
     .map(([, { data }]) => Array.from(data).reduce((n, x) => n + x, 0));
@@ -88,13 +88,15 @@ for (const { target, skip } of TARGETS) {
     const title = `${JSON.stringify(mesh)}, ${sharing}, on ${target}`;
     t.test(title, { skip }, async (t) => {
       const devices = { target, sharing };
-      const honest = await run(mesh, devices);
+      const correct = await run(mesh, devices);
       const swapped = await run(mesh, devices, swappingCommunicator());
-      t.strictSame(strayed(honest), [0, 0], "every choice returns");
-      for (const count of strayed(swapped)) t.ok(count > 0, "some do not");
+      t.strictSame(lostChoices(correct), [0, 0], "every choice returns");
+      for (const count of lostChoices(swapped)) {
+        t.ok(count > 0, "some choices are lost");
+      }
       t.not(
         bytesOf({ logits: swapped["logits"]! }),
-        bytesOf({ logits: honest["logits"]! }),
+        bytesOf({ logits: correct["logits"]! }),
         "the output changes",
       );
     });

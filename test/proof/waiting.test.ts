@@ -1,4 +1,4 @@
-// Waiting leaves the core to others: the event loop is idle while a device computes, and nothing polls when nothing is asked.
+// Waiting uses no CPU: the event loop is idle while a device computes, and an idle session does not poll.
 // needs: cpu, gpu
 import { availableParallelism } from "node:os";
 import process from "node:process";
@@ -9,11 +9,11 @@ import { openSafetensors, writeSafetensors } from "../../runtime/mod.ts";
 import { countTurns } from "../helpers/count_turns.ts";
 import { f32, openSession, type Target, TARGETS } from "../helpers/sessions.ts";
 
-/** Some GFLOP for each core: at least a tenth of a second on any device of a small machine, and small tensors. */
+/** Some GFLOP per core: at least a tenth of a second on any device of a small machine, with small tensors. */
 const [TOKENS, EMBED, FFN] = [128 * availableParallelism(), 1024, 4096];
-/** Shorter waits say nothing. */
+/** Shorter waits are not checked. */
 const MIN_MS = 50;
-/** Idle time is looked at in windows, because what ran before may still be cleaned up. A thread that spins is in all. */
+/** Measures idle time in windows, because cleanup of earlier work may continue. A spinning thread is active in all. */
 const [WINDOWS, WINDOW_MS, IDLE_MS] = [50, 100, 2];
 
 const busy = model(
@@ -55,7 +55,7 @@ async function measure(t: Test, target: Target): Promise<void> {
     min = Math.min(min, (user + system) / 1000);
   }
   t.comment(`${min} of ${WINDOW_MS} ms in the last of ${windows} windows`);
-  t.ok(min <= IDLE_MS, "an idle session takes no processor");
+  t.ok(min <= IDLE_MS, "an idle session uses no CPU");
   session.close();
 }
 
