@@ -11,7 +11,11 @@ import { matmulGrid } from "../compiler/tuning/mod.ts";
 import { TUNING } from "../engine/tuning.ts";
 import { SHAPES } from "../runtime/native/along.ts";
 import { loadNative } from "../runtime/native/library.ts";
-import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
+import {
+  NativePool,
+  printKernel,
+  whyNotNative,
+} from "../runtime/native/mod.ts";
 import { LAUNCH_STRUCT } from "../runtime/native/records.ts";
 import {
   ROUNDS,
@@ -34,6 +38,42 @@ const K = 1024, COLUMNS = 1 << 10;
 /** Launches after which shapes may still not be saved: those of a busy machine are not. */
 const MAX_LAUNCHES = 400;
 
+/** Rows times bf16 weights with k innermost. */
+function product(k: number) {
+  const shape = {
+    name: "matmul",
+    k,
+    segments: 8,
+    columns: COLUMNS,
+    tile: TUNING.native.matmul!,
+    bindings: [
+      { name: "w", type: "u32", access: "read" },
+      { name: "x", type: "f32", access: "read" },
+      { name: "rows", type: "u32", access: "read" },
+      { name: "y", type: "f32", access: "write" },
+    ],
+    weights: [{ binding: "w", stored: "bf16", rowStride: k, inside: "k" }],
+    rows: load("rows", u32(0), "u32"),
+  } as const;
+  const tree = matmul({
+    ...shape,
+    leftRow: (row) => mul(row, u32(k)),
+    left: (base, at) => load("x", add(base, at)),
+    epilogue: ({ row, column }, [sum]) => [
+      store("y", add(mul(row, u32(COLUMNS)), column), sum!),
+    ],
+  });
+  return { shape, tree };
+}
+
+t.test("one row of many blocks is prefetched by a measured shape", (t) => {
+  for (const lanes of [8, 16]) {
+    const { text } = printKernel(product(2048).tree, { lanes });
+    t.match(text, /turn\d+\(.*, 64, \d+, 0, &along_one\)/, `${lanes} lanes`);
+  }
+  t.end();
+});
+
 t.test(
   "shapes are measured once, saved, and keep bits",
   { skip },
@@ -55,29 +95,7 @@ t.test(
       (_, i) => 0x3c00 + (Math.imul(i, 2654435761) >>> 22) | i << 15,
     );
     for (let at = 0; at < bytes; at += part.byteLength) writeSync(file, part);
-    const shape = {
-      name: "matmul",
-      k: K,
-      segments: 8,
-      columns: COLUMNS,
-      tile: TUNING.native.matmul!,
-      bindings: [
-        { name: "w", type: "u32", access: "read" },
-        { name: "x", type: "f32", access: "read" },
-        { name: "rows", type: "u32", access: "read" },
-        { name: "y", type: "f32", access: "write" },
-      ],
-      weights: [{ binding: "w", stored: "bf16", rowStride: K, inside: "k" }],
-      rows: load("rows", u32(0), "u32"),
-    } as const;
-    const tree = matmul({
-      ...shape,
-      leftRow: (row) => mul(row, u32(K)),
-      left: (base, k) => load("x", add(base, k)),
-      epilogue: ({ row, column }, [sum]) => [
-        store("y", add(mul(row, u32(COLUMNS)), column), sum!),
-      ],
-    });
+    const { shape, tree } = product(K);
     /**
      * Launches products of one and of eight rows. Returns the bytes of both, and repeats them until a condition holds,
      * at most `MAX_LAUNCHES` times.

@@ -230,9 +230,11 @@ function tiledLoop(
     const fills = stores.length > 0 && !readsHere;
     const aheadOf = ({ array, apart, bytes }: PointerGroup) => {
       if (!("binding" in x.memory(array))) return "none";
-      if ((bytes ? 1 : 4) * apart < LINE) return fills ? "none" : "stream";
-      // A repeated phase continues with the following rows, of which it may read a part.
-      return fills ? "later" : readsHere || on.repeats ? "next" : "along";
+      const distance = (bytes ? 1 : 4) * apart;
+      if (distance < LINE) return fills ? "none" : "stream";
+      // A repeated phase continues with the following rows, of which it may read a part. Blocks of a row are one stream.
+      const next = readsHere || on.repeats && distance > 2 * LINE;
+      return fills ? "later" : next ? "next" : "along";
     };
     on.prefetchesLater ||= apart.some(({ group }) =>
       aheadOf(group) === "later"
