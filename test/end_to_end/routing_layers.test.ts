@@ -296,7 +296,7 @@ function layerModel(
   return model({ ...sizes, embed: EMBED, ffn: 12 }, (m) => {
     const x = m.input("input", "group token embed");
     const logits = dot(x, m.param("gate.weight", "expert embed"), "embed");
-    const given = Object.keys(drawn).map((operand) => [
+    const operandInputs = Object.keys(drawn).map((operand) => [
       operand,
       m.input(operand, "group token expert"),
     ]);
@@ -306,7 +306,7 @@ function layerModel(
       group: "group",
       preset: "deepspeed.topk",
       ...options as unknown as LayerOptions,
-      ...Object.fromEntries(given) as LayerOptions,
+      ...Object.fromEntries(operandInputs) as LayerOptions,
     });
     const sent = dispatch(x, routing);
     const done = reluExperts(

@@ -192,8 +192,8 @@ export function ggufClass(): FuzzClass<Case> {
       for (const each of changes) mutant = changed(mutant, head, each);
       const files = filesOf(mutant);
       return await acceptedOrRefused("A file", async () => {
-        const made = await madeFiles(PATH, files);
-        const config = JSON.parse(made.get("config.json")!) as {
+        const documents = await madeFiles(PATH, files);
+        const config = JSON.parse(documents.get("config.json")!) as {
           readonly [field: string]: unknown;
         };
         configurationOf(config, PATH);

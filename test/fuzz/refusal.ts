@@ -12,7 +12,7 @@ import { Finding } from "./fuzz.ts";
 /** Maximum seconds of CPU time and of wall time of a case. */
 const MAX_SECONDS = 10;
 
-const OWN = [DataError, MachineError, ModelError, PlanError];
+const EXPECTED = [DataError, MachineError, ModelError, PlanError];
 
 /** Whether a text has control characters of terminals. */
 function controls(text: string): boolean {
@@ -42,9 +42,9 @@ export async function acceptedOrRefused(
     await action();
   } catch (error) {
     if (error instanceof Finding) throw error;
-    const own = OWN.some((known) => error instanceof known);
+    const isExpected = EXPECTED.some((known) => error instanceof known);
     const message = error instanceof Error ? error.message : String(error);
-    if (!own) {
+    if (!isExpected) {
       const stack = error instanceof Error ? error.stack : "";
       throw new Finding(
         `${subject}: '${message}' is an unexpected error: ${stack}`,

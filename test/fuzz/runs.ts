@@ -96,12 +96,12 @@ async function fill(
 export function inputsOf(
   plan: Plan,
   program: string,
-  given: Call[1],
+  values: Call[1],
 ): { [name: string]: HostTensor } {
   const { inputs } = plan.programs.find(({ name }) => name === program)!;
   return Object.fromEntries(
     Object.entries(inputs).map(([name, { dtype }]): [string, HostTensor] => {
-      const value = given[name]!;
+      const value = values[name]!;
       return [
         name,
         typeof value === "number"

@@ -59,7 +59,7 @@ async function exchanges(
     const exchange = communicator.bind(step, [memory], context);
     return async () => await exchange([]);
   };
-  const [counts, there, back] = [
+  const [counts, forward, back] = [
     bind(gather),
     dispatches.map(bind),
     combines.map(bind),
@@ -91,7 +91,7 @@ async function exchanges(
     await device.idle();
     const before = copied();
     await counts();
-    await Promise.all(there.map((exchange) => exchange()));
+    await Promise.all(forward.map((exchange) => exchange()));
     compare(Uint32Array.of(copied() - before), [0], "bytes copied by the host");
     for (let chunk = 0; chunk < chunks; chunk++) {
       const column = groupRankOf(mesh, world.rank, over) * chunks + chunk;

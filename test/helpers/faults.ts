@@ -182,8 +182,8 @@ export async function makeFault(
   const { injected, signal, argv = runOf(fault.ranks) } = fault;
   const preload = fileURLToPath(new URL("fault.mjs", import.meta.url));
   const there = path.join(scratch, "there");
-  const own = mkdtempSync(path.join(scratch, "job-"));
-  const { child, ended, printed } = startWith(launcher, own, [
+  const jobFolder = mkdtempSync(path.join(scratch, "job-"));
+  const { child, ended, printed } = startWith(launcher, jobFolder, [
     ...["launch", "-n", String(fault.ranks), "--", ...argv],
     ...["--adapter", "cpu"],
   ], {
@@ -207,7 +207,7 @@ export async function makeFault(
   if (at !== undefined) begun = Number(at);
   const message = withoutMpi(err).replace(/^fault at \d+\n/gm, "");
   const seconds = begun === undefined ? undefined : (now - begun) / 1000;
-  const job = jobOf(own);
+  const job = jobOf(jobFolder);
   // No process or folder outlives 'launch'.
   const left = processesWith(job);
   const problems = [

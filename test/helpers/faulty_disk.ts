@@ -42,8 +42,11 @@ export function kindOf({ name, file }: DiskCall): string {
 /** Returns the path that a temporary file is renamed to, or that a lock file protects. */
 export function finalName(file: string): string {
   const base = path.basename(file).replace(/(\.\d+|\.[0-9a-f-]{36})+$/, "");
-  const own = base !== path.basename(file);
-  return path.join(path.dirname(file), own ? base.replace(/^\./, "") : base);
+  const isTemporary = base !== path.basename(file);
+  return path.join(
+    path.dirname(file),
+    isTemporary ? base.replace(/^\./, "") : base,
+  );
 }
 
 /**
@@ -62,7 +65,7 @@ export function faultyDisk(at: number, fault: Fault): FaultyDisk {
   };
   const refuse = (): never => {
     const code = fault === "full" ? "ENOSPC" : fault;
-    throw Object.assign(new Error(`${code}: made up`), { code });
+    throw Object.assign(new Error(`${code}: injected`), { code });
   };
   /** Returns the half that a failed write has written. */
   const halfOf = (data: unknown) =>

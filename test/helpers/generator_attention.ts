@@ -423,7 +423,7 @@ function* splits(): Generator<{
   readonly options: AttentionOptions;
   readonly positions: readonly number[];
   /** Indices [token, head, block] of visible blocks. */
-  readonly seen: readonly number[];
+  readonly visible: readonly number[];
 }> {
   const rankOf = [[0, 70, undefined], [32, 96, FIRST], [
     32,
@@ -457,7 +457,7 @@ function* splits(): Generator<{
         ...shard ? { shard } : {},
       };
       const blocks = keyBlocks(options);
-      const seen = positions.flatMap((position, token) => {
+      const visible = positions.flatMap((position, token) => {
         const { window = Infinity, chunk = Infinity } = sees;
         const first = Math.max(
           0,
@@ -477,7 +477,7 @@ function* splits(): Generator<{
               .map((block) => (token * heads + head) * blocks + block),
         ).flat();
       });
-      yield { options, positions, seen };
+      yield { options, positions, visible };
     }
   }
 }
@@ -490,7 +490,7 @@ function elementsOf(rows: readonly number[], width: number): number[] {
 }
 
 export function* ofAttentionParts(): Generator<Launch> {
-  for (const { options, positions, seen } of splits()) {
+  for (const { options, positions, visible } of splits()) {
     const { heads, kvHeads, dim, valueDim = dim, context } = options;
     yield {
       kernel: attentionParts(options, splitTile(options)),
@@ -505,21 +505,21 @@ export function* ofAttentionParts(): Generator<Launch> {
         ...shardReads(options, positions.length),
       },
       stores: {
-        tops: elementsOf(seen, 2),
-        sums: elementsOf(seen, valueDim),
+        tops: elementsOf(visible, 2),
+        sums: elementsOf(visible, valueDim),
       },
     };
   }
 }
 
 export function* ofAttentionMerge(): Generator<Launch> {
-  for (const { options, positions, seen } of splits()) {
+  for (const { options, positions, visible } of splits()) {
     const { heads, dim, valueDim = dim } = options;
     const tokens = positions.length;
     const rows = tokens * heads * keyBlocks(options);
     const written = (width: number) => {
       const x = new Array<number>(rows * width).fill(NaN);
-      for (const i of elementsOf(seen, width)) x[i] = Math.sin(i);
+      for (const i of elementsOf(visible, width)) x[i] = Math.sin(i);
       return x;
     };
     yield {

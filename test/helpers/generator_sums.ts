@@ -106,16 +106,16 @@ export function* ofReduce(): Generator<Launch> {
       if (kind === "sum") {
         lengths.push((i) => [load("begin", i, "u32"), load("end", i, "u32")]);
       }
-      for (const [how, given] of lengths.entries()) {
-        const count = COUNTS[(length + how) % COUNTS.length]!;
+      for (const [form, reduced] of lengths.entries()) {
+        const count = COUNTS[(length + form) % COUNTS.length]!;
         const rows = Array.from({ length: count }, (_, i) => i);
         yield {
           kernel: reduce({
             name,
             kind,
             count: lengthAt(0),
-            length: given,
-            ...how === 0 && kind === "sum" && length % 2 === 0 && length > 0
+            length: reduced,
+            ...form === 0 && kind === "sum" && length % 2 === 0 && length > 0
               ? { segments: 2 }
               : {},
             bindings: bindings(
@@ -123,10 +123,10 @@ export function* ofReduce(): Generator<Launch> {
               { y: "f32" },
             ),
             terms: (i, k) => [
-              how === 2 ? load("x", k) : at("x", i, length, k),
+              form === 2 ? load("x", k) : at("x", i, length, k),
             ],
             epilogue: stored,
-            ...how === 1
+            ...form === 1
               ? {
                 others: {
                   isResult: (i) => lt(i, u32(2)),

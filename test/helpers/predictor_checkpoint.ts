@@ -167,9 +167,9 @@ export async function layerAlone(
   const join = dataOf(joining);
   const rows = table.data.slice() as Float32Array;
   ids.forEach((id, at) => {
-    const own = table.data.subarray(id * embed, (id + 1) * embed);
+    const embedding = table.data.subarray(id * embed, (id + 1) * embed);
     const both = [
-      ...normed(own, tokenNorm),
+      ...normed(embedding, tokenNorm),
       ...normed(hidden[at]!, hiddenNorm),
     ];
     for (let i = 0; i < embed; i++) {

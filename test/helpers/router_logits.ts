@@ -22,8 +22,9 @@ export function runLogits(
   net: Model,
   inputs: Tensors = {},
 ): { [name: string]: number[] } {
-  const given = { logits: LOGITS, ...inputs };
-  const { outputs } = evaluate(trace(net), { inputs: given });
+  const { outputs } = evaluate(trace(net), {
+    inputs: { logits: LOGITS, ...inputs },
+  });
   return Object.fromEntries(
     Object.entries(outputs).map(([name, { data }]) => [name, [...data]]),
   );

@@ -77,7 +77,7 @@ export function declareRouter(
   outputs: { [name: string]: Tensor };
 } {
   const { name, topK, options, operands } = router;
-  const given = Object.keys(operands).map((operand) => {
+  const operandInputs = Object.keys(operands).map((operand) => {
     const axes = OPERAND_AXES[operand as keyof typeof OPERAND_AXES];
     return [
       operand,
@@ -91,7 +91,7 @@ export function declareRouter(
     topK,
     choice: `choice${topK}`,
     ...options as RouterOptions & { readonly choice?: "choice" },
-    ...Object.fromEntries(given) as RouterOptions,
+    ...Object.fromEntries(operandInputs) as RouterOptions,
   });
   const { index, weight } = routing;
   const { capacity } = routingRule({ ...options, topK });
@@ -160,7 +160,7 @@ export async function runModel(
       ]),
     },
   });
-  const given = Object.fromEntries(
+  const inputTensors = Object.fromEntries(
     graph.nodes.flatMap((node) => {
       if (node.primitive !== "input") return [];
       const { name } = node.params;
@@ -174,7 +174,7 @@ export async function runModel(
       ]];
     }),
   );
-  const outputs = await session.run("main", given);
+  const outputs = await session.run("main", inputTensors);
   return Object.fromEntries(
     Object.entries(outputs).map(([name, { data }]) => [name, data]),
   );

@@ -36,12 +36,12 @@ export async function runGraph(
     tensors: tensorsInMemory(Object.fromEntries(tensors), "memory"),
     verify: assertLegal,
   });
-  const given = Object.entries(plan.programs[0]!.inputs).map((
+  const inputTensors = Object.entries(plan.programs[0]!.inputs).map((
     [name, { dtype, axes }],
   ) => {
     const shape = axes.map((axis) => plan.axes[axis]!.size);
     const array = dtype === "f32" ? Float32Array : Int32Array;
     return [name, { dtype, shape, data: array.from(inputs[name]!) }];
   });
-  return await session.run("main", Object.fromEntries(given));
+  return await session.run("main", Object.fromEntries(inputTensors));
 }

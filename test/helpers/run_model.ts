@@ -229,11 +229,11 @@ interface Call {
 /** Returns all calls. Given inputs determine lengths; other inputs are random. */
 function callsOf(graph: Graph, of: Case): Call[] {
   const inputs = graph.nodes.filter((node) => node.primitive === "input");
-  return (of.calls ?? [{}]).map((given, call) => {
+  return (of.calls ?? [{}]).map((values, call) => {
     const lengths: { [axis: string]: number } = { ...of.lengths };
     for (const { params: { name }, axes } of inputs) {
       const [free, ...more] = axes.filter((axis) => graph.axes[axis]!.dynamic);
-      const data = given[name];
+      const data = values[name];
       if (data === undefined || free === undefined || more.length) continue;
       const rest = axes.filter((axis) => axis !== free)
         .reduce((n, axis) => n * graph.axes[axis]!.size, 1);
@@ -245,7 +245,7 @@ function callsOf(graph: Graph, of: Case): Call[] {
       const count = elements(node, length);
       return [
         name,
-        given[name] ?? randomValues(node, `${name} ${call}`, count),
+        values[name] ?? randomValues(node, `${name} ${call}`, count),
       ];
     });
     return { inputs: Object.fromEntries(data), lengths };
@@ -381,12 +381,12 @@ export async function runCalls(of: Case, session: Session): Promise<Results> {
   const results: { readonly [output: string]: HostTensor }[] = [];
   for (const { inputs, lengths } of callsOf(graph, of)) {
     const length = lengthsOf(graph, { ...of, lengths });
-    const given = Object.fromEntries(graph.nodes.flatMap((node) => {
+    const tensors = Object.fromEntries(graph.nodes.flatMap((node) => {
       if (node.primitive !== "input") return [];
       const { name } = node.params;
       return [[name, hostTensor(node, inputs[name]!, length)]];
     }));
-    results.push(await session.run("main", given));
+    results.push(await session.run("main", tensors));
   }
   return results;
 }

@@ -67,8 +67,8 @@ export async function stopRank(
   },
   { moment, rank, share }: Stop,
 ): Promise<StopResult> {
-  const own = mkdtempSync(path.join(scratch, "stop-"));
-  const out = path.join(own, "out");
+  const jobFolder = mkdtempSync(path.join(scratch, "stop-"));
+  const out = path.join(jobFolder, "out");
   const steps = moment === "end" ? LAST : 1e6;
   const command = moment === "generate"
     ? [
@@ -80,7 +80,7 @@ export async function stopRank(
       ...["--steps", String(steps), "--save-every", "1"],
       ...["--batch", "2", "--length", "16"],
     ];
-  const { child, ended } = startWith(launcher, own, [
+  const { child, ended } = startWith(launcher, jobFolder, [
     ...["launch", "-n", "2", "--json", "--", ...command],
     ...["--adapter", "cpu", "--deadline", String(deadline)],
   ]);
@@ -104,7 +104,7 @@ export async function stopRank(
   const { after, ms } = MOMENTS[moment];
   let pid: number | undefined;
   while (child.exitCode === null) {
-    pid ??= rankOf(launcher, own, rank);
+    pid ??= rankOf(launcher, jobFolder, rank);
     if (pid !== undefined && occurred[after]!()) break;
     await sleep(2);
   }
@@ -120,7 +120,7 @@ export async function stopRank(
   const { code, err } = await ended;
   const seconds = (performance.now() - begun) / 1000;
   const message = withoutMpi(err);
-  const job = jobOf(own);
+  const job = jobOf(jobFolder);
   const reported = new RegExp(
     `^Cannot finish: a signal stopped rank ${rank} on \\S+( .*)?, and nobody continued it\\. Start the command again\\n$`,
   );

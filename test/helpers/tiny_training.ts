@@ -145,15 +145,15 @@ export async function readOnDisk(folder: string): Promise<OnDisk> {
   }
   const states: { [name: string]: string } = {};
   for (const [state, { shape, slices }] of Object.entries(optimizerState)) {
-    const whole = Buffer.alloc(4 * product(shape));
+    const tensor = Buffer.alloc(4 * product(shape));
     let elements = 0;
     for (const slice of slices) {
       const { data } = await tensorOf(slice.file, slice.tensor, slice.sha256);
       elements += product(slice.shape);
-      copyBlock(Buffer.from(data), slice, whole, shape);
+      copyBlock(Buffer.from(data), slice, tensor, shape);
     }
-    if (4 * elements !== whole.length) throw new Error(`${state} has gaps`);
-    states[state] = whole.toString("hex");
+    if (4 * elements !== tensor.length) throw new Error(`${state} has gaps`);
+    states[state] = tensor.toString("hex");
   }
   const bytes = Object.values(parameters).reduce((n, d) => n + d.length / 2, 0);
   if (bytes !== metadata.total_size) throw new Error("another total size");
@@ -181,7 +181,7 @@ function copyBlock(
     readonly start: readonly number[];
     readonly shape: readonly number[];
   },
-  whole: Buffer,
+  tensor: Buffer,
   sizes: readonly number[],
 ): void {
   // Elements along the last axis are contiguous in both.
@@ -193,6 +193,6 @@ function copyBlock(
       rest = Math.floor(rest / shape[axis]!);
       stride *= sizes[axis]!;
     }
-    block.copy(whole, 4 * to, 4 * i, 4 * (i + length));
+    block.copy(tensor, 4 * to, 4 * i, 4 * (i + length));
   }
 }
