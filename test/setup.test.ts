@@ -162,7 +162,7 @@ const SIGNS: { readonly [kind: string]: RegExp } = {
   gpu:
     /helpers\/(run_kernel|references)\.ts|\b(TARGETS|skipWithoutGpu|createGpuDevice)\b/,
   cpu:
-    /helpers\/(run_kernel|references)\.ts|\b(TARGETS|createCpuDevice|openCpuPool|runCase|matches)\b|"--adapter", "cpu"/,
+    /helpers\/(run_kernel|references)\.ts|\b(TARGETS|createCpuDevice|openCpuPool)\b|\b(runCase|matches)\(|"--adapter", "cpu"/,
 };
 
 t.test("processes that start at once may all find what another version compiled", async (t) => {

@@ -39,7 +39,7 @@ export function kindOf({ name, file }: DiskCall): string {
   }`;
 }
 
-/** Returns the path that a temporary file is renamed to, or that a lock file protects. */
+/** Returns a path without the suffixes of process ids and UUIDs of temporary files, and without their leading dot. */
 export function finalName(file: string): string {
   const base = path.basename(file).replace(/(\.\d+|\.[0-9a-f-]{36})+$/, "");
   const isTemporary = base !== path.basename(file);
@@ -123,10 +123,7 @@ const STATES: { readonly [of in Fault]: string } = {
   short: "nothing",
 };
 
-/**
- * Returns a problem of the message about failed calls, or undefined if it names the file of one and the error of the
- * disk.
- */
+/** Returns the problem of an error message, or undefined if it names the file of a failed call and the disk's error. */
 export function wrongMessage(
   message: string,
   failed: readonly DiskCall[],
