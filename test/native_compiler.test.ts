@@ -97,6 +97,19 @@ ${body}
   },
 );
 
+t.test("a compiler without headers is not used", { skip }, (t) => {
+  const CC = `${compiler!.command} -nostdinc`;
+  const { stdout } = spawnSync(process.execPath, [PROGRAM, "devices"], {
+    encoding: "utf8",
+    env: { ...process.env, CC },
+  });
+  t.match(
+    stdout,
+    /^native {2}not on this machine: no C compiler with headers/m,
+  );
+  t.end();
+});
+
 t.test("kernels of a plan file", { skip }, async (t) => {
   const folder = temporaryFolder(t);
   const at = (name: string) => path.join(folder, name);

@@ -56,6 +56,12 @@ export function compilerFlags(
 /** Compiler macros for processors with fused multiply-add. */
 export const FUSED_MACROS = ["__FMA__", "__FP_FAST_FMAF"] as const;
 
+/** Fails without the headers of the C library, which kernels include. */
+const HEADERS = `#if !__has_include(<pthread.h>)
+#error no headers
+#endif
+`;
+
 /** Maximum bytes of compiler output that are read. */
 const MAX_OUTPUT = 1 << 22;
 
@@ -138,7 +144,7 @@ function candidates(): readonly (readonly string[])[] {
 
 let found: Promise<Compiler | undefined> | undefined;
 
-/** The first compiler that works. Undefined if there is none. Cached per process. */
+/** The first compiler that works and has headers. Undefined if there is none. Cached per process. */
 export function findCompiler(): Promise<Compiler | undefined> {
   return found ??= search();
 }
@@ -151,7 +157,7 @@ async function search(): Promise<Compiler | undefined> {
     const { code, out } = await run(
       command!,
       [...compilerFlags(args), "-dM", "-E", "-x", "c", "-"],
-      "",
+      HEADERS,
     );
     if (code !== 0) continue;
     const macros = new Map(

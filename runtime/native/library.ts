@@ -94,7 +94,7 @@ export function loadNative(): Promise<NativeLibrary> {
 /** Why there is no native device on this machine, or undefined. */
 export async function whyNotNative(): Promise<string | undefined> {
   if (await findCompiler() === undefined) {
-    return "no C compiler was found (cc, clang or gcc)";
+    return "no C compiler with headers was found (cc, clang or gcc)";
   }
   try {
     await importKoffi();
