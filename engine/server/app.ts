@@ -73,10 +73,15 @@ export async function createApp(
   app.notFound((c) =>
     failed(
       c,
-      new RequestError(
-        `Cannot answer ${c.req.method} ${c.req.path}: there is no such address. See docs/serve.md`,
-        { kind: "unknown" },
-      ),
+      Object.hasOwn(ANSWERED, c.req.path)
+        ? new RequestError(
+          `Cannot answer ${c.req.method} ${c.req.path}: requests need a body. Use POST`,
+          { kind: "method" },
+        )
+        : new RequestError(
+          `Cannot answer ${c.req.method} ${c.req.path}: there is no such address. See docs/serve.md`,
+          { kind: "unknown" },
+        ),
     )
   );
   if (options.hosts) app.use(checkHost(options.hosts));

@@ -55,6 +55,8 @@ export class RequestError extends Error {
       ? { "retry-after": "1" }
       : this.kind === "key"
       ? { "www-authenticate": "Bearer" }
+      : this.kind === "method"
+      ? { allow: "POST" }
       : {};
   }
 }
