@@ -304,6 +304,12 @@ t.test("what cannot be answered is an error with its field", async (t) => {
   t.match(await create({ prompt: PROMPT.repeat(200) }), {
     code: "context_length_exceeded",
   });
+  t.match(await create({ stop: [PROMPT.repeat(200)] }), {
+    message: "'stop.0': it must NOT have more than 1024 characters. ",
+  });
+  t.match(await create({ logit_bias: { fox: 1 } }), {
+    message: "'logit_bias': it has an illegal name 'fox'. ",
+  });
   t.match(
     await refused(client.chat.completions.create({ model, messages: [] })),
     { status: 400, param: "messages" },
@@ -336,6 +342,8 @@ t.test("what cannot be answered is an error with its field", async (t) => {
   t.equal(await status(" ".repeat(5 << 20)), 413);
   t.equal(await status("{}", { "content-type": "text/plain" }), 415);
   t.equal((await fetch(`${server.address}/v1/completion`)).status, 404);
+  const got = await fetch(`${server.address}/v1/completions`);
+  t.strictSame([got.status, got.headers.get("allow")], [405, "POST"]);
   t.equal((await fetch(`${server.address}/health`)).status, 200);
 });
 

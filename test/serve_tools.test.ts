@@ -176,6 +176,34 @@ t.test("reasoning and calls of the template's format, and their results", async 
   t.equal(next.finish_reason, "length");
 });
 
+t.test("null fields count as omitted", async (t) => {
+  const bare = [
+    ...messages,
+    { role: "assistant", content: "By the oak." },
+    { role: "user", content: "Why?" },
+  ];
+  const textOf = async (messages: readonly object[]) =>
+    (await answered({ max_tokens: 5, messages } as object)).message.content;
+  t.equal(
+    await textOf(bare.map((one) => ({
+      ...one,
+      name: null,
+      function_call: null,
+      tool_calls: null,
+      reasoning_content: null,
+    }))),
+    await textOf(bare),
+  );
+  const response = await server.post("/v1/responses", {
+    model: "demo-lm",
+    input: [{ ...messages[0], id: null }, { type: "reasoning", content: null }],
+    reasoning: { effort: null, summary: null },
+    text: { format: null },
+    max_output_tokens: 3,
+  });
+  t.equal(response.status, 200);
+});
+
 t.test("requests that cannot be answered", async (t) => {
   for (
     const [more, expected] of [
@@ -194,6 +222,12 @@ t.test("requests that cannot be answered", async (t) => {
           }],
         }],
       }, "Cannot use 'messages'"],
+      [{
+        messages: [{
+          role: "user",
+          content: [{ type: "image_url", image_url: { url: "" } }],
+        }],
+      }, "Cannot use 'messages.0.content.0'"],
       [{
         response_format: { type: "json_object" },
         tools,

@@ -201,10 +201,7 @@ export interface TextPart {
 /** A message of a conversation. */
 export interface MessageRequest {
   readonly role: "system" | "developer" | "user" | "assistant" | "tool";
-  readonly content?:
-    | string
-    | null
-    | Parts<{ readonly type: "text" } & TextPart>;
+  readonly content?: string | Parts<{ readonly type: "text" } & TextPart>;
   readonly name?: string;
   readonly tool_call_id?: string;
   /**
@@ -292,7 +289,7 @@ export type InputItem =
   }
   | {
     readonly type: "reasoning";
-    readonly content?: Parts<InputText> | null;
+    readonly content?: Parts<InputText>;
   };
 
 /**

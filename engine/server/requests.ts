@@ -1,6 +1,7 @@
 /** Request bodies as typed requests, and their sampling fields as options of a sequence. */
 
 import type { ErrorObject } from "ajv";
+import { deepestError } from "../../spec/document/schema_error.ts";
 import type { SequenceOptions } from "../batch.ts";
 import { RequestError } from "./errors.ts";
 import type {
@@ -69,28 +70,39 @@ function refuseUnsupported(request: Body): void {
   }
 }
 
+/** Fields whose objects may have null fields, too. JSON Schemas keep theirs. */
+const NESTED = new Set(["input", "messages", "reasoning", "text"]);
+
 /** Removes null fields, which count as omitted. */
 function present(body: Body): Body {
   return Object.fromEntries(
-    Object.entries(body).filter(([, value]) => value !== null),
+    Object.entries(body).filter(([, value]) => value !== null).map((
+      [name, value],
+    ) => [name, NESTED.has(name) ? presentIn(value) : value]),
   );
 }
 
+function presentIn(value: unknown): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  return Array.isArray(value) ? value.map(presentIn) : present(value as Body);
+}
+
 function refuse(errors: readonly ErrorObject[]): void {
-  // For several forms of a field, the last error names the field, not its forms.
-  const error = errors.at(-1);
-  if (!error) return;
-  const missing = error.keyword === "required"
-    ? `/${error.params["missingProperty"]}`
+  const [last, deepest] = [errors.at(-1), deepestError(errors)];
+  if (!last || !deepest) return;
+  const missing = last.keyword === "required"
+    ? `/${last.params["missingProperty"]}`
     : "";
-  const param = `${error.instancePath}${missing}`.slice(1)
-    .replaceAll("/", ".");
-  const state = missing === ""
-    ? `it ${error.message ?? "does not fit"}`
-    : "it is missing";
+  const nameOf = (path: string) => path.slice(1).replaceAll("/", ".");
+  // For several forms of a field, the last error is that of the field.
+  const param = nameOf(`${last.instancePath}${missing}`);
   throw new RequestError(
-    `Cannot use '${param}': ${state}. Correct the request`,
-    { param: param || null },
+    missing === ""
+      ? `Cannot use '${
+        nameOf(deepest.path)
+      }': it ${deepest.state}. Correct the request`
+      : `Cannot use '${param}': it is missing. Correct the request`,
+    { param },
   );
 }
 

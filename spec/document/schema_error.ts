@@ -50,6 +50,10 @@ const STATES: {
   pattern: () => "is not a legal name",
 };
 
-function stateOf({ keyword, params, message }: ErrorObject): string {
-  return STATES[keyword]?.(params) ?? message ?? keyword;
+function stateOf(
+  { keyword, params, message, propertyName }: ErrorObject,
+): string {
+  return propertyName !== undefined
+    ? `has an illegal name '${propertyName}'`
+    : STATES[keyword]?.(params) ?? message ?? keyword;
 }
