@@ -30,11 +30,14 @@ export function partStarts(
 
 /** Whether ranks have different numbers of items of an axis. */
 export function isUneven(
-  placed: Pick<Placed, "mesh">,
+  { mesh }: Pick<Placed, "mesh">,
   axis: LocalAxis | undefined,
 ): boolean {
-  const lengths = (axis && partLengths(placed, axis)) ?? [];
-  return lengths.some((length) => length !== lengths[0]);
+  if (!axis?.table) return false;
+  const { table, over, total } = axis;
+  return typeof table === "object"
+    ? table.some(({ length }) => length !== table[0]!.length)
+    : total % groupSizeOf(mesh, over) !== 0;
 }
 
 /** The items of an axis at one group rank over its mesh axes. */

@@ -112,6 +112,22 @@ export function kernelOf(parts: KernelParts): Kernel {
   return keptKernel(key, () => makeKernel(parts));
 }
 
+/** Recent kernels of each generator, by its options. */
+const generated = new WeakMap<object, Map<string, Kernel>>();
+
+/** The kernel of a generator whose options are data: equal options share one, without writing its text again. */
+export function kernelFrom<O extends readonly unknown[]>(
+  generator: (...options: O) => Kernel,
+  ...options: O
+): Kernel {
+  const known = generated.get(generator) ?? new Map<string, Kernel>();
+  generated.set(generator, known);
+  return cachedIn(known, exactJson(options), {
+    max: MADE,
+    create: () => generator(...options),
+  });
+}
+
 /** `kernelOf` for a kernel known to be new. */
 export function makeKernel(parts: KernelParts): Kernel {
   const { name, workgroupSize } = parts;

@@ -8,7 +8,7 @@ import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
 import { assign, type AssignOptions } from "../../kernels/assign.ts";
 import { assignFew, FEW_CHOICES } from "../../kernels/assign_few.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
-import type { Kernel } from "../../kernels/kernel.ts";
+import { type Kernel, kernelFrom } from "../../kernels/kernel.ts";
 import { routerByLanes } from "../../kernels/router_lanes.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import { listRows } from "../../kernels/list_rows.ts";
@@ -141,9 +141,12 @@ export function launchAssign(
       part: grouped ? { ...part, lists: true } : part,
     });
   if (lowering.options.tuning.wideRows !== true) {
-    return add(assign(options), 1);
+    return add(kernelFrom(assign, options), 1);
   }
-  const few = assignFew({ ...options, name: `${options.name}_few` });
+  const few = kernelFrom(assignFew, {
+    ...options,
+    name: `${options.name}_few`,
+  });
   const max = axes.reduce(
     (n, axis) => n * Math.max(...localBound(lowering.placed, axis)),
     topK,
@@ -161,7 +164,7 @@ export function launchAssign(
     launches.push([few, above(routed, max > FEW_CHOICES ? upTo : 1)]);
   }
   if (max > FEW_CHOICES) {
-    launches.push([assign(options), above(FEW_CHOICES, 1)]);
+    launches.push([kernelFrom(assign, options), above(FEW_CHOICES, 1)]);
   }
   for (const { name, access } of few.bindings) {
     // The router does not write counts.
@@ -191,14 +194,14 @@ function launchRouters(
   if (!pending) return 0;
   const { options, bindings, count } = pending;
   const limit = Math.min(options.experts, FEW_CHOICES);
-  const assigns = routerByLanes({
+  const assigns = kernelFrom(routerByLanes, {
     ...options,
     name: `${options.name}_assign`,
     assigns: true,
   });
   const alone = ordered || max <= limit ||
     assigns.bindings.length > lowering.options.maxBindings;
-  addLaunch(lowering, pending.node, routerByLanes(options), {
+  addLaunch(lowering, pending.node, kernelFrom(routerByLanes, options), {
     bindings,
     workgroups: rowsGrid(alone ? count : { above: [rows.size, limit, count] }),
   });

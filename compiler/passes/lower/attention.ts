@@ -32,7 +32,7 @@ import {
   attentionResult,
 } from "../../kernels/attention_split.ts";
 import { localBound } from "../../sharding/lengths.ts";
-import type { Grid } from "../../../spec/kernel/make.ts";
+import { type Grid, kernelFrom } from "../../../spec/kernel/make.ts";
 import { EXACT } from "../../../spec/numerics.ts";
 import type { Size } from "../../../spec/size.ts";
 import { groupSizeOf, type RankSet } from "../../../spec/mesh.ts";
@@ -246,10 +246,15 @@ function addParts(
     ]),
     sums: addScratch(lowering, "sums", "f32", [...blocks, valueDim]),
   };
-  addLaunch(lowering, node, attentionParts(options, splitTile(options)), {
-    bindings: { ...operands, ...bindings },
-    workgroups: grids.parts,
-  });
+  addLaunch(
+    lowering,
+    node,
+    kernelFrom(attentionParts, options, splitTile(options)),
+    {
+      bindings: { ...operands, ...bindings },
+      workgroups: grids.parts,
+    },
+  );
   const upTo = max <= splitTokens ? undefined : splitTokens;
   return { bindings, grid: grids.merge, upTo };
 }
@@ -269,7 +274,7 @@ function addSums(
   result: string,
 ): void {
   if (split) {
-    addLaunch(lowering, node, attentionMerge(options), {
+    addLaunch(lowering, node, kernelFrom(attentionMerge, options), {
       bindings: { ...operands, ...split.bindings },
       workgroups: split.grid,
     });
@@ -279,7 +284,7 @@ function addSums(
   const writers = 1 + (split ? 1 : 0) + (tile ? 1 : 0);
   if (writers > 1) amendBuffer(lowering, result, { writers });
   const more: Size = split ? { above: [tokens, split.upTo!, tokens] } : tokens;
-  addLaunch(lowering, node, attention(options), {
+  addLaunch(lowering, node, kernelFrom(attention, options), {
     bindings: operands,
     workgroups: attentionGrid(
       options,
@@ -288,7 +293,7 @@ function addSums(
   });
   if (!tile) return;
   const many: Size = { above: [tokens, FEW_ROWS, tokens] };
-  addLaunch(lowering, node, attentionMatrices(options, tile), {
+  addLaunch(lowering, node, kernelFrom(attentionMatrices, options, tile), {
     bindings: operands,
     workgroups: matrixQueriesGrid(options, { tile, tokens: many }),
   });

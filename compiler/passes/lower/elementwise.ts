@@ -13,7 +13,7 @@ import {
   store,
   u32,
 } from "../../../spec/kernel/build.ts";
-import type { Expr } from "../../../spec/kernel/tree.ts";
+import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import { elementwise } from "../../../spec/kernel/elementwise.ts";
 import { type At, atWith } from "./indices.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
@@ -25,7 +25,14 @@ import {
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, indexIn, storeTo } from "./emit.ts";
-import { indexGrid, indexSpaceOf, writeAll } from "./index_space.ts";
+import {
+  indexGrid,
+  type IndexSpace,
+  indexSpaceOf,
+  kernelAt,
+  writeAll,
+} from "./index_space.ts";
+import { kernelOnce } from "./kernel_once.ts";
 import { KernelScope } from "./scope.ts";
 import { targetStorage, writeCache } from "./epilogue.ts";
 import { isPlain, markUnreduced, storageFor } from "./storage.ts";
@@ -34,11 +41,25 @@ import { isPlain, markUnreduced, storageFor } from "./storage.ts";
 export function lowerElementwise(lowering: Lowering, node: Node): void {
   const scope = new KernelScope(lowering);
   const storage = storageFor(lowering, node);
-  writeAll(scope, node, node.axes, (
-    at,
-  ) => [
-    storeTo(scope, storage, at, computeValue(scope, node, at)),
-  ]);
+  const space = indexSpaceOf(scope, node);
+  const kernel = kernelOnce(scope, [node], {
+    storage,
+    make: () =>
+      kernelAt(scope, node, space, (at) => [
+        storeTo(scope, storage, at, computeValue(scope, node, at)),
+      ]),
+  });
+  scope.launch(node, kernel, indexGrid(space));
+}
+
+/** A cache write, and the index space of its value. */
+interface Write {
+  readonly scope: KernelScope;
+  readonly node: NodeOf<"cacheWrite">;
+  readonly storage: Storage;
+  readonly space: IndexSpace;
+  /** The index of the value. */
+  readonly at: (index: At) => At;
 }
 
 /** Writes the value of a `cacheWrite` into its state, in place. */
@@ -46,69 +67,75 @@ export function lowerCacheWrite(
   lowering: Lowering,
   node: NodeOf<"cacheWrite">,
 ): void {
-  const value = node.inputs[1]!;
   const scope = new KernelScope(lowering);
   const storage = targetStorage(lowering, node);
+  const { axes, at } = writtenTokens(node);
+  const space = indexSpaceOf(scope, node, axes);
+  const write: Write = { scope, node, storage, space, at };
   const { dtype } = storage;
-  if (isHalf(dtype)) return writeHalves(scope, node, { ...storage, dtype });
-  const { axes, valueAt } = writtenTokens(node);
-  writeAll(scope, node, axes, (index) => {
-    const at = valueAt(index);
+  const kernel = kernelOnce(scope, [node], {
+    storage,
+    make: () => isHalf(dtype) ? writeHalves(write, dtype) : writeCells(write),
+  });
+  scope.launch(node, kernel, indexGrid(space, isHalf(dtype) ? 2 : 1));
+}
+
+/** Writes one element at a time. */
+function writeCells({ scope, node, storage, space, at }: Write): Kernel {
+  const [, value, , position] = node.inputs as [Node, Node, Node, Node];
+  return kernelAt(scope, node, space, (index) => {
+    const from = at(index);
     const stored = () =>
-      writeCache(scope, node, at, (cell) => [
-        storeTo(scope, storage, cell, emitValue(scope, value, at)),
+      writeCache(scope, node, from, (cell) => [
+        storeTo(scope, storage, cell, emitValue(scope, value, from)),
       ]);
     if (!node.params.sparse) return stored();
-    const position = emitValue(scope, node.inputs[3]!, at);
-    return [if_(binary("ge", position, i32(0)), scope.block(stored))];
+    const isWritten = binary("ge", emitValue(scope, position, from), i32(0));
+    return [if_(isWritten, scope.block(stored))];
   });
 }
 
 /** The index space of a value that a cache write stores. For gathered keys, it contains only tokens that read them. */
 function writtenTokens({ inputs }: NodeOf<"cacheWrite">): {
   readonly axes: readonly string[];
-  readonly valueAt: (at: At) => At;
+  readonly at: (index: At) => At;
 } {
   const [, { axes }, { axes: [token] }, , table] = inputs as [
     ...[Node, Node, Node, Node, Node?],
   ];
-  if (table?.primitive !== "keyTable") return { axes, valueAt: (at) => at };
+  if (table?.primitive !== "keyTable") return { axes, at: (index) => index };
   const { gathered } = table.params;
   return {
     axes: axes.map((axis) => axis === token ? gathered : axis),
-    valueAt: (at) => atWith(at, token!, () => at.get(gathered)),
+    at: (index) => atWith(index, token!, () => index.get(gathered)),
   };
 }
 
 /** Writes two elements at a time into a 16-bit cache. */
 function writeHalves(
-  scope: KernelScope,
-  node: NodeOf<"cacheWrite">,
-  storage: Storage & { readonly dtype: HalfDType },
-): void {
+  { scope, node, storage, space, at }: Write,
+  dtype: HalfDType,
+): Kernel {
   const value = node.inputs[1]!;
-  const { axes, valueAt } = writtenTokens(node);
-  const space = indexSpaceOf(scope, node, axes);
   const bitsAt = (at: At): Expr =>
-    packBits(storage.dtype, scope.bindValue(emitValue(scope, value, at)));
-  const kernel = elementwise({
-    name: `cacheWrite_${storage.dtype}`,
+    packBits(dtype, scope.bindValue(emitValue(scope, value, at)));
+  return elementwise({
+    name: `cacheWrite_${dtype}`,
     count: div(space.count, u32(2)),
     bindings: scope.bindings,
     body: (word) =>
       scope.block(() => {
         const first = scope.bindValue(mul(word, u32(2)));
         const [low, high] = [first, add(first, u32(1))].map((index) =>
-          bitsAt(valueAt(space.at(index)))
+          bitsAt(at(space.at(index)))
         );
         const both = binary("or", low!, binary("shl", high!, u32(16)));
-        return writeCache(scope, node, valueAt(space.at(first)), (cell) => {
+        return writeCache(scope, node, at(space.at(first)), (cell) => {
           const index = div(indexIn(scope, storage, cell), u32(2));
           return [store(scope.write(storage.buffer), index, both)];
         });
       }),
   });
-  scope.launch(node, kernel, indexGrid(space, 2));
 }
 
 /**

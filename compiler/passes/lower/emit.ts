@@ -22,6 +22,7 @@ import {
   u32,
 } from "../../../spec/kernel/build.ts";
 import type { BlockScales } from "../../../spec/blocks.ts";
+import { cachedJson } from "../../../spec/kernel/exact_json.ts";
 import { expr, exprIn } from "../../../spec/kernel/resolve.ts";
 import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
@@ -440,5 +441,5 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
 /** Key of a rotary table. Rope nodes with equal keys share one. */
 export function ropeKey(node: NodeOf<"rope">): string {
   const { inverseFrequencies, scale, positions } = node.params;
-  return JSON.stringify([inverseFrequencies, scale, positions]);
+  return `${cachedJson(inverseFrequencies)} ${scale} ${positions}`;
 }

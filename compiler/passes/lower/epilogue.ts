@@ -38,6 +38,7 @@ export interface Target {
 export interface Result {
   readonly scope: KernelScope;
   readonly space: IndexSpace;
+  readonly storage: Storage;
   readonly epilogue: (i: Expr, value: Expr | ((at: At) => Expr)) => Stmt[];
   /** Launches it; each invocation computes this many indices. */
   readonly launch: (kernel: Kernel, cells?: number) => void;
@@ -46,11 +47,13 @@ export interface Result {
 /** A kernel that computes every index of `node`, with its output buffer. */
 export function resultOf(lowering: Lowering, node: Node): Result {
   const scope = new KernelScope(lowering);
-  const target = { scope, node, storage: storageFor(lowering, node) };
+  const storage = storageFor(lowering, node);
+  const target = { scope, node, storage };
   const space = indexSpaceOf(scope, node);
   return {
     scope,
     space,
+    storage,
     epilogue: (i, value) => writeTarget(target, space.at(i), [value]),
     launch: (kernel, cells) =>
       scope.launch(node, kernel, indexGrid(space, cells)),

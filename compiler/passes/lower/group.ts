@@ -4,6 +4,7 @@ import { mapRanks, type PerRank } from "../../../spec/per_rank.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { NodeOf } from "../../graph/graph.ts";
 import { tileHeight } from "../../tuning/tile.ts";
+import { kernelFrom } from "../../kernels/kernel.ts";
 import { regroup, regroupGrid, tileBound } from "../../kernels/regroup.ts";
 import {
   countsPerRankOf,
@@ -62,7 +63,7 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
     });
   }
   if (tokens) exchangeIndices(lowering, node, rows);
-  const kernel = regroup({
+  const kernel = kernelFrom(regroup, {
     name: `regroup_${splits.at(-1)!}`,
     splits,
     tileRows,

@@ -12,6 +12,7 @@ import { isMark, type Mark, routeOperandAxes } from "../../graph/routing.ts";
 import { usersOf } from "../../graph/users.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { marks } from "../../kernels/capacity.ts";
+import { kernelFrom } from "../../kernels/kernel.ts";
 import { router, type RouterOptions } from "../../kernels/router.ts";
 import { comparesExperts, routerByLanes } from "../../kernels/router_lanes.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
@@ -77,7 +78,7 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
     addLaunch(
       lowering,
       node,
-      byLanes ? routerByLanes(options) : router(options),
+      kernelFrom(byLanes ? routerByLanes : router, options),
       {
         bindings,
         workgroups: byLanes ? rowsGrid(count) : elementwiseGrid(count),

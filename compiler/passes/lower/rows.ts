@@ -11,17 +11,19 @@ import {
   type RowsOptions,
   softmax,
 } from "../../kernels/rows.ts";
-import { lengthOf, type Lowering } from "./context.ts";
+import { lengthOf, type Lowering, type Storage } from "./context.ts";
 import { resultOf, targetStorage, writeTarget } from "./epilogue.ts";
 import { type At, atWith } from "./indices.ts";
 import { joinedPart } from "./joined.ts";
 import { emitValue, loadFrom } from "./emit.ts";
 import { alongRow, indexSpaceOf } from "./index_space.ts";
 import { dotsWithNorm, forRows } from "./inline_norms.ts";
+import { kernelOnce } from "./kernel_once.ts";
 import { KernelScope } from "./scope.ts";
 
 interface RowParts {
   readonly scope: KernelScope;
+  readonly storage: Storage;
   readonly options: RowsOptions;
   readonly size: Size;
 }
@@ -85,7 +87,7 @@ function rowParts(
       }
       : {},
   };
-  return { scope, options, size: rows.size };
+  return { scope, storage, options, size: rows.size };
 }
 
 /** gain * x / sqrt(mean(x^2) + epsilon), with the epilogue `target`. */
@@ -96,8 +98,12 @@ export function lowerRmsNorm(
 ): void {
   const parts = rowParts(lowering, node, { target, gain: node.inputs[1]! });
   const { epsilon } = node.params;
-  const kernel = rmsNorm({ ...parts.options, epsilon });
-  const { size: rows } = parts;
+  const { scope, storage, size: rows } = parts;
+  const nodes = target === node ? [node] : [node, target];
+  const kernel = kernelOnce(scope, nodes, {
+    storage,
+    make: () => rmsNorm({ ...parts.options, epsilon }),
+  });
   const inline = target === node ? dotsWithNorm(lowering, node) : undefined;
   if (!inline) return launchRows(target, parts, kernel);
   launchRows(node, { ...parts, size: forRows(rows, { rows }).more }, kernel);
@@ -131,19 +137,23 @@ export function lowerReduce(
   const kind = node.primitive === "reduce" ? node.params.kind : "logSumExp";
   const x = node.inputs[0]!;
   const source = lowering.values.storages.get(x)!;
-  const { scope, space, epilogue, launch } = resultOf(lowering, node);
+  const { scope, space, storage, epilogue, launch } = resultOf(lowering, node);
   const length = lengthOf(scope, over);
   const terms = (row: Expr, i: Expr) => {
     const element = { at: space.at(row), row, i, length };
     return [loadFrom(scope, source, alongRow(x.axes, over, element))];
   };
-  launch(reduce({
-    name: kind,
-    kind,
-    count: space.count,
-    length,
-    bindings: scope.bindings,
-    terms,
-    epilogue,
+  launch(kernelOnce(scope, [node], {
+    storage,
+    make: () =>
+      reduce({
+        name: kind,
+        kind,
+        count: space.count,
+        length,
+        bindings: scope.bindings,
+        terms,
+        epilogue,
+      }),
   }));
 }

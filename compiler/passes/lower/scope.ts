@@ -48,14 +48,24 @@ export class KernelScope {
     invariant(draft, `no buffer '${buffer}'`);
     const name = given ??
       `${access === "read" ? "x" : "y"}${this.#byBuffer.size}`;
-    const binding: Binding = { name, type: wordType(draft.dtype), access };
-    this.#byBuffer.set(buffer, binding);
-    this.bindings.push(binding);
+    this.bind(buffer, { name, type: wordType(draft.dtype), access });
     return name;
   }
 
   /** The bindings; grows during construction. */
   readonly bindings: Binding[] = [];
+
+  /** Binds a buffer as in an equal kernel. */
+  bind(buffer: string, binding: Binding): void {
+    if (this.#byBuffer.has(buffer)) return;
+    this.#byBuffer.set(buffer, binding);
+    this.bindings.push(binding);
+  }
+
+  /** The buffers of the bindings, in their order. */
+  get bound(): string[] {
+    return [...this.#byBuffer.keys()];
+  }
 
   /** Adds a launch of the kernel for a node. */
   launch(

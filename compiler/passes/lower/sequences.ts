@@ -8,6 +8,7 @@ import {
   type RecurrenceOperand,
   type RecurrenceOptions,
 } from "../../kernels/linear_recurrence.ts";
+import { kernelFrom } from "../../kernels/kernel.ts";
 import { shift } from "../../kernels/shift.ts";
 import { STATES } from "../../../spec/pages.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
@@ -70,7 +71,7 @@ export function lowerConv1d(lowering: Lowering, node: NodeOf<"conv1d">): void {
     tokens: tokenCount(lowering, [x.axes[0]!]),
   };
   const names = ["x", "weight", "sequence", "position", STATES.input];
-  addLaunch(lowering, node, conv1d(options), {
+  addLaunch(lowering, node, kernelFrom(conv1d, options), {
     bindings: {
       ...operandBuffers(lowering, node, names),
       y: storageFor(lowering, node).buffer,
@@ -130,7 +131,7 @@ export function lowerLinearRecurrence(
     ...sequencesOf(lowering, node.inputs, node.inputs[8]),
     tokens: tokenCount(lowering, [token]),
   };
-  addLaunch(lowering, node, linearRecurrence(options), {
+  addLaunch(lowering, node, kernelFrom(linearRecurrence, options), {
     bindings: {
       ...buffers,
       y: storageFor(lowering, node).buffer,
@@ -177,7 +178,7 @@ export function lowerLinearScan(
     sequences: 1,
     tokens: tokenCount(lowering, [token]),
   };
-  addLaunch(lowering, node, linearRecurrence(options), {
+  addLaunch(lowering, node, kernelFrom(linearRecurrence, options), {
     bindings: {
       ...buffers,
       sequence: buffer(sequence),

@@ -1,14 +1,12 @@
 /** Kernels of chains of elementwise ops and sums over short axes: values are variables. */
 
-import { cachedIn } from "../../../spec/bounded_cache.ts";
 import { add, f32, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import type { Node } from "../../graph/graph.ts";
 import { range } from "../../../spec/range.ts";
 import { outerAxes, shortAxes } from "../short_chains.ts";
-import { addLaunch, type Lowering, type Storage } from "./context.ts";
+import type { Lowering, Storage } from "./context.ts";
 import { computeValue, emitValue, type Known, storeTo } from "./emit.ts";
-import { expressionKey } from "./expression_key.ts";
 import {
   indexGrid,
   type IndexSpace,
@@ -16,20 +14,9 @@ import {
   kernelAt,
 } from "./index_space.ts";
 import { type At, atWith } from "./indices.ts";
+import { kernelOnce } from "./kernel_once.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
-
-/** A kernel, and the indices of its bindings in the buffers of its key. */
-interface Made {
-  readonly kernel: Kernel;
-  readonly bindings: readonly (readonly [binding: string, buffer: number])[];
-}
-
-/** Kernels of the last chains, by their keys. */
-const made = new Map<string, Made>();
-
-/** Maximum number of these kernels. */
-const MAX_MADE = 256;
 
 /** A chain: its other nodes in order, its last node, and the storage of that node. */
 interface Chain {
@@ -48,23 +35,11 @@ export function lowerShortChain(
   const chain = { others, last, storage };
   const scope = new KernelScope(lowering);
   const workgroups = indexGrid(spaceOf(scope, last));
-  const key = expressionKey(lowering, [...others, last], storage);
-  if (!key) return scope.launch(last, kernelOf(scope, chain), workgroups);
-  const { kernel, bindings } = cachedIn(made, key.text, {
-    max: MAX_MADE,
-    create: (): Made => {
-      const kernel = kernelOf(scope, chain);
-      const bindings = Object.entries(scope.buffers)
-        .map(([name, buffer]) => [name, key.buffers.indexOf(buffer)] as const);
-      return { kernel, bindings };
-    },
+  const kernel = kernelOnce(scope, [...others, last], {
+    storage,
+    make: () => kernelOf(scope, chain),
   });
-  addLaunch(lowering, last, kernel, {
-    bindings: Object.fromEntries(
-      bindings.map(([name, buffer]) => [name, key.buffers[buffer]!]),
-    ),
-    workgroups,
-  });
+  scope.launch(last, kernel, workgroups);
 }
 
 /** The index space of the axes that invocations do not loop over. */
