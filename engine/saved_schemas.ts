@@ -36,8 +36,8 @@ export const tuningSchema: Schema = {"$schema":"http://json-schema.org/draft-07/
   "properties":{"rows":{"type":"integer","minimum":1,"maximum":64},"columns":{"type":"integer","minimum":1,
   "maximum":64},"lanes":{"type":"integer","minimum":1,"maximum":256},"split":{"type":"integer","minimum":1,
   "maximum":64},"left":{"enum":["registers","workgroup"]},"right":{"enum":["scalar","vector","workgroup"]},
-  "shortStreams":{"type":"boolean"},"code":{"enum":["large","small"]}},"required":["rows","columns","lanes"],
-  "additionalProperties":false}}};
+  "vector":{"type":"integer","minimum":1,"maximum":64},"code":{"enum":["large","small"]}},"required":["rows",
+  "columns","lanes"],"additionalProperties":false}}};
 
 /** Schema of `SavedTraining` in engine/train/saved.ts. */
 export const trainingSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Saved training","type":"object","properties":{"step":{"type":"integer",

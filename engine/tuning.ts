@@ -89,8 +89,8 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
 
 /** Variants for native devices with vectors of 8 lanes, as with AVX2. */
 const EIGHT_LANES: TuningTable = {
-  matmul: { ...PANELS, shortStreams: true },
-  pair: { ...PANELS, columns: 1, shortStreams: true },
+  matmul: { ...PANELS, vector: 8 },
+  pair: { ...PANELS, columns: 1, vector: 8 },
   recurrence: 4,
 };
 

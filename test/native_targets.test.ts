@@ -140,7 +140,7 @@ function product(right?: "workgroup", rows = 4): Case {
       { binding: "w", stored: "bf16", inside: "k", rowStride: k } as const,
     ],
     tile: right
-      ? { rows: 2, columns: 1, lanes: 16, split: 4, right, shortStreams: true }
+      ? { rows: 2, columns: 1, lanes: 16, split: 4, right, vector: 2 }
       : { rows: 3, columns: 2, lanes: 16 },
     rows: u32(rows),
   };

@@ -45,8 +45,8 @@ export const modelSchema: Schema = {"$schema":"http://json-schema.org/draft-07/s
   "MatmulTile":{"type":"object","properties":{"rows":{"type":"integer","minimum":1,"maximum":64},"columns":{"type":"integer",
   "minimum":1,"maximum":64},"lanes":{"type":"integer","minimum":1,"maximum":256},"split":{"type":"integer",
   "minimum":1,"maximum":64},"left":{"enum":["registers","workgroup"]},"right":{"enum":["scalar","vector",
-  "workgroup"]},"shortStreams":{"type":"boolean"},"code":{"enum":["large","small"]}},"required":["rows",
-  "columns","lanes"],"additionalProperties":false}}};
+  "workgroup"]},"vector":{"type":"integer","minimum":1,"maximum":64},"code":{"enum":["large","small"]}},
+  "required":["rows","columns","lanes"],"additionalProperties":false}}};
 
 /** Schema of `NodeDocuments` in compiler/document/document.ts. */
 export const modelNodesSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Nodes of a model","type":"array","items":{"type":"object",

@@ -5,9 +5,10 @@
  */
 
 import { Q8_BLOCK } from "../../spec/activations.ts";
+import { add as plus } from "../../spec/kernel/build.ts";
 import { addAsTree } from "../../spec/numerics.ts";
 import { SHARED_WORDS } from "../../spec/kernel/make.ts";
-import { declareEach } from "../../spec/kernel/registers.ts";
+import { declareEach, register } from "../../spec/kernel/registers.ts";
 import { range } from "../../spec/range.ts";
 import { teamsOf } from "../tuning/lanes.ts";
 import type { KernelText } from "./kernel.ts";
@@ -22,12 +23,8 @@ import {
   operandsOf,
   partsOf,
 } from "./matmul_bytes_operands.ts";
-import {
-  addSums,
-  finishAll,
-  registersOf,
-  rowsFrom,
-} from "./matmul_bytes_sums.ts";
+import { u } from "./matmul_left.ts";
+import { addSums, finish, registersOf, rowsFrom } from "./matmul_bytes_sums.ts";
 
 /** Words of a block of quantized activations. */
 const WORDS = Q8_BLOCK / 4;
@@ -35,19 +32,25 @@ const WORDS = Q8_BLOCK / 4;
 /** Terms that are loaded together. */
 const TERMS = 4;
 
+/** Lanes of a vector: all vectors of a longer team would read the first of their blocks before the second. */
+function vectorOf(o: BytesMatmul): number {
+  const { lanes } = teamsOf(o);
+  return Math.min(lanes, o.tile.vector ?? lanes);
+}
+
 /**
  * Number of blocks of the row in workgroup memory: so many that the blocks of all lanes are consecutive, also if they
  * belong to two columns.
  */
 function storedBlocks(o: BytesMatmul): number {
-  const { lanes } = teamsOf(o);
+  const lanes = vectorOf(o);
   const blocks = o.k / Q8_BLOCK;
   return blocks % lanes === 0 ? blocks : blocks + lanes;
 }
 
 /** Whether one row is multiplied in this way: blocks have one sum of one term, and memory is large enough. */
 export function isByBlocks(o: BytesMatmul): boolean {
-  const { lanes } = teamsOf(o);
+  const lanes = vectorOf(o);
   const blocks = o.k / Q8_BLOCK;
   const operands = operandsOf(o);
   const [first] = operands;
@@ -64,9 +67,9 @@ export function isByBlocks(o: BytesMatmul): boolean {
 
 /** The row `first`, by all columns of a workgroup. */
 export function rowByBlocks(o: BytesMatmul): KernelText {
-  const { lanes } = teamsOf(o);
+  const lanes = vectorOf(o);
   const operands = operandsOf(o);
-  const columns = range(o.tile.columns);
+  const vectors = o.tile.columns * teamsOf(o).lanes / lanes;
   const stored = storedBlocks(o);
   return wgsl`
     var<workgroup> row_codes: array<u32, ${WORDS * stored}>;
@@ -82,25 +85,27 @@ export function rowByBlocks(o: BytesMatmul): KernelText {
     let team_first = first;
     ${rowsFrom(o, 1)}
     if (lane < ${lanes}) { ${storeRow(o, operands[0]!)} }
-    ${
-    columns.map((c) =>
-      wgsl`
+    for (var part = 0u; part < ${vectors}; part++) {
+      let part_column = first_column + part * ${lanes};
       workgroupBarrier();
       if (lane < ${lanes}) {
-        ${operands.map((weight) => storeTerms(o, weight, c))}
+        ${operands.map((weight) => storeTerms(o, weight))}
       }
       workgroupBarrier();
       if (lane < ${lanes}) {
-        ${operands.map((weight) => addTerms(o, weight, c))}
-        ${finishAll(o, 1, [c])}
-      }`
-    )
-  }`;
+        ${operands.map((weight) => addTerms(o, weight))}
+        ${[finish(o, {
+    row: register("row", [0], "u32"),
+    column: plus(u("part_column"), u("lane_column")),
+    sum: (i) => register(`sum${i}`, [0, 0]),
+  })]}
+      }
+    }`;
 }
 
 /** Stores the quantized row, the words of blocks with equal numbers next to each other. */
 function storeRow(o: BytesMatmul, { i, left }: BytesOperand): KernelText {
-  const { lanes } = teamsOf(o);
+  const lanes = vectorOf(o);
   const [blocks, stored] = [o.k / Q8_BLOCK, storedBlocks(o)];
   const rest = blocks % lanes;
   const copy = (block: KernelText, to: KernelText) =>
@@ -123,25 +128,19 @@ function storeRow(o: BytesMatmul, { i, left }: BytesOperand): KernelText {
   }`;
 }
 
-/** Stores the terms of `lanes` columns of a weight, column by column. */
-function storeTerms(
-  o: BytesMatmul,
-  weight: BytesOperand,
-  c: number,
-): KernelText {
+/** Stores the terms of a weight in the columns of a part, column by column. */
+function storeTerms(o: BytesMatmul, weight: BytesOperand): KernelText {
   const { i, block } = weight;
-  const { lanes } = teamsOf(o);
+  const lanes = vectorOf(o);
   const [blocks, stored] = [o.k / Q8_BLOCK, storedBlocks(o)];
   const expert = o.grouped ? wgsl`expert * ${o.columns}` : wgsl`0u`;
-  const sums = { rows: 1, weight, columns: [c] };
+  const sums = { rows: 1, weight, columns: [0] };
   const at = wgsl`start + lane_column`;
   return wgsl`
-    let first_block${i} = (${expert} + (first_column + ${
-    lanes * c
-  })) * ${blocks};
+    let first_block${i} = (${expert} + part_column) * ${blocks};
     for (var vector = 0u; vector < ${blocks}; vector++) {
       let start = vector * ${lanes} % ${blocks};
-      let block_at${i}[${c}] = first_block${i} * ${
+      let block_at${i}[0] = first_block${i} * ${
     block!.layout.bytes
   } + (vector * ${lanes} + lane_column) * ${block!.layout.bytes};
       ${declareEach(registersOf("part", sums))}
@@ -155,30 +154,26 @@ function storeTerms(
         word: (_, inSums) => wgsl`row_codes[${inSums} * ${stored} + (${at})]`,
       },
       words: letBytes(o, weight, {
-        c,
+        c: 0,
         sum: wgsl`vector`,
         word: wgsl`word`,
       }),
       // In a loop, because the range of its loads is then checked once for all lanes.
       factors: (part, { name, n }) =>
         wgsl`
-        var ${name}[${c}] = 0.0;
+        var ${name}[0] = 0.0;
         for (var one = 0u; one < 1; one++) {
-          ${factorAt(o, weight, { name: `${name}_of`, c, n, part, next: 0 })}
-          ${name}[${c}] = ${`${name}_of`}[${c}];
+          ${factorAt(o, weight, { name: `${name}_of`, c: 0, n, part, next: 0 })}
+          ${name}[0] = ${`${name}_of`}[0];
         }`,
     })
   }
-      ${`terms${i}`}[vector * ${lanes} + lane_column] = part${i}[0][${c}];
+      ${`terms${i}`}[vector * ${lanes} + lane_column] = part${i}[0][0];
     }`;
 }
 
-/** Adds the terms of a lane's column into sum<i>[0][c]: those of all parts at the same time. */
-function addTerms(
-  o: BytesMatmul,
-  { i }: BytesOperand,
-  c: number,
-): KernelText {
+/** Adds the terms of a lane's column into sum<i>[0][0]: those of all parts at the same time. */
+function addTerms(o: BytesMatmul, { i }: BytesOperand): KernelText {
   const blocks = o.k / Q8_BLOCK;
   const parts = range(partsOf(o));
   const inPart = blocks / parts.length;
@@ -196,7 +191,7 @@ function addTerms(
     together < inPart &&
     wgsl`for (var n = ${together}u; n < ${inPart}; n++) { ${add} }`
   }
-    let sum${i}[0][${c}] = ${
+    let sum${i}[0][0] = ${
     addAsTree(
       parts.map((p) => wgsl`${part(p)}`),
       (a, b) => wgsl`(${a} + ${b})`,

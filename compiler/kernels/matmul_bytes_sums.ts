@@ -11,7 +11,7 @@ import {
   register,
   setEach,
 } from "../../spec/kernel/registers.ts";
-import type { KernelText, Stmt } from "./kernel.ts";
+import type { Expr, KernelText, Stmt } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
 import {
   type BytesMatmul,
@@ -243,25 +243,30 @@ export function addSums(
     ${every.map(({ finish }) => finish)}`;
 }
 
-/** The use of the results of a lane's `rows` rows, of some columns. Default: all. */
-export function finishAll(
+/** The use of the results of a lane's `rows` rows. */
+export function finishAll(o: BytesMatmul, rows: number): readonly Stmt[] {
+  return indicesBelow(rows, o.tile.columns).map(([r, c]) =>
+    finish(o, {
+      row: register("row", [r!], "u32"),
+      column: register("column", [c!], "u32"),
+      sum: (i) => register(`sum${i}`, [r!, c!]),
+    })
+  );
+}
+
+/** The use of one result, if it is below the end. */
+export function finish(
   o: BytesMatmul,
-  rows: number,
-  columns: readonly number[] = range(o.tile.columns),
-): readonly Stmt[] {
-  return indicesBelow(rows, columns.length).map(([r, at]) => {
-    const c = columns[at!]!;
-    const [row, column] = [
-      register("row", [r!], "u32"),
-      register("column", [c], "u32"),
-    ];
-    return whereBelow([[row, u("end")], [column, u32(o.columns)]], [
-      letRegister("row", [], row),
-      letRegister("column", [], column),
-      ...o.weights.map((_, i) =>
-        letRegister(`result${i}`, [], register(`sum${i}`, [r!, c]))
-      ),
-      ...o.used,
-    ]);
-  });
+  { row, column, sum }: {
+    readonly row: Expr;
+    readonly column: Expr;
+    sum(weight: number): Expr;
+  },
+): Stmt {
+  return whereBelow([[row, u("end")], [column, u32(o.columns)]], [
+    letRegister("row", [], row),
+    letRegister("column", [], column),
+    ...o.weights.map((_, i) => letRegister(`result${i}`, [], sum(i))),
+    ...o.used,
+  ]);
 }

@@ -47,7 +47,7 @@ export interface RowSums {
 export function sumsInLanes(o: MatmulOptions): boolean {
   const { lanes, teams } = teamsOf(o);
   const blocks = equalBlocks(o);
-  const isShort = o.tile.shortStreams === true &&
+  const isShort = (o.tile.vector ?? lanes) < lanes &&
     o.weights.every(({ stored }) => isHalf(stored));
   return blocks?.length === SUM_BLOCK && lanes === teams &&
     blocks.count % lanes === 0 &&

@@ -53,10 +53,14 @@ export interface MatmulTile {
    */
   readonly right?: "scalar" | "vector" | "workgroup";
   /**
-   * Whether one row reads short columns of 16-bit weights with k innermost as one stream, as it reads long ones.
-   * Default: false.
+   * Lanes of a vector that is shorter than a team. One row reads weights with k innermost as one stream: blocks vector
+   * by vector, and short columns of 16-bit weights as it reads long ones. Default: those of a team.
+   *
+   * @integer
+   * @minimum 1
+   * @maximum 64
    */
-  readonly shortStreams?: boolean;
+  readonly vector?: number;
   /**
    * `small`: epilogues are emitted once for all rows, in a loop, unless results are in panels or teams, and there is no
    * loop for a quarter of a tile. For drivers that compile slowly. Default: large.

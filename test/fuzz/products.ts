@@ -32,7 +32,7 @@ const VARIANTS: readonly Variant[] = [
   UNSIGNED,
   { ...UNSIGNED, tile: { rows: 2, columns: 1, lanes: 16, split: 4 } },
   { ...SIGNED, tile: { rows: 1, columns: 2, lanes: 8 } },
-  { ...UNSIGNED, tile: { ...UNSIGNED.tile, lanes: 4, split: 1 } },
+  { ...UNSIGNED, tile: { ...UNSIGNED.tile, lanes: 4, split: 1, vector: 2 } },
 ];
 
 /** A product with a variant of the kernel. */

@@ -68,7 +68,9 @@ export function* ofMatmulBytes(): Generator<Launch> {
   for (const k of [128, 160]) {
     for (const rows of [1, 2]) {
       const tile = TILES.at(-1)!;
-      yield productLaunch({ stored: "q8_0", tile, columns: 12, rows, k });
+      const shape = { stored: "q8_0", columns: 12, rows, k } as const;
+      yield productLaunch({ ...shape, tile });
+      yield productLaunch({ ...shape, tile: { ...tile, vector: 2 } });
     }
   }
 }

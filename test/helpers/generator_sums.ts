@@ -413,7 +413,7 @@ export function* ofMatmul(): Generator<Launch> {
   for (const [columns, grouped] of [[4, true], [11, false]] as const) {
     const shape = { columns, rows: 1, grouped, inside: "k" as const };
     yield productLaunch(ofRuns, { ...shape, k: 512 });
-    const ofShortRuns = { ...ofRuns, shortStreams: true };
+    const ofShortRuns = { ...ofRuns, vector: 2 };
     yield productLaunch(ofShortRuns, { ...shape, k: 128, halves: true });
   }
   const ofTeams: MatmulTile = { rows: 4, columns: 2, lanes: 8, split: 4 };
