@@ -1,4 +1,4 @@
-// The C compiler: what it may use, and what is compiled of an untrusted plan.
+// The C compiler: its limits of time and memory, and compilation of untrusted plans.
 // needs: cpu
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
@@ -56,7 +56,7 @@ t.test(
   async (t) => {
     const folder = temporaryFolder(t);
     const at = (name: string) => path.join(folder, name);
-    // Never ends, and takes ever more memory, unless it is not to optimize.
+    // A compiler that exceeds its limits unless optimization is off.
     const script = (body: string): Compiler => {
       writeFileSync(
         at("cc"),
@@ -79,7 +79,7 @@ ${body}
     const to = at("f.so");
     await compileObject(script("while :; do :; done"), text, { to, limits });
     t.ok(existsSync(to));
-    t.equal(calls(), 2, "the processor's time is limited");
+    t.equal(calls(), 2, "CPU time is limited");
     const memory = `exec ${process.execPath} -e 'Buffer.alloc(2 ** 31 - 1)'`;
     await compileObject(script(memory), text, { to, limits });
     t.equal(calls(), 2, "memory is limited");
@@ -93,7 +93,7 @@ ${body}
       }),
       { name: "CompileError", message: /^Cannot compile a kernel: .*error/ },
     );
-    t.equal(calls(), 1, "a text that is wrong is compiled once");
+    t.equal(calls(), 1, "invalid C is compiled once");
   },
 );
 
@@ -159,8 +159,12 @@ export const m = model({ a: 64, b: 64 }, (m) => ({ y: add(m.input("x", "a b"), 1
   );
   const functions = readdirSync(at("cache/switchyard/native"))
     .filter((name) => name.startsWith("f_"));
-  t.equal(functions.length, 1, "what is not launched is not compiled");
-  // A second for what takes many.
+  t.equal(
+    functions.length,
+    1,
+    "kernels that are not launched are not compiled",
+  );
+  // A limit of one second for a compilation of many.
   const { status, stderr } = run((plan, kernel) => {
     const { tree } = plan.kernels[kernel]!;
     const { name } = tree.bindings[0]!;
@@ -184,10 +188,10 @@ export const m = model({ a: 64, b: 64 }, (m) => ({ y: add(m.input("x", "a b"), 1
   );
 });
 
-t.test("Ctrl-C while kernels are compiled", { skip }, async (t) => {
+t.test("Ctrl-C during compilation of kernels", { skip }, async (t) => {
   const folder = temporaryFolder(t);
   const at = (name: string) => path.join(folder, name);
-  // The compiler reports that it started, then sleeps longer than a test may take.
+  // The compiler reports its start, then sleeps longer than a test may take.
   mkdirSync(at("bin"));
   writeFileSync(
     at("bin/slow"),

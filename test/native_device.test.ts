@@ -1,4 +1,4 @@
-// The native CPU device: kernels as compiled C have the bits of the WebAssembly device and of the interpreter, and keep to their bounds.
+// The native CPU device: compiled C has the bits of WebAssembly and the interpreter, and stays within bounds.
 // needs: cpu
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { open } from "node:fs/promises";
@@ -60,7 +60,7 @@ type Words = { [binding: string]: Uint32Array };
 
 const FUNCTIONS = ["exp", "log", "sin", "cos", "tanh", "round"] as const;
 
-/** y = fn(x), all functions side by side. */
+/** y = fn(x) for all functions. */
 const functions: Kernel = {
   name: "functions",
   workgroupSize: 32,
@@ -86,7 +86,7 @@ const functions: Kernel = {
   ],
 };
 
-/** Stores and loads far outside of its bindings. */
+/** Stores and loads far outside its bindings. */
 const outside: Kernel = {
   name: "outside",
   workgroupSize: 32,
@@ -106,7 +106,7 @@ const outside: Kernel = {
   ]),
 };
 
-/** Counts for as long as its data say. */
+/** Runs for x[0] squared iterations. */
 const long: Kernel = {
   name: "long",
   workgroupSize: 1,
@@ -129,7 +129,7 @@ const long: Kernel = {
   ],
 };
 
-/** Every workgroup counts three rounds, and then what it finds in its memory, from 0. */
+/** Each workgroup runs three rounds with barriers, then increments its shared memory, which starts at 0. */
 const rounds: Kernel = {
   name: "rounds",
   workgroupSize: 32,
@@ -157,7 +157,7 @@ const rounds: Kernel = {
   ],
 };
 
-/** Each lane's y[i + 1] = y[i] + 1, far from those of others. */
+/** Each lane computes y[i + 1] = y[i] + 1 in its own range of y. */
 const chain: Kernel = {
   name: "chain",
   workgroupSize: 16,
@@ -194,10 +194,13 @@ t.test("compiled C and WebAssembly give the same bits", { skip }, async (t) => {
   const wrong = b!.findIndex((value, i) => !Object.is(value, a![i]));
   const fn = FUNCTIONS[Math.floor(wrong / 64)] ?? "pow";
   t.equal(wrong, -1, `${fn}(${x[wrong % 64]}) is ${a![wrong]}`);
-  t.ok(b!.some((value) => value > 0 && value < 1), "there are values");
+  t.ok(
+    b!.some((value) => value > 0 && value < 1),
+    "some values are between 0 and 1",
+  );
 });
 
-t.test("fast numerics round a product and a sum at once", {
+t.test("fast numerics fuse a product and a sum", {
   skip,
 }, async (t) => {
   const x = load("x", id("local"));
@@ -205,7 +208,7 @@ t.test("fast numerics round a product and a sum at once", {
     ...functions,
     body: [store("y", id("local"), call("fma", x, x, f32(-1)))],
   };
-  // (1 + e)^2 - 1 = 2 e + e^2, whose last term is lost where the product is rounded.
+  // (1 + e)^2 - 1 = 2 e + e^2; the last term is lost if the product is rounded.
   const e = 2 ** -12;
   const fill = (value: number) =>
     new Uint32Array(new Float32Array(32).fill(value).buffer);
@@ -217,7 +220,7 @@ t.test("fast numerics round a product and a sum at once", {
   }
 });
 
-t.test("random kernels do what the interpreter does", { skip }, async (t) => {
+t.test("random kernels match the interpreter", { skip }, async (t) => {
   const numbers = fc.array(fc.nat(2 ** 20), {
     ...{ minLength: 1, maxLength: 250, size: "max" } as const,
   });
@@ -251,31 +254,39 @@ t.test("no index is out of bounds", { skip }, async (t) => {
   t.ok([...words.y].every((word) => [0, 5, 7, 9].includes(word)), `${words.y}`);
 });
 
-t.test("workgroups begin anew, and turns see those before", {
-  skip,
-}, async (t) => {
-  const counted = { y: new Uint32Array(8 * 32) };
-  await runNative(pool!, rounds, { bindings: counted, groups: [8, 1, 1] });
-  t.ok(counted.y.every((n) => n === 1), `${counted.y}`);
-  const chained = { y: new Uint32Array(16 * 17) };
-  await runNative(pool!, chain, { bindings: chained, groups: [1, 1, 1] });
-  t.ok(chained.y.every((n, i) => n === i % 17), `${chained.y}`);
-});
+t.test(
+  "workgroups start with zeroed memory, and iterations see earlier stores",
+  {
+    skip,
+  },
+  async (t) => {
+    const counted = { y: new Uint32Array(8 * 32) };
+    await runNative(pool!, rounds, { bindings: counted, groups: [8, 1, 1] });
+    t.ok(counted.y.every((n) => n === 1), `${counted.y}`);
+    const chained = { y: new Uint32Array(16 * 17) };
+    await runNative(pool!, chain, { bindings: chained, groups: [1, 1, 1] });
+    t.ok(chained.y.every((n, i) => n === i % 17), `${chained.y}`);
+  },
+);
 
-t.test("a kernel that takes too long is ended", { skip }, async (t) => {
-  // Compiled before: a deadline holds for compilers too.
-  const patient = await NativePool.open(1, { untrusted: true });
-  const short = { x: Uint32Array.of(1), y: new Uint32Array(1) };
-  await runNative(patient, long, { bindings: short, groups: [1, 1, 1] });
-  await patient.close();
-  const own = await NativePool.open(1, { deadlineMs: 50, untrusted: true });
-  const bindings = { x: Uint32Array.of(2 ** 32 - 1), y: new Uint32Array(1) };
-  await t.rejects(
-    runNative(own, long, { bindings, groups: [1, 1, 1] }),
-    new DeadlineError(["long"], 50),
-  );
-  await own.close();
-});
+t.test(
+  "a kernel that exceeds the deadline is terminated",
+  { skip },
+  async (t) => {
+    // Compiled in advance, since the deadline also applies to the compiler.
+    const patient = await NativePool.open(1, { untrusted: true });
+    const short = { x: Uint32Array.of(1), y: new Uint32Array(1) };
+    await runNative(patient, long, { bindings: short, groups: [1, 1, 1] });
+    await patient.close();
+    const own = await NativePool.open(1, { deadlineMs: 50, untrusted: true });
+    const bindings = { x: Uint32Array.of(2 ** 32 - 1), y: new Uint32Array(1) };
+    await t.rejects(
+      runNative(own, long, { bindings, groups: [1, 1, 1] }),
+      new DeadlineError(["long"], 50),
+    );
+    await own.close();
+  },
+);
 
 t.test("buffers may be larger than 4 GiB", { skip }, async (t) => {
   const device = await createNativeDevice({ pool: pool! });
@@ -292,7 +303,7 @@ t.test("buffers may be larger than 4 GiB", { skip }, async (t) => {
 
 const K = 512, COLUMNS = 80, ROWS = 8;
 
-/** y = x · w of 8 rows: w [k, n], or [n, k] in memory. */
+/** y = x · w with 8 rows; w is [k, n] or [n, k] in memory. */
 function product(
   stored: "f32" | "bf16" | "mxfp4",
   inside: "n" | "k",
@@ -339,7 +350,7 @@ function product(
   };
 }
 
-t.test("sums of products keep to the bound of both classes", {
+t.test("sums of products respect the error bounds of both numerics classes", {
   skip,
 }, async (t) => {
   const values = (n: number, from: number) =>
@@ -365,7 +376,7 @@ t.test("sums of products keep to the bound of both classes", {
     );
     const sum = terms.reduce((a, b) => a + b);
     const bound = terms.reduce((a, b) => a + Math.abs(b), 0) / 2 ** 24;
-    // In a block, once for each of two, and in a tree of 8 segments.
+    // Rounding errors: within a block, once for each of two, and in a tree of 8 segments.
     t.ok(Math.abs(y - sum) <= (33 + 2 + 3) * bound, `exact ${y}`);
     t.ok(Math.abs(fast[i]! - sum) <= (32 + 2 + 3) * bound, `fast ${fast[i]}`);
     if (y !== fast[i]) differ++;
@@ -380,8 +391,8 @@ const FILED_TILES: readonly MatmulTile[] = [
   { rows: 2, columns: 1, lanes: 32, split: 2, right: "workgroup" },
 ];
 
-/** Transposed: [n, k] of [k, n]. */
-function turned<A extends Uint8Array | Uint16Array | Uint32Array>(
+/** Transposes [k, n] to [n, k]. */
+function transposed<A extends Uint8Array | Uint16Array | Uint32Array>(
   matrix: A,
   k: number,
 ): A {
@@ -390,14 +401,17 @@ function turned<A extends Uint8Array | Uint16Array | Uint32Array>(
   ) as A;
 }
 
-/** A matrix as it is stored with n inside, and with k inside as in files. */
+/** A matrix in memory as [k, n], and as [n, k] like in files. */
 function stores(stored: "f32" | "bf16" | "mxfp4", k: number) {
   if (stored === "mxfp4") {
     const { words, scales } = weights4([k, COLUMNS], 3);
     const bytes = Uint8Array.from(scales!);
     return {
       n: { w: words, scales: inWords(bytes) },
-      k: { w: turned(words, k / 8), scales: inWords(turned(bytes, k / 32)) },
+      k: {
+        w: transposed(words, k / 8),
+        scales: inWords(transposed(bytes, k / 32)),
+      },
     };
   }
   const values = Float32Array.from(
@@ -406,13 +420,15 @@ function stores(stored: "f32" | "bf16" | "mxfp4", k: number) {
   );
   const bits = new Uint32Array(values.buffer);
   const halves = Uint16Array.from(bits, (word) => word >>> 16);
-  return stored === "f32" ? { n: { w: bits }, k: { w: turned(bits, k) } } : {
-    n: { w: new Uint32Array(halves.buffer) },
-    k: { w: new Uint32Array(turned(halves, k).buffer) },
-  };
+  return stored === "f32"
+    ? { n: { w: bits }, k: { w: transposed(bits, k) } }
+    : {
+      n: { w: new Uint32Array(halves.buffer) },
+      k: { w: new Uint32Array(transposed(halves, k).buffer) },
+    };
 }
 
-// Segments of 1408 end in half a block, those of 320 in a word of MXFP4 after the first block.
+// Segments of 1408 end within a block; those of 320 end in a word of MXFP4 after the first block.
 for (
   const [stored, k] of [
     ["f32", K],
@@ -422,7 +438,7 @@ for (
     ["mxfp4", 320],
   ] as const
 ) {
-  t.test(`${k} weights in ${stored} as in their file give the same bits`, {
+  t.test(`${k} weights in ${stored} in file order give the same bits`, {
     skip,
   }, async (t) => {
     const x = Float32Array.from(
@@ -447,42 +463,46 @@ for (
       t.match(
         printKernel(kernel, { lanes: 16 }).text,
         /turn\d+\(tile/,
-        "not lane by lane",
+        "vectorized, not per lane",
       );
     }
   });
 }
 
-t.test("vectors along k end with their binding", { skip }, async (t) => {
-  const { kernel, groups } = product("f32", "k");
-  t.match(printKernel(kernel, { lanes: 16 }).text, /turn\d+\(tile/);
-  const device = await createNativeDevice({ pool: pool! });
-  await device.prepare({ product: { tree: kernel } });
-  const filled = (label: string, values: Float32Array) => {
-    const buffer = device.createBuffer(values.byteLength, label);
-    device.write(buffer, 0, new Uint8Array(values.buffer));
-    return buffer;
-  };
-  // It ends among the columns of a tile's second vector; what is behind it is another's.
-  const bound = K * 56;
-  const w = new Float32Array(K * COLUMNS).fill(1, 0, bound).fill(1e30, bound);
-  const buffers = {
-    x: filled("x", new Float32Array(ROWS * K).fill(1)),
-    w: device.range(filled("w", w), 0, 4 * bound),
-    y: filled("y", new Float32Array(ROWS * COLUMNS)),
-  };
-  device.launch(
-    "product",
-    kernel.bindings.map(({ name }) => buffers[name as keyof typeof buffers]),
-    groups,
-  );
-  const y = await device.read(buffers.y, 0, buffers.y.bytes);
-  t.ok(new Float32Array(y.buffer).every((sum) => sum === K));
-  device.destroy();
-});
+t.test(
+  "vectors along k do not read beyond their binding",
+  { skip },
+  async (t) => {
+    const { kernel, groups } = product("f32", "k");
+    t.match(printKernel(kernel, { lanes: 16 }).text, /turn\d+\(tile/);
+    const device = await createNativeDevice({ pool: pool! });
+    await device.prepare({ product: { tree: kernel } });
+    const filled = (label: string, values: Float32Array) => {
+      const buffer = device.createBuffer(values.byteLength, label);
+      device.write(buffer, 0, new Uint8Array(values.buffer));
+      return buffer;
+    };
+    // The binding ends within the columns of a tile's second vector; other data follows.
+    const bound = K * 56;
+    const w = new Float32Array(K * COLUMNS).fill(1, 0, bound).fill(1e30, bound);
+    const buffers = {
+      x: filled("x", new Float32Array(ROWS * K).fill(1)),
+      w: device.range(filled("w", w), 0, 4 * bound),
+      y: filled("y", new Float32Array(ROWS * COLUMNS)),
+    };
+    device.launch(
+      "product",
+      kernel.bindings.map(({ name }) => buffers[name as keyof typeof buffers]),
+      groups,
+    );
+    const y = await device.read(buffers.y, 0, buffers.y.bytes);
+    t.ok(new Float32Array(y.buffer).every((sum) => sum === K));
+    device.destroy();
+  },
+);
 
 t.test(
-  "parts of files are memory where their pages fit",
+  "parts of files are mapped if their pages align",
   { skip },
   async (t) => {
     const page = 65536;
@@ -506,7 +526,7 @@ t.test(
     await device.idle();
     t.ok(
       Buffer.from(bytes).equals(readFileSync(file)),
-      "the file is as it was",
+      "the file is unchanged",
     );
     t.equal(device.map!([runs[0]!, { ...runs[1]!, offset: 16 }]), undefined);
     const large = [
@@ -525,23 +545,23 @@ t.test(
       );
       t.ok(
         Buffer.concat(wanted).equals(found),
-        "pages around them are no part",
+        "surrounding bytes are not included",
       );
     }
     await handle.close();
     if (!existsSync("/proc/self/maps")) return device.destroy();
     const isMapped = () =>
       readFileSync("/proc/self/maps", "utf8").includes(file);
-    t.ok(isMapped(), "no copy, also where the file is closed");
+    t.ok(isMapped(), "mapped, also after the file is closed");
     device.destroy();
     await pool!.settle();
     await setImmediate();
-    t.notOk(isMapped(), "until the device is destroyed");
+    t.notOk(isMapped(), "unmapped after the device is destroyed");
   },
 );
 
 t.test(
-  "workgroups after those of the listed tiles are skipped",
+  "workgroups after the listed tiles are skipped",
   { skip },
   async (t) => {
     const [tiles, groups] = [5, 3];
@@ -563,7 +583,7 @@ t.test(
     const traits = "{ { 0, 0, 0 }, 1 }";
     const textOf = (one: Kernel) => printKernel(one, { lanes: 4 }).text;
     t.match(textOf(kernel), traits);
-    // Workgroups may change this list, or work after the last tile.
+    // Not skipped: workgroups may change the list, or work after the last tile.
     const bindings = kernel.bindings.map((binding) => ({
       ...binding,
       access: "read_write" as const,
@@ -574,7 +594,7 @@ t.test(
     for (const change of [{ bindings }, { body }]) {
       t.notMatch(textOf({ ...kernel, ...change }), traits);
     }
-    // The last one times 3 has 33 bits.
+    // The last count times 3 has 33 bits.
     for (const listed of [0, 1, 4, tiles, 0x55555556]) {
       const y = new Uint32Array(tiles * groups);
       const list = Uint32Array.of(listed);
@@ -591,7 +611,7 @@ t.test(
   },
 );
 
-t.test("names of a plan are no C", { skip }, async (t) => {
+t.test("names of a plan are not C code", { skip }, async (t) => {
   const { text } = printKernel({
     ...functions,
     bindings: [

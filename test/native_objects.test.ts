@@ -1,4 +1,5 @@
-// What devices keep: functions of C and modules of WebAssembly are made once, and what is not used goes first.
+// Caches of devices: C functions and WebAssembly modules are compiled once, and least recently used files are
+// removed.
 // needs: cpu
 import { spawnSync } from "node:child_process";
 import {
@@ -25,7 +26,7 @@ const compiler = await findCompiler();
 const skip = skipUnasked("cpu") ||
   (compiler ? false : "there is no C compiler");
 
-/** Stores a number. */
+/** A function that stores a number. */
 function stores(value: number): CFunction {
   return {
     prelude: "typedef unsigned u;\n#define KERNEL void",
@@ -55,7 +56,7 @@ t.test("functions are printed and compiled once", { skip }, async (t) => {
   t.strictSame(await find(undefined, 2), [first[1]]);
   t.equal(printed, 3);
   t.strictSame(objects(), before, "none was compiled again");
-  // An object that is gone is made again, whatever is noted.
+  // A missing object is compiled again despite its note.
   rmSync(first[1]!.path);
   const [again] = await find("b", 2, 1);
   t.ok(existsSync(again!.path));
@@ -73,7 +74,7 @@ t.test("a library is compiled once", { skip }, async (t) => {
   const folder = t.testdir();
   const text = "int answer(void) { return 42; }";
   const file = await new ObjectCache(compiler!, folder).library(text);
-  // A compiler that does not exist compiles nothing.
+  // A missing compiler cannot compile, so the result is cached.
   const absent = { ...compiler!, command: path.join(folder, "absent") };
   t.equal(await new ObjectCache(absent, folder).library(text), file);
   await t.rejects(
@@ -82,32 +83,32 @@ t.test("a library is compiled once", { skip }, async (t) => {
   );
 });
 
-/** What may become of a file of a cache. */
-const DAMAGE: { readonly [what: string]: (file: string) => void } = {
-  "it is removed": (file) => rmSync(file),
-  "it is empty": (file) => put(file, Buffer.of()),
-  "it is cut off": (file) =>
+/** Kinds of damage to a cached file. */
+const DAMAGE: { readonly [title: string]: (file: string) => void } = {
+  "removed": (file) => rmSync(file),
+  "empty": (file) => put(file, Buffer.of()),
+  "truncated": (file) =>
     put(file, readFileSync(file).subarray(0, -(lstatSync(file).size >> 1))),
   "a byte differs": (file) => {
     const bytes = readFileSync(file);
     bytes[bytes.length >> 1]! ^= 1;
     put(file, bytes);
   },
-  "a folder has its name": (file) => {
+  "replaced by a folder": (file) => {
     rmSync(file);
     mkdirSync(path.join(file, "inside"), { recursive: true });
   },
-  "a pipe has its name": (file) => {
+  "replaced by a pipe": (file) => {
     rmSync(file);
     spawnSync("mkfifo", [file]);
   },
-  "a link leads nowhere": (file) => {
+  "replaced by a broken link": (file) => {
     rmSync(file);
     symlinkSync(`${"0".repeat(64)}.so`, file);
   },
 };
 
-/** Replace a file, which may be a link, or mapped. */
+/** Replaces a file, which may be a link, or mapped. */
 function put(file: string, bytes: Uint8Array): void {
   rmSync(file);
   writeFileSync(file, bytes);
@@ -120,7 +121,7 @@ t.test("damaged files are regenerated", { skip }, async (t) => {
     const cache = new ObjectCache(compiler!, folder);
     const find = (of?: string) =>
       cache.functions(() => [stores(7)], { of, progress: () => {} });
-    // By the link, then by the note.
+    // Found by the link, then by the note.
     const [found] = await find();
     t.strictSame(await find("a"), [found]);
     t.equal(cache.unkept, undefined);
@@ -130,19 +131,19 @@ t.test("damaged files are regenerated", { skip }, async (t) => {
   };
   await stored();
   if (process.platform !== "win32") {
-    t.equal(lstatSync(folder).mode & 0o777, 0o700, "only its owner enters it");
+    t.equal(lstatSync(folder).mode & 0o777, 0o700, "only its owner has access");
   }
   const files = readdirSync(folder).filter((name) => name !== "looked");
   t.equal(files.length, 3, "an object, a link and a note");
   for (const name of files) {
-    for (const [what, damage] of Object.entries(DAMAGE)) {
+    for (const [title, damage] of Object.entries(DAMAGE)) {
       damage(path.join(folder, name));
-      t.equal(await stored(), 7, `${name}: ${what}`);
+      t.equal(await stored(), 7, `${name}: ${title}`);
     }
   }
   const made = readdirSync(folder);
   await stored();
-  t.strictSame(readdirSync(folder), made, "nothing is made again");
+  t.strictSame(readdirSync(folder), made, "nothing is compiled again");
 });
 
 t.test("an unusable folder is replaced", { skip }, async (t) => {
@@ -152,7 +153,7 @@ t.test("an unusable folder is replaced", { skip }, async (t) => {
     [path.join(scratch, "file")]: /^EEXIST: /,
     [path.join(scratch, "file", "native")]: /^ENOTDIR: /,
     [path.join(scratch, "link")]: /^EEXIST: /,
-    // Node's own recursive mkdir never returns here.
+    // Node's own recursive mkdir hangs here.
     "/proc/x/native": /^ENOENT: /,
   };
   for (const [folder, reason] of Object.entries(folders)) {
@@ -162,7 +163,7 @@ t.test("an unusable folder is replaced", { skip }, async (t) => {
     const [first] = await find();
     t.match(cache.unkept, reason);
     t.ok(existsSync(first!.path));
-    t.strictSame(await find(), [first], "it is kept as long as the process");
+    t.strictSame(await find(), [first], "it is cached for the process");
   }
 });
 
@@ -174,7 +175,7 @@ t.test("a file whose time cannot be changed is read", {
   t.ok(await readUsed("/bin/sh"));
 });
 
-t.test("what was not used for longest is removed", async (t) => {
+t.test("the least recently used files are removed", async (t) => {
   const folder = path.join(t.testdir(), "cache");
   mkdirSync(folder);
   const file = (name: string) => path.join(folder, name);
@@ -191,7 +192,7 @@ t.test("what was not used for longest is removed", async (t) => {
     readdirSync(folder).sort(),
     ["before", "looked", "now", "to_today", "today"],
   );
-  // Not again within the hour; and what is in use may take four times as much.
+  // Removal does not repeat within the hour. Files in use may take four times the limit.
   utimesSync(file("before"), hours(100), hours(100));
   await removeOldest(folder, { max: 2048 });
   t.ok(existsSync(file("before")));
@@ -204,7 +205,7 @@ t.test("what was not used for longest is removed", async (t) => {
   t.strictSame(await again(2047), ["looked"]);
 });
 
-t.test("options of CC decide no value", { skip }, async (t) => {
+t.test("options of CC do not change results", { skip }, async (t) => {
   const koffi = await import("koffi");
   const careless = {
     ...compiler!,
@@ -224,10 +225,10 @@ t.test("options of CC decide no value", { skip }, async (t) => {
       "float times(float x, float y) { return x * y; }",
     ),
   ).func("float times(float x, float y)");
-  t.equal(times(2 ** -149, 1), 2 ** -149, "a subnormal number stays");
+  t.equal(times(2 ** -149, 1), 2 ** -149, "subnormal numbers are kept");
 });
 
-t.test("modules are printed once, and again if a file is damaged", async (t) => {
+t.test("modules are generated once, and again if a file is damaged", async (t) => {
   const folder = path.join(t.testdir(), "wasm");
   let printed = 0;
   const find = (texts: string) =>
@@ -238,15 +239,15 @@ t.test("modules are printed once, and again if a file is damaged", async (t) => 
   const first = await find("a");
   t.strictSame(await find("a"), first);
   t.equal(printed, 1);
-  t.notSame(await find("b"), first, "others by other texts");
+  t.notSame(await find("b"), first, "another text gives another module");
   t.equal(printed, 2);
   const [file] = readdirSync(folder).filter((n) => n.endsWith(".kernels"));
-  for (const [what, damage] of Object.entries(DAMAGE)) {
+  for (const [title, damage] of Object.entries(DAMAGE)) {
     damage(path.join(folder, file!));
     await find("b");
     const before = printed;
-    t.strictSame([await find("a"), await find("a")], [first, first], what);
-    t.ok(printed <= before + 1, "it is kept again");
+    t.strictSame([await find("a"), await find("a")], [first, first], title);
+    t.ok(printed <= before + 1, "it is cached again");
   }
   const nowhere = new ModuleCache("/dev/null/wasm");
   const made = () => ({ bytes: Uint8Array.of(1), scratch: [] });

@@ -1,4 +1,4 @@
-// Shapes of prefetches: measured on launches, saved, and of no effect on bits.
+// Prefetch shapes: measured on launches, saved, and without effect on bits.
 // needs: cpu
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -32,10 +32,10 @@ import { skipUnasked } from "./helpers/needs.ts";
 
 const skip = skipUnasked("cpu") || (await whyNotNative() ?? false);
 
-/** Elements of a weight: 2 MiB, more than the minimum of a measurement. */
+/** Dimensions of a weight of 2 MiB, more than the minimum of a measurement. */
 const K = 1024, COLUMNS = 1 << 10;
 
-/** Launches after which shapes may still not be saved: those of a busy machine are not. */
+/** Max launches until shapes are saved: measurements on a busy machine are discarded. */
 const MAX_LAUNCHES = 400;
 
 /** Rows times bf16 weights with k innermost. */
@@ -75,7 +75,7 @@ t.test("one row of many blocks is prefetched by a measured shape", (t) => {
 });
 
 t.test(
-  "shapes are measured once, saved, and keep bits",
+  "shapes are measured once, saved, and do not change bits",
   { skip },
   async (t) => {
     const folder = mkdtempSync(path.join(tmpdir(), "switchyard-shapes-"));
@@ -97,8 +97,8 @@ t.test(
     for (let at = 0; at < bytes; at += part.byteLength) writeSync(file, part);
     const { shape, tree } = product(K);
     /**
-     * Launches products of one and of eight rows. Returns the bytes of both, and repeats them until a condition holds,
-     * at most `MAX_LAUNCHES` times.
+     * Launches products of one and of eight rows and returns the bytes of both. Repeats them until a condition holds, at most
+     * `MAX_LAUNCHES` times.
      */
     const products = async (until: () => Promise<boolean>) => {
       const pool = await NativePool.open(1);
@@ -145,7 +145,7 @@ t.test(
       }
     };
     const { objects } = await loadNative();
-    // Shapes of one and of several rows are measured separately.
+    // Shapes for one row and for several are measured separately.
     const isUnknown = (shape: number) =>
       (shape & 255) > SHAPES.length ||
       shape >> 8 > SHAPES.length;
@@ -153,7 +153,7 @@ t.test(
       const [, , , shape] = await savedShapes(objects);
       return shape !== undefined && !isUnknown(shape);
     });
-    // Words of a load, the row stride, and the start of the mapping in a line.
+    // Words per load, row stride, and offset of the mapping within a cache line.
     const kind = [tileWidths(objects.compiler.lanes)[0]!, 2 * K, 0];
     const found = await savedShapes(objects);
     if (found.length > 0) t.same([...found.subarray(0, 3)], kind);
@@ -173,7 +173,7 @@ t.test(
   },
 );
 
-/** The measurement with times of the test. */
+/** The measurement code, with times given by the test. */
 const MEASUREMENT = `
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -194,7 +194,7 @@ void test_time(struct pool *p, uint32_t used, uint32_t shape, double time) { add
 uint32_t test_shape(struct pool *p) { return p->shapes.list[0].shape; }
 `;
 
-t.test("times that spread are measured again", { skip }, async (t) => {
+t.test("measurements with a large spread are repeated", { skip }, async (t) => {
   const { objects } = await loadNative();
   const { load } = await import("koffi");
   const library = load(await objects.library(MEASUREMENT));
@@ -220,7 +220,7 @@ t.test("times that spread are measured again", { skip }, async (t) => {
   const last = SHAPES.length - 1;
   const pool: unknown = open();
   measure(pool, { used: 1, spread: 0.5 });
-  t.equal(shapeOf(pool), 0xffff, "times that spread select no shape");
+  t.equal(shapeOf(pool), 0xffff, "a large spread selects no shape");
   measure(pool, { used: 1, spread: 0.01 });
   t.equal(shapeOf(pool), 0xff00 | last, "others do");
   t.equal(news(pool), 1);

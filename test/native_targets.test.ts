@@ -35,9 +35,9 @@ interface Target {
   readonly compiler: readonly string[];
   readonly processor: string;
   readonly lanes: number;
-  /** What the processor of this machine must have, as Linux names it. */
+  /** Required features of this machine's processor, by their Linux names. */
   readonly features?: readonly string[];
-  /** What links a program of another processor, and what runs it. */
+  /** Linker and emulator of programs for another processor. */
   readonly linker?: string;
   readonly runner?: string;
 }
@@ -74,7 +74,7 @@ const BUILDS: readonly Target[] = [
   })),
 ];
 
-/** A kernel and what it runs on. */
+/** A kernel, its bindings and its grid. */
 interface Case {
   readonly kernel: Kernel;
   readonly words: { readonly [binding: string]: Uint32Array };
@@ -90,7 +90,7 @@ const FUNCTIONS: readonly CallName[] = [
   ...["sqrt", "rsqrt", "floor", "round"] as const,
 ];
 
-/** Functions side by side. */
+/** All functions of floats. */
 function functions(): Case {
   const [at, x] = [local("at", "u32"), local("x", "f32")];
   const rows = FUNCTIONS.length + 1;
@@ -121,8 +121,8 @@ function functions(): Case {
 }
 
 /**
- * A product with weights [n, k], which are transposed as they are loaded, of bf16. If a workgroup loads them, lanes of one
- * row sum different blocks of a column.
+ * A product with bf16 weights [n, k], transposed on load. With `right: "workgroup"`, lanes of a row sum different
+ * blocks of a column.
  */
 function product(right?: "workgroup", rows = 4): Case {
   const [columns, k] = [48, 256];
@@ -165,7 +165,7 @@ function product(right?: "workgroup", rows = 4): Case {
   };
 }
 
-/** Random kernels, packed bytes among them, whose workgroups are whole vectors of every length. */
+/** Random kernels, including packed bytes. Workgroups are multiples of the vector length, for every length. */
 function random(): Case[] {
   const numbers = fc.array(fc.nat(2 ** 20), {
     minLength: 50,
@@ -203,7 +203,7 @@ static void run(kernel_function *f, u scratch, u x, u y, u z, const u *lengths, 
 }
 `;
 
-/** A program that reads the bindings of all cases and writes what kernels leave in them. */
+/** A program that reads the bindings of all cases, runs the kernels, and writes the bindings. */
 function programOf(cases: readonly Case[], lanes: number): string {
   const functions = cases.map(({ kernel }) => printKernel(kernel, { lanes }));
   const calls = cases.map(({ kernel, words, groups }, i) => {
@@ -222,7 +222,7 @@ function programOf(cases: readonly Case[], lanes: number): string {
   ].join("\n");
 }
 
-/** Run a command; its standard output. */
+/** Runs a command; returns its standard output. */
 function output(
   command: string,
   args: readonly string[],
@@ -255,7 +255,7 @@ const PROCESSOR = existsSync("/proc/cpuinfo")
   ? readFileSync("/proc/cpuinfo", "utf8")
   : "";
 
-/** Why a target cannot be tried here, or false. */
+/** Reason for skipping a target, or false. */
 function whyNot(target: Target): false | string {
   const { compiler, features = [], linker, runner } = target;
   const needed = [compiler[0]!, linker ?? [], runner ?? []].flat();
@@ -269,7 +269,7 @@ function whyNot(target: Target): false | string {
   return lacks === undefined ? false : `this processor has no ${lacks}`;
 }
 
-/** Words of bindings, one after the other; all NaNs are one. */
+/** Words of all bindings, with NaNs canonicalized. */
 function wordsOf(all: readonly Uint32Array[]): Uint32Array {
   const words = all.flatMap((words) => [...words]);
   return Uint32Array.from(
@@ -301,9 +301,9 @@ for (const target of BUILDS) {
   const skip = unasked || whyNot(target);
   t.test(`${compiler.join(" ")}, ${processor}`, { skip }, async (t) => {
     const program = path.join(t.testdir(), "program");
-    const [command, ...given] = compiler;
+    const [command, ...flags] = compiler;
     await output(command!, [
-      ...compilerFlags(given, processor),
+      ...compilerFlags(flags, processor),
       ...["-x", "c", "-", "-c", "-o", `${program}.o`],
     ], programOf(cases, lanes));
     const link = [`${program}.o`, "-o", program, "-lm"];

@@ -1,4 +1,4 @@
-/** Plans that give only what follows some tokens: the same bits and the same tokens as those that give all logits. */
+/** Plans that return logits of some tokens only: the same bits and the same tokens as plans that return all logits. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -15,8 +15,8 @@ import { inTurn, oneInTurn } from "./helpers/seed.ts";
 const PROMPTS = [[5, 9, 2, 7], [3], [8, 8, 1], [4, 6]];
 const LAST = [3, 4, 7, 9];
 
-/** What a decoder makes of prompts: what follows each, and what it generates in each way. */
-async function take({ decoder, session }: Loaded): Promise<{
+/** Returns the next logits of each prompt, and the tokens generated greedily and by sampling. */
+async function resultsOf({ decoder, session }: Loaded): Promise<{
   logits: number[][];
   tokens: (readonly number[])[];
   drawn: (readonly number[])[];
@@ -52,14 +52,14 @@ async function use<R>(
   }
 }
 
-/** The best `k` of a row, in order. */
+/** The `k` largest ids of a row, in order. */
 function best(row: readonly number[], k: number): number[] {
   return row.map((_, id) => id)
     .sort((i, j) => row[j]! - row[i]! || i - j)
     .slice(0, k);
 }
 
-function holdAgainst(
+function testAgainstAll(
   name: string,
   { adapter, skip = false, meshes }: {
     readonly adapter: NonNullable<Setup["adapter"]>;
@@ -68,24 +68,24 @@ function holdAgainst(
   },
 ): void {
   const title = `${name} on ${adapter === "cpu" ? "the CPU" : "a GPU"}`;
-  t.test(`${title}: what follows the last tokens`, { skip }, async (t) => {
-    const whole = await use(name, { mesh: "ep=1", adapter }, take);
+  t.test(`${title}: logits of the last tokens`, { skip }, async (t) => {
+    const all = await use(name, { mesh: "ep=1", adapter }, resultsOf);
     for (const mesh of meshes) {
-      const some = await use(name, { mesh, adapter, next: {} }, take);
-      t.strictSame(some, whole, `${mesh}: logits`);
+      const some = await use(name, { mesh, adapter, next: {} }, resultsOf);
+      t.strictSame(some, all, `${mesh}: logits`);
       const both = { candidates: 12, logits: true };
-      const either = await use(name, { mesh, adapter, next: both }, take);
-      t.strictSame(either, whole, `${mesh}: candidates or logits`);
+      const either = await use(name, { mesh, adapter, next: both }, resultsOf);
+      t.strictSame(either, all, `${mesh}: candidates or logits`);
       await use(
         name,
         { mesh, adapter, next: { candidates: 12 } },
         async (loaded) => {
-          const { logits, tokens, drawn } = await take(loaded);
-          t.strictSame(tokens, whole.tokens, `${mesh}: greedy tokens`);
-          t.strictSame(drawn, whole.drawn, `${mesh}: drawn tokens`);
+          const { logits, tokens, drawn } = await resultsOf(loaded);
+          t.strictSame(tokens, all.tokens, `${mesh}: greedy tokens`);
+          t.strictSame(drawn, all.drawn, `${mesh}: drawn tokens`);
           t.strictSame(
             logits,
-            whole.logits.map((row) => best(row, 12).map((id) => row[id])),
+            all.logits.map((row) => best(row, 12).map((id) => row[id])),
             `${mesh}: the largest logits`,
           );
           await t.rejects(
@@ -106,7 +106,7 @@ function holdAgainst(
   });
 }
 
-/** Which rows a rank has does not depend on what a family makes of them. */
+/** Rotated meshes: which rows a rank has does not depend on the family. */
 const MESHES: { readonly [name: string]: readonly string[] } = {
   "demo-lm": ["ep=1", "dp=2,ep=2"],
   "deepseekv3-16e": ["ep=3"],
@@ -115,9 +115,9 @@ const MESHES: { readonly [name: string]: readonly string[] } = {
 };
 
 for (const [name, meshes] of inTurn(Object.entries(MESHES), 2)) {
-  holdAgainst(name, { adapter: "cpu", meshes });
+  testAgainstAll(name, { adapter: "cpu", meshes });
 }
-holdAgainst("demo-lm", {
+testAgainstAll("demo-lm", {
   adapter: "auto",
   skip: skipWithoutGpu,
   meshes: gpuIsSoftware
@@ -146,7 +146,7 @@ t.test("a GPU starts a step before the one before it ends", {
       const decoder = new Decoder(watched, decoderShape(plan)!);
       const options = { maxNewTokens: 11, stop: new Set(stop) };
       const first = await generate(decoder, prompts, options);
-      // Tokens that only the device had are known for prefix sharing.
+      // Prefix sharing also knows tokens that only the device had.
       const longer = first.sequences.map(({ prompt, tokens }) => [
         ...prompt,
         ...tokens,
@@ -164,7 +164,7 @@ t.test("a GPU starts a step before the one before it ends", {
       const { ahead, ...found } = await grow(true, stops);
       t.strictSame(found, { tokens: wanted.tokens, fed: wanted.fed });
       t.equal(wanted.ahead, 0);
-      t.ok(ahead >= 8, `${ahead} steps began early`);
+      t.ok(ahead >= 8, `${ahead} steps started early`);
     }
   });
 });

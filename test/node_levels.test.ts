@@ -1,4 +1,6 @@
-/** Experts over nodes: tokens are sent once per node and forwarded within it, with the bits and bytes that follow. */
+/**
+ * Experts over nodes: tokens are sent once per node and forwarded within it, with the same bits and the expected bytes.
+ */
 // needs: cpu
 
 import t from "tap";
@@ -41,7 +43,7 @@ t.test("two levels change no bit", async (t) => {
       { mesh: { dp: 2, node: 2, ep: 2 } },
       { mesh: { node: 2, tp: 2 } },
       { mesh: { node: 2, ep: 2 }, receiveRows: "5" },
-      // Experts that are not divided equally on nodes have one level.
+      // Experts that are not divided equally over nodes use one level.
       { mesh: { node: 2, ep: 3 } },
     ]
   ) {
@@ -58,14 +60,14 @@ t.test("two levels change no bit", async (t) => {
   t.ok(checks.every(([, { data }]) => data.every((n) => n === 0)));
 });
 
-/** A choice of a token: any experts, those of one node, or one expert. */
+/** Choices of a token: any experts, those of one node, or fixed experts. */
 const CHOICE: readonly ((token: number, j: number) => number)[] = [
   (token, j) => (3 * token + 5 * j) % EXPERTS,
   (token, j) => 4 * (token % 2) + j,
   (_, j) => j,
 ];
 
-const given: Case = {
+const fixedChoices: Case = {
   model: model({ ...SIZES, choice: CHOICES }, (m) => {
     const x = m.input("x", "token embed");
     const routing = route(
@@ -89,7 +91,7 @@ const given: Case = {
   })),
 };
 
-/** Bytes that a dispatch and its combine send between nodes and within nodes, by the choices of all calls. */
+/** Bytes of a dispatch and its combine within nodes and between them, by the choices of all calls. */
 function bytesOf(nodes: number, ranks: number) {
   const [row, result] = [4 * ROW, 4 * 12];
   const bytes = { dispatch: 0, combine: 0 };
@@ -105,7 +107,7 @@ function bytesOf(nodes: number, ranks: number) {
         const to = Math.floor(owner / ranks);
         if (to !== node) {
           others.add(to);
-          // The index of the token.
+          // Index of the token.
           bytes.dispatch += 4;
           bytes.combine += result;
         }
@@ -122,7 +124,7 @@ function bytesOf(nodes: number, ranks: number) {
 
 t.test("bytes equal the formula", async (t) => {
   for (const [node, ep] of [[2, 2], [2, 4]] as const) {
-    const { ranks, results } = await countedRun(t, given, {
+    const { ranks, results } = await countedRun(t, fixedChoices, {
       mesh: { node, ep },
     });
     const sent = (kind: "dispatch" | "combine") =>
@@ -131,16 +133,16 @@ t.test("bytes equal the formula", async (t) => {
       { dispatch: sent("dispatch"), combine: sent("combine") },
       bytesOf(node, ep),
     );
-    const one = await countedRun(t, given, { mesh: { ep: node * ep } });
+    const one = await countedRun(t, fixedChoices, { mesh: { ep: node * ep } });
     t.equal(digest(results), digest(one.results));
   }
 });
 
-t.test("a format of exchanges rounds as with one level", async (t) => {
+t.test("a wire format rounds as with one level", async (t) => {
   const wire = "bf16" as const;
   const [two, one] = await Promise.all(
     [{ node: 2, ep: 2 }, { ep: 4 }].map((mesh) =>
-      runCase(given, "cpu", { mesh, wire })
+      runCase(fixedChoices, "cpu", { mesh, wire })
     ),
   );
   t.equal(digest(two!), digest(one!));
@@ -148,13 +150,13 @@ t.test("a format of exchanges rounds as with one level", async (t) => {
 
 t.test("two levels are not split into chunks", async (t) => {
   await t.rejects(
-    compileCase(given, { mesh: { node: 2, ep: 2 }, chunks: 2 }),
+    compileCase(fixedChoices, { mesh: { node: 2, ep: 2 }, chunks: 2 }),
     /^Cannot split a dispatch into chunks: it is over nodes\./,
   );
 });
 
 const options: CompileOptions = { mesh: { node: 2, ep: 2 } };
-const plan = await compileCase(given, options);
+const plan = await compileCase(fixedChoices, options);
 const { steps } = plan.programs[0]!;
 const parts = (part: string, within: boolean) =>
   [...steps.keys()].filter((i) => {
@@ -180,7 +182,7 @@ const [permute] = parts("permute", true) as [number];
 const [moved] = parts("combine", true) as [number];
 const [outer, back] = parts("exchange", false) as [number, number];
 const [inner] = parts("exchange", true) as [number];
-/** Gives a buffer fewer rows. */
+/** Reduces the rows of a buffer. */
 const shorten = (draft: Draft, name: string, rows: number) => {
   const buffer = draft.programs[0] && draft.buffers[name]!;
   buffer!.axes[0]!.size = rows;
@@ -214,7 +216,7 @@ const BROKEN: readonly Mistake[] = [
       }
     }
   }],
-  ["into too little room", "capacity", /up to 36 rows can be/, (p) => {
+  ["with too little capacity", "capacity", /up to 36 rows can be/, (p) => {
     shorten(p, stepAt(p, "allToAll", inner).from, 30);
   }],
   ["of too many sources", "capacity", /up to 48 rows can be/, (p) => {
@@ -225,4 +227,4 @@ const BROKEN: readonly Mistake[] = [
   }],
 ];
 
-testRefused(plan, BROKEN, (name) => `rows forwarded ${name} are refused`);
+testRefused(plan, BROKEN, (name) => `rows forwarded ${name} are rejected`);

@@ -1,6 +1,5 @@
-// Each command in every supported major of Node.js and in Deno. In each of these runtimes one process runs all commands
-// that need no process of their own.
-// Two of them run, rotating by SEED; one also searches for a mesh.
+// Each command under every supported major version of Node.js and Deno, most commands of a runtime in one process. Two of
+// the runtimes run, rotating by SEED; one of them also searches for a mesh.
 // needs: cpu, gpu, mpi
 import { type ChildProcess, spawn } from "node:child_process";
 import {
@@ -25,7 +24,7 @@ import { type Runtime, RUNTIMES } from "./helpers/nodes.ts";
 import { addressIn, serverAt } from "./helpers/serve.ts";
 import { isInTurn, oneInTurn } from "./helpers/seed.ts";
 
-/** A command, and why it is skipped here, or false. */
+/** A command, with the reason for skipping it, or false. */
 interface Case {
   readonly argv: readonly string[];
   readonly skip?: false | string;
@@ -42,7 +41,7 @@ interface Program {
 
 const DEMO = "node_modules/switchyard-moe/examples/demo-lm";
 
-/** Commands with processes of their own. */
+/** Commands that start processes. */
 const STARTED: readonly Case[] = [
   { argv: ["devices"] },
   {
@@ -54,10 +53,10 @@ const STARTED: readonly Case[] = [
   },
 ];
 
-/** The input of the one command that reads some, `chat`. */
+/** Input of `chat`. */
 const INPUT = "Hello\n";
 
-/** All commands except those with a test of their own. Their files come from a guide or from earlier cases. */
+/** Commands without a test of their own. Their files come from a guide or from earlier cases. */
 const CASES: readonly Case[] = [
   {
     argv: [
@@ -112,7 +111,7 @@ const CASES: readonly Case[] = [
   },
 ];
 
-/** One runtime only, because it takes long. */
+/** Runs in one runtime only, since it takes long. */
 const SEARCH: Case = {
   argv: ["search", `${DEMO}/config.json`, "--target", "8xh100"],
 };
@@ -130,7 +129,7 @@ function start(
 ) {
   return spawn(runtime.program, [...runtime.argv, program, ...argv], {
     cwd: folder,
-    // Ranks of a job are this program too.
+    // Ranks of a job run this program too.
     env: {
       ...process.env,
       PATH: `${path.dirname(runtime.program)}:${process.env["PATH"]}`,
@@ -142,10 +141,10 @@ function start(
 async function run(
   runtime: Runtime,
   folder: string,
-  given: Program,
+  program: Program,
 ): Promise<Ended> {
-  const child = start(runtime, folder, given);
-  child.stdin.end(given.input ?? "");
+  const child = start(runtime, folder, program);
+  child.stdin.end(program.input ?? "");
   const ended = new Promise<number | null>((resolve) =>
     child.on("close", resolve)
   );
@@ -156,7 +155,7 @@ async function run(
   return { code: await ended, out, err };
 }
 
-/** The next line that a process prints. */
+/** Reads the next line that a process prints. */
 async function nextLine(child: ChildProcess): Promise<string> {
   let said = "";
   for await (const part of child.stdout!.iterator({ destroyOnReturn: false })) {
@@ -166,14 +165,14 @@ async function nextLine(child: ChildProcess): Promise<string> {
   return said;
 }
 
-/** What the first runtime made, by the names of files: others make the same bytes. */
-const made = new Map<string, Buffer>();
+/** Files written by the first runtime, by name; other runtimes must write the same bytes. */
+const firstFiles = new Map<string, Buffer>();
 
 function compare(t: Test, folder: string, name: string): void {
   const bytes = readFileSync(path.join(folder, name));
-  const first = made.get(name);
+  const first = firstFiles.get(name);
   if (first) t.ok(first.equals(bytes), `the same bytes in ${name}`);
-  else made.set(name, bytes);
+  else firstFiles.set(name, bytes);
 }
 
 const installed = RUNTIMES.filter(({ skip }) => !skip);
@@ -313,7 +312,7 @@ for (const runtime of RUNTIMES) {
     t.strictSame(
       commands.filter((name) => !started.has(name)),
       SEARCHING.includes(runtime) ? ["tune"] : ["search", "tune"],
-      "all but what takes long",
+      "all commands except slow ones",
     );
   });
 }

@@ -1,6 +1,6 @@
 /**
- * Sampled tokens have the log-probabilities of the training's forward pass, bit for bit: continuous batches and paged
- * caches on one mesh, one packed batch on another, before and after ten steps.
+ * Sampled tokens have the log-probabilities of the training's forward pass, bit for bit: continuous batching and paged caches
+ * on one mesh, a packed batch on another, before and after ten steps.
  */
 // needs: cpu, gpu
 
@@ -23,8 +23,8 @@ import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./helpers/needs.ts";
 import { repeatWith, SEED } from "./helpers/seed.ts";
 
 /**
- * With ON_POLICY=all, every checkpoint runs on all pairs of meshes and on all devices; with ON_POLICY=each, on one pair
- * and one of the CPU devices.
+ * ON_POLICY=all runs every checkpoint on all pairs of meshes and all devices; ON_POLICY=each on one pair and one CPU
+ * device.
  */
 const WANTED = process.env["ON_POLICY"];
 const ALL = WANTED === "all";
@@ -33,8 +33,8 @@ const TRAINING = ["dp=2,ep=2", "ep=4", "tp=2"];
 const ROLLOUT = ["ep=4", "tp=2,ep=2", "ep=1"];
 
 /**
- * Recorded checkpoints that can be trained, or whose adapters can, for quantized ones: not DeepSeek-V4, whose attention
- * has no derivative, and LongCat-Flash, whose routers do not share an axis that a balancing loss could sum over.
+ * Recorded checkpoints whose weights or, if quantized, adapters can be trained. Excluded: DeepSeek-V4, whose attention has no
+ * derivative, and LongCat-Flash, whose routers share no axis for a balancing loss.
  */
 const CHECKPOINTS = readdirSync(checkpointFolder("."), { withFileTypes: true })
   .filter((entry) => entry.isDirectory() && /-\d+e/.test(entry.name))
@@ -49,7 +49,7 @@ interface Case {
   readonly rollout: readonly string[];
 }
 
-/** A device, and why it is not used here, or false. */
+/** Devices, with the reason for skipping each, or false. */
 const DEVICES = {
   cpu: skipUnasked("cpu"),
   native: await nativeCompiler() ? skipUnasked("cpu") : "no C compiler",

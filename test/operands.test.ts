@@ -1,4 +1,6 @@
-/** 16-bit operands of matmuls: their bits on every device, their WGSL as subgroup matrices, and the error of models. */
+/**
+ * 16-bit operands of matmuls: their bits on every device, their WGSL with subgroup matrices, and the error of models.
+ */
 // needs: cpu, gpu
 
 import { readFileSync, writeFileSync } from "node:fs";
@@ -63,11 +65,11 @@ import {
 
 t.teardown(closeDevices);
 
-/** More than 64 tokens in a few sentences. */
+/** More than 64 tokens when repeated. */
 const TEXT =
   "Once upon a time there was a king who had a daughter, and she was fair. ";
 
-/** A product that fills no tile. */
+/** A product that does not fill a tile. */
 function productOf(some: Partial<Product>): Product {
   return {
     stored: "bf16",
@@ -87,7 +89,7 @@ function operand(x: number): number {
   return roundF16(Math.max(-MAX_F16, Math.min(MAX_F16, x)));
 }
 
-/** Sums of products of f16, which are exact, one after another in f32. */
+/** Sums exact products of f16 in sequence in f32. */
 function rowInOrder(
   row: Float32Array,
   matrix: Float32Array,
@@ -123,7 +125,7 @@ testKernels(
 /** Bytes of workgroup memory. */
 const MEMORY = 1 << 15;
 
-/** Attention of 4 heads, and what it sees, with caches in f32 or f16. */
+/** Options of attention with 4 heads, and a cache in f32 or f16. */
 function attentionOf(
   how: { readonly window?: number; readonly sinks?: boolean },
   half: boolean,
@@ -139,7 +141,7 @@ function attentionOf(
   };
 }
 
-/** Tokens of a step: of one sequence, then one, then many of another. */
+/** Tokens of a step: many of one sequence, one of another, many of a third. */
 const TOKENS = [
   ...range(40).map((n) => [0, 60 + n] as const),
   [2, 0] as const,
@@ -222,7 +224,7 @@ function kernelOf(
   return matmulMatrices(optionsOf(product, DEFAULT_TILE), shape);
 }
 
-/** Attention with sinks over a window, with caches in f32 or f16. */
+/** Attention with sinks over a window, and a cache in f32 or f16. */
 function attentionKernel(half: boolean): Kernel {
   const options = attentionOf({ sinks: true, window: 70 }, half);
   return attentionMatrices(options, matrixQueries(options, MEMORY)!);
@@ -239,7 +241,7 @@ t.test("printWgsl() uses subgroup matrices of devices that have them", (t) => {
   t.end();
 });
 
-t.test("matrixFaults() finds forms that do not fit their kernel", (t) => {
+t.test("matrixFaults() finds matrix forms that differ from their kernel", (t) => {
   const kernel = kernelOf({});
   t.strictSame(matrixFaults(kernel), []);
   const change = (
@@ -288,7 +290,7 @@ t.test("Tint accepts subgroup matrices", { skip: skipTint }, async (t) => {
   const device = await politely(adapter!.requestDevice({
     requiredFeatures: ["shader-f16", "subgroups", FEATURE] as GPUFeatureName[],
   }));
-  // This adapter has no memory for the other depth, and for attention.
+  // This adapter has no memory for the other depth and for attention.
   const kernels = [
     ...STORED.flatMap((stored) =>
       [false, true].flatMap((pair) =>
@@ -345,7 +347,7 @@ t.test(
     t.equal(found.matrices, 32);
     const device = await createGpuDevice(found);
     const kernel = kernelOf({}, { rows: 128 });
-    // The implementation rejects text whose features the device does not have.
+    // The implementation rejects text with features that the device does not have.
     await device.prepare({ [kernel.name]: { tree: kernel } });
     device.destroy();
     await t.rejects(
@@ -362,13 +364,13 @@ t.test(
   },
 );
 
-/** Families with plain, latent and shared experts, and with MXFP4 weights. */
+/** Families with standard, latent and shared experts, and with MXFP4 weights. */
 const FAMILIES = [
   ...["olmoe-16e", "deepseekv3-16e", "gptoss-8e-mxfp4", "qwen2moe-8e"],
   ...["mixtral-8e", "deepseekv2-lite-8e"],
 ];
 
-/** Largest root mean square of differences relative to that of logits, and margin of equal tokens to the largest logit. */
+/** Max relative root mean square error of logits, and max loss of the chosen token relative to the largest logit. */
 const ERROR = 2 ** -7;
 
 t.test(
@@ -425,7 +427,7 @@ t.test(
       return found.perplexity.value;
     };
     const exact = await score(["--adapter", "cpu"]);
-    t.equal(await score(fast), exact, "WebAssembly fuses nothing");
+    t.equal(await score(fast), exact, "WebAssembly does not fuse");
     for (const mesh of ["ep=1", "ep=2", "tp=2,ep=2"]) {
       const found = await score([...f16, "--mesh", mesh]);
       t.ok(found !== exact && Math.abs(found / exact - 1) < 0.002, `${found}`);

@@ -1,4 +1,4 @@
-// The npm package, installed in an empty project elsewhere: its command, its types, and its import from JavaScript.
+// The npm package, installed in an empty project: its commands, types and imports.
 // needs: cpu, browser
 import { spawn, spawnSync } from "node:child_process";
 import {
@@ -43,14 +43,14 @@ const INSTALLED = join(PROJECT, "node_modules/switchyard-moe");
 const TSC = join(ROOT, "node_modules/typescript-7/bin/tsc");
 t.teardown(() => rmSync(PROJECT, { recursive: true, force: true }));
 
-/** Settings that an outer npm leaves in the environment would send a nested one to the wrong project. */
+/** Environment without settings of an outer npm, which would send a nested one to the wrong project. */
 const ENV = Object.fromEntries(
   Object.entries(process.env).filter(([name]) =>
     !/^npm_(config_(local_prefix|prefix)|package|lifecycle)/.test(name)
   ),
 );
 
-/** The Node.js of this process. */
+/** Node.js of this process. */
 const NODE: Runtime = {
   name: "Node.js",
   program: process.execPath,
@@ -81,7 +81,7 @@ function switchyard(...argv: string[]): Result {
   ]);
 }
 
-/** Installs the tarball with npm; with no registry in reach, unpacks it and links this clone's dependencies. */
+/** Installs the tarball with npm. Without a registry, unpacks it and links this clone's dependencies. */
 function install(tarball: string): "npm" | "links" {
   const { status, stderr } = call("npm", [
     ...["install", "--prefer-offline", "--no-audit", "--no-fund"],
@@ -121,7 +121,7 @@ const how = install(join(PROJECT, tarball));
 cpSync(join(ROOT, "examples/layer.ts"), join(PROJECT, "layer.ts"));
 
 t.test("npm installs the tarball", {
-  skip: how === "npm" ? false : "no registry in reach; unpacked and linked",
+  skip: how === "npm" ? false : "no registry; unpacked and linked",
 }, (t) => {
   t.ok(existsSync(join(PROJECT, "node_modules/.bin/switchyard")));
   t.end();
@@ -149,7 +149,7 @@ t.test("the package has the checkpoint and the sources, and no tests", (t) => {
   const files = readdirSync(INSTALLED, { recursive: true })
     .filter((file) => !String(file).startsWith("node_modules"));
   t.comment(`${files.length} files and folders`);
-  t.ok(files.length < 2300, "declarations of what is exported only");
+  t.ok(files.length < 2300, "declarations of exports only");
   t.end();
 });
 
@@ -208,7 +208,7 @@ t.test("switchyard plan", (t) => {
   t.end();
 });
 
-t.test("its code, bundled, makes the plans that the modules make", async (t) => {
+t.test("the bundled code compiles the plans of the modules", async (t) => {
   const plan = ["plan", join(PROJECT, "layer.ts"), "--mesh", "ep=4", "--out"];
   const [bundled, modules] = [join(PROJECT, "a.json"), join(PROJECT, "b.json")];
   t.equal(switchyard(...plan, bundled).status, 0);
@@ -257,10 +257,10 @@ t.test("types hold for a TypeScript user", (t) => {
   t.end();
 });
 
-/** The folder of `docs/own_model.md`. */
+/** Folder of `docs/own_model.md`. */
 const GUIDE = join(PROJECT, "guide");
 
-/** Commands after those of the guide: another mesh, and the plan and the text of `docs/library.md`. */
+/** Commands after those of the guide: another mesh, and the plan and text of `docs/library.md`. */
 const AFTER_GUIDE: readonly (readonly string[])[] = [
   [
     ...["run", "layer.ts", "--random", "--mesh", "ep=2"],
@@ -273,10 +273,10 @@ const AFTER_GUIDE: readonly (readonly string[])[] = [
   ],
 ];
 
-/** The output of the last of them. */
+/** Output of the last of these commands. */
 let wantedText = "";
 
-/** Runs commands of the installed program in the folder of the guide, all in one process. */
+/** Runs commands of the installed program in the guide's folder, in one process. */
 function runAll(commands: readonly (readonly string[])[]) {
   const file = join(GUIDE, "commands.json");
   writeFileSync(file, JSON.stringify(commands));
@@ -324,14 +324,14 @@ t.test("docs/own_model.md, from file to text", (t) => {
     if (argv[0] === "generate") t.match(out, /\S/, argv.join(" "));
   }
   for (
-    const made of [
+    const written of [
       "y.safetensors",
       "trained/metrics.jsonl",
       "trained/loss.svg",
       "trained/experts.svg",
       "taught/model.safetensors.index.json",
     ]
-  ) t.ok(existsSync(join(folder, made)), made);
+  ) t.ok(existsSync(join(folder, written)), written);
   const config = JSON.parse(
     readFileSync(join(folder, "taught/config.json"), "utf8"),
   );
@@ -356,7 +356,7 @@ t.test("docs/own_model.md, from file to text", (t) => {
   t.end();
 });
 
-t.test("docs/library.md in a browser: text of a model of one's own", {
+t.test("docs/library.md in a browser: text of a user's model", {
   skip: skipWithoutBrowser,
 }, async (t) => {
   const folder = GUIDE;
@@ -394,14 +394,14 @@ t.test("docs/library.md in a browser: text of a model of one's own", {
   await tab.waitForFunction("document.title === 'done'");
   const [{ text }] = JSON.parse(wantedText).sequences;
   const shown = await tab.evaluate<string>("document.body.textContent");
-  t.ok(shown.length > 0 && text.length > 0, "there is text");
+  t.ok(shown.length > 0 && text.length > 0, "text is shown");
   const length = Math.min(shown.length, text.length);
-  t.equal(shown.slice(0, length), text.slice(0, length), "of the same bits");
-  // A browser reports files that a checkpoint may lack.
+  t.equal(shown.slice(0, length), text.slice(0, length), "the same text");
+  // Browsers report missing optional files of a checkpoint.
   t.strictSame(complaints.filter((one) => !/404/.test(one)), []);
 });
 
-t.test("docs/library.md: its programs run under Node.js and Deno, and have types without the library of pages", async (t) => {
+t.test("docs/library.md: its programs run under Node.js and Deno, and type-check without the DOM library", async (t) => {
   const page = readPage("library.md");
   const [run, generate, train, browser] = programsOf(page);
   const folder = join(PROJECT, "library");
@@ -467,7 +467,7 @@ t.test("docs/library.md: its programs run under Node.js and Deno, and have types
   compile(["es2024", "dom"], ["browser.mjs"]);
 });
 
-/** Runtimes for the server, which runs on one of them, by `SEED`. In test/nodes.test.ts all of them run TypeScript. */
+/** Runtimes for the server, which runs on one of them, by `SEED`. test/nodes.test.ts runs TypeScript on all of them. */
 const servers = [NODE, ...RUNTIMES.filter(({ skip }) => !skip)];
 const [{ name: serverName, program, argv } = NODE] = inTurn(
   servers,
@@ -475,12 +475,12 @@ const [{ name: serverName, program, argv } = NODE] = inTurn(
 );
 
 t.test(
-  `${serverName}: TypeScript's server loads the plugin, which shows mistakes of tracing`,
+  `${serverName}: TypeScript's server loads the plugin, which shows tracing errors`,
   async (t) => {
     const folder = join(PROJECT, "edited");
     mkdirSync(folder, { recursive: true });
     const plugins = [{ name: "switchyard-moe/editor", seconds: 3600 }];
-    // Without `lib`, the server would also check the types of pages.
+    // Without `lib`, the server would also check DOM types.
     const lib = ["es2022"];
     const options = {
       strict: true,
@@ -515,7 +515,7 @@ t.test(
     let said = "";
     for await (const part of server.stdout) {
       said += part;
-      // Where there is something new, the server says so, and an editor asks again.
+      // The server reports news, and an editor then asks again.
       if (/projectsUpdatedInBackground/.test(String(part))) {
         ask("geterr", { files: [file], delay: 0 });
       }
@@ -528,7 +528,7 @@ t.test(
   },
 );
 
-t.test("without optional packages it computes on a CPU, and says how to add a GPU", (t) => {
+t.test("without optional packages it computes on a CPU and states how to add a GPU", (t) => {
   const modules = join(PROJECT, "node_modules");
   for (const name of ["webgpu", "koffi"]) {
     renameSync(join(modules, name), join(PROJECT, name));

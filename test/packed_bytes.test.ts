@@ -1,4 +1,4 @@
-/** Products and tables of packed bytes: the bits of the interpreter on every target. */
+/** Products and lookup tables of packed bytes: the bits of the interpreter on every target. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -29,7 +29,7 @@ import { runWasm } from "./helpers/run_wasm.ts";
 
 const LENGTH = 48;
 
-/** Every operator, of words that differ between invocations and of one that does not. */
+/** All operators, on words that differ between invocations and on uniform ones. */
 function bytesKernel(workgroupSize: number): Kernel {
   return kernelOf({
     name: "bytes",
@@ -47,7 +47,7 @@ function bytesKernel(workgroupSize: number): Kernel {
         sum += dot4I8Packed(nibbles, b[k * 4 + lane % 4] | 0x01010101u);
         sum += dot4U8I8(nibbles, b[k]);
       }
-      // Products of bytes up to 63 are added in 16 bits, those of larger ones are not. The variable full has the largest bytes.
+      // Products of bytes up to 63 are added in 16 bits, larger ones are not. The variable full has the largest bytes.
       for (var k = 0u; k < 8; k++) {
         small[lane] = a[i * 0 + k] & 0x3f3f3f3fu;
         let full = a[k] | 0x7f7f7f7fu;
@@ -67,7 +67,7 @@ function bytesKernel(workgroupSize: number): Kernel {
 }
 
 function data(): { [name: string]: Uint32Array } {
-  // The least i8 by itself has the largest products.
+  // Repeated minima of i8 give the largest products.
   const word = (i: number) =>
     i % 5 === 0 ? 0x80808080 : Math.imul(i + 1, 0x9e3779b1) >>> 0;
   return {
@@ -84,7 +84,7 @@ function interpreted(kernel: Kernel): { [name: string]: Uint32Array } {
   return words;
 }
 
-t.test("dot4I8 and lookup16 mean what they say", (t) => {
+t.test("dot4I8 and lookup16 match their definition", (t) => {
   const words = {
     a: Uint32Array.of(0x80ff017f),
     b: Uint32Array.of(0x8002ff7f),
@@ -119,7 +119,7 @@ t.test("dot4I8 and lookup16 mean what they say", (t) => {
   t.end();
 });
 
-testKernels("packed bytes are those of the interpreter", async (t, target) => {
+testKernels("packed bytes match the interpreter", async (t, target) => {
   const kernel = bytesKernel(16);
   const found = await target.run(kernel, data(), [LENGTH / 16, 1, 1]);
   const { y, z } = interpreted(kernel);
@@ -127,7 +127,7 @@ testKernels("packed bytes are those of the interpreter", async (t, target) => {
   t.strictSame(found["z"], z);
 });
 
-t.test("no byte is above the bound of its word", (t) => {
+t.test("bytes respect the bound of their word", (t) => {
   const any = load("a", u32(0), "u32");
   const nibbles = binary("and", any, u32(0x0f0f0f0f));
   const shifted = (n: number) => binary("shl", nibbles, u32(n));
@@ -177,19 +177,23 @@ t.test("packed bytes one invocation at a time", (t) => {
 const why = await whyNotNative();
 const skip = skipUnasked("cpu") || (why ?? false);
 
-t.test("packed bytes in C, of vectors of every length", { skip }, async (t) => {
-  const pool = await NativePool.open(1);
-  for (const size of [1, 6, 4, 8, 16]) {
-    const kernel = { ...bytesKernel(size), name: `bytes${size}` };
-    const found = data();
-    const groups = [LENGTH / size, 1, 1] as const;
-    await runNative(pool, kernel, { bindings: found, groups });
-    t.strictSame(found, interpreted(kernel), `workgroups of ${size}`);
-  }
-  await pool.close();
-});
+t.test(
+  "packed bytes in C, with vectors of every length",
+  { skip },
+  async (t) => {
+    const pool = await NativePool.open(1);
+    for (const size of [1, 6, 4, 8, 16]) {
+      const kernel = { ...bytesKernel(size), name: `bytes${size}` };
+      const found = data();
+      const groups = [LENGTH / size, 1, 1] as const;
+      await runNative(pool, kernel, { bindings: found, groups });
+      t.strictSame(found, interpreted(kernel), `workgroups of ${size}`);
+    }
+    await pool.close();
+  },
+);
 
-t.test("WGSL has its own dot product where a device does", (t) => {
+t.test("WGSL uses the packed dot product of devices that have it", (t) => {
   const kernel = bytesKernel(16);
   const packed = printWgsl(kernel, { packedDot: true });
   t.match(packed, /^requires packed_4x8_integer_dot_product;/);
@@ -201,7 +205,7 @@ t.test("WGSL has its own dot product where a device does", (t) => {
   t.end();
 });
 
-t.test("a table that is not constant is refused", (t) => {
+t.test("a table that is not constant is rejected", (t) => {
   const write = (value: ReturnType<typeof wgsl>) =>
     kernelOf({
       name: "table",

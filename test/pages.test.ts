@@ -1,4 +1,4 @@
-// Caches in pages and in 16 bits: the bits of a sequence depend neither on its pages nor on its neighbours nor on when it came.
+// Paged and 16-bit caches: bits of a sequence do not depend on pages, neighbours or arrival.
 // needs: cpu
 
 import t from "tap";
@@ -22,7 +22,7 @@ import {
 } from "./helpers/checkpoints.ts";
 import { inTurn, isInTurn, oneInTurn } from "./helpers/seed.ts";
 
-/** Two that begin with the same tokens, one that is the beginning of another, and more than there is room for at once. */
+/** Two prompts with a common prefix, one that is a prefix of another, and more than fit at once. */
 const COMMON = [5, 9, 2, 7, 11, 4, 8, 1, 3];
 const PROMPTS = [
   [...COMMON, 6, 2],
@@ -34,7 +34,7 @@ const PROMPTS = [
   ...Array.from({ length: 6 }, (_, i) => [i + 1, 9, i + 2, 7, 5]),
 ];
 
-/** What follows the prompts, to the last bit. */
+/** Generates from the prompts; returns tokens, log-probabilities and cache statistics. */
 async function follow(name: string, place: Setup, prompts = PROMPTS) {
   const { decoder, plan, session, close } = await loadCheckpoint(name, place);
   try {
@@ -63,7 +63,7 @@ async function follow(name: string, place: Setup, prompts = PROMPTS) {
   }
 }
 
-t.test("pages are taken, shared and given back", (t) => {
+t.test("pages are allocated, shared and released", (t) => {
   const pages = new PageTable({
     size: 2,
     blocks: 3,
@@ -74,27 +74,27 @@ t.test("pages are taken, shared and given back", (t) => {
     tokens.every((token, i) => pages.assign(sequence, i, token));
   t.ok(place(0, [7, 8, 9]));
   t.strictSame(pages.used, [2]);
-  t.notOk(pages.share(1, [[7, 8]]), "nothing of another rank");
+  t.notOk(pages.share(1, [[7, 8]]), "not across ranks");
   t.ok(pages.share(2, [[7, 8]]), "a full page");
-  t.notOk(pages.share(2, [[9, 9]]), "no page that is not full");
+  t.notOk(pages.share(2, [[9, 9]]), "only full pages are shared");
   t.strictSame(pages.used, [2], "counted once");
   t.ok(pages.assign(2, 2, 5));
   t.strictSame(
     [...pages.tensors()["pages"]!.data].filter((_, i) => i % 3 < 2),
     [0, 1, 0, 0, 0, 2],
   );
-  t.equal(pages.keep(0, 1), 0, "what others have is not written into");
+  t.equal(pages.keep(0, 1), 0, "shared pages are not written");
   t.strictSame(pages.used, [2]);
   t.ok(place(0, [1, 2, 3, 4]));
-  t.notOk(pages.assign(0, 4, 5), "none is left");
+  t.notOk(pages.assign(0, 4, 5), "no page is left");
   t.equal(pages.keep(2, 3), 3);
   t.equal(pages.keep(2, 0), 0);
   t.ok(pages.hasRoom(0, 4));
   t.notOk(pages.hasRoom(0, 5));
-  t.notOk(pages.share(2, [[9, 9]]), "no page that was not full");
+  t.notOk(pages.share(2, [[9, 9]]), "only full pages are shared");
   t.ok(pages.share(2, [[1, 2]]));
   t.ok(pages.assign(0, 3, 6), "written again");
-  t.notOk(pages.share(2, [[3, 4]]), "nobody has these any more");
+  t.notOk(pages.share(2, [[3, 4]]), "overwritten pages are not shared");
   t.end();
 });
 
@@ -123,20 +123,23 @@ t.test("full pages outlive their sequences; the least recently used is evicted",
   t.ok(pages.hasRoom(0, 8), "cached pages are evicted on demand");
   t.equal(run(0, [1, 2, 3, 4, 9, 9]), 4);
   t.strictSame(pages.used, [3]);
-  t.equal(run(1, [1, 2, 7]), 2, "what another sequence uses, too");
-  t.notOk(pages.assign(1, 4, 7) && pages.assign(1, 6, 7), "all are used");
+  t.equal(run(1, [1, 2, 7]), 2, "pages in use are shared, too");
+  t.notOk(
+    pages.assign(1, 4, 7) && pages.assign(1, 6, 7),
+    "all pages are in use",
+  );
   pages.keep(1, 0);
   pages.keep(0, 0);
   t.strictSame(pages.used, [0]);
   t.equal(run(1, [8, 8, 8, 8]), 0, "evicts the ends of earlier sequences");
   pages.keep(1, 0);
-  t.equal(run(0, [1, 2, 3, 4, 5]), 4, "not their common prefix");
+  t.equal(run(0, [1, 2, 3, 4, 5]), 4, "keeps their common prefix");
   t.equal(pages.share(1, [[8, 8]]), 2);
   t.end();
 });
 
 t.test("pages outside the window are released", (t) => {
-  // A window of 3: two pages of 2, or three where it does not begin with one.
+  // A window of 3 covers two pages of 2, or three if it does not start at a page.
   const seen = { window: 3 };
   const pages = new PageTable({
     size: 2,
@@ -164,22 +167,22 @@ t.test("pages outside the window are released", (t) => {
   t.equal(
     pages.share(1, [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]),
     10,
-    "what is not seen need not be there",
+    "pages before the window may be evicted",
   );
   t.strictSame(pages.used, [5, 2], "counted once");
   t.ok(grow(1, 10, 12));
-  t.equal(pages.keep(0, 9), 8, "not what others have");
+  t.equal(pages.keep(0, 9), 8, "shared pages are not written");
   t.ok(grow(0, 8, 9));
-  t.equal(pages.keep(0, 4), 0, "what the next token sees is not there");
+  t.equal(pages.keep(0, 4), 0, "the window of the next token was evicted");
   t.equal(pages.keep(1, 0), 0);
   t.strictSame(pages.used, [0, 0]);
-  t.notOk(grow(0, 0, 10), "more at once than there are pages");
-  t.ok(grow(0, 8, 10), "as many later as were given back");
+  t.notOk(grow(0, 0, 10), "more tokens at once than pages");
+  t.ok(grow(0, 8, 10), "released pages are allocated again");
   t.end();
 });
 
-t.test("every page of a window that a step needs is there", (t) => {
-  // A window of 3 is in two pages of 2; two sequences of a step of 4 begin a page each with their last tokens.
+t.test("a step has all pages of its windows", (t) => {
+  // A window of 3 covers two pages of 2. In a step of 4, two sequences may each start a page with their last tokens.
   const groups = [
     { input: "pages", seen: {}, count: 40 },
     { input: "pages_window_3", seen: { window: 3 }, count: 2 * 2 + 2 },
@@ -204,7 +207,7 @@ t.test("every page of a window that a step needs is there", (t) => {
   step([0, 3, 5], [1, 3, 5]);
   t.strictSame(pages.used, [6, 6]);
   step([2, 0, 1]);
-  t.strictSame(pages.used, [7, 5], "those that are not in a step give back");
+  t.strictSame(pages.used, [7, 5], "sequences outside of a step release pages");
   step([0, 5, 7]);
   t.throws(() => pages.assign(0, 3, 7), {
     name: "DataError",
@@ -215,7 +218,7 @@ t.test("every page of a window that a step needs is there", (t) => {
   t.end();
 });
 
-t.test("a full block takes the place of one with evicted pages", (t) => {
+t.test("a full block replaces one with evicted pages", (t) => {
   const seen = { window: 2 };
   const pages = new PageTable({
     size: 2,
@@ -230,13 +233,17 @@ t.test("a full block takes the place of one with evicted pages", (t) => {
   pages.advance(0, 6);
   for (let at = 0; at < 3; at++) t.ok(pages.assign(1, at, 9), "evicts two");
   pages.keep(1, 0);
-  t.equal(pages.share(1, [[0, 1]]), 0, "it is not there");
+  t.equal(pages.share(1, [[0, 1]]), 0, "it was evicted");
   feed(1, 2);
-  t.equal(pages.share(2, [[0, 1]]), 2, "another sequence's is");
+  t.equal(
+    pages.share(2, [[0, 1]]),
+    2,
+    "the block of another sequence is shared",
+  );
   t.end();
 });
 
-t.test("long beginnings are shared", (t) => {
+t.test("long prefixes are shared", (t) => {
   const size = 150_000;
   const pages = new PageTable({
     size,
@@ -250,7 +257,7 @@ t.test("long beginnings are shared", (t) => {
   t.end();
 });
 
-t.test("what is known of sequences says how many pages there are", async (t) => {
+t.test("the number of pages follows from known sequence lengths", async (t) => {
   const target = await loadTarget(checkpointFolder("olmoe-16e"), files);
   const pagesFor = async (
     mesh: string,
@@ -272,17 +279,21 @@ t.test("what is known of sequences says how many pages there are", async (t) => 
     return await pagesFor(mesh, sequences, lengths, place);
   };
   t.strictSame(await pagesOf("ep=1", 4), [10 + 63 + 16 + 17, 4]);
-  t.strictSame(await pagesOf("tp=2", 2), [63 + 16, 4], "one after another");
-  t.strictSame(await pagesOf("ep=2", 4), [2 * (63 + 17), 4], "of two ranks");
+  t.strictSame(await pagesOf("tp=2", 2), [63 + 16, 4], "consecutive sequences");
+  t.strictSame(
+    await pagesOf("ep=2", 4),
+    [2 * (63 + 17), 4],
+    "on each of two ranks",
+  );
   const experts = await pagesOf("ep=2", 4, { expert: "ep" });
-  t.strictSame(experts, [106, 4], "on each rank all sequences");
+  t.strictSame(experts, [106, 4], "all sequences on each rank");
   const tokens = { expert: "ep", token: { over: ["ep"] } };
   t.strictSame(await pagesOf("ep=2", 4, tokens), [2 * (63 + 17), 4]);
   t.strictSame(await pagesFor("ep=1", 4, [250, 250]), [16, 32], "long ones");
   t.strictSame(await pagesFor("ep=1", 4, [20]), [8, 32], "one");
 });
 
-/** Room for all, for some, and pages that have the keys of several blocks. */
+/** Pages for all sequences, for some, and pages that span several key blocks. */
 const MANY = { count: 48, size: 4 };
 const FEW = { count: 9, size: 4 };
 const LONG = { count: 2, size: 32 };
@@ -292,14 +303,14 @@ const FED = PROMPTS.flat().length;
 for (
   const [name, meshes] of Object.entries({
     "olmoe-16e": ["ep=1", "dp=2,ep=2", "tp=2"],
-    // Sinks and windows; one vector for all heads.
+    // Sinks and windows; one latent vector for all heads.
     "gptoss-8e": ["ep=2"],
     "deepseekv2-lite-8e": ["ep=1"],
-    // Selected keys of all layers but one.
+    // Selected keys in all layers but one.
     "glmmoedsa-16e": ["ep=1"],
   })
 ) {
-  t.test(`${name}: text from caches in pages`, async (t) => {
+  t.test(`${name}: text from paged caches`, async (t) => {
     const alone = await follow(name, { mesh: "ep=1", adapter: "cpu" });
     t.equal(alone.prefillTokens, FED);
     for (const mesh of meshes) {
@@ -315,12 +326,12 @@ for (
         t.strictSame(sequences, alone.sequences, title);
         t.ok(
           used!.every((n) => n <= 5),
-          `${title}: those that ended have given pages back`,
+          `${title}: ended sequences have released their pages`,
         );
         if (pages === MANY) {
-          t.ok(prefillTokens < FED, "what others begin with is not fed again");
+          t.ok(prefillTokens < FED, "common prefixes are not recomputed");
         } else if (pages === FEW && mesh === "ep=1") {
-          t.ok(prefillTokens > FED, "what gave its pages back is fed again");
+          t.ok(prefillTokens > FED, "preempted sequences are recomputed");
         }
       }
     }
@@ -329,23 +340,23 @@ for (
 
 for (
   const [name, seen, count, used] of [
-    // A window of 8 is in 2 pages, a chunk of 128 in 17; of the 8 tokens of a step, each sequence has some in one more.
+    // A window of 8 covers 2 pages, a chunk of 128 covers 17. Each sequence of a step of 8 tokens may start one more.
     ["gptoss-8e", { window: 8 }, 2 * 2 + 2, [20, 2]],
     ["llama4-8e", { chunk: 128 }, 2 * 17 + 2, [20, 4]],
   ] as const
 ) {
-  t.test(`${name}: pages of what tokens see`, async (t) => {
+  t.test(`${name}: pages of attention windows`, async (t) => {
     const long = Array.from({ length: 150 }, (_, i) => 3 + i * 7 % 200);
     const prompts = [long.slice(0, 40), [...long.slice(0, 100), 5, 6], long];
     const place = {
       ...{ mesh: "ep=1", adapter: "cpu" } as const,
       bounds: { maxTokens: 8, maxSequences: 2, maxContext: 176 },
     };
-    const whole = await follow(name, place, prompts);
+    const unpaged = await follow(name, place, prompts);
     const pages = { count: 44, size: 8 };
     const paged = await follow(name, { ...place, pages }, prompts);
-    t.strictSame(paged.sequences, whole.sequences, "same bits");
-    t.ok(paged.prefillTokens < whole.prefillTokens, "prefixes are shared");
+    t.strictSame(paged.sequences, unpaged.sequences, "same bits");
+    t.ok(paged.prefillTokens < unpaged.prefillTokens, "prefixes are shared");
     const [all, limited] = paged.groups!.toSorted((a, b) => b.count - a.count);
     t.strictSame([all!.count, limited!.count], [44, count]);
     t.match(limited!.seen, seen);
@@ -355,18 +366,18 @@ for (
     t.strictSame(
       byCount.map(([, used]) => used),
       used,
-      "what the last token sees",
+      "pages of the last token's window",
     );
-    // Full layers have as many positions as before.
+    // Layers without a window have as many positions as before.
     const layers = name === "gptoss-8e" ? [1, 1] : [1, 3];
     t.equal(
-      paged.stateBytes / whole.stateBytes,
+      paged.stateBytes / unpaged.stateBytes,
       (44 * layers[0]! + count * layers[1]!) / (44 * (layers[0]! + layers[1]!)),
     );
   });
 }
 
-/** Prompts with a common prefix of several pages, among them one that is a prefix of others. */
+/** Prompts with a common prefix of several pages; one prompt is a prefix of others. */
 const FORKS = [5, 7, 9, 6, 8, 5].map((length, i) => [
   ...Array.from({ length: 9 }, (_, at) => 3 + at * 7 % 40),
   ...Array.from({ length: length - 5 }, (_, at) => 2 + at + i),
@@ -406,7 +417,7 @@ for (
   });
 }
 
-t.test("entries that stand for several tokens are not shared", async (t) => {
+t.test("entries of several tokens are not shared", async (t) => {
   const name = "deepseekv4-12e";
   const place = { mesh: "ep=1", adapter: "cpu" } as const;
   const alone = await follow(name, place);
@@ -415,11 +426,11 @@ t.test("entries that stand for several tokens are not shared", async (t) => {
     const paged = await follow(name, { ...place, pages, bounds });
     const title = `${name}, ${pages.count} pages`;
     t.strictSame(paged.sequences, alone.sequences, title);
-    t.ok(paged.prefillTokens >= FED, "all prompts are fed");
+    t.ok(paged.prefillTokens >= FED, "all prompts are computed");
   }
 });
 
-t.test("a state without snapshots does not go back", async (t) => {
+t.test("a state without snapshots is not rewound", async (t) => {
   const place = { mesh: "ep=1", adapter: "cpu" } as const;
   const name = "lfm2moe-16e";
   const { decoder, close } = await loadCheckpoint(name, place);
@@ -443,13 +454,13 @@ t.test("a state without snapshots does not go back", async (t) => {
     const fed = [...longer, ...next.tokens.slice(0, -1)];
     const again = await reply(longer, fed);
     t.strictSame(again.tokens, next.tokens);
-    t.equal(again.prefillTokens, longer.length, "it does not go back");
+    t.equal(again.prefillTokens, longer.length, "all tokens are recomputed");
   } finally {
     await close();
   }
 });
 
-t.test("caches in 16 bits", async (t) => {
+t.test("16-bit caches", async (t) => {
   await t.rejects(compile(layer, { kvCacheDtype: "f16" }), {
     message:
       "Cannot store caches in 16 bits: the model has no attention that reads one. Store them as f32",
@@ -475,7 +486,7 @@ t.test("caches in 16 bits", async (t) => {
   }
 });
 
-t.test("caches in 16 bits next to rows of one element", async (t) => {
+t.test("16-bit caches next to rows of one element", async (t) => {
   const [name, adapter] = ["deepseekv4-12e", "cpu"] as const;
   const exact = await follow(name, { mesh: "ep=1", adapter });
   const place = { adapter, kvCacheDtype: "bf16" } as const;

@@ -1,4 +1,6 @@
-/** Values that differ by rank: their formulas say what a list of all ranks would, and do not grow with the ranks. */
+/**
+ * Values that differ by rank: formulas equal the list of all ranks, and their size is independent of the rank count.
+ */
 
 import fc from "fast-check";
 import t from "tap";
@@ -15,7 +17,7 @@ import {
   wordsOn,
 } from "../spec/per_rank.ts";
 
-/** Numbers of 12 ranks that repeat, or not, in blocks, or not. */
+/** Numbers of 12 ranks, with and without repetition and blocks. */
 const LISTS = fc.record({
   every: fc.constantFrom(1, 2, 3, 4, 6),
   period: fc.constantFrom(1, 2, 3, 4, 6, 12),
@@ -30,13 +32,13 @@ const LISTS = fc.record({
 const expand = (value: PerRank) =>
   Array.from({ length: 12 }, (_, rank) => onRank(value, rank));
 
-t.test("perRank() says on every rank what the list says", (t) => {
+t.test("perRank() gives each rank its value of the list", (t) => {
   fc.assert(fc.property(LISTS, (list) => {
     const value = perRank(list);
     t.same(expand(value), list);
     t.equal(12 % ranksGiven(value), 0);
     t.equal(maxOverRanks(value), Math.max(...list));
-    // The form depends on the numbers alone.
+    // The form depends only on the numbers.
     t.same(perRank(expand(value)), value);
   }));
   t.end();

@@ -1,4 +1,4 @@
-/** Perplexity and divergence: against transformers, on several meshes, and windows. */
+/** Perplexity and divergence: windows, comparison with transformers, and several meshes. */
 // needs: cpu
 
 import { writeFileSync } from "node:fs";
@@ -29,7 +29,7 @@ t.test("windows score each token once, with context", (t) => {
         if (to - from > context || scored <= from) throw new Error("Cannot");
         return Array.from({ length: to - scored }, (_, i) => scored + i);
       });
-      // Without overlap the first token of a window has no context.
+      // Without overlap, the first token of a window has no context.
       const all = Array.from({ length }, (_, i) => i).filter((i) =>
         i > 0 && (stride < context || i % stride > 0)
       );
@@ -45,7 +45,7 @@ t.test("windows score each token once, with context", (t) => {
 });
 
 t.test(
-  "cross-entropy is that of transformers",
+  "cross-entropy equals that of transformers",
   { skip },
   async (t) => {
     const reference = await readReference("demo-lm");

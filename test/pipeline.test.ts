@@ -1,4 +1,5 @@
-// Pipeline stages: memory of a rank's stage only, schedules, and a verifier that holds every transfer; test/mpi/stages.test.ts has families on meshes.
+// Pipeline stages: memory of local stages only, schedules, and verification of every transfer.
+// test/mpi/stages.test.ts tests families on meshes.
 // needs: cpu
 import { readFileSync } from "node:fs";
 import { setImmediate as immediate } from "node:timers/promises";
@@ -69,7 +70,7 @@ t.test("a rank has the weights and caches of its stage", async (t) => {
     files,
     { mesh: { pp: 3 }, accumulate: 2, bounds: { maxTokens: 16 } },
   );
-  for (const plan of [staged, mixed, training]) hasOwnMemory(t, plan);
+  for (const plan of [staged, mixed, training]) checkLocalMemory(t, plan);
   const moments = Object.entries(training.buffers).flatMap(([name, buffer]) => {
     const layer = /^adamw.*layers\.(\d)/.exec(name)?.[1];
     return layer === undefined ? [] : [{ ...buffer, layer: Number(layer) }];
@@ -84,8 +85,8 @@ t.test("a rank has the weights and caches of its stage", async (t) => {
   }
 });
 
-/** A rank allocates only memory of buffers that it has, and has only buffers that its steps use. */
-function hasOwnMemory(t: Test, { allocations, ...plan }: Plan): void {
+/** Checks that a rank allocates memory only for its buffers, and that its steps use all of them. */
+function checkLocalMemory(t: Test, { allocations, ...plan }: Plan): void {
   const { ranks, mesh, programs } = plan;
   const buffers = Object.entries(plan.buffers);
   for (let rank = 0; rank < ranks; rank++) {
@@ -108,7 +109,7 @@ function hasOwnMemory(t: Test, { allocations, ...plan }: Plan): void {
   }
 }
 
-t.test("representative layers have the memory of all", async (t) => {
+t.test("representative layers give the memory of all layers", async (t) => {
   const target = await loadTarget(checkpointFolder("gptoss-8e"), files);
   if (target.kind === "plan") return t.fail("a checkpoint is no plan");
   for (const stages of ["0-2,3-3", "cost"]) {
@@ -157,18 +158,18 @@ t.test("stages that do not split the layers are rejected", async (t) => {
   });
 });
 
-t.test("a plan without, with twice or with swapped transfers", async (t) => {
+t.test("plans with missing, repeated or swapped transfers are rejected", async (t) => {
   const plan = await planOf("gptoss-8e", "pp=4,ep=2");
   t.strictSame(verifyPlan(plan), []);
   const sends = plan.programs[0]!.steps.flatMap(({ op }, i) =>
     op === "send" ? i : []
   );
   t.equal(sends.length, 3);
-  const rejected = (what: string, change: (steps: Step[]) => void) => {
+  const rejected = (title: string, change: (steps: Step[]) => void) => {
     const programs = structuredClone(plan.programs);
     change(programs[0]!.steps as Step[]);
     const mutant = { ...plan, programs };
-    t.not(verifyPlan(mutant).length, 0, what);
+    t.not(verifyPlan(mutant).length, 0, title);
   };
   for (const [n, at] of sends.entries()) {
     const other = sends[(n + 1) % sends.length]!;
@@ -204,7 +205,7 @@ t.test("a plan without, with twice or with swapped transfers", async (t) => {
   }
 });
 
-/** The parameters and the optimizer state of a training. */
+/** Trains; returns the parameters and the optimizer state. */
 async function trained(
   t: Test,
   model: string,
@@ -244,7 +245,7 @@ t.test("training has the bytes of one rank with the same micro-batches", async (
   }
 });
 
-t.test("a stage executes the next run while the other executes the first", async (t) => {
+t.test("a stage executes the next run while the other still executes the first", async (t) => {
   const plan = await compile(chain, { mesh: { pp: 2 } });
   const launches: number[] = [];
   let release = () => {};
@@ -320,10 +321,10 @@ t.test("schedules and their bubbles", async (t) => {
     );
   }
   const [first, all, split] = SCHEDULE_NAMES.map((name) => found.get(name)!);
-  // Stage s has the activations of p - s micro-batches.
+  // Stage s saves activations of p - s micro-batches.
   for (const [i, more] of first!.peaks.slice(0, -1).entries()) {
     const fewer = first!.peaks[i + 1]!;
-    // Inputs of the loss are on the last stage only.
+    // Only the last stage has the inputs of the loss.
     t.ok(Math.abs(more - fewer - savedBytes) < 100, `stage ${i + 1}`);
   }
   t.ok(
@@ -333,7 +334,7 @@ t.test("schedules and their bubbles", async (t) => {
   t.ok(split!.counted < 0.55 * first!.counted, "split gradients wait less");
 });
 
-/** The time that stages wait until the last backward pass ends, relative to the time that they work. */
+/** Idle time of stages until the last backward pass ends, relative to their busy time. */
 function countedBubble(plan: Plan, machine: Machine): number {
   const work = backwardWork(plan, machine);
   const busy = sum(work.map(({ seconds }) => seconds));
@@ -354,7 +355,7 @@ t.test("predictions have a step in flight on each stage", async (t) => {
   for (const phase of ["prefill", "decode"] as const) {
     const { inFlight, tokens, seconds, tokensPerSecond } = staged[phase]!;
     t.equal(inFlight, 4);
-    // Four stages of equal layers, of which the last has the vocabulary.
+    // Four stages with equal layers; the last also has the vocabulary.
     const speedup = tokensPerSecond * seconds / tokens;
     t.ok(3.5 < speedup && speedup <= 4, `${phase}: ${speedup}`);
   }
@@ -363,7 +364,7 @@ t.test("predictions have a step in flight on each stage", async (t) => {
   t.notOk(decode!.inFlight);
 });
 
-t.test("a model that fits in no other way is searched with stages", async (t) => {
+t.test("search uses stages if the model does not fit otherwise", async (t) => {
   const target = await loadTarget(
     MIXTRAL,
     files,

@@ -1,4 +1,4 @@
-/** Random models on random meshes: as the reference evaluator says, and the same bits as on one rank. */
+/** Random models on random meshes: close to the reference evaluator, with the bits of one rank. */
 // needs: cpu, gpu
 
 import fc from "fast-check";
@@ -35,7 +35,7 @@ import { holdsFor } from "./helpers/seed.ts";
 
 t.teardown(closeDevices);
 
-/** What is drawn of a model. Sizes are small and no multiples of anything. */
+/** Random properties of a model. Sizes are small and mostly indivisible. */
 const shapes = fc.record({
   token: fc.integer({ min: 1, max: 11 }),
   embed: fc.integer({ min: 1, max: 40 }),
@@ -46,10 +46,10 @@ const shapes = fc.record({
   pairs: fc.integer({ min: 1, max: 3 }),
   preset: fc.constantFrom(
     ...["mixtral", "olmoe", "gptOss", "llama4", "megatron.sigmoid"] as const,
-    // These drop, by position and by score: a token's choices depend on those of other ranks.
+    // These drop by position or score: a token's choices depend on tokens of other ranks.
     ...["deepspeed.topk", "tutel.topk", "tutel.prioritised"] as const,
   ),
-  /** What tokens are sent as. */
+  /** Dtype of dispatched rows. */
   sent: fc.constantFrom("f32", "f16"),
   stored: fc.constantFrom("f32", "f16", "bf16"),
   attends: fc.boolean(),
@@ -88,7 +88,7 @@ function modelOf(s: Shape): Model {
     );
     const down = m.param("experts.{expert}.down", "expert embed ffn");
     const y = add(x, combine(dot(hidden, down, "ffn"), routing));
-    // Normed again, so that what follows does not make much of the last bits.
+    // Normalized again, so that later ops do not amplify rounding errors.
     const rows = rmsNorm(y, m.param("gain2", "embed"), "embed");
     const results = {
       y,
@@ -119,7 +119,7 @@ function modelOf(s: Shape): Model {
   });
 }
 
-/** Tokens of two steps: how many each has, and which sequences they continue. */
+/** Tokens of two steps, by sequence. */
 const steps = fc.array(
   fc.record({
     tokens: fc.nat(11),
@@ -138,7 +138,8 @@ function caseOf(s: Shape, drawn: Steps): Case {
     const many = sequence.length;
     return {
       x: waves(many * s.embed, 5 * step),
-      // Quarters, so that there are ties; but not of sums, which are rounded in some order.
+      // Multiples of a quarter, so that there are ties. Not for presets that drop, since sums are rounded in some
+      // order.
       logits: waves(many * s.expert, step)
         .map((v) => drops ? 2 * v : Math.round(8 * v) / 4),
       ...s.attends
@@ -150,12 +151,13 @@ function caseOf(s: Shape, drawn: Steps): Case {
     model: modelOf(s),
     calls,
     stored: s.stored,
-    // A sent element near a tie is rounded to another f16 than the reference's; attention multiplies that difference.
+    // A dispatched element near a tie may round to another f16 than in the reference; attention amplifies the
+    // difference.
     tolerance: s.sent === "f16" ? 5e-3 : 2e-5,
   };
 }
 
-/** A mesh, the axes of it that tokens are over, those that experts do, and the order in which experts are assigned. */
+/** A mesh, the mesh axes of experts, and their assignment. */
 const places = fc.record({
   mesh: fc.constantFrom(
     ...[{ ep: 1 }, { ep: 2 }, { ep: 3 }, { ep: 5 }, { dp: 2 }],
@@ -181,7 +183,7 @@ function optionsOf(s: Shape, p: Place): CompileOptions {
     ? []
     : all.filter((axis) => p.experts === "all" || axis === p.experts);
   const positions = over.reduce((n, axis) => n * mesh[axis]!, 1);
-  // Any assignment will do: some ranks get several experts in any order, others none.
+  // Some ranks get several experts in any order, others none.
   const table = Array.from(
     { length: positions },
     (_, at) =>
@@ -203,7 +205,7 @@ function optionsOf(s: Shape, p: Place): CompileOptions {
 for (
   const { kind, runs } of [
     { kind: "cpu", runs: 15 },
-    // Every shape has kernels of its own, and a software adapter takes long to compile one.
+    // Every shape has its own kernels, which a software adapter compiles slowly.
     { kind: "gpu", runs: 1 },
   ] as const
 ) {

@@ -1,4 +1,4 @@
-// `switchyard plan`: its summary, what does not fit and the fix, from a config.json and for machines that are not here.
+// `switchyard plan`: its summary, problems and fixes, from a config.json and for machines that are not present.
 
 import { Ajv } from "ajv";
 import {
@@ -35,7 +35,7 @@ const CONFIGS = path.join(ROOT, "test/references/configs");
 const OLMOE = checkpointFolder("olmoe-16e");
 const isSummary = new Ajv().compile(planSummarySchema);
 
-/** The summary of a plan, with its exit code. */
+/** Returns the summary of a plan and the exit code. */
 async function summaryOf(
   t: Test,
   ...argv: readonly string[]
@@ -54,7 +54,7 @@ function cpuSeconds(before: NodeJS.CpuUsage): number {
   return (user + system) / 1e6;
 }
 
-/** A machine of so many devices with so much memory, as a file. */
+/** Writes a machine file with this many devices and memory per device. */
 function machineFile(
   t: Test,
   { ranks, memory, limits }: {
@@ -88,12 +88,12 @@ function machineFile(
   return file;
 }
 
-t.test("the summary's schema is a schema", (t) => {
+t.test("the schema of summaries is valid", (t) => {
   t.ok(new Ajv().validateSchema(planSummarySchema));
   t.end();
 });
 
-t.test("every machine of the library is described whole, with its sources", async (t) => {
+t.test("every machine file is complete and names its source", async (t) => {
   const folder = path.join(ROOT, "machines");
   const ranks: { [name: string]: number } = {};
   for (const file of readdirSync(folder)) {
@@ -113,7 +113,7 @@ t.test("every machine of the library is described whole, with its sources", asyn
     t.equal(
       machineRanks(machine) > 1,
       machine.links.sameHost !== undefined,
-      `${file} has links where it has ranks`,
+      `${file} has links if it has several ranks`,
     );
   }
   t.strictSame(ranks, {
@@ -159,7 +159,7 @@ t.test("published models from their config.json", async (t) => {
           .reduce((n, { count }) => n + count, 0),
         depth,
       );
-      // What is multiplied is nearly all that a token needs; norms, biases and a row of the embedding are not.
+      // Matmuls use nearly all active parameters, but not norms, biases and a row of the embedding.
       const flops = layers.reduce((n, l) => n + l.count * l.flopsPerToken, 0);
       const share = flops / 2 / model.activeParameters!;
       t.ok(share > 0.99 && share <= 1, `${share} of the active parameters`);
@@ -184,7 +184,7 @@ t.test("DeepSeek-V3 on 2,048 ranks in under 5 s of a core", async (t) => {
   t.equal(ranks.reduce((n, { count }) => n + count, 0), 2048);
 });
 
-t.test("ranks hold what files have: experts once over all, the rest on each", async (t) => {
+t.test("ranks hold the bytes of files: experts sharded, the rest replicated", async (t) => {
   for (const name of ["deepseek-v3", "mixtral-8x7b"]) {
     const file = path.join(CONFIGS, `${name}.json`);
     const small = ["--max-tokens", "16", "--max-sequences", "1"];
@@ -194,14 +194,14 @@ t.test("ranks hold what files have: experts once over all, the rest on each", as
     const { model, ranks } = await summaryOf(t, file, ...small);
     const one = ranks[0]!.bytes.weights;
     const [two, four] = [await on(2), await on(4)];
-    // Groups of FP8 have scales of their own, and what no kernel decodes is f32: DeepSeek-V3's latent projections.
+    // FP8 groups have separate scales, and weights without a decoder are f32: DeepSeek-V3's latent projections.
     const max = name === "deepseek-v3" ? 1.04 : 1;
     t.ok(one >= model.bytes && one <= max * model.bytes, `${one} bytes`);
-    t.equal(one - two, 2 * (two - four), "half of the experts, a quarter");
+    t.equal(one - two, 2 * (two - four), "half and a quarter of the experts");
   }
 });
 
-t.test("a summary says what the plan says", async (t) => {
+t.test("a summary matches the plan", async (t) => {
   const argv = [OLMOE, "--mesh", "ep=4"];
   const { ranks, layers, model } = await summaryOf(t, ...argv);
   const file = path.join(temporaryFolder(t), "plan.json");
@@ -211,27 +211,27 @@ t.test("a summary says what the plan says", async (t) => {
   t.strictSame([ranks.length, count, first, experts], [1, 4, 0, [4]]);
   t.equal(bytes.total, plan.peakBytes, "ranks share a device");
   t.equal(bytes.weights + bytes.state + bytes.scratch, plan.peakBytes);
-  // 4 choices of 64 f32, three quarters of them to other ranks.
+  // 4 choices of 64 f32; three quarters of them go to other ranks.
   const exchange = { bytesPerToken: 4 * 64 * 4 * 3 / 4, over: ["ep"] };
   t.strictSame(layers.map(({ exchanges }) => exchanges), [
     [{ name: "dispatch", ...exchange }, { name: "combine", ...exchange }],
     [],
   ]);
   const saved = await summaryOf(t, file);
-  t.strictSame(saved.ranks, ranks, "a saved plan holds the same");
+  t.strictSame(saved.ranks, ranks, "a saved plan gives the same");
   t.strictSame(
     [saved.model.parameters, saved.model.bytes],
     [model.parameters, model.bytes],
   );
-  const whole = await switchyard(["plan", ...argv, "--json", "--full"]);
+  const complete = await switchyard(["plan", ...argv, "--json", "--full"]);
   t.equal(
-    whole.out,
+    complete.out,
     readFileSync(file, "utf8"),
-    "--json --full is the document",
+    "--json --full prints the document",
   );
 });
 
-t.test("layers that stand for others hold what all layers do, scratch within 0.5 %, and take as long within 2 %", async (t) => {
+t.test("representative layers give the memory of all layers, scratch within 0.5 %, and the time within 2 %", async (t) => {
   const machine = parseMachine(
     readFileSync(path.join(ROOT, "machines/8xmi300x.json"), "utf8"),
   );
@@ -246,23 +246,23 @@ t.test("layers that stand for others hold what all layers do, scratch within 0.5
       machine,
       mesh,
     });
-    const whole = planSummary(await plan(), { machine });
-    const [held, all] = [summary, whole].map(({ ranks }) =>
+    const complete = planSummary(await plan(), { machine });
+    const [held, all] = [summary, complete].map(({ ranks }) =>
       ranks.map(({ bytes, headroom: _, ...rank }) => {
         const { scratch, total, ...exact } = bytes;
         return { ...rank, exact, scratch, rest: total - scratch };
       })
     );
-    // What is gathered of all layers' norms at once is as long as all of them together.
+    // The gather of all layers' norms at once is as long as all of them together.
     for (const [i, rank] of held!.entries()) {
       const ratio = rank.scratch / all![i]!.scratch;
       t.ok(Math.abs(ratio - 1) < 0.005, `${name}: scratch ${ratio}`);
       t.strictSame({ ...rank, scratch: 0 }, { ...all![i]!, scratch: 0 }, name);
     }
     t.equal(held!.length, all!.length);
-    t.equal(summary.model.parameters, whole.model.parameters);
+    t.equal(summary.model.parameters, complete.model.parameters);
     for (const phase of ["prefill", "decode"] as const) {
-      const [some, all] = [summary, whole].map(({ predicted }) =>
+      const [some, all] = [summary, complete].map(({ predicted }) =>
         predicted![phase]!
       );
       const ratio = some!.seconds / all!.seconds;
@@ -271,14 +271,14 @@ t.test("layers that stand for others hold what all layers do, scratch within 0.5
         (n, layer) => n + layer.count * layer.seconds![phase]!.total,
         0,
       );
-      t.ok(Math.abs(seconds / some!.seconds - 1) < 1e-6, "of all layers");
+      t.ok(Math.abs(seconds / some!.seconds - 1) < 1e-6, "sum over all layers");
       t.equal(some!.tokensPerSecond, some!.tokens / some!.seconds);
       t.ok(some!.parts[some!.bound] >= some!.seconds / 6, some!.bound);
     }
   }
 });
 
-t.test("bytes of exchanges are those that a run prints, tokens sent once included", async (t) => {
+t.test("bytes of exchanges equal those printed for the plan, also with deduplication", async (t) => {
   const names = ["olmoe-16e", "deepseekv3-16e", "llama4-8e"];
   for (const [i, name] of names.entries()) {
     const file = path.join(temporaryFolder(t), "plan.json");
@@ -313,13 +313,13 @@ t.test("a model that exceeds a machine, with its experts on disk", async (t) => 
   const file = path.join(CONFIGS, "qwen3-30b-a3b.json");
   const laptop = [file, "--target", "laptop-16gb"];
   const { code, streamed, problems } = await summaryOf(t, ...laptop);
-  t.equal(code, 3, "the GPU has no memory for it");
+  t.equal(code, 3, "the GPU has too little memory");
   t.match(
     problems[0]!.fix,
     /^--adapter native --expert-memory auto, or --mesh/,
   );
-  t.ok(streamed!.ranks[0]!.headroom! >= 0, "the processor has");
-  // 48 layers, 8 of 128 experts of three matrices in bf16.
+  t.ok(streamed!.ranks[0]!.headroom! >= 0, "the CPU has enough memory");
+  // 48 layers, 8 of 128 experts with three bf16 matrices.
   const expert = 3 * 2048 * 768 * 2;
   const one = [...laptop, "--max-sequences", "1"];
   const decode = async (...flags: readonly string[]) => {
@@ -331,13 +331,16 @@ t.test("a model that exceeds a machine, with its experts on disk", async (t) => 
     const { bytes: read, hitRate } = streamed!;
     const missed = (1 - hitRate) * 48 * 8 * expert;
     t.ok(Math.abs(read / missed - 1) < 1e-6, `${read} bytes, misses ${missed}`);
-    t.ok(parts.disk > 0 && seconds > read / 7e9, "of the machine's disk");
+    t.ok(
+      parts.disk > 0 && seconds > read / 7e9,
+      "at the speed of the machine's disk",
+    );
     const total = Object.values(parts).reduce((n, part) => n + part, 0);
-    t.ok(Math.abs(total / seconds - 1) < 1e-9, "parts add up to the step");
+    t.ok(Math.abs(total / seconds - 1) < 1e-9, "the parts sum to the step");
     t.equal(
       summary.predicted!.prefill!.streamed!.hitRate,
       0,
-      "nothing is in memory at first",
+      "no expert is in memory at first",
     );
     return { bytes, hitRate };
   };
@@ -373,15 +376,15 @@ t.test("a model that exceeds a machine, with its experts on disk", async (t) => 
       ],
     ] as const
   ) {
-    const made = await switchyard([
+    const planned = await switchyard([
       "plan",
       file,
       ...argv,
       "--expert-memory",
       "1GB",
     ]);
-    t.equal(made.code, code);
-    t.match(made.err, message);
+    t.equal(planned.code, code);
+    t.match(planned.err, message);
   }
 });
 
@@ -398,7 +401,7 @@ t.test("one layer and one rank", async (t) => {
   const text = (await switchyard(["plan", ...argv, "--layer", "1"])).out;
   t.match(text, /model\.layers\.1\.self_attn\.q_proj\.weight/);
   t.match(text, /\n {2}%\d+ = dispatch /, "its steps");
-  t.notMatch(text, /model\.layers\.0\.|lm_head/, "and no others");
+  t.notMatch(text, /model\.layers\.0\.|lm_head/, "no other layers");
   for (const [flag, n] of [["--layer", "7"], ["--rank", "3"]] as const) {
     const { code, err } = await switchyard(["plan", ...argv, flag, n]);
     t.strictSame([code, /^Cannot show (layer 7|rank 3): /.test(err)], [
@@ -408,7 +411,7 @@ t.test("one layer and one rank", async (t) => {
   }
 });
 
-/** The summary of the plan with a fix applied. */
+/** Returns the summary of the plan with a fix applied. */
 async function withFix(
   t: Test,
   argv: readonly string[],
@@ -417,7 +420,7 @@ async function withFix(
   return await summaryOf(t, ...argv, ...fix.split(" "));
 }
 
-t.test("the fix of a problem solves it, and nothing smaller does", async (t) => {
+t.test("the fix of a problem solves it, and no smaller fix does", async (t) => {
   const long = ["--max-context", "2048"];
   const wide = ["--max-tokens", "2048"];
   const cases: readonly (readonly [
@@ -465,16 +468,16 @@ t.test("the fix of a problem solves it, and nothing smaller does", async (t) => 
       t.strictSame(after.problems, [], "solved");
       if (what === "both") return;
       const [flag] = problems[0]!.fix.split(" ");
-      // Shares of tokens and of received rows are estimated.
+      // Shares of tokens and received rows are estimates.
       const slack = what === "tokens" ? 1.5 : 1.2;
       const more = `${flag} ${Math.ceil(Number(number) * slack)}`;
       const less = await withFix(t, argv, more);
-      t.equal(less.problems.length, 1, `${more} does not`);
+      t.equal(less.problems.length, 1, `${more} does not solve it`);
     });
   }
 });
 
-t.test("more ranks solve a problem of too many experts, and all problems are reported", async (t) => {
+t.test("more ranks fix too many experts, and all problems are reported", async (t) => {
   const { ranks } = await summaryOf(
     t,
     OLMOE,
@@ -530,7 +533,7 @@ t.test("more ranks solve a problem of too many experts, and all problems are rep
   );
 });
 
-t.test("limits without a machine are those that are given", async (t) => {
+t.test("without a machine, only given limits apply", async (t) => {
   const argv = [OLMOE, "--mesh", "ep=2", "--max-context", "4096"];
   t.strictSame((await summaryOf(t, ...argv)).problems, []);
   const { problems } = await summaryOf(
@@ -575,7 +578,7 @@ t.test("a folder without weights is planned and not run", async (t) => {
   );
 });
 
-t.test("two plans differ by what they hold, not by their columns", async (t) => {
+t.test("a diff of plans ignores column widths", async (t) => {
   const mesh = (ep: number) =>
     switchyard([
       "plan",
@@ -602,7 +605,7 @@ t.test("two plans differ by what they hold, not by their columns", async (t) => 
   t.equal(code, 0);
   const [table, ...rest] = out.split("\n\n");
   t.match(table, /^ +\S+2\.json +\S+4\.json\n\* mesh +ep=2 +ep=4\n/);
-  t.ok(rest.length > 0, "and line by line");
+  t.ok(rest.length > 0, "a diff by line follows");
   const { out: short } = await switchyard([
     ...["plan", "--diff", `${file(2)}.json`, `${file(4)}.json`],
   ]);
@@ -621,7 +624,7 @@ t.test("two plans differ by what they hold, not by their columns", async (t) => 
   t.equal(same.out, "the plans are the same\n");
 });
 
-t.test("experts of a rank: a number for each size of layers", async (t) => {
+t.test("experts of a rank: one number per layer size", async (t) => {
   const two = repositoryFile("examples/two_moe.ts");
   const { ranks } = await summaryOf(t, two, "--mesh", "ep=2");
   t.strictSame(ranks.map(({ experts }) => experts), [[3, 5]]);
@@ -629,7 +632,7 @@ t.test("experts of a rank: a number for each size of layers", async (t) => {
   t.match(out, /\n2 from 0 +3 or 5 /);
 });
 
-t.test("fewer bits of experts solve a problem of memory, and what does not fit is said once", async (t) => {
+t.test("fewer bits per expert fix a memory problem, and each problem is reported once", async (t) => {
   const folder = temporaryFolder(t);
   const config = path.join(folder, "config.json");
   copyFileSync(path.join(OLMOE, "config.json"), config);

@@ -1,4 +1,4 @@
-// Predicted decode steps on described GPUs against the counted ones of `bench -- traffic`, and reported speeds.
+// Predicted decode steps on described GPUs, against steps counted by `bench -- traffic` and reported speeds.
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -12,7 +12,7 @@ import { compileRepresentatives } from "../engine/planner/summary/compiled.ts";
 import type { Machine } from "../spec/mod.ts";
 import { inTurn } from "./helpers/seed.ts";
 
-/** A counted decode step on rank 0, without exchanges. */
+/** A counted decode step of rank 0, without exchanges. */
 interface Figure {
   readonly model: string;
   readonly mesh: string;
@@ -26,7 +26,7 @@ const { figures } = JSON.parse(
   readFileSync(resultsPath("traffic"), "utf8"),
 ) as { readonly figures: readonly Figure[] };
 
-/** Eight devices of the first kind of a machine, whose exchanges do not count here. */
+/** A machine of eight devices of its first kind, with free exchanges. */
 function eightOf({ devices, ...machine }: Machine): Machine {
   const [kind] = Object.keys(devices);
   return {
@@ -37,7 +37,7 @@ function eightOf({ devices, ...machine }: Machine): Machine {
   };
 }
 
-/** Seconds of a device in a decode step. */
+/** Predicted seconds of a decode step, without exchanges. */
 async function predicted(
   { model, mesh, batch, past }: Omit<Figure, "gpu" | "seconds">,
   machine: Machine,

@@ -1,4 +1,4 @@
-// Published models from nothing but their config.json: parameters, active parameters, bytes of weights.
+// Published models from their config.json: parameters, active parameters, bytes of weights.
 
 import { readFileSync } from "node:fs";
 import t from "tap";
@@ -10,7 +10,7 @@ import { encodedBytes, type WeightEncoding } from "../spec/encoding.ts";
 
 const CONFIGS = new URL("references/configs/", import.meta.url);
 
-/** `published.json`: what publishers say, as they round it. */
+/** Figures of `published.json`, as rounded by publishers. */
 interface Published {
   readonly parameters: string;
   readonly active: string;
@@ -52,7 +52,7 @@ function bytesOf(name: string, facts: readonly ParamFacts[]): number {
   );
 }
 
-/** Whether `value` is what `text` ("30.5B", "400M") says, to a unit of its last digit. */
+/** Whether `value` rounds to `text` ("30.5B", "400M"), within a unit of its last digit. */
 function agrees(value: number, text: string): boolean {
   const [, digits, scale] = /^([\d.]+)([BM])$/.exec(text)!;
   const decimals = digits!.split(".")[1]?.length ?? 0;
@@ -63,11 +63,14 @@ function agrees(value: number, text: string): boolean {
   return Math.abs(value - Number(digits) * whole) < unit;
 }
 
-/** The vision part of Llama 4 Scout (34 layers of 1408 with 5632, and what brings patches in and out), which is not built. */
+/**
+ * Parameters of the vision part of Llama 4 Scout, which is not built: 34 layers of 1408 with 5632, without patch
+ * projections.
+ */
 const VISION = 34 * (4 * 1408 * 1408 + 2 * 1408 * 5632);
 
 for (const [name, { parameters, active, bytes }] of Object.entries(PUBLISHED)) {
-  t.test(`${name} has the parameters that its publisher counts`, (t) => {
+  t.test(`${name} has the parameters that its publisher states`, (t) => {
     const facts = factsOf(name);
     const left = name.startsWith("llama-4") ? VISION : 0;
     const all = sum(facts, (param) => param.elements);
@@ -75,16 +78,16 @@ for (const [name, { parameters, active, bytes }] of Object.entries(PUBLISHED)) {
     const some = sum(facts, (param) => param.active);
     t.ok(agrees(some, active), `${some} is ${active}`);
     if (bytes === undefined) t.comment(`${name}: no total_size was found`);
-    else t.equal(bytesOf(name, facts), bytes, "bytes are its total_size");
+    else t.equal(bytesOf(name, facts), bytes, "bytes equal total_size");
     t.end();
   });
 }
 
-t.test("DeepSeek-V3 with its predictor has the elements and bytes that its files have", (t) => {
+t.test("DeepSeek-V3 with its predictor has the elements and bytes of its files", (t) => {
   const facts = factsOf("deepseek-v3");
   const layer = facts.filter(({ name }) => name.startsWith("model.layers.60."));
   const [embed, vocab] = [7168, 129280];
-  // A layer as any with experts, and eh_proj, embedding, output and norms, in bf16.
+  // A layer with experts, and eh_proj, embedding, output and norms in bf16.
   const beside = 2 * embed * embed + 2 * vocab * embed + 3 * embed;
   const stored = configurationOf(read("deepseek-v3"), "").storedAs();
   const scales = (of: readonly ParamFacts[]) =>
@@ -100,14 +103,14 @@ t.test("DeepSeek-V3 with its predictor has the elements and bytes that its files
     sum([...facts, ...layer], (param) => param.elements) + beside +
       scales([...facts, ...layer]),
     684_531_386_000,
-    "elements of 91,991 tensors, scales among them",
+    "elements of 91,991 tensors, including scales",
   );
   const bytes = bytesOf("deepseek-v3", [...facts, ...layer]) + 2 * beside;
   t.equal((bytes / 2 ** 30).toFixed(2), "641.29", "GiB");
   t.end();
 });
 
-/** Encodings beside the tensors that files have for one matrix: elements times bytes. */
+/** Encodings with the tensors that files have for one matrix: elements times bytes. */
 const TENSORS: readonly (readonly [WeightEncoding, string, number])[] = [
   [
     { name: "fp8", block: [128, 128] },
@@ -136,7 +139,7 @@ const TENSORS: readonly (readonly [WeightEncoding, string, number])[] = [
   ],
 ];
 
-t.test("an encoding takes the bytes of the tensors that files have", (t) => {
+t.test("an encoding has the bytes of the tensors in files", (t) => {
   for (const [encoding, tensors, bytes] of TENSORS) {
     t.equal(
       encodedBytes(encoding, { rows: 576, columns: 7168 }),
@@ -147,7 +150,7 @@ t.test("an encoding takes the bytes of the tensors that files have", (t) => {
   t.end();
 });
 
-t.test("a quantization says what it packs, and what it skips", (t) => {
+t.test("a quantization configuration selects the packed tensors", (t) => {
   const facts = factsOf("qwen3-30b-a3b");
   const param = (end: string) => facts.find(({ name }) => name.endsWith(end))!;
   const awq = readStoredAs({
@@ -167,14 +170,14 @@ t.test("a quantization says what it packs, and what it skips", (t) => {
     zeros: true,
   });
   for (
-    const kept of [
+    const skipped of [
       "0.self_attn.q_proj.weight",
       "lm_head.weight",
       "embed_tokens.weight",
       "0.mlp.gate.weight",
       "0.input_layernorm.weight",
     ]
-  ) t.strictSame(awq.of(param(kept)), { name: "f16" }, kept);
+  ) t.strictSame(awq.of(param(skipped)), { name: "f16" }, skipped);
   const packed = readStoredAs({
     quantization_config: {
       quant_method: "compressed-tensors",
@@ -212,7 +215,7 @@ t.test("a quantization says what it packs, and what it skips", (t) => {
       param("0.mlp.experts.{expert}.up_proj.weight"),
     ).name,
     "fp8",
-    "--dtype overrules the file",
+    "--dtype overrides the file",
   );
   t.end();
 });

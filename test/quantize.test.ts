@@ -1,4 +1,4 @@
-/** Quantizing: encoders, GGUF files and folders, their quality and their bits on meshes. */
+/** Quantization: encoders, GGUF files and folders, their quality and their bits on meshes. */
 // needs: cpu
 
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
@@ -43,7 +43,7 @@ import { skipUnasked } from "./helpers/needs.ts";
 const skip = skipUnasked("cpu");
 const demo = checkpointFolder("demo-lm");
 
-/** Root mean square of errors on numbers that are normally distributed, relative to theirs: the most that is accepted. */
+/** Max root mean square error on normally distributed numbers, relative to theirs. */
 const ERRORS: { readonly [type: string]: number } = {
   Q8_0: 0.0065,
   Q6_K: 0.02,
@@ -53,7 +53,7 @@ const ERRORS: { readonly [type: string]: number } = {
   MXFP4: 0.12,
 };
 
-/** Pseudo-random numbers, normally distributed. */
+/** Pseudo-random, normally distributed numbers. */
 function normal(count: number): Float32Array {
   let state = 1;
   const next = () => {
@@ -70,7 +70,7 @@ const ENCODED = [...WRITTEN_TYPES.values()].filter((type) =>
   isBlockType(type)
 ) as (BlockType & { readonly number: number })[];
 
-t.test("encoders fit what decoders read", (t) => {
+t.test("encoders match decoders", (t) => {
   t.strictSame(
     ENCODED.map(({ name }) => name).sort(),
     Object.keys(ERRORS).sort(),
@@ -122,14 +122,14 @@ t.test("important columns have smaller errors", (t) => {
         (sum, x, i) => sum + (i % 8 === 0 ? (x - values[i]!) ** 2 : 0),
         0,
       );
-    const [without, having] = [errorOf(undefined), errorOf(importance)];
-    t.ok(having < without, `${type.name}: ${having} and ${without}`);
+    const [unweighted, weighted] = [errorOf(undefined), errorOf(importance)];
+    t.ok(weighted < unweighted, `${type.name}: ${weighted} and ${unweighted}`);
   }
   t.end();
 });
 
 t.test(
-  "importance of experts in one tensor is that of separate ones",
+  "importance of experts in one tensor equals that of separate tensors",
   { skip },
   async (t) => {
     const fused = checkpointFolder("granitemoe-8e");
@@ -155,13 +155,13 @@ t.test(
       await opened.close();
       return found;
     };
-    const [whole, separate] = [
+    const [fusedImportance, separate] = [
       await measure(fused),
       await measure(out("separate")),
     ];
     let count = 0;
     await write(fused, "weighted", (tensor) => {
-      const found = whole(tensor);
+      const found = fusedImportance(tensor);
       const wanted = separate({ name: tensor.name });
       t.strictSame(found, wanted, tensor.name);
       if (tensor.fused && found) count++;
@@ -171,7 +171,7 @@ t.test(
   },
 );
 
-t.test("codes are those of the nearest elements", (t) => {
+t.test("codes are those of the nearest values", (t) => {
   for (const element of ["fp4", "fp8", "iq4"] as const) {
     const { code, value } = nearestCode(element);
     const { bits } = PACKED_ELEMENTS[element];
@@ -189,7 +189,7 @@ t.test("codes are those of the nearest elements", (t) => {
   t.end();
 });
 
-/** Held-out text of the bundled checkpoint, in a file. */
+/** Writes held-out text of the bundled checkpoint to a file. */
 async function heldOut(folder: string): Promise<string> {
   const { data } = (await readReference("demo-lm"))["eval.input_ids"]!;
   const tokenizer = (await openTokenizer(demo, files))!;
@@ -199,7 +199,7 @@ async function heldOut(folder: string): Promise<string> {
   return file;
 }
 
-/** The most that perplexity may change, and the types of matrices, by format. Rows of 128 and 192 have no blocks of 256. */
+/** Max change of perplexity, and types of matrices, by format. Rows of 128 and 192 have no blocks of 256. */
 const FORMATS = {
   q8_0: { change: 0.001, divergence: 0.001, types: "F32 Q8_0" },
   q4_k: { change: 0.02, divergence: 0.005, types: "F32 Q5_0 Q8_0" },
@@ -207,7 +207,7 @@ const FORMATS = {
 } as const;
 
 t.test(
-  "files of all formats are read by others, and predict as well",
+  "files of all formats are read by other programs, and predict as well",
   { skip },
   async (t) => {
     const folder = temporaryFolder(t);
@@ -235,7 +235,7 @@ t.test(
         };
       };
       t.ok(after < 0.6 * before);
-      // The text is short.
+      // The error of a short text is large.
       const { value, error } = score.against.change;
       t.ok(Math.abs(value) < change + 2 * error, `${to}: ${value}, ${error}`);
       t.ok(error < 0.01);
@@ -282,7 +282,7 @@ t.test(
   },
 );
 
-t.test("folders keep what is not quantized", { skip }, async (t) => {
+t.test("folders keep unquantized tensors", { skip }, async (t) => {
   const folder = temporaryFolder(t);
   const original = await readRaw(join(demo, "model.safetensors"));
   for (
@@ -320,7 +320,7 @@ t.test("folders keep what is not quantized", { skip }, async (t) => {
   }
 });
 
-t.test("files of models of text and images have a tokenizer", async (t) => {
+t.test("files of multimodal models have a tokenizer", async (t) => {
   const folder = temporaryFolder(t);
   const from = checkpointFolder("gemma4moe-6e-wrapped");
   const { eos_token_id, text_config } = JSON.parse(
@@ -354,7 +354,7 @@ t.test("files of models of text and images have a tokenizer", async (t) => {
     JSON.stringify({ eos_token_id: [7, eos_token_id, 0] }),
   );
   const out = join(folder, "wrapped.gguf");
-  const made = await switchyard([
+  const written = await switchyard([
     "quantize",
     changed,
     "--to",
@@ -362,7 +362,7 @@ t.test("files of models of text and images have a tokenizer", async (t) => {
     "--out",
     out,
   ]);
-  t.equal(made.code, 0, made.err);
+  t.equal(written.code, 0, written.err);
   const { metadata } = await gguf(out, { allowLocalFile: true }) as unknown as {
     metadata: { [key: string]: unknown };
   };
@@ -381,11 +381,11 @@ t.test("files of models of text and images have a tokenizer", async (t) => {
   t.strictSame(
     [...target.checkpoint.stop],
     [eos_token_id, 7, 0],
-    "a file ends texts where its folder does",
+    "a file has the end tokens of its folder",
   );
 });
 
-t.test("pieces of tensors are read, and rules are followed", async (t) => {
+t.test("tensors are read in pieces, and rules are applied", async (t) => {
   const folder = temporaryFolder(t);
   let [largest, total] = [0, 0];
   const counted = {
@@ -483,14 +483,14 @@ function scaled(scaling: object): object {
   return { rope_parameters: { ...YARN, ...scaling }, rope_scaling: null };
 }
 
-/** Fields in place of the recorded ones, by checkpoint. */
+/** Fields that replace recorded ones, by checkpoint. */
 const CHANGED: { readonly [checkpoint: string]: object } = {
   "qwen3moe-16e": scaled({ beta_fast: 2 }),
-  // Files have the base in f32, which a raised one is not.
+  // Files store the base in f32, which cannot represent a scaled one.
   "hunyuanmoe-12e": scaled({ rope_type: "default" }),
   "deepseekv3-16e": scaled({ mscale: 0.8, mscale_all_dim: 0.8 }),
   "deepseekv32-16e": { index_topk: 2 },
-  // Files have entries of 4 and 128 tokens only.
+  // GGUF files have entries of 4 and 128 tokens only.
   "deepseekv4-12e": {
     layer_types: [
       ...["sliding_attention", "compressed_sparse_attention"],
@@ -510,13 +510,13 @@ const CHANGED: { readonly [checkpoint: string]: object } = {
       original_max_position_embeddings: 8192,
     },
   },
-  // Files have no feed-forward layers without experts, such as the sixth.
+  // GGUF files have no feed-forward layers without experts, such as the sixth.
   "nemotronh-16e": {
     layers_block_type: ["mamba", "moe", "attention", "moe", "mamba"],
   },
 };
 
-/** Returns a copy of a checkpoint with other fields, without tensors that they make unused. */
+/** Copies a checkpoint with other fields, without tensors that become unused. Returns `to`. */
 async function withFields(
   from: string,
   { to, fields }: { readonly to: string; readonly fields: object },
@@ -582,7 +582,7 @@ t.test("keys and values of latent attention are joined by head", async (t) => {
   ]);
 });
 
-t.test("other scalings of rotary positions are refused by name", (t) => {
+t.test("other rotary scalings are rejected by name", (t) => {
   const dots1 = { name: "dots1", row: ARCHITECTURES["dots1"]! };
   const refused = (keys: { readonly [key: string]: unknown }) => () =>
     ropeScalingOf("m.gguf", keys, dots1);
@@ -632,7 +632,7 @@ for (
     continue;
   }
   t.test(
-    `${checkpoint} as it is in a GGUF file computes what its folder does`,
+    `${checkpoint} as an unquantized GGUF file computes the same as its folder`,
     { skip },
     async (t) => {
       const folder = temporaryFolder(t);
@@ -644,12 +644,12 @@ for (
           fields,
         })
         : checkpointFolder(checkpoint);
-      const made = await switchyard([
+      const written = await switchyard([
         ...["quantize", from, "--to", "q8_0", "--out", out],
         ...["--rule", "*=keep"],
       ]);
-      t.equal(made.code, 0, made.err);
-      // Files have other numbers than folders for the decays of delta nets.
+      t.equal(written.code, 0, written.err);
+      // GGUF files store other numbers for the decays of delta nets.
       const digits =
         /^(qwen3(next|5)|granitemoehybrid|nemotronh)/.test(checkpoint) ? 4 : 20;
       t.strictSame(
@@ -660,13 +660,13 @@ for (
   );
 }
 
-t.test("blocks across heads of values are decoded", { skip }, async (t) => {
+t.test("blocks across value heads are decoded", { skip }, async (t) => {
   const from = checkpointFolder("qwen35moe-16e");
   const out = join(temporaryFolder(t), "q8.gguf");
-  const made = await switchyard([
+  const written = await switchyard([
     ...["quantize", from, "--to", "q8_0", "--out", out],
   ]);
-  t.equal(made.code, 0, made.err);
+  t.equal(written.code, 0, written.err);
   const options = { mesh: "ep=1", digits: 20 };
   const found = await greedy(t, out, options);
   t.strictSame(
@@ -679,7 +679,7 @@ t.test("blocks across heads of values are decoded", { skip }, async (t) => {
   t.strictSame(found[0]!.tokens.slice(0, 4), wanted[0]!.tokens.slice(0, 4));
 });
 
-/** Greedy tokens of a model with their log-probabilities, in decimals. */
+/** Greedy tokens of a model, with log-probabilities rounded to decimals. */
 async function greedy(
   t: Test,
   model: string,

@@ -32,7 +32,7 @@ import {
 import { runNative } from "./helpers/run_native.ts";
 import { INNER_SEED, inTurn, isInTurn, repeatWith } from "./helpers/seed.ts";
 
-/** A kernel with its written buffers on a device. */
+/** Runs kernels on a device; returns their written buffers. */
 function on(target: KernelTarget): Run {
   return async (kernel, buffers, groups) => {
     const typed = Object.fromEntries(
@@ -57,7 +57,7 @@ function on(target: KernelTarget): Run {
   };
 }
 
-/** Every encoding with one of the shapes and kinds of activations each, and two encodings with all shapes. */
+/** Each encoding with one shape and kind of activations, and two encodings with all shapes. */
 const CASES: readonly Case[] = STORED.flatMap((stored, i) => {
   const all = stored === "int8x32" || stored === "uint4x32";
   return SHAPES.filter((_, at) => all || at === i % SHAPES.length)
@@ -65,8 +65,8 @@ const CASES: readonly Case[] = STORED.flatMap((stored, i) => {
 });
 
 /**
- * Every block type. Parts of sums may end within a block, and the small blocks of a row are more than the lanes, but not
- * a multiple of them.
+ * All block types. Partial sums may end within a block. The small blocks of a row are more than the lanes, but not a multiple
+ * of them.
  */
 const BLOCK_CASES: readonly Case[] = BLOCK_DTYPES.flatMap((stored, i) => {
   const { elements } = BLOCKS[stored];
@@ -82,13 +82,13 @@ const BLOCK_CASES: readonly Case[] = BLOCK_DTYPES.flatMap((stored, i) => {
     }));
 });
 
-/** The same of rearranged blocks. */
+/** The same for rearranged blocks. */
 const WORDS_CASES: readonly Case[] = WORDS_DTYPES.flatMap((stored, i) =>
   [{ rows: 1, k: 768, columns: 40 }, { rows: 9, k: 512, columns: 17 }]
     .map((shape, at) => ({ stored, shape, kind: (i + at) % KINDS.length }))
 );
 
-/** Parts of one term, which is -0 for some columns: drivers may add it to 0 without changing its sign. */
+/** Partial sums of one term, which is -0 for some columns: drivers may add it to 0 without changing its sign. */
 const OF_ONE_TERM: Case = {
   stored: "int8x32",
   shape: { rows: 9, k: 64, columns: 17 },
@@ -96,10 +96,10 @@ const OF_ONE_TERM: Case = {
 };
 
 testKernels(
-  "products of bytes are those of the definition",
+  "products of bytes match the definition",
   async (t, target) => {
     const isCpu = target.name === "cpu";
-    // Drivers take long to compile.
+    // Drivers compile slowly.
     const cases = CASES.filter(({ stored }) =>
       isCpu || /32|int8$/.test(stored)
     );
@@ -135,7 +135,7 @@ testKernels(
 const skip = skipUnasked("cpu") || (await whyNotNative() ?? false);
 
 t.test(
-  "products of bytes in C, by vectors of every length",
+  "products of bytes in C, with vectors of every length",
   { skip },
   async (t) => {
     const pool = await NativePool.open(1);
@@ -146,7 +146,8 @@ t.test(
       await runNative(pool, kernel, { bindings, groups });
       return bindings;
     };
-    // C compilation takes most of the time, and grows with the height of a tile. Each block type runs one of its shapes.
+    // C compilation takes most of the time and grows with the height of a tile. Each block type runs one of its
+    // shapes.
     const low: MatmulTile = { ...UNSIGNED.tile, rows: 2 };
     const cases = [
       ...inTurn(CASES, 3),
@@ -182,7 +183,7 @@ t.test(
   },
 );
 
-t.test("parts of sums that ranks share are those of one rank", (t) => {
+t.test("partial sums sharded over ranks equal those of one rank", (t) => {
   for (const blocks of [1, 2, 4, 12, 44, 64, 90]) {
     for (const ranks of [1, 2, 4, 8]) {
       if (blocks % ranks !== 0) continue;

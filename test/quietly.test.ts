@@ -1,4 +1,4 @@
-// Dawn's warnings are kept from the standard error, and what others write there while it is called is not.
+// Dawn's warnings are removed from standard error; other output during its calls is kept.
 import { spawnSync } from "node:child_process";
 import process from "node:process";
 import t from "tap";
@@ -24,7 +24,7 @@ try {
 writeSync(2, "result " + result + "\\n");
 `;
 
-t.test("only warnings of limits are left out", {
+t.test("only warnings of limits are removed", {
   skip: process.platform !== "linux" && "other systems show them",
 }, (t) => {
   const { status, stderr } = spawnSync(process.execPath, [

@@ -1,4 +1,4 @@
-/** Needs nothing: where the time of a traced run went. */
+/** Compute, exchange and wait times of a traced run. */
 
 import t from "tap";
 import { type RankTimes, rankTimes, type TraceEvent } from "../runtime/mod.ts";
@@ -33,7 +33,7 @@ t.test("ranks of one process wait while others use the device", (t) => {
   t.end();
 });
 
-t.test("ranks that are processes wait for the last one at an exchange", (t) => {
+t.test("ranks in separate processes wait for the last one at an exchange", (t) => {
   const times = timesOf([
     event([0, 1], "launch", 0, 1000),
     event([0, 1], "allToAll", 1000, 5000),

@@ -1,4 +1,5 @@
-// Receipts: a replay on another mesh finds the same bits, and names a changed weight, tokenizer, token, logit or seed.
+// Receipts: a replay on another mesh gives the same bits, and names a changed weight, tokenizer, token, logit or
+// seed.
 // needs: cpu
 
 import { readFileSync, writeFileSync } from "node:fs";
@@ -27,7 +28,7 @@ async function replay(...args: string[]) {
   return [code, (code === 0 ? out : err).trimEnd()];
 }
 
-t.test("a response has a receipt, and a replay of it is equal", async (t) => {
+t.test("a response has a receipt, and its replay is equal", async (t) => {
   const server = await startServer(
     checkpoint,
     ...["--mesh", "ep=4", "--speculate", "3"],
@@ -72,7 +73,7 @@ t.test("a response has a receipt, and a replay of it is equal", async (t) => {
   );
 });
 
-t.test("a receipt is repeated on other meshes, and differences are named", async (t) => {
+t.test("a receipt is replayed on other meshes, and differences are named", async (t) => {
   const { code, err } = await switchyard([
     ...["generate", checkpoint, "--adapter", "cpu", "--mesh", "ep=2"],
     ...["--wire", "fp8"],
