@@ -1,4 +1,4 @@
-/** Receive buffers that are smaller than the worst case: the same bits in rounds, exact bytes; illegal rounds are refused. */
+/** Receive buffers smaller than the worst case: the same bits in rounds, exact bytes; invalid rounds are rejected. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -36,7 +36,7 @@ t.teardown(closeDevices);
 const TOKENS = 24;
 const SIZES = { token: upTo(TOKENS), embed: 8, ffn: 12, expert: 8 };
 
-/** Operands choices; several values of one routing, one after another and at once; a routing in a routing. */
+/** Replayed choices; values of one routing, in sequence and at once; a nested routing. */
 const layers: Case = {
   model: model({ ...SIZES, choice: 2 }, (m) => {
     const x = m.input("x", "token embed");
@@ -69,7 +69,7 @@ const layers: Case = {
       inner: add(x, combine(add(dispatch(scaled, weighed), 1), weighed)),
     };
   }),
-  // Even, all to the experts 0 and 1, all to the last two, one token, none.
+  // Even choices, all to experts 0 and 1, all to the last two, one token, no tokens.
   calls: [
     [TOKENS, (i: number) => (5 * i + (i >> 1)) % 8],
     [TOKENS, (i: number) => i % 2],
@@ -184,19 +184,19 @@ const BROKEN: readonly Mistake[] = [
     const { allocation, offset } = p.buffers[sent]!;
     Object.assign(p.buffers[done]!, { allocation, offset });
   }],
-  ["whose last rows are all", "rounds", /has one round/, (p) => {
+  ["whose last round has all rows", "rounds", /has one round/, (p) => {
     const { from } = stepAt(p, "allToAll", back);
     const [combine] = p.programs[0]!.steps.slice(back + 1);
     if (combine?.op === "launch") combine.bindings["returned"] = from;
   }],
-  ["that write what lasts", "rounds", /written more than once/, (p) => {
+  ["that write persistent buffers", "rounds", /written more than once/, (p) => {
     p.buffers[stepAt(p, "allToAll", forward).to]!.kind = "output";
   }],
 ];
 
-testRefused(plan, BROKEN, (name) => `rounds ${name} are refused`);
+testRefused(plan, BROKEN, (name) => `rounds ${name} are rejected`);
 
-t.test("DeepSeek-V3 prefill of 4,096 tokens a rank fits by need", async (t) => {
+t.test("DeepSeek-V3 prefill of 4,096 tokens per rank fits with sized receive buffers", async (t) => {
   const sizes = ["--mesh", "ep=32", "--max-tokens", "131072"];
   const plan = (...flags: string[]) =>
     switchyard([

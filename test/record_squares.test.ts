@@ -1,4 +1,4 @@
-/** Sums of squares of what parameters are contracted with: their meaning, and on meshes. */
+/** Sums of squares of the left operands of parameters: values, and meshes. */
 // needs: cpu
 
 import t from "tap";
@@ -27,7 +27,7 @@ const CASE = {
   calls: [{ x }],
 };
 
-t.test("sums are over all tokens, and over those of an expert", async (t) => {
+t.test("sums cover all tokens, or those of an expert", async (t) => {
   const [outputs] = await reference(CASE);
   const wanted = Array.from({ length: EMBED }, (_, column) => {
     let sum = 0;
@@ -48,6 +48,6 @@ t.test("sums are over all tokens, and over those of an expert", async (t) => {
   });
 });
 
-t.test("plans compute them", { skip: skipUnasked("cpu") }, async (t) => {
+t.test("plans compute the sums", { skip: skipUnasked("cpu") }, async (t) => {
   await matches(t, CASE, "cpu", [{}, ...EXPERT_MESHES]);
 });

@@ -1,4 +1,4 @@
-/** What repeats in a plan is written once: lists come back as they were, and a longer model costs nothing. */
+/** Repeated parts of a plan are written once: lists are restored exactly, and a longer model needs no more text. */
 
 import process from "node:process";
 import { Ajv } from "ajv";
@@ -18,7 +18,7 @@ import {
 import { expandRepeats, isRepeat, type Json } from "../spec/document/repeat.ts";
 import { smallDecoder } from "./helpers/plans.ts";
 
-/** What repeats in layers, some of it not quite. */
+/** Items of layers, with exact and almost exact repetition. */
 const ITEM = fc.record({
   name: fc.constantFrom(
     ...["layers.#.norm", "dot.#", "a", "layers.7.b", "{layer}", "x#y0#", "0#"],
@@ -29,7 +29,7 @@ const ITEM = fc.record({
   varies: fc.constantFrom("no", "even", "any"),
 });
 
-t.test("findRepeats() loses nothing", (t) => {
+t.test("expandRepeats() inverts findRepeats()", (t) => {
   let folded = 0;
   fc.assert(
     fc.property(
@@ -66,7 +66,7 @@ t.test("findRepeats() loses nothing", (t) => {
   t.end();
 });
 
-t.test("numbers of a part are expressions of its layer", (t) => {
+t.test("numbers in a repeated part are expressions of the layer", (t) => {
   const list = [3, 4, 5, 6].flatMap((layer) => [
     { name: `layers.${layer}.norm`, allocation: 20 * layer + 2 },
     { name: `layers.${layer}.dot`, from: `layers.${layer - 1}.add`, bytes: 64 },
@@ -89,14 +89,14 @@ t.test("numbers of a part are expressions of its layer", (t) => {
   t.end();
 });
 
-/** The plan of a decoder with so many layers. */
+/** Compiles a decoder with the given number of layers. */
 async function decoderPlan(layers: number) {
   return await compile(smallDecoder(layers, 4), {
     mesh: { ep: 2 },
   });
 }
 
-t.test("a plan is read as it was written, and more layers cost nothing", async (t) => {
+t.test("a plan is read as written, and more layers need no more text", async (t) => {
   const sizes: number[] = [];
   const lines: number[] = [];
   for (const layers of [1, 3, 6, 10]) {
@@ -122,7 +122,7 @@ t.test("a plan is read as it was written, and more layers cost nothing", async (
   t.equal(lines[3], lines[2], `${lines} lines`);
 });
 
-t.test("a plan that repeats too much, or two of one name, is refused", async (t) => {
+t.test("a plan with too many repeats, or with duplicate names, is rejected", async (t) => {
   const document = JSON.parse(stringifyPlan(await decoderPlan(4))) as {
     buffers: { repeat?: string; to: number; body: unknown[]; name: string }[];
     programs: { steps: { repeat?: string; to: number; from: number }[] }[];
@@ -146,12 +146,12 @@ t.test("a plan that repeats too much, or two of one name, is refused", async (t)
   refused(/two buffers are named/);
   document.buffers.pop();
   t.same(verifyPlanText(JSON.stringify(document)).errors, []);
-  // A layer too few.
+  // One layer too few.
   document.programs[0]!.steps.find(({ repeat }) => repeat)!.from++;
   t.not(verifyPlanText(JSON.stringify(document)).errors.length, 0);
 });
 
-t.test("a plan says nothing of where its sources are", async (t) => {
+t.test("a plan does not contain paths of its sources", async (t) => {
   const plan = await decoderPlan(2);
   t.notOk(stringifyPlan(plan).includes(process.cwd()));
   const files = plan.programs[0]!.steps.flatMap(({ span }) =>

@@ -1,4 +1,4 @@
-/** What routers mean where no system left a record: each rule against a few lines of its own. */
+/** Routing rules without a recorded reference, each against a short implementation. */
 
 import t from "tap";
 import {
@@ -36,7 +36,7 @@ type Options = Partial<
   RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">
 >;
 
-/** Route the logits; `more` makes operands and outputs. */
+/** Routes the logits; `inputs` are the operands of `route`. */
 function routed(
   topK: number,
   options: Options,
@@ -45,8 +45,8 @@ function routed(
   const net = model(
     { token: TOKENS, expert: EXPERTS, choice: topK },
     (m) => {
-      const made = Object.keys(inputs).map((name) => {
-        const whole = name === "mask" || name === "choices";
+      const operands = Object.keys(inputs).map((name) => {
+        const isInteger = name === "mask" || name === "choices";
         const axes = name === "mask"
           ? "token"
           : name === "choices" || name === "weights"
@@ -54,7 +54,7 @@ function routed(
           : "token expert";
         return [
           name,
-          m.input(name, axes as "token", { dtype: whole ? "i32" : "f32" }),
+          m.input(name, axes as "token", { dtype: isInteger ? "i32" : "f32" }),
         ];
       });
       const routing = route(m.input("logits", "token expert"), {
@@ -62,7 +62,7 @@ function routed(
         topK,
         preset: "olmoe",
         ...options,
-        ...Object.fromEntries(made) as Options,
+        ...Object.fromEntries(operands) as Options,
       });
       const { index, weight, chosen, first, kept } = routing;
       const slotted = "slot" in routing &&
@@ -91,13 +91,13 @@ t.test("every preset routes", (t) => {
         ? { choices: Array.from({ length: 2 * TOKENS }, (_, i) => i % 4) }
         : {},
     });
-    t.equal(index!.length, TOKENS * topK, `${preset}: a choice each`);
+    t.equal(index!.length, TOKENS * topK, `${preset}: topK choices per token`);
     t.ok(weight!.every(Number.isFinite), `${preset}: weights`);
   }
   t.end();
 });
 
-t.test("slots follow each system's formula", (t) => {
+t.test("slots follow the formula of each system", (t) => {
   const size = { tokens: 30, experts: 8, topK: 2 };
   const of = (preset: string, capacity = {}) =>
     slotsOf(routingRule({ preset, topK: 2, capacity }).capacity!, size);
@@ -111,7 +111,7 @@ t.test("slots follow each system's formula", (t) => {
   t.equal(of("megablocks", { factor: 1.5 }), Math.floor(1.5 * 2 * 30 / 8));
   t.equal(of("expertChoice", { factor: 3 }), Math.floor(30 * 3 / 8));
   t.equal(of("olmoe", { slots: 5 }), 5);
-  // In f32, 3 * 1.4 is just above 4.2 * 1, and 0.7 * 10 is 7 where doubles agree.
+  // In f32, 3 * 1.4 is just above 4.2 * 1, and 0.7 * 10 is 7 as in doubles.
   const f32 = { slots: "ceilF32", factor: 0.7 } as const;
   t.equal(
     slotsOf({ ...f32, drop: "score", order: "token" }, {
@@ -124,7 +124,7 @@ t.test("slots follow each system's formula", (t) => {
   t.end();
 });
 
-t.test("capacity has a factor for training and one for evaluation", async (t) => {
+t.test("capacity has separate factors for training and evaluation", async (t) => {
   const net = (capacity: Options["capacity"]) =>
     model({ token: TOKENS, expert: EXPERTS, embed: 3 }, (m) => {
       const x = m.input("x", "token embed");
@@ -147,8 +147,8 @@ t.test("capacity has a factor for training and one for evaluation", async (t) =>
   const [running, training] = await plans(both);
   const [three] = await plans(net({ factor: 3, minimum: 0 }));
   const [, less] = await plans(net({ factor: 0.75, minimum: 0 }));
-  t.equal(running, three, "a run is an evaluation");
-  t.equal(training, less, "a step of training is not");
+  t.equal(running, three, "a run uses the evaluation factor");
+  t.equal(training, less, "a training step uses the training factor");
   const slots = (net: Model, options = {}) =>
     trace(net, options).nodes.flatMap((node) =>
       node.primitive === "route" ? [node.params.rule.capacity!.factor] : []
@@ -157,7 +157,7 @@ t.test("capacity has a factor for training and one for evaluation", async (t) =>
   t.same(slots(net(undefined), { training: true }), [1.25]);
 });
 
-t.test("gshard weighs before it drops", (t) => {
+t.test("gshard computes weights before drops", (t) => {
   const { index, weight, slot } = routed(2, {
     preset: "gshard.top2",
     capacity: { minimum: 0, factor: 1.25 },
@@ -198,7 +198,7 @@ t.test("expert choice: every expert keeps its best tokens", (t) => {
   t.end();
 });
 
-t.test("hash: a table says the expert of each token id", (t) => {
+t.test("hash: a table maps token ids to experts", (t) => {
   const net = model(
     { token: 3, expert: EXPERTS, choice: 1, vocab: 5 },
     (m) => {
@@ -223,7 +223,7 @@ t.test("hash: a table says the expert of each token id", (t) => {
   t.end();
 });
 
-t.test("forced: every expert gets as many, in each group", (t) => {
+t.test("forced: choices are equal over experts, in each group", (t) => {
   const { index, weight } = routed(3, { preset: "forced" });
   t.same(index, Array.from({ length: 3 * TOKENS }, (_, i) => i % EXPERTS));
   near(
@@ -243,17 +243,17 @@ t.test("forced: every expert gets as many, in each group", (t) => {
   t.end();
 });
 
-t.test("choices that are given are replayed by any rule", (t) => {
+t.test("given choices are replayed by any rule", (t) => {
   for (const preset of ["mixtral", "deepseekV3", "gptOss"] as const) {
     const first = routed(2, { preset, scale: 2 });
     const again = routed(2, { preset, scale: 2 }, { choices: first["index"]! });
     t.same(again, first, preset);
     const weights = first["weight"]!.map((w) => w / 2);
-    const given = routed(2, { preset: "olmoe", scale: 2 }, {
+    const replayed = routed(2, { preset: "olmoe", scale: 2 }, {
       choices: first["index"]!,
       weights,
     });
-    t.same(given["weight"], first["weight"], "weights are given too");
+    t.same(replayed["weight"], first["weight"], "given weights are used");
   }
   t.throws(
     () => routed(1, {}, { choices: new Array(TOKENS).fill(EXPERTS) }),
@@ -262,7 +262,7 @@ t.test("choices that are given are replayed by any rule", (t) => {
   t.end();
 });
 
-t.test("padding chooses nothing and takes no slot", (t) => {
+t.test("padding has no choices and no slots", (t) => {
   const real = [0, 1, 3, 4, 8, 10];
   const mask = Array.from(
     { length: TOKENS },
@@ -305,7 +305,7 @@ t.test("padding chooses nothing and takes no slot", (t) => {
   t.end();
 });
 
-t.test("a token that is given one expert twice has one slot there", (t) => {
+t.test("a token with the same given expert twice has one slot there", (t) => {
   const choices = Array.from({ length: 2 * TOKENS }, () => 2);
   const { slot, weight } = routed(
     2,
@@ -317,7 +317,7 @@ t.test("a token that is given one expert twice has one slot there", (t) => {
   t.end();
 });
 
-t.test("choices that do not go together are refused", (t) => {
+t.test("incompatible options are rejected", (t) => {
   const cases: [Options, Tensors, string][] = [
     [
       { preset: "hash" },

@@ -1,4 +1,4 @@
-/** Gradients through routers against recorded ones of other implementations, in the reference evaluator. */
+/** Gradients through routers in the reference evaluator, against recordings of other implementations. */
 
 import t from "tap";
 import {
@@ -24,12 +24,12 @@ import { closeDevices } from "./helpers/run_model.ts";
 t.teardown(closeDevices);
 
 /**
- * Where graphs run, by turns, beside the reference; tokens are over all ranks. What a mesh makes of a router's gradient,
- * test/training_mesh.test.ts has on every mesh.
+ * Meshes that run besides the reference, in rotation, with tokens sharded over all ranks. test/training_mesh.test.ts
+ * tests gradients of routers on every mesh.
  */
 const MESHES = [{ ep: 1 }, { ep: 2 }, { dp: 2, ep: 2 }];
 
-/** One router on one set of logits: `combine` is [token, expert]. */
+/** A router on a set of logits; `combine` is [token, expert]. */
 interface Result extends RouterRecord {
   readonly grad_logits_of_sum_combine_times_R?: RecordedMatrix;
   readonly aux?: number;
@@ -46,13 +46,13 @@ interface Executed {
 
 type Net = Scope<"token" | "row" | "expert" | "choice">;
 
-/** A parameter is whole on every rank; its rows are not. */
+/** Logits by an embedding: the parameter is replicated, its rows are sharded. */
 function logitsOf(m: Net) {
   const rows = m.input("rows", "token", { dtype: "i32" });
   return embedding(m.param("logits", "row expert"), rows, "row");
 }
 
-/** The largest difference, relative to the largest expected magnitude. */
+/** Max difference relative to the largest expected magnitude. */
 function distance(got: ArrayLike<number>, want: readonly number[]): number {
   const off = want.map((x, i) => Math.abs(x - got[i]!));
   return Math.max(...off) / Math.max(...want.map(Math.abs));
@@ -90,7 +90,7 @@ for (const { S, E, logits, R, results } of executed) {
           over: "expert",
         }),
       }));
-      const given = {
+      const inputs = {
         params: { logits: logits.data },
         inputs: {
           R: R.data,
@@ -104,8 +104,8 @@ for (const { S, E, logits, R, results } of executed) {
       for (const mesh of [undefined, MESHES[i % MESHES.length]!]) {
         const run = async (graph: typeof lossGraph) =>
           mesh
-            ? await runGraph(graph, given, { mesh })
-            : evaluate(graph, given).outputs;
+            ? await runGraph(graph, inputs, { mesh })
+            : evaluate(graph, inputs).outputs;
         const name = `${result.preset}, ${k} of ${result.capacity}${
           mesh ? `, ${JSON.stringify(mesh)}` : ""
         }`;
@@ -120,7 +120,7 @@ for (const { S, E, logits, R, results } of executed) {
           aux["grad.logits"]!.data,
           result.grad_logits_of_aux.data,
         );
-        // Recorded to seven decimals, of numbers as small as 1e-4.
+        // Recorded to seven decimals, with values as small as 1e-4.
         t.ok(slope < 1e-3, `${name}: its gradient off by ${slope}`);
       }
     }

@@ -1,4 +1,4 @@
-/** Losses of routers on meshes: what a plan computes of tokens that are on several ranks. */
+/** Losses of routers on meshes, with tokens sharded over ranks. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -31,7 +31,7 @@ import {
 
 const over = "expert";
 
-/** Every loss of one routing over tokens of a dynamic length, with the layer's own result. */
+/** All losses of a routing over a dynamic token axis, and the output of the layer. */
 function lossesOf(preset: RoutingPreset, topK: number): Case {
   return {
     model: model({ token: upTo(40), embed: 8, ffn: 6, expert: 5 }, (m) => {
@@ -99,10 +99,12 @@ holds("losses by sequence", {
   }),
 }, MESHES);
 
-/** Six sequences in one axis of tokens; none is the last. */
+/** Six sequences in one token axis; the last has no tokens. */
 const sequence = Array.from({ length: 23 }, (_, i) => (7 * i + (i >> 2)) % 5);
 
-/** Losses by sequence. Where the router has capacity in each, tokens are assigned by sequence, otherwise in blocks. */
+/**
+ * Losses per sequence. Tokens are assigned by sequence if the router has a capacity per sequence, otherwise in blocks.
+ */
 function packed(preset: "deepspeed.top2" | "deepseekV3"): Case & {
   readonly model: Model;
 } {
@@ -131,9 +133,9 @@ function packed(preset: "deepspeed.top2" | "deepseekV3"): Case & {
 
 for (const preset of ["deepspeed.top2", "deepseekV3"] as const) {
   const of = packed(preset);
-  holds(`losses by sequences, ${preset}`, of, [{}, ...MESHES]);
+  holds(`losses per sequence, ${preset}`, of, [{}, ...MESHES]);
 
-  t.test(`losses by sequences have the bits of one rank, ${preset}`, async (t) => {
+  t.test(`losses per sequence have the bits of one rank, ${preset}`, async (t) => {
     const one = digest(await runCase(of, "cpu"));
     for (const options of MESHES) {
       const found = digest(await runCase(of, "cpu", options));
@@ -141,12 +143,12 @@ for (const preset of ["deepspeed.top2", "deepseekV3"] as const) {
     }
   });
 
-  t.test(`gradients of losses by sequences, ${preset}`, async (t) => {
-    const whole = { ...of, model: await graphWithGradients(of.model) };
-    await matches(t, whole, "cpu", [{}, ...MESHES]);
+  t.test(`gradients of losses per sequence, ${preset}`, async (t) => {
+    const gradients = { ...of, model: await graphWithGradients(of.model) };
+    await matches(t, gradients, "cpu", [{}, ...MESHES]);
   });
 
-  t.test(`a sequence that there is not is refused, ${preset}`, async (t) => {
+  t.test(`an unknown sequence is rejected, ${preset}`, async (t) => {
     const wrong = { ...of, calls: [{ sequence: sequence.with(9, 6) }] };
     for (const options of [{}, ...MESHES]) {
       await t.rejects(runCase(wrong, "cpu", options), {

@@ -1,4 +1,4 @@
-/** Routers whose choices are given, forced or priority's, on meshes: with their experts behind them. */
+/** Routers with given, forced or prioritized choices on meshes, with experts. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -31,7 +31,7 @@ type Options = Partial<
   RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">
 >;
 
-/** A layer of experts behind a router. */
+/** A router with a layer of experts. */
 function layer(topK: number, options: (m: Net) => Options): Model {
   const axes = {
     token: upTo(BOUND),
@@ -65,8 +65,8 @@ function layer(topK: number, options: (m: Net) => Options): Model {
   });
 }
 
-/** Whole numbers below a bound that follow no pattern. */
-function whole(count: number, below: number): number[] {
+/** Pseudo-random integers below a bound. */
+function integers(count: number, below: number): number[] {
   return waves(count, 5).map((x) => Math.floor((x + 1) / 2 * below) % below);
 }
 
@@ -80,15 +80,15 @@ const CASES: { readonly [name: string]: Case } = {
         "vocab",
       ) as Tensor<"token choice", "i32">,
     })),
-    calls: [{ table: whole(18, EXPERTS), ids: whole(TOKENS, 9) }],
+    calls: [{ table: integers(18, EXPERTS), ids: integers(TOKENS, 9) }],
   },
-  "choices and weights that are given, with capacity": {
+  "given choices and weights, with capacity": {
     model: layer(3, (m) => ({
       choices: m.input("choices", "token choice", { dtype: "i32" }),
       weights: m.input("weights", "token choice"),
       capacity: { slots: 30, drop: "score" },
     })),
-    calls: [{ choices: whole(TOKENS * 3, EXPERTS) }],
+    calls: [{ choices: integers(TOKENS * 3, EXPERTS) }],
   },
   "balanced choices": { model: layer(2, () => ({ preset: "forced" })) },
   "tokens by priority": {
@@ -97,10 +97,10 @@ const CASES: { readonly [name: string]: Case } = {
       capacity: { factor: 0.75 },
     })),
   },
-  "experts that choose": {
+  "expert choice": {
     model: layer(EXPERTS, () => ({ preset: "expertChoice" })),
   },
-  "groups of tokens that are sequences": {
+  "sequences as groups of tokens": {
     model: layer(2, (m) => ({
       preset: "gshard.top2",
       group: m.input("sequence", "token", { dtype: "i32" }),
@@ -108,8 +108,8 @@ const CASES: { readonly [name: string]: Case } = {
       mask: m.input("mask", "token", { dtype: "i32" }),
     })),
     calls: [{
-      sequence: whole(TOKENS, 3),
-      mask: whole(TOKENS, 6),
+      sequence: integers(TOKENS, 3),
+      mask: integers(TOKENS, 6),
     }],
   },
 };
@@ -122,10 +122,10 @@ for (const [name, of] of Object.entries(CASES)) {
   ]);
 }
 
-t.test("choices of experts that there are not are refused", async (t) => {
-  const given = CASES["choices and weights that are given, with capacity"]!;
-  const choices = whole(TOKENS * 3, EXPERTS).with(4, EXPERTS);
-  const of: Case = { ...given, calls: [{ choices }] };
+t.test("given choices of unknown experts are rejected", async (t) => {
+  const base = CASES["given choices and weights, with capacity"]!;
+  const choices = integers(TOKENS * 3, EXPERTS).with(4, EXPERTS);
+  const of: Case = { ...base, calls: [{ choices }] };
   for (const mesh of [{}, { ep: 2 }]) {
     await t.rejects(runCase(of, "cpu", { mesh }), {
       name: "DataError",

@@ -1,4 +1,4 @@
-/** Every composition of a router's choices, on meshes: what kernels compute is what the reference says. */
+/** Random compositions of a router's options on meshes: kernels match the reference. */
 // needs: cpu, gpu
 
 import fc from "fast-check";
@@ -18,23 +18,23 @@ import {
 } from "./helpers/run_model.ts";
 import { holdsFor, RUNS } from "./helpers/seed.ts";
 
-/** A router, and what it is given. */
+/** A router and its operands. */
 interface Router {
   readonly choices: RuleChoices & { readonly topK: number };
   readonly operands: readonly RouteOperand[];
   readonly experts: number;
-  /** Groups along the first axis; 0: there is none. */
+  /** Groups along the first axis; 0 means no groups. */
   readonly leading: number;
   readonly tokens: number;
-  /** Draws the numbers. */
+  /** Seed of the inputs. */
   readonly seed: number;
-  /** Its tokens are over all of it. */
+  /** Tokens are sharded over all axes. */
   readonly mesh: { readonly [axis: string]: number };
-  /** Numbers are quarters, so that many are equal. */
+  /** Logits are multiples of a quarter, so that many are equal. */
   readonly coarse?: true;
 }
 
-/** A model of one router that returns all of its parts. */
+/** A model of one router that returns all of its results. */
 function routerModel(
   { choices, operands, experts, leading, tokens }: Router,
 ): Case["model"] {
@@ -55,18 +55,18 @@ function routerModel(
       choices: `${names} choice`,
       weights: `${names} choice`,
     };
-    const whole = ["group", "mask", "choices"];
-    const given = operands.map((name) => [
+    const integerNames = ["group", "mask", "choices"];
+    const operandTensors = operands.map((name) => [
       name,
       m.input(`given ${name}`, of[name] as "token", {
-        dtype: whole.includes(name) ? "i32" : "f32",
+        dtype: integerNames.includes(name) ? "i32" : "f32",
       }),
     ]);
     const options = {
       over: "expert",
       ...choices,
       ...leading ? { group: "group" } : {},
-      ...Object.fromEntries(given),
+      ...Object.fromEntries(operandTensors),
     } as RouteOptions<string, string, RoutingPreset, "slot", "choice">;
     const logits = m.input("logits", `${names} expert` as "token expert");
     const routing = route(logits as Tensor<string, "f32">, options);
@@ -83,28 +83,28 @@ function routerModel(
   });
 }
 
-/** The numbers of a router's operands. */
+/** Inputs of a router. */
 function inputsOf(
   { choices, operands, experts, leading, tokens, seed, coarse }: Router,
 ): { [name: string]: number[] } {
   const all = tokens * Math.max(1, leading);
   const numbers = (n: number, s: number) =>
     waves(n, seed + s).map((x) => coarse ? Math.round(4 * x) / 4 : x);
-  const whole = (n: number, below: number, s: number) =>
+  const integers = (n: number, below: number, s: number) =>
     waves(n, seed + s).map((x) => Math.floor((x + 1) / 2 * below) % below);
-  const made: { readonly [O in RouteOperand]: () => number[] } = {
-    group: () => whole(all, 3, 1).map((g) => g * 1000 - 1000),
-    mask: () => whole(all, 4, 2),
+  const inputOf: { readonly [O in RouteOperand]: () => number[] } = {
+    group: () => integers(all, 3, 1).map((g) => g * 1000 - 1000),
+    mask: () => integers(all, 4, 2),
     bias: () => numbers(experts, 3),
     noise: () => numbers(all * experts, 4),
     // Coarse, so that some are equal.
     random: () => numbers(all * experts, 5).map((x) => Math.round(x * 4)),
-    choices: () => whole(all * choices.topK, experts, 6),
+    choices: () => integers(all * choices.topK, experts, 6),
     weights: () => numbers(all * choices.topK, 7).map((x) => x + 1),
   };
   return Object.fromEntries([
     ["logits", numbers(all * experts, 0).map((x) => 2 * x)],
-    ...operands.map((name) => [`given ${name}`, made[name]()]),
+    ...operands.map((name) => [`given ${name}`, inputOf[name]()]),
   ]);
 }
 
@@ -127,7 +127,7 @@ const CAPACITY: fc.Arbitrary<CapacityRule> = fc.record({
     : { ...rule, factor, per }
 );
 
-/** Any router that can be. */
+/** Valid routers. */
 const ROUTERS: fc.Arbitrary<Router> = fc.record({
   choices: fc.record({
     topK: fc.constantFrom(1, 2, 3),
@@ -190,8 +190,8 @@ const ROUTERS: fc.Arbitrary<Router> = fc.record({
 );
 
 /**
- * Whether no choice and no slot hangs on the last bits of a number, which the reference rounds otherwise than f32: a
- * nudge one way or the other would move it.
+ * Whether choices and slots do not depend on last bits, which the reference rounds differently than f32: small changes of
+ * the logits in both directions give the same result.
  */
 async function isClear(of: Case, [inputs]: Inputs): Promise<boolean> {
   const { logits } = inputs;
@@ -206,15 +206,15 @@ async function isClear(of: Case, [inputs]: Inputs): Promise<boolean> {
   return up === down;
 }
 
-/** Routers whose every sum is exact: what is equal is equal in any arithmetic. */
+/** Routers with exact sums, so that ties are ties in any arithmetic. */
 const TIED: fc.Arbitrary<Router> = ROUTERS.map((router) => ({
   ...router,
   coarse: true,
   choices: { ...router.choices, score: "none", normalize: "none", scale: 1 },
 }));
 
-/** Hold so many routers, on a kind of device, against the reference. */
-async function hold(
+/** Compares random routers on a device with the reference. */
+async function compareRouters(
   t: Test,
   kind: "cpu" | "gpu",
   { runs, routers }: {
@@ -222,7 +222,7 @@ async function hold(
     readonly routers: fc.Arbitrary<Router>;
   },
 ): Promise<void> {
-  let held = 0;
+  let compared = 0;
   const check = async (router: Router) => {
     const calls: Inputs = [inputsOf(router)];
     const of: Case = {
@@ -233,10 +233,10 @@ async function hold(
     fc.pre(router.coarse || await isClear(of, calls));
     const wrong = await differences(of, kind, { mesh: router.mesh });
     if (wrong.length > 0) throw new Error(wrong.join("\n"));
-    held++;
+    compared++;
   };
   await holdsFor(t, routers, { check, runs });
-  t.equal(held, runs * RUNS, "as many routers as wanted");
+  t.equal(compared, runs * RUNS, "the number of compared routers");
 }
 
 const KINDS = [
@@ -246,16 +246,20 @@ const KINDS = [
 
 for (const { kind, title, skip } of KINDS) {
   const runs = kind === "cpu" ? 60 : 5;
-  t.test(`any router routes as the reference does${title}`, {
+  t.test(`any router matches the reference${title}`, {
     skip,
   }, async (t) => {
-    await hold(t, kind, { runs, routers: ROUTERS });
+    await compareRouters(t, kind, { runs, routers: ROUTERS });
   });
-  t.test(`the first of equals is chosen, and keeps its slot${title}`, {
-    skip,
-  }, async (t) => {
-    await hold(t, kind, { runs: runs / 5 * 3, routers: TIED });
-  });
+  t.test(
+    `the first of equal experts is chosen, and the first of equal tokens keeps its slot${title}`,
+    {
+      skip,
+    },
+    async (t) => {
+      await compareRouters(t, kind, { runs: runs / 5 * 3, routers: TIED });
+    },
+  );
 }
 
 t.teardown(closeDevices);

@@ -1,4 +1,4 @@
-/** Needs a null device only: order of steps, bytes, exchanges, weights and the messages of bad input. */
+/** Execution on a null device: order of steps, bytes, exchanges, weights and messages for bad input. */
 // needs: cpu
 
 import t, { type Test } from "tap";
@@ -40,7 +40,7 @@ function kernel(name: string, bindings: readonly string[]): Kernel {
 
 const KERNELS = { work: kernel("work", ["x", "y", "lengths"]) };
 
-/** Two ranks: y = work(x); counts are gathered; rows of y are exchanged into z. */
+/** A plan of two ranks: y = work(x); counts are gathered; rows of y are exchanged into z. */
 function examplePlan(counts: readonly (readonly number[])[]): Plan {
   const buffers: { [name: string]: PlanBuffer } = {};
   const allocations: { bytes: number }[] = [];
@@ -152,12 +152,12 @@ function u32(buffer: NullBuffer): Uint32Array {
   return new Uint32Array(buffer.data.buffer);
 }
 
-/** The name in a kernel's key. */
+/** Returns the name in a kernel's key. */
 function nameOf(key: string): string {
   return key.split("#")[0]!;
 }
 
-/** What the example's kernels do, in plain words of memory. */
+/** Runs the example's kernels on words of memory. */
 function emulate(key: string, buffers: readonly NullBuffer[]): void {
   const name = nameOf(key);
   const [a, b, c] = buffers.map(u32) as [Uint32Array, Uint32Array, Uint32Array];
@@ -189,7 +189,7 @@ function tensor(rows: number): HostTensor {
   };
 }
 
-t.test("a run writes counts and inputs, launches, exchanges, reads", async (t) => {
+t.test("a run writes counts and inputs, launches, exchanges and reads", async (t) => {
   const device = createNullDevice("null", emulate);
   const plan = examplePlan([[1, 2], [2, 0]]);
   const session = await createSession(plan, { devices: [device, device] });
@@ -222,7 +222,11 @@ const joinsColumns = (table: readonly number[][]) => async (t: Test) => {
     place: { token: "ep", vocab: { over: "tp", table } },
   });
   const { axes } = plan.programs[0]!.outputs["y"]!;
-  t.same(axes, ["token/ep", "vocab/tp"], "no rank has all of it");
+  t.same(
+    axes,
+    ["token/ep", "vocab/tp"],
+    "the output is sharded over both axes",
+  );
   const w = Float32Array.from({ length: 2 * vocab }, (_, i) => i);
   const device = await createCpuDevice({ threads: 1 });
   t.teardown(() => device.destroy());
@@ -252,7 +256,7 @@ const COLUMNS = {
 };
 for (const [which, table] of Object.entries(COLUMNS)) {
   t.test(
-    `outputs of which ranks have columns are joined, whole or some rows: ${which}`,
+    `sharded columns of outputs are joined, for all rows or some: ${which}`,
     joinsColumns(table),
   );
 }
@@ -291,7 +295,7 @@ t.test("a run launches only what its outputs and states need", async (t) => {
   t.strictSame(
     await launched(["grand", "total", "y", "z"]),
     all,
-    "in order again",
+    "independent of order",
   );
   t.strictSame(await launched(["z"]), some);
   t.strictSame(await launchedBy(withoutRows(plan.programs[0]!)), all);
@@ -300,7 +304,7 @@ t.test("a run launches only what its outputs and states need", async (t) => {
   t.strictSame(shapes, [[0, 8], [0, 2], [0], []], "no rows, or all");
 });
 
-t.test("a rank without items launches nothing and sends nothing", async (t) => {
+t.test("a rank without items has no launches and sends nothing", async (t) => {
   const device = createNullDevice("null", emulate);
   const plan = examplePlan([[0, 0], [0, 0]]);
   const session = await createSession(plan, { devices: [device, device] });
@@ -333,18 +337,18 @@ t.test("local and host exchanges move the same rows and bytes, as predicted", as
             ...d,
             createBuffer: (bytes, label) => {
               const buffer = d.createBuffer(bytes, label) as NullBuffer;
-              if (label.endsWith("allocation 2")) kept.push(buffer);
+              if (label.endsWith("allocation 2")) created.push(buffer);
               return buffer;
             },
           });
-          const kept: NullBuffer[] = [];
+          const created: NullBuffer[] = [];
           const [a, b] = [device(first), device(second)];
           const session = await createSession(plan, {
             devices: [a, shared ? a : b],
             statistics: true,
           });
           await session.run("main", { x: tensor(8) });
-          for (const buffer of kept) received.push(u32(buffer).join());
+          for (const buffer of created) received.push(u32(buffer).join());
           const { ranks } = session.statistics();
           for (const { sentBytes, peakBytes, stagingBytes } of ranks) {
             for (const c of [...Object.values(sentBytes), peakBytes]) {
@@ -365,7 +369,7 @@ t.test("local and host exchanges move the same rows and bytes, as predicted", as
   t.pass();
 });
 
-t.test("what was launched runs while an exchange is waited for", async (t) => {
+t.test("launched work is submitted before the wait for an exchange", async (t) => {
   const { plan } = exchangePlan({
     mesh: [{ name: "ep", size: 2 }],
     over: ["ep"],
@@ -387,7 +391,7 @@ t.test("what was launched runs while an exchange is waited for", async (t) => {
   );
 });
 
-t.test("run() says what is wrong with its inputs", async (t) => {
+t.test("run() rejects bad inputs with the reason", async (t) => {
   const device = createNullDevice("null", emulate);
   const plan = examplePlan([[0, 0], [0, 0]]);
   const session = await createSession(plan, { devices: [device, device] });
@@ -449,7 +453,7 @@ t.test("run() says what is wrong with its inputs", async (t) => {
   );
 });
 
-t.test("createSession() refuses other numbers and kinds of device", async (t) => {
+t.test("createSession() rejects wrong numbers and kinds of devices", async (t) => {
   const plan = examplePlan([[0, 0], [0, 0]]);
   const device = createNullDevice();
   await t.rejects(createSession(plan, { devices: [device] }), {
@@ -463,7 +467,7 @@ t.test("createSession() refuses other numbers and kinds of device", async (t) =>
   );
 });
 
-/** A plan that only loads one weight, with the host memory of its buffer on each rank. */
+/** Loads a plan of one weight; returns the host memory of its buffer on each rank. */
 async function load(
   weight: PlanWeight,
   buffer: Partial<PlanBuffer>,
@@ -493,18 +497,18 @@ async function load(
     weights: [weight],
     programs: [],
   };
-  const kept: NullBuffer[] = [];
+  const created: NullBuffer[] = [];
   const device = createNullDevice();
-  const keeping: Device = {
+  const recording: Device = {
     ...device,
     createBuffer: (bytes, label) => {
-      const made = device.createBuffer(bytes, label) as NullBuffer;
-      kept.push(made);
-      return made;
+      const buffer = device.createBuffer(bytes, label) as NullBuffer;
+      created.push(buffer);
+      return buffer;
     },
   };
-  await createSession(plan, { devices: [keeping, keeping], tensors });
-  return kept;
+  await createSession(plan, { devices: [recording, recording], tensors });
+  return created;
 }
 
 function directory(
@@ -537,7 +541,7 @@ const STACKED: PlanWeight = {
   stack: "expert/ep",
 };
 
-t.test("loadWeights() stacks, transposes and pads what each rank owns", async (t) => {
+t.test("loadWeights() stacks, transposes and pads the shard of each rank", async (t) => {
   const tensors = await directory({
     "e.0": f32([2, 3], [1, 2, 3, 4, 5, 6]),
     "e.1": f32([2, 3], [11, 12, 13, 14, 15, 16]),
@@ -597,7 +601,7 @@ t.test("loadWeights() slices an axis of one tensor", async (t) => {
   t.same(floats(two!).slice(0, 2), [3, 4]);
 });
 
-t.test("loadWeights() names what is missing, misshapen or not finite", async (t) => {
+t.test("loadWeights() names missing, misshapen and non-finite weights", async (t) => {
   const shape = {
     axes: [{ axis: "expert/ep", size: 1 }, { axis: "k", size: 3 }, {
       axis: "n",
@@ -635,7 +639,7 @@ t.test("loadWeights() names what is missing, misshapen or not finite", async (t)
         "Cannot load weight 'e.1': element [1, 1] in 'w.safetensors' is not a finite number. Get the file again",
     },
   );
-  // A tensor that no rank owns is never looked at.
+  // A tensor that no rank owns is never read.
   await t.resolves(
     load(
       STACKED,

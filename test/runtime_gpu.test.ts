@@ -1,4 +1,4 @@
-/** Needs an adapter: order, errors, timestamps and waits of the WebGPU device. */
+/** The WebGPU device on an adapter: order, errors, timestamps and waits. */
 // needs: gpu
 
 import t from "tap";
@@ -19,7 +19,7 @@ import { skipWithoutGpu } from "./helpers/needs.ts";
 const adapters: GpuAdapter[] = await listAdapters();
 const skip = skipWithoutGpu;
 
-/** b[i] = a[i] * 2, `rounds` times over. */
+/** b[i] = a[i] * 2, repeated `rounds` times. */
 function double(rounds = 1): DeviceKernel {
   return {
     tree: {
@@ -68,7 +68,7 @@ t.test("listAdapters() numbers and describes", { skip }, (t) => {
   t.end();
 });
 
-t.test("openGpu() names a number that is not there", async (t) => {
+t.test("openGpu() names an unknown number", async (t) => {
   await t.rejects(openGpu(99), {
     name: "MachineError",
     message: /^Cannot open adapter 99: this machine has /,
@@ -97,7 +97,7 @@ t.test("write, launch, copy and read keep their order", { skip }, async (t) => {
   device.destroy();
 });
 
-t.test("long reads come in pieces", { skip }, async (t) => {
+t.test("long reads are split into pieces", { skip }, async (t) => {
   const device = await open();
   const bytes = 65 << 20;
   const buffer = device.createBuffer(bytes, "long");
@@ -108,9 +108,9 @@ t.test("long reads come in pieces", { skip }, async (t) => {
   device.destroy();
 });
 
-t.test("timings() tells when launches ran", { skip }, async (t) => {
+t.test("timings() returns the times of launches", { skip }, async (t) => {
   const device = await open(true);
-  if (!device.timings) return t.pass("no timestamp-query here");
+  if (!device.timings) return t.pass("no timestamp-query");
   await device.prepare({ double: double() });
   const buffers = [
     device.createBuffer(256, "a"),
@@ -127,7 +127,7 @@ t.test("timings() tells when launches ran", { skip }, async (t) => {
 });
 
 t.test(
-  "mistakes name the device and say what WebGPU says",
+  "errors name the device and contain WebGPU's message",
   { skip },
   async (t) => {
     const { name } = adapters[0]!;
@@ -191,18 +191,22 @@ t.test("waiting for the GPU does not spin a core", { skip }, async (t) => {
   setImmediate(() => others++);
   await waited;
   const { milliseconds, unneeded } = turns();
-  t.equal(others, 1, "others' immediates still run");
-  t.equal(globalThis.setImmediate, immediate, "and put back");
+  t.equal(others, 1, "other immediates still run");
+  t.equal(globalThis.setImmediate, immediate, "restored afterwards");
   t.ok(
     milliseconds > 30,
-    `the wait was long enough to tell: ${milliseconds} ms`,
+    `the wait was long enough: ${milliseconds} ms`,
   );
-  t.equal(unneeded, 0, "turns of the event loop besides one a millisecond");
+  t.equal(
+    unneeded,
+    0,
+    "iterations of the event loop beyond one per millisecond",
+  );
   device.destroy();
 });
 
 t.test(
-  "plans that share a device may use one name for two kernels",
+  "plans on a shared device may use one name for two kernels",
   { skip },
   async (t) => {
     const device = await open();

@@ -1,4 +1,4 @@
-// Ranges of a device's memory: bound, written, copied and read as buffers of their own, on both kinds of device.
+// Ranges of a device's memory are bound, written, copied and read like buffers, on both kinds of devices.
 
 import t from "tap";
 import { add, id, load, mul, store, u32 } from "../spec/kernel/build.ts";
@@ -9,7 +9,7 @@ t.teardown(closeDevices);
 
 const GROUPS = 3;
 
-/** y[i] = x[i] * 3 + 1, from one range of an allocation to another one. */
+/** y[i] = x[i] * 3 + 1, from one range of an allocation to another. */
 const tree: Kernel = {
   name: "triple",
   workgroupSize: 64,
@@ -55,7 +55,7 @@ for (const kind of ["cpu", "gpu"] as const) {
       ...values,
       ...wanted,
       ...new Array<number>(count).fill(0),
-    ], "nothing else was written");
+    ], "nothing else is written");
 
     const other = device.createBuffer(bytes, "other");
     device.copy(y, 8, other, 16, 8);

@@ -1,4 +1,4 @@
-/** Needs nothing: how items are assigned to ranks, and split tensors. */
+/** Assignment of items to ranks, and sharded tensors. */
 
 import t from "tap";
 import fc from "fast-check";
@@ -13,21 +13,21 @@ import {
 import type { Plan } from "../spec/plan/plan.ts";
 import "./helpers/seed.ts";
 
-t.test("assignBlocks() gives the first blocks one more", (t) => {
+t.test("assignBlocks() gives the first blocks one item more", (t) => {
   t.same(assignBlocks(7, 3).map((b) => [...b]), [[0, 1, 2], [3, 4], [5, 6]]);
   t.same(assignBlocks(1, 2).map((b) => [...b]), [[0], []]);
   t.same(assignBlocks(0, 2).map((b) => [...b]), [[], []]);
   t.end();
 });
 
-t.test("assignSequences() assigns longest first, ties to the lower", (t) => {
-  // Lengths: sequence 0 has 1, 1 has 3, 2 has 2, 3 has 2.
+t.test("assignSequences() assigns the longest first, ties to the lower rank", (t) => {
+  // Lengths of sequences 0 to 3: 1, 3, 2, 2.
   const assigned = assignSequences([0, 1, 1, 2, 3, 2, 1, 3], 2, new Map());
   t.same(assigned.map((b) => [...b]), [[0, 1, 2, 6], [3, 4, 5, 7]]);
   t.end();
 });
 
-t.test("assignSequences() keeps a sequence where it lives", (t) => {
+t.test("assignSequences() keeps a sequence on its rank", (t) => {
   const rankOf = new Map([[5, 1]]);
   const assigned = assignSequences([5, 6, 7], 2, rankOf);
   t.same(assigned.map((b) => [...b]), [[1, 2], [0]].map((b) => b));
@@ -35,7 +35,7 @@ t.test("assignSequences() keeps a sequence where it lives", (t) => {
   t.end();
 });
 
-t.test("assignAxes() sends items where those are that they number", (t) => {
+t.test("assignAxes() assigns items to the ranks of the items they index", (t) => {
   const plan = {
     mesh: [{ name: "ep", size: 2 }],
     axes: {
@@ -71,7 +71,7 @@ t.test("assignAxes() sends items where those are that they number", (t) => {
   t.end();
 });
 
-t.test("tokens follow the table of their sequences, in every run anew", (t) => {
+t.test("tokens follow the table of their sequences in every run", (t) => {
   const plan = {
     mesh: [{ name: "ep", size: 2 }],
     axes: {
@@ -123,7 +123,7 @@ t.test("tokens follow the table of their sequences, in every run anew", (t) => {
   t.end();
 });
 
-t.test("assignSequences() assigns every item once, sequences whole, in order", (t) => {
+t.test("assignSequences() assigns every item once, with complete sequences, in order", (t) => {
   fc.assert(
     fc.property(
       fc.array(fc.nat(9), { maxLength: 60 }),
@@ -177,7 +177,7 @@ t.test("forEachRun() splits and joins a tensor without loss", (t) => {
   t.end();
 });
 
-t.test("forEachRun() joins items that follow one another", (t) => {
+t.test("forEachRun() merges consecutive items", (t) => {
   const runs: number[][] = [];
   const axes = [
     { length: 2, local: undefined, room: 2 },

@@ -1,4 +1,4 @@
-/** Needs a null device only: weights in any order of axes, in pieces of any length. */
+/** Loading of weights on a null device: any order of axes, pieces of any length. */
 
 import t from "tap";
 import fc from "fast-check";
@@ -15,7 +15,7 @@ import { loadWeights } from "../runtime/weights.ts";
 import "./helpers/seed.ts";
 import { createNullDevice, type NullBuffer } from "./helpers/null_device.ts";
 
-/** A safetensors file of one bf16 tensor whose elements are 1, 2, 3, … as bits. */
+/** A safetensors file with one bf16 tensor whose elements have the bits 1, 2, 3, … */
 function bf16File(shape: readonly number[]): Uint8Array {
   const count = shape.reduce((n, size) => n * size, 1);
   const header = new TextEncoder().encode(JSON.stringify({
@@ -29,7 +29,7 @@ function bf16File(shape: readonly number[]): Uint8Array {
   return file;
 }
 
-t.test("loadWeights() gives the same bytes for any pieces", async (t) => {
+t.test("loadWeights() gives the same bytes for any piece sizes", async (t) => {
   await fc.assert(
     fc.asyncProperty(
       fc.record({
@@ -106,7 +106,7 @@ t.test("loadWeights() gives the same bytes for any pieces", async (t) => {
           name: "w",
           size: file.length,
           read: (offset, length) => {
-            // Bytes at an odd place of a larger array, as a file cache may give them.
+            // Bytes at an odd offset of a larger array, as from a file cache.
             const target = new Uint8Array(length + 1);
             target.set(file.subarray(offset, offset + length), odd ? 1 : 0);
             return Promise.resolve(
@@ -142,10 +142,10 @@ t.test("loadWeights() gives the same bytes for any pieces", async (t) => {
   t.pass();
 });
 
-/** Files of the system, by what it calls them. */
+/** Files by name, with their descriptors. */
 const FILES = { w: 3, w0: 4, w1: 5, w2: 6, w3: 7 } as const;
 
-/** The bytes of each, none like another's. */
+/** Contents of the files, all different. */
 const CONTENTS = new Map(
   Object.values(FILES).map((descriptor) => {
     const halves = Uint16Array.from(
@@ -156,9 +156,9 @@ const CONTENTS = new Map(
   }),
 );
 
-/** Shards of bf16 weights [e, n, k], of which a rank has at least 1 MiB. */
+/** Shards of bf16 weights [e, n, k], at least 1 MiB per rank. */
 const SHARDS: {
-  readonly [what: string]: {
+  readonly [title: string]: {
     readonly mapped: boolean;
     /** Axes of the buffer, outermost first. */
     readonly order?: readonly string[];
@@ -208,22 +208,22 @@ function count(from: number, length: number): number[] {
 }
 
 for (
-  const [what, { mapped, sharded, stack, ...given }] of Object.entries(SHARDS)
+  const [title, { mapped, sharded, stack, ...layout }] of Object.entries(SHARDS)
 ) {
-  t.test(`mapped weights equal read weights: ${what}`, async (t) => {
+  t.test(`mapped weights equal read weights: ${title}`, async (t) => {
     const sizes: { readonly [axis: string]: number } = {
       e: 4,
       n: 1024,
       k: 512,
     };
-    const order = given.order ?? ["e", "n", "k"];
+    const order = layout.order ?? ["e", "n", "k"];
     const source = stack ? ["n", "k"] : ["e", "n", "k"];
     const shape = source.map((axis) => sizes[axis]!);
     const held = (axis: string, rank: number) =>
       sharded[axis]?.[rank]?.length ?? sizes[axis]!;
     const elements = (rank: number) =>
       order.slice(0, -1).reduce((n, axis) => n * held(axis, rank), 1) *
-      (given.rowStride ?? held(order.at(-1)!, rank));
+      (layout.rowStride ?? held(order.at(-1)!, rank));
     const bytes = perRank([0, 1].map((rank) => 2 * elements(rank)));
     const plan = {
       mesh: [{ name: "ep", size: 2 }],
@@ -244,7 +244,7 @@ for (
           bytes,
           allocation: 0,
           offset: 0,
-          ...given,
+          ...layout,
           axes: order.map((axis) => ({
             axis,
             size: perRank([0, 1].map((rank) => held(axis, rank))),
@@ -309,7 +309,7 @@ for (
   });
 }
 
-t.test("weightForm() takes bytes for words, one or four to a word", (t) => {
+t.test("weightForm() accepts bytes for words, one or four per word", (t) => {
   const weight = { source: "w", stored: "u32", shape: [2, 3] } as const;
   const form = (dtype: string, shape: number[]) =>
     weightForm(weight, { dtype, shape });

@@ -1,4 +1,4 @@
-/** Needs nothing: safetensors headers that are stored, and files written and read back. */
+/** Headers of safetensors files, and files written and read back. */
 
 import t from "tap";
 import fc from "fast-check";
@@ -52,9 +52,9 @@ const BAD: readonly [string, Uint8Array, string][] = [
     file({}, 0, 1n << 60n),
     "its header claims 1152921504606847000 bytes, more than the 100000000 that the format allows",
   ],
-  ["a header that is no JSON", file("{a", 0), "its header is not JSON"],
+  ["a header that is not JSON", file("{a", 0), "its header is not JSON"],
   [
-    "a header that is no object",
+    "a header that is not an object",
     file("[1]", 0),
     "its header is not a JSON object",
   ],
@@ -67,7 +67,7 @@ const BAD: readonly [string, Uint8Array, string][] = [
     "its header names 'a' twice",
   ],
   [
-    "an entry that is no object",
+    "an entry that is not an object",
     file({ a: 3 }, 0),
     "its tensor 'a' is not a JSON object",
   ],
@@ -123,8 +123,8 @@ const BAD: readonly [string, Uint8Array, string][] = [
   ],
 ];
 
-for (const [what, data, state] of BAD) {
-  t.test(`openSafetensors() refuses ${what}`, async (t) => {
+for (const [title, data, state] of BAD) {
+  t.test(`openSafetensors() rejects ${title}`, async (t) => {
     await t.rejects(openSafetensors([source(data)]), {
       name: "DataError",
       message: `Cannot open 'a.safetensors': ${state}. Get the file again`,
@@ -132,7 +132,7 @@ for (const [what, data, state] of BAD) {
   });
 }
 
-t.test("openSafetensors() refuses a name that two shards have", async (t) => {
+t.test("openSafetensors() rejects a name in two shards", async (t) => {
   const data = file({ a: f32(0, 4) }, 4);
   await t.rejects(openSafetensors([source(data), source(data, "b")]), {
     message:
@@ -140,7 +140,7 @@ t.test("openSafetensors() refuses a name that two shards have", async (t) => {
   });
 });
 
-t.test("openSafetensors() never throws anything but DataError", async (t) => {
+t.test("openSafetensors() throws only DataError", async (t) => {
   const good = file({ a: f32(0, 8), b: f32(8, 16) }, 16);
   await fc.assert(
     fc.asyncProperty(
@@ -165,7 +165,7 @@ t.test("openSafetensors() never throws anything but DataError", async (t) => {
   t.pass();
 });
 
-t.test("writeSafetensors() writes what readTensor() reads", async (t) => {
+t.test("readTensor() inverts writeSafetensors()", async (t) => {
   const tensors = {
     "x.y": {
       dtype: "f32" as const,
@@ -220,7 +220,7 @@ t.test("readTensor() widens 16-bit floats and narrows integers", async (t) => {
   });
 });
 
-t.test("readTensor() says that a file became shorter", async (t) => {
+t.test("readTensor() reports a truncated file", async (t) => {
   const data = file({ a: f32(0, 8) }, 8);
   const directory = await openSafetensors([{
     name: "a",

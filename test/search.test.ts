@@ -1,4 +1,4 @@
-// `switchyard search` on machines made up so that it can be worked out which configuration wins.
+// `switchyard search` on hypothetical machines on which the best configuration can be derived by hand.
 
 import { execFile } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -34,7 +34,7 @@ import { switchyard, temporaryFolder, withOutput } from "./helpers/cli.ts";
 const CONFIGS = fileURLToPath(new URL("references/configs", import.meta.url));
 const GRANITE = path.join(CONFIGS, "granite-3.0-1b-a400m.json");
 
-/** Four devices of one host. */
+/** Four devices on one host. */
 const NODE: Machine = {
   version: 1,
   name: "node",
@@ -50,7 +50,7 @@ const NODE: Machine = {
   links: { sameHost: { latency: 2e-5, bandwidth: 1e11, per: "rank" } },
 };
 
-/** Two devices that read slowly, and else take no time. */
+/** Writes a machine of two devices with slow memory reads and free computation. */
 function machineFile(t: Test, link: MachineLink, memory: number): string {
   const file = path.join(temporaryFolder(t), "machine.json");
   const machine: Machine = {
@@ -112,7 +112,7 @@ async function searched(
   return JSON.parse(out) as Document;
 }
 
-t.test("replicas win where exchanges cost more than they save, and a crossover says where", async (t) => {
+t.test("replicas win if exchanges cost more than they save, and the crossover is reported", async (t) => {
   const slow = machineFile(
     t,
     { latency: 1e-2, bandwidth: 1e9, per: "rank" },
@@ -123,7 +123,7 @@ t.test("replicas win where exchanges cost more than they save, and a crossover s
   t.strictSame([best!.mesh, best!.replicas], [{ ep: 1, tp: 1 }, 2]);
   const apart = others.find(({ mesh }) => mesh.ep === 2)!;
   t.match(apart.why, /^exchanges within a node are 9\d % of a step/);
-  // An exchange takes 10 ms, and all weights are read in 30.
+  // An exchange takes 10 ms; all weights are read in 30 ms.
   t.strictSame(against.crossover!.crossings, []);
   t.equal(against.crossover!.first, "replicas");
   t.ok(against.crossover!.exchanged > against.crossover!.saved);
@@ -135,10 +135,11 @@ t.test("replicas win where exchanges cost more than they save, and a crossover s
   );
   const { crossover, found, curve } = await searched(t, fast);
   const { first, crossings: [crossing] } = crossover!;
-  // One token chooses 8 of 32 experts: two on one device each read as many as two apart. From there on, halves are read.
-  t.equal(first, "replicas", "a token a device");
+  // One token chooses 8 of 32 experts. With one token per device, sharded experts read as many as replicas; with more
+  // tokens, up to half as many.
+  t.equal(first, "replicas", "one token per device");
   const { at, to, because } = crossing!;
-  t.ok(at > 1 && at <= 8, `experts apart from ${at} sequences on`);
+  t.ok(at > 1 && at <= 8, `experts are sharded from ${at} sequences on`);
   t.strictSame([to, because], ["experts", "memory"]);
   for (const { bytes, limit } of found) t.ok(bytes <= limit);
   t.ok(
@@ -155,10 +156,13 @@ t.test("replicas win where exchanges cost more than they save, and a crossover s
   const quick = await searched(t, fast, "--max-step", `${1000 * goal}`);
   t.ok(quick.found[0]!.seconds <= goal, "the best meets the goal");
   const speeds = curve.map(({ best }) => best!.tokensPerSecond);
-  t.ok(speeds.every((s, i) => i === 0 || s > speeds[i - 1]!), "more is faster");
+  t.ok(
+    speeds.every((s, i) => i === 0 || s > speeds[i - 1]!),
+    "more devices are faster",
+  );
 });
 
-t.test("what does not fit is thrown out by its bytes, and drawn is what was found", async (t) => {
+t.test("configurations that do not fit are excluded with their bytes; the picture shows the others", async (t) => {
   const link = { latency: 0, bandwidth: 1e12, per: "rank" } as const;
   const small = machineFile(t, link, 1.9e9);
   const file = path.join(temporaryFolder(t), "curve.svg");
@@ -186,7 +190,7 @@ t.test("what does not fit is thrown out by its bytes, and drawn is what was foun
   t.match(
     planned.out,
     `, ${Number(count) * ranks} pages, 32 positions a page\n`,
-    "states are those of pages",
+    "states are pages",
   );
   const none = await switchyard([
     ...["search", GRANITE, "--target", machineFile(t, link, 1e9)],
@@ -195,9 +199,9 @@ t.test("what does not fit is thrown out by its bytes, and drawn is what was foun
   t.match(none.out, "nothing fits");
 });
 
-t.test("a replica whose weights fit without its states is thrown out by all its bytes", async (t) => {
+t.test("a replica that fits without its states is excluded with all its bytes", async (t) => {
   const link = { latency: 0, bandwidth: 1e12, per: "rank" } as const;
-  // Weights are 2.67 GB. Caches are 25 MB, which the second machine has.
+  // Weights are 2.67 GB. Caches are 25 MB, for which only the second machine has memory.
   for (const [memory, fits] of [[2.68e9, false], [2.71e9, true]] as const) {
     const { found, thrownOut } = await searched(
       t,
@@ -212,7 +216,7 @@ t.test("a replica whose weights fit without its states is thrown out by all its 
   }
 });
 
-t.test("a search assumes the numerics, the wire and the cache that it is given", async (t) => {
+t.test("a search uses the given numerics, wire format and cache dtype", async (t) => {
   const link = { latency: 2e-5, bandwidth: 1e10, per: "rank" } as const;
   const machine = machineFile(t, link, 1.9e9);
   const words = [GRANITE, "--target", machine, "--max-context", "256"];
@@ -255,8 +259,8 @@ t.test("a search assumes the numerics, the wire and the cache that it is given",
   }
 });
 
-t.test("experts are sliced where they are fewer than ranks, or where that is faster", async (t) => {
-  // Exchanges have a latency, and nothing else takes as long.
+t.test("experts are sliced if they are fewer than ranks, or if that is faster", async (t) => {
+  // Only the latency of exchanges matters.
   const link = { latency: 1e-4, bandwidth: 1e12, per: "rank" } as const;
   const published = path.join(CONFIGS, "mixtral-8x7b.json");
   const config = {
@@ -301,7 +305,9 @@ t.test("experts are sliced where they are fewer than ranks, or where that is fas
   for (const { mesh, strategy, bytes } of found) {
     const { ep, tp } = mesh;
     if (ep * tp > 2) t.ok(strategy.sliceExperts, `ep=${ep},tp=${tp}`);
-    if (ep * tp === 4) t.ok(bytes < one!.bytes / 2, "half of two ranks'");
+    if (ep * tp === 4) {
+      t.ok(bytes < one!.bytes / 2, "less than half of one rank");
+    }
   }
   const two = found.find(({ mesh: { ep, tp } }) => ep === 1 && tp === 2);
   t.ok(two!.strategy.sliceExperts, "without an exchange");
@@ -317,8 +323,8 @@ t.test("experts are sliced where they are fewer than ranks, or where that is fas
   t.equal(planned.code, 0, `${flags}: ${planned.err}`);
 });
 
-t.test("a mesh that no sharding of the model has is thrown out by name", async (t) => {
-  // Four heads, and eight devices of a host.
+t.test("a mesh that cannot shard the model is excluded with the axis", async (t) => {
+  // Four heads, and eight devices on a host.
   const { code, out, err } = await switchyard([
     ...["search", path.resolve(CONFIGS, "../../../examples/demo-lm")],
     ...["--target", "8xh100", "--json"],
@@ -329,7 +335,7 @@ t.test("a mesh that no sharding of the model has is thrown out by name", async (
   t.strictSame(thrownOut.map(({ why }) => why), [
     "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 8",
   ]);
-  // The embedding of 2,048 words is 512 KiB in bf16: half of it where two ranks share it.
+  // The embedding of 2,048 words is 512 KiB in bf16; two ranks that share it have half.
   const link = { latency: 0, bandwidth: 1e12, per: "rank" } as const;
   const limited = await switchyard([
     ...["search", path.resolve(CONFIGS, "../../../examples/demo-lm")],
@@ -342,12 +348,12 @@ t.test("a mesh that no sharding of the model has is thrown out by name", async (
   t.strictSame(document.found.map(({ mesh }) => mesh), [{ ep: 1, tp: 2 }]);
 });
 
-t.test("a mesh whose ranks hold more than kernels index is thrown out by name", async (t) => {
+t.test("a mesh with buffers that kernels cannot index is excluded", async (t) => {
   const file = path.join(temporaryFolder(t), "machine.json");
   const limits = { maxBufferSize: 1e13, maxStorageBufferBindingSize: 1e13 };
   const device = { ...NODE.devices["d"]!, memory: 6e11, limits };
   writeFileSync(file, JSON.stringify({ ...NODE, devices: { d: device } }));
-  // Keys of 8 heads of 64 at 2^24 positions: kernels index those of 2.
+  // Keys of 8 heads of 64 at 2^24 positions: kernels can index those of 2 heads.
   const { found, thrownOut } = await searched(
     t,
     file,
@@ -360,7 +366,7 @@ t.test("a mesh whose ranks hold more than kernels index is thrown out by name", 
   }
 });
 
-t.test("two threads find what one finds, even if one fails", async (t) => {
+t.test("two threads find the same as one, even if one fails", async (t) => {
   const link = { latency: 1e-5, bandwidth: 1e11, per: "rank" } as const;
   const machine = machineFile(t, link, 4e9);
   const words = [
@@ -409,19 +415,19 @@ t.test("two threads find what one finds, even if one fails", async (t) => {
   t.equal(stdout, alone);
 });
 
-t.test("a step of training takes the ZeRO stage and recomputation that memory asks for", async (t) => {
+t.test("a training step uses the ZeRO stage and recomputation that memory requires", async (t) => {
   const link = { latency: 2e-5, bandwidth: 1e11, per: "rank" } as const;
   const train = (memory: number, ...argv: readonly string[]) =>
     searched(t, machineFile(t, link, memory), "--phase", "train", ...argv);
-  // AdamW keeps 12 bytes of each of 1.3 billion weights beside 2: two ranks that share everything hold half.
+  // AdamW stores 12 bytes per weight of 1.3 billion, besides 2: two ranks that share everything have half of it.
   const small = await train(14e9, "--objective", "memory");
   const [smallest, ...others] = small.found;
   t.ok(others.length > 0, "more than one mesh fits");
-  t.ok(others.every(({ bytes }) => bytes >= smallest!.bytes), "least first");
+  t.ok(others.every(({ bytes }) => bytes >= smallest!.bytes), "smallest first");
   t.match(small.assumes, /^f32 arithmetic .* exchanges in f32$/);
   t.notMatch(small.assumes, "caches");
   for (const { bytes, limit, strategy } of small.found) {
-    t.ok(bytes <= limit && strategy.recompute, "what fits is computed again");
+    t.ok(bytes <= limit && strategy.recompute, "only recomputation fits");
   }
   const none = await switchyard([
     ...["search", GRANITE, "--phase", "train", "--max-context", "256"],
@@ -434,8 +440,8 @@ t.test("a step of training takes the ZeRO stage and recomputation that memory as
   );
 });
 
-t.test("bytes of a step of training by kinds of layers are those of all layers", async (t) => {
-  // A third of its layers, which are all of one kind.
+t.test("representative layers give the bytes of a training step", async (t) => {
+  // A third of its layers, all of one kind.
   const config = {
     ...JSON.parse(readFileSync(GRANITE, "utf8")) as object,
     num_hidden_layers: 8,
@@ -446,41 +452,41 @@ t.test("bytes of a step of training by kinds of layers are those of all layers",
   const target = { kind: "configuration", configuration } as const;
   const mesh = { dp: 2, ep: 2 };
   const bounds = { maxTokens: 256, maxSequences: 4, maxContext: 64 };
-  const how = {
+  const options = {
     mesh,
     bounds,
     limits: {},
     recompute: true,
     zero: 1 as const,
   };
-  const made = await compileTrainingRepresentatives(target, {
-    ...how,
+  const representative = await compileTrainingRepresentatives(target, {
+    ...options,
     machine: undefined,
   });
-  const whole = await planTraining(file, nodeFiles(), {
-    ...how,
+  const complete = await planTraining(file, nodeFiles(), {
+    ...options,
     dtype: "bf16",
     overLimits: true,
   });
-  const [all] = planSummary(whole).ranks;
+  const [all] = planSummary(complete).ranks;
   const ratio = (of: "weights" | "state" | "total") =>
-    made.fullest.bytes[of] / all!.bytes[of];
+    representative.fullest.bytes[of] / all!.bytes[of];
   t.strictSame([ratio("weights"), ratio("state")], [1, 1]);
   t.ok(Math.abs(ratio("total") - 1) < 0.03, `total: ${ratio("total")}`);
   const seconds = (plan: Plan) =>
     simulate(plan, NODE, { tokens: 256, sequences: 4 }).seconds;
-  const first = seconds(made.plan);
-  const grown = made.grown.reduce(
+  const first = seconds(representative.plan);
+  const grown = representative.grown.reduce(
     (sum, { plan, layers }) => sum + layers * (seconds(plan) - first),
     first,
   );
   t.ok(
-    Math.abs(grown / seconds(whole) - 1) < 0.03,
-    `seconds: ${grown / seconds(whole)}`,
+    Math.abs(grown / seconds(complete) - 1) < 0.03,
+    `seconds: ${grown / seconds(complete)}`,
   );
 });
 
-t.test("exchanges in two levels with stages, shared positions and training", (t) => {
+t.test("two-level exchanges with stages, context parallelism and training", (t) => {
   const size = { ranks: 8, host: 2, experts: 8 };
   const names = [
     ...replicaMeshes(size, { pp: 2 }),
@@ -505,7 +511,7 @@ t.test("meshes of a replica", (t) => {
       .map(({ ep, tp }) => [ep, tp]);
   t.strictSame(names(4, 8), [[1, 1], [2, 1], [4, 1], [1, 2], [2, 2]]);
   t.strictSame(names(6, 8).slice(-2), [[6, 1], [3, 2]], "all ranks");
-  t.strictSame(names(8, 2), [[1, 1], [2, 1], [1, 2]], "an expert each");
+  t.strictSame(names(8, 2), [[1, 1], [2, 1], [1, 2]], "one expert per rank");
   t.strictSame(names(8, 2, true), [[1, 1], [2, 1], [1, 2], [2, 2]], "a slice");
   t.end();
 });

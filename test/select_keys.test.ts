@@ -1,4 +1,4 @@
-/** Selected keys and attention to them, compiled and run on meshes, against the reference evaluator. */
+/** Selected keys and attention to them, on meshes, against the reference evaluator. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -37,14 +37,14 @@ import { repeatWith } from "./helpers/seed.ts";
 t.teardown(closeDevices);
 
 interface Sizes {
-  /** Keys of a token; undefined: attention sees all, and nothing is selected. */
+  /** Keys per token; undefined: attention to all keys, without selection. */
   readonly k?: number;
   readonly context: number;
   readonly indexHead?: number;
   readonly indexDim?: number;
 }
 
-/** Both kinds of attention to the keys of one indexer. */
+/** Both kinds of attention, to keys selected by one indexer. */
 function netOf(
   { k, context, indexHead = 6, indexDim = 5 }: Sizes,
 ): Model {
@@ -106,7 +106,7 @@ function netOf(
   });
 }
 
-/** Places of tokens: runs of sequences, from a position on. */
+/** Sequences and positions of tokens, from runs of [sequence, from, to]. */
 function at(...runs: readonly (readonly [number, number, number])[]) {
   const tokens = runs.flatMap(([sequence, from, to]) =>
     Array.from({ length: to - from }, (_, i) => [sequence, from + i] as const)
@@ -129,7 +129,7 @@ holds("few keys", {
   model: netOf({ k: 5, context: 80 }),
   calls: CALLS,
 }, MESHES);
-holds("more than a block of keys, and of elements", {
+holds("more than a block of keys and elements", {
   model: netOf({ k: 34, context: 72, indexHead: 40, indexDim: 36 }),
   calls: CALLS,
 }, [{}]);
@@ -144,7 +144,7 @@ t.test("bits of one rank", { skip: skipUnasked("cpu") }, async (t) => {
   for (const found of others) t.equal(found, one, repeatWith());
 });
 
-t.test("enough keys for all are attention to all", {
+t.test("selection of all keys equals attention to all keys", {
   skip: skipUnasked("cpu"),
 }, async (t) => {
   const calls = CALLS;
@@ -163,7 +163,7 @@ t.test("enough keys for all are attention to all", {
   }
 });
 
-/** A window and entries that stand for three tokens each: some of them by their scores, or all. */
+/** A window, and entries of three tokens each: selected by their scores, or all. */
 function windowsOf(indexed: boolean): Model {
   return model({
     token: upTo(80),
@@ -220,9 +220,9 @@ function windowsOf(indexed: boolean): Model {
 
 for (const indexed of [true, false]) {
   const of = { model: windowsOf(indexed), calls: CALLS };
-  const what = indexed ? "selected entries" : "all entries";
-  holds(`a window and ${what}`, of, MESHES);
-  t.test(`a window and ${what}: bits of one rank`, {
+  const title = indexed ? "selected entries" : "all entries";
+  holds(`a window and ${title}`, of, MESHES);
+  t.test(`a window and ${title}: bits of one rank`, {
     skip: skipUnasked("cpu"),
   }, async (t) => {
     const [one, ...others] = await Promise.all(
@@ -234,7 +234,7 @@ for (const indexed of [true, false]) {
   });
 }
 
-t.test("of equal scores the first keys are selected", {
+t.test("among equal scores, the first keys are selected", {
   skip: skipUnasked("cpu"),
 }, async (t) => {
   const net = model({
@@ -256,7 +256,7 @@ t.test("of equal scores the first keys are selected", {
     ...at([0, 0, 8]),
     query: new Array<number>(8).fill(1),
     weights: new Array<number>(8).fill(-1),
-    // Below 0, keys have the score -0.
+    // Negative products give the score -0.
     key: [2, -1, 1, 0, -3, 1, 4, -2],
   };
   const of = { model: net, calls: [call] };
@@ -291,17 +291,20 @@ t.test("derivative", { skip: skipUnasked("cpu") }, async (t) => {
   const { outputs } = evaluate(graph, { inputs, params });
   for (const name of ["iq", "ik", "iw"]) {
     const gradient = outputs[`grad.${name}`]?.data ?? [0];
-    t.ok(gradient.every((x) => x === 0), `a choice has none by ${name}`);
+    t.ok(
+      gradient.every((x) => x === 0),
+      `the selection has no gradient by ${name}`,
+    );
   }
   t.ok(attends.every((name) => outputs[`grad.${name}`]!.data.some((x) => x)));
-  // The cotangent of keys by head has one buffer more than every device has.
+  // The cotangent of keys by head needs one buffer more than every device has.
   const limits = { ...GUARANTEED_LIMITS, maxStorageBuffersPerShaderStage: 9 };
   const meshes = [{ limits }, { ...MESHES[2], limits }];
   await matches(t, { model: graph, calls: [inputs] }, "cpu", meshes);
   await gradientsHold(t, { model: net, inputs, params });
 });
 
-t.test("operands that do not fit", (t) => {
+t.test("mismatched operands", (t) => {
   t.throws(() => trace(netOf({ k: 0, context: 8 })), {
     name: "ModelError",
     message: "Cannot select 0 keys: expected a whole number from 1 to 16777216",

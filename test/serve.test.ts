@@ -1,4 +1,4 @@
-// `switchyard serve`: what OpenAI's client gets from it, against `generate`; who is refused, and why.
+// `switchyard serve`: responses for OpenAI's client, compared with `generate`; rejected requests.
 // needs: cpu
 
 import { spawn } from "node:child_process";
@@ -39,7 +39,7 @@ interface Document {
   }[];
 }
 
-/** What `generate` makes of a prompt. */
+/** Runs `generate`; returns its first sequence. */
 async function generated(...args: string[]) {
   const { code, out, err } = await switchyard([
     ...["generate", folder, "--adapter", "cpu", "--json"],
@@ -49,7 +49,7 @@ async function generated(...args: string[]) {
   return (JSON.parse(out) as Document).sequences[0]!;
 }
 
-/** The error of a request. */
+/** Returns the error of a request. */
 async function refused(request: Promise<unknown>) {
   const error = await request.then(() => undefined, (error) => error);
   t.type(error, OpenAI.APIError);
@@ -63,7 +63,7 @@ t.test("models are listed", async (t) => {
   t.equal((await refused(client.models.retrieve("other"))).status, 404);
 });
 
-t.test("a completion is what generate makes of the prompt", async (t) => {
+t.test("a completion equals the text of generate", async (t) => {
   const greedy = await client.completions.create({
     model,
     prompt: PROMPT,
@@ -110,7 +110,7 @@ t.test("a completion is what generate makes of the prompt", async (t) => {
   t.equal(tokens.choices[0]!.text, text);
 });
 
-t.test("choices differ by their random numbers, and streams are the same", async (t) => {
+t.test("choices use different random numbers, and streams are equal", async (t) => {
   const request = {
     model,
     prompt: [PROMPT, "The fox"],
@@ -161,7 +161,10 @@ t.test("stop texts, biases and penalties", async (t) => {
   const [token] =
     (await generated("-p", PROMPT, "-n", "1", "--logprobs", "0")).tokens;
   const biased = await text({ logit_bias: { [token!]: -100 } });
-  t.notOk(biased.text.startsWith(plain.slice(0, 4)), "its first token is out");
+  t.notOk(
+    biased.text.startsWith(plain.slice(0, 4)),
+    "its first token is excluded",
+  );
   const stop = await text({ logit_bias: { 0: 100 } });
   t.strictSame([stop.text, stop.finish_reason], ["", "stop"], "a stop token");
   const ignored = await text({ logit_bias: { 0: 100 }, ignore_eos: true });
@@ -183,7 +186,7 @@ t.test("echo has the log-probabilities of the prompt", async (t) => {
   t.ok(text.startsWith(PROMPT));
   t.equal(logprobs!.tokens!.join(""), text);
   t.equal(logprobs!.token_logprobs![0], null);
-  // Each token follows the ones before it.
+  // Each token depends on the ones before it.
   for (let i = 1; i < logprobs!.tokens!.length - 2; i++) {
     const prompt = logprobs!.tokens!.slice(0, i).join("");
     const next = await client.completions.create({
@@ -271,7 +274,7 @@ t.test("a conversation is answered as by generate --chat", async (t) => {
   t.equal(final.choices[0]!.finish_reason, "length");
 });
 
-t.test("what cannot be answered is an error with its field", async (t) => {
+t.test("bad requests give errors with the field", async (t) => {
   const create = (more: object) =>
     refused(
       client.completions.create({ model, prompt: PROMPT, ...more } as never),
@@ -438,7 +441,10 @@ t.test("a prefix stays cached after its request", async (t) => {
   const [again, other] = [await ask("Once"), await ask("The fox")];
   t.equal(again.text, first.text);
   for (const { fed, prompt_tokens } of [again, other]) {
-    t.ok(fed < prompt_tokens / 2, `${fed} of ${prompt_tokens} tokens are fed`);
+    t.ok(
+      fed < prompt_tokens / 2,
+      `${fed} of ${prompt_tokens} tokens are computed`,
+    );
   }
 });
 
@@ -494,7 +500,7 @@ t.test("keys, origins and hosts", async (t) => {
   );
 });
 
-t.test("more requests than may wait are refused, until others leave", async (t) => {
+t.test("requests beyond the queue limit are rejected until others end", async (t) => {
   const small = await startServer(
     folder,
     ...["--max-sequences", "1", "--max-queue", "0"],
@@ -511,7 +517,7 @@ t.test("more requests than may wait are refused, until others leave", async (t) 
   t.match(error, { status: 429, code: "queue_full", type: "rate_limit_error" });
   t.ok(error.headers!.get("retry-after"));
   stream.controller.abort();
-  // The client waits as it is asked to.
+  // The client retries as the header asks.
   const after = await small.client.completions.create(short, { maxRetries: 9 });
   t.equal(after.choices.length, 1);
 });
@@ -533,7 +539,7 @@ t.test("a request has a deadline", async (t) => {
   }, /takes longer/);
 });
 
-t.test("a server that is asked to end answers what it has begun", async (t) => {
+t.test("an interrupted server completes its requests in progress", async (t) => {
   const ending: TestServer = await startServer(folder);
   const stream = await ending.client.completions.create({
     model,
@@ -556,7 +562,7 @@ t.test("a server that is asked to end answers what it has begun", async (t) => {
   });
 });
 
-t.test("what cannot be served is said", async (t) => {
+t.test("reasons why a server cannot start", async (t) => {
   const said = async (...args: string[]) => {
     const { code, err } = await switchyard(["serve", ...args]);
     return [code, err.split(":")[0]];
@@ -576,7 +582,7 @@ t.test("what cannot be served is said", async (t) => {
   ]);
 });
 
-t.test("a connection without a request does not delay the end", async (t) => {
+t.test("a connection without a request does not delay shutdown", async (t) => {
   const { address, close } = await listen(() => new Response(), {
     host: "127.0.0.1",
     port: 0,
@@ -587,10 +593,10 @@ t.test("a connection without a request does not delay the end", async (t) => {
   socket.on("data", (data) => received += data);
   await once(socket, "connect");
   await Promise.all([close(), once(socket, "close")]);
-  t.equal(received, "", "not a timeout");
+  t.equal(received, "", "no timeout response");
 });
 
-t.test("the programs of docs/serve.md print what it shows", async (t) => {
+t.test("the programs of docs/serve.md print the documented output", async (t) => {
   const demo = await startServer(checkpointFolder("demo-lm"));
   t.teardown(() => demo.stop());
   const page = readPage("serve.md");
@@ -602,7 +608,7 @@ t.test("the programs of docs/serve.md print what it shows", async (t) => {
   t.equal((await stream)!.trimEnd().split("\n").length, 3);
 });
 
-/** What a JavaScript program prints. */
+/** Runs a JavaScript program; returns its output. */
 async function runProgram(text: string): Promise<string> {
   const child = spawn(process.execPath, ["--input-type=module", "-e", text], {
     cwd: clonePath("."),

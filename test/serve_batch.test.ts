@@ -1,5 +1,5 @@
-// Requests at random times: each answer has the bytes that it has alone, on every mesh, whoever else is there or
-// leaves, with and without speculation and shared prefixes, also after a restart. SERVE_REQUESTS=1000 sets the number of requests.
+// Requests at random times: each answer equals the one without other requests, on every mesh, also if clients leave, with
+// and without speculation and prefix sharing, and after a restart. SERVE_REQUESTS=1000 sets the number of requests.
 // needs: cpu
 
 import process from "node:process";
@@ -14,14 +14,14 @@ import {
   randomRequests,
 } from "./helpers/serve_requests.ts";
 
-/** Number of requests; more for a long run, whose every configuration then serves all of them. */
+/** Number of requests. In a long run, every configuration serves all of them. */
 const COUNT = Number(process.env["SERVE_REQUESTS"] ?? 40);
 
 const folder = await chatCheckpoint(temporaryFolder(t));
 const REQUESTS = randomRequests(COUNT, { seed: SEED });
 /** So few pages that sequences are preempted and cached pages evicted. */
 const PAGES = ["--max-context", "128", "--pages", "48x4"];
-/** Pages that no prompt fills, so that no prefix is shared. */
+/** Pages larger than any prompt, so that no prefix is shared. */
 const UNSHARED = ["--max-context", "128", "--pages", "6x128"];
 const SMALL = [
   ...["--max-sequences", "6", "--max-batch-tokens", "24"],
@@ -56,7 +56,7 @@ for (
   t.test(`on ${mesh} ${args.join(" ")}`, async (t) => {
     const seed = SEED + mesh.length;
     let [equal, left] = [0, 0];
-    // Some servers are started again in the middle.
+    // Some servers restart in the middle.
     const part = mesh === "ep=1" ? Math.ceil(COUNT / 2) : COUNT;
     for (let first = 0; first < COUNT; first += part) {
       const server = await startServer(

@@ -1,4 +1,4 @@
-// The page of `switchyard serve` in a real browser: a conversation, the experts of its tokens, keys, and accessibility.
+// The page of `switchyard serve` in a real browser: a conversation, experts of its tokens, keys, and accessibility.
 // needs: cpu, browser
 
 import t from "tap";
@@ -40,7 +40,7 @@ t.test("a conversation and its tokens", OPTIONS, async (t) => {
   await send("Who is the fox?");
   await says("The answer is complete.");
   const { choices } = await (await server.post("/v1/chat/completions", {
-    // The refused one is not part of the conversation.
+    // The rejected message is not part of the conversation.
     messages: [{ role: "user", content: "Who is the fox?" }],
     max_tokens: 12,
     temperature: 0,
@@ -68,7 +68,7 @@ t.test("a conversation and its tokens", OPTIONS, async (t) => {
   t.strictSame(
     complaints.filter((text) => !text.includes("401")),
     [],
-    "no other resource, and no error",
+    "no other errors",
   );
   await page.close();
 });

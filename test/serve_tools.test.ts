@@ -1,4 +1,4 @@
-// Answers of `switchyard serve` that follow a grammar: JSON, calls of tools, and reasoning, for OpenAI's client.
+// Structured answers of `switchyard serve` for OpenAI's client: JSON, tool calls and reasoning.
 // needs: cpu
 
 import { writeFileSync } from "node:fs";
@@ -8,7 +8,7 @@ import t from "tap";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { chatCheckpoint, startServer } from "./helpers/serve.ts";
 
-/** It has the format of Hermes and reasoning. */
+/** A template with Hermes's tool format, and reasoning. */
 const TEMPLATE =
   "{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.tool_calls %}<think>{{ m.tool_calls[0].function.arguments | tojson }}{% endif %}\n{% endfor %}<assistant>";
 const checkpoint = await chatCheckpoint(temporaryFolder(t), TEMPLATE);
@@ -28,7 +28,7 @@ const tools = ["climb", "fell"].map((name) => ({
   function: { name, parameters },
 }));
 
-/** Checks arguments against the parameters. */
+/** Whether arguments match the parameters. */
 function isTree(text: string): boolean {
   const { tree, old, ...others } = JSON.parse(text) as {
     [name: string]: unknown;
@@ -37,8 +37,8 @@ function isTree(text: string): boolean {
     Object.keys(others).length === 0;
 }
 
-/** The message of a request, which a stream has too. */
-async function answered(
+/** Requests a chat completion; checks that a stream gives the same. Returns the choice. */
+async function complete(
   more: Omit<Partial<OpenAI.ChatCompletionCreateParams>, "stream">,
 ): Promise<OpenAI.ChatCompletion.Choice> {
   const whole = await client.chat.completions.create({ ...request, ...more });
@@ -60,7 +60,7 @@ async function answered(
   return whole.choices[0]!;
 }
 
-/** Calls of a choice. */
+/** Tool calls of a choice. */
 function callsOf({ message }: OpenAI.ChatCompletion.Choice) {
   return (message.tool_calls ?? []).map((call) => {
     if (call.type !== "function") throw new Error(call.type);
@@ -69,7 +69,7 @@ function callsOf({ message }: OpenAI.ChatCompletion.Choice) {
 }
 
 t.test("JSON of a schema", async (t) => {
-  const choice = await answered({
+  const choice = await complete({
     response_format: {
       type: "json_schema",
       json_schema: { name: "tree", schema: parameters },
@@ -83,7 +83,7 @@ t.test("JSON of a schema", async (t) => {
     minItems: 2,
     maxItems: 2,
   };
-  const list = await answered({ json_schema: schema } as object);
+  const list = await complete({ json_schema: schema } as object);
   t.strictSame(JSON.parse(list.message.content!), [1, "a"]);
 });
 
@@ -128,7 +128,7 @@ t.test("demanded calls", async (t) => {
       { type: "function", function: { name: "fell" } },
     ] as const
   ) {
-    const choice = await answered({ tools, tool_choice });
+    const choice = await complete({ tools, tool_choice });
     t.equal(choice.finish_reason, "tool_calls");
     t.equal(choice.message.content, null);
     const calls = callsOf(choice);
@@ -141,7 +141,7 @@ t.test("demanded calls", async (t) => {
   }
   t.equal(
     callsOf(
-      await answered({
+      await complete({
         tools,
         tool_choice: "required",
         parallel_tool_calls: false,
@@ -154,17 +154,17 @@ t.test("demanded calls", async (t) => {
 t.test("reasoning and calls of the template's format, and their results", async (t) => {
   const grammar =
     'root ::= "<think>\\nHm.</think>\\n\\nYes.\\n<tool_call>\\n{\\"name\\": \\"climb\\", \\"arguments\\": {\\"tree\\": \\"elm\\"}}\\n</tool_call>"';
-  const choice = await answered({ tools, grammar } as object);
+  const choice = await complete({ tools, grammar } as object);
   t.strictSame(choice.message.content, "Yes.");
   t.match(choice.message, { reasoning_content: "Hm." });
   const [call] = callsOf(choice);
   t.match(call!.function, { name: "climb", arguments: '{"tree": "elm"}' });
   t.equal(choice.finish_reason, "tool_calls");
-  const text = await answered(
+  const text = await complete(
     { tools, grammar, tool_choice: "none" } as object,
   );
-  t.match(text.message.content, /^Yes.\n<tool_call>/, "no calls are wanted");
-  const next = await answered({
+  t.match(text.message.content, /^Yes.\n<tool_call>/, "calls are disabled");
+  const next = await complete({
     max_tokens: 3,
     tools,
     messages: [
@@ -183,7 +183,7 @@ t.test("null fields count as omitted", async (t) => {
     { role: "user", content: "Why?" },
   ];
   const textOf = async (messages: readonly object[]) =>
-    (await answered({ max_tokens: 5, messages } as object)).message.content;
+    (await complete({ max_tokens: 5, messages } as object)).message.content;
   t.equal(
     await textOf(bare.map((one) => ({
       ...one,
@@ -204,7 +204,7 @@ t.test("null fields count as omitted", async (t) => {
   t.equal(response.status, 200);
 });
 
-t.test("requests that cannot be answered", async (t) => {
+t.test("bad requests", async (t) => {
   for (
     const [more, expected] of [
       [{ tool_choice: "required" }, "Cannot use 'tool_choice'"],

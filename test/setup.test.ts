@@ -1,4 +1,4 @@
-// The set-up scripts and the test runner itself.
+// The setup scripts and the test runner.
 import { execFile, spawnSync } from "node:child_process";
 import {
   cpSync,
@@ -29,7 +29,7 @@ interface TestFiles {
 const filesModule = new URL("../scripts/test_files.mjs", import.meta.url);
 const { kindsOf, chooseFiles } = await import(filesModule.href) as TestFiles;
 
-/** Counts of a file. */
+/** Test counts of a file. */
 interface Counts {
   readonly passed: number;
   readonly failed: readonly unknown[];
@@ -54,7 +54,7 @@ function node(argv: string[], env: { [name: string]: string } = {}) {
   });
 }
 
-/** What `node scripts/test.mjs` says about files of test/fixtures/runner. */
+/** Runs `node scripts/test.mjs` on files of test/fixtures/runner. */
 function runner(...names: string[]) {
   const files = names.map((name) => `test/fixtures/runner/${name}.ts`);
   const { status, stdout } = node(["scripts/test.mjs", ...files]);
@@ -100,7 +100,7 @@ t.test("npm test counts innermost tests and ends with the counts", (t) => {
   t.end();
 });
 
-t.test("npm test counts a file that goes wrong as failed", (t) => {
+t.test("npm test counts a file with an error as failed", (t) => {
   t.match(runner("crashes"), {
     status: 1,
     last: "1 passed, 1 failed, 0 skipped",
@@ -119,7 +119,7 @@ t.test("npm test counts a file that goes wrong as failed", (t) => {
 });
 
 t.test("files of a process are counted separately", async (t) => {
-  // It compiles them.
+  // Compiles the files.
   runner("passes", "mixed", "stray", "crashes");
   const { Group } = await import(runsModule.href) as TestRuns;
   const start = () => {
@@ -139,7 +139,7 @@ t.test("files of a process are counted separately", async (t) => {
     failed: [{ name: "test/fixtures/runner/mixed.ts > outer > inner fails" }],
     skipped: [/no adapter/],
   });
-  t.notOk(one.group.isIdle, "no file follows one that failed");
+  t.notOk(one.group.isIdle, "no file runs after a failed one");
   t.equal(await one.group.end(), undefined, "the failure is counted");
 
   const stray = start();
@@ -156,7 +156,7 @@ t.test("files of a process are counted separately", async (t) => {
   });
 });
 
-/** What shows that a test needs something. */
+/** Signs that a test needs something. */
 const SIGNS: { readonly [kind: string]: RegExp } = {
   mpi: /helpers\/(mpi|faults|network)\.ts/,
   gpu:
@@ -165,7 +165,7 @@ const SIGNS: { readonly [kind: string]: RegExp } = {
     /helpers\/(run_kernel|references)\.ts|\b(TARGETS|createCpuDevice|openCpuPool)\b|\b(runCase|matches)\(|"--adapter", "cpu"/,
 };
 
-t.test("processes that start at once may all find what another version compiled", async (t) => {
+t.test("concurrent processes replace files compiled by another version", async (t) => {
   const names = Array.from({ length: 200 }, (_, i) => `f${i}`);
   const root = t.testdir({
     spec: Object.fromEntries(
@@ -195,7 +195,7 @@ console.log((await import(compiledFile("spec/f199.ts"))).found);`,
   t.strictSame(ended.map(({ stdout }) => stdout), Array(4).fill("new\n"));
 });
 
-t.test("every test file says what it needs", (t) => {
+t.test("every test file states its needs", (t) => {
   const { files } = chooseFiles([]);
   t.ok(files.length > 100);
   for (const file of files.filter((file) => file !== "test/setup.test.ts")) {
@@ -205,13 +205,13 @@ t.test("every test file says what it needs", (t) => {
     t.strictSame(
       needed.filter((kind) => !kinds.includes(kind)),
       [],
-      `what a line '// needs: ' lacks in ${file}`,
+      `missing in the line '// needs: ' of ${file}`,
     );
   }
   t.end();
 });
 
-t.test("npm test chooses files by kinds and by parts of their paths", (t) => {
+t.test("npm test selects files by kinds and parts of their paths", (t) => {
   const all = chooseFiles([]).files;
   const pure = chooseFiles(["pure"]).files;
   t.ok(pure.includes("test/spec.test.ts"));

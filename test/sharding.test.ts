@@ -1,4 +1,7 @@
-/** Placements that move values: experts over ranks that share their tokens, tensor parallelism, meshes of any names. */
+/**
+ * Placements that move values: expert sharding over ranks with the same tokens, tensor parallelism, meshes with any
+ * names.
+ */
 // needs: cpu, gpu
 
 import t, { type Test } from "tap";
@@ -37,7 +40,7 @@ t.teardown(closeDevices);
 
 const token = upTo(8);
 
-/** As the reference says on one rank, and the same bits on every other placement. */
+/** Checks one rank against the reference, and that other placements have the same bits. */
 function sameBits(
   name: string,
   of: Case,
@@ -56,7 +59,7 @@ function sameBits(
   t.test(`${name}, on a GPU`, { skip }, check("gpu", meshes.slice(0, 2)));
 }
 
-sameBits("experts over ranks that hold the same tokens", {
+sameBits("experts over ranks with the same tokens", {
   model: model({ token, embed: 4, expert: 4 }, (m) => {
     const x = m.input("x", "token embed");
     const routing = route(m.input("logits", "token expert"), {
@@ -75,7 +78,7 @@ sameBits("experts over ranks that hold the same tokens", {
   { mesh: { dp: 2, tp: 2, ep: 2 } },
 ]);
 
-/** A routed block with hidden elements, and a dense one. */
+/** A model with experts and a dense block. */
 function experts(ffn: number): Model {
   return model({ token, embed: 8, expert: 4, ffn, inner: 32 }, (m) => {
     const x = m.input("x", "token embed");
@@ -127,13 +130,13 @@ compileRefused(
 );
 
 compileRefused(
-  "slices of experts that ranks cannot share",
+  "slices of experts that ranks cannot shard",
   experts(18),
   { mesh: { tp: 4 }, sliceExperts: true, numerics: "fast" },
   "Cannot shard axis 'ffn' over 'tp': its size, 18, is no multiple of 4. Use tp=1, tp=2, tp=3, or change its placement",
 );
 
-sameBits("a parameter of experts that a router shares", {
+sameBits("a parameter used by experts and a router", {
   model: model({ token, embed: 4, expert: 4 }, (m) => {
     const x = m.input("x", "token embed");
     const w = m.param("w", "expert embed");
@@ -167,7 +170,7 @@ for (const kind of ["param", "input"] as const) {
   ]);
 }
 
-/** Attention with grouped heads of keys, and a feed-forward block: what tensor parallelism shards. */
+/** Attention with grouped key heads and a feed-forward block, which tensor parallelism shards. */
 function block(
   heads: number,
   kvHeads: number,
@@ -242,7 +245,7 @@ for (const [heads, kvHeads] of [[4, 4], [4, 2], [4, 1], [8, 2]] as const) {
 }
 
 compileRefused(
-  "heads that ranks cannot share",
+  "heads that ranks cannot shard",
   block(4, 2),
   { mesh: { tp: 3 } },
   "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 3. Use tp=1, tp=2, or change its placement",
@@ -251,7 +254,7 @@ compileRefused(
 const numbers = (from: number, to: number) =>
   Array.from({ length: to - from }, (_, i) => from + i);
 compileRefused(
-  "columns of which ranks have different numbers",
+  "unequal columns per rank",
   block(4, 2),
   {
     mesh: { tp: 2 },
@@ -260,7 +263,7 @@ compileRefused(
   "Cannot dot 'token embed': ranks have different numbers of items of 'vocab/tp'. Place equally many on each of them",
 );
 
-sameBits("caches where their sequences are", {
+sameBits("caches on the ranks of their sequences", {
   model: block(4, 2),
   calls,
   tolerance: 1e-5,
@@ -270,7 +273,7 @@ sameBits("caches where their sequences are", {
   { mesh: { a: 2 }, place: { sequence: { over: "a", table: [[], [1, 0]] } } },
 ]);
 
-sameBits("caches that an output has", {
+sameBits("caches that an output uses", {
   model: block(4, 2, (keys) => ({ seen: map((x) => x + 1, keys) })),
   calls,
   tolerance: 1e-5,
@@ -279,7 +282,7 @@ sameBits("caches that an output has", {
   place: { sequence: { over: "a", table: [[1], [0]] } },
 }]);
 
-t.test("a rank has room for its own sequences", async (t) => {
+t.test("a rank allocates caches of its own sequences", async (t) => {
   for (
     const [place, parts] of [
       [{ token: "a" }, "cyclic"],
@@ -289,13 +292,13 @@ t.test("a rank has room for its own sequences", async (t) => {
     const plan = await compile(block(4, 2), { mesh: { a: 2 }, place });
     const { axes: [axis], bytes } = plan.buffers["keys"]!;
     t.strictSame(plan.axes[axis!.axis]!.table, parts);
-    // 2 sequences of 8 positions, 2 heads of 8 elements: over 2 ranks either way.
+    // 2 sequences of 8 positions, 2 heads of 8 elements, over 2 ranks in both cases.
     t.equal(bytes, 2 * 8 * 2 * 8 * 4 / 2);
   }
 });
 
 compileRefused(
-  "tokens apart from the caches of their sequences",
+  "tokens on other ranks than the caches of their sequences",
   block(4, 2),
   { mesh: { a: 2, b: 2 }, place: { token: "a", sequence: "b" } },
   "Cannot shard axis 'sequence' over 'b': tokens are sharded over 'a', and those of a sequence are where its cache is. Place 'token' only: 'sequence' follows it",
@@ -321,7 +324,7 @@ for (const place of [{ kvHead: "a" }, { kvHead: "b", head: "a" }]) {
   );
 }
 
-t.test("rows of a call that has none", async (t) => {
+t.test("a call without rows", async (t) => {
   const of = {
     model: block(4, 2),
     calls: [{ ids: [], sequence: [], position: [] }],

@@ -1,4 +1,4 @@
-/** A layer before and after `shard`, on several meshes, as text; the page about sharding quotes it. */
+/** Text of a layer after `shard` on several meshes, as quoted in spec/sharding.md. */
 
 import { readFileSync } from "node:fs";
 import t from "tap";
@@ -93,7 +93,7 @@ for (
 for (const name of DISPATCHER_NAMES) {
   t.test(`the page has dispatcher ${name}`, (t) => {
     t.match(page, new RegExp(`^\\| \`${name}\` +\\|`, "m"));
-    // What follows the router, where the dispatcher is another than above.
+    // Steps after the router, if the dispatcher differs from the one above.
     const block = textOn({ dp: 2, ep: 2 }, name).split(
       /^(?=%\d+ = route )/m,
     )[1]!;

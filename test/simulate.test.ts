@@ -1,4 +1,5 @@
-// The simulator against published and recorded times, and against machines made up so that times can be worked out by hand.
+// The simulator against published and recorded times, and on hypothetical machines whose times can be computed by
+// hand.
 // needs: cpu
 
 import { readFileSync } from "node:fs";
@@ -29,7 +30,7 @@ import { kernelWork } from "../spec/kernel/work.ts";
 import type { Machine, MachineDevice, Plan } from "../spec/mod.ts";
 import { sum } from "../spec/sum.ts";
 
-/** A device for which nothing takes time but what is said. */
+/** A device on which everything is free. */
 const FREE: MachineDevice = {
   multiplyAdds: 1e30,
   operations: 1e30,
@@ -37,7 +38,7 @@ const FREE: MachineDevice = {
   launch: 0,
 };
 
-/** Devices of one rank on one host. */
+/** A machine on which only the given properties cost time: devices of one rank on one host. */
 function machineOf(
   device: Partial<MachineDevice>,
   rest: Partial<Machine> = {},
@@ -71,14 +72,14 @@ t.test("launches, exchanges and waits of an expert layer", async (t) => {
   t.equal(
     simulate(two, apart({ sync: 10, run: 3 }), workload).seconds,
     separate.seconds + 2 * 10 + 3,
-    "counts and rows that follow them are one turn",
+    "counts and the rows after them synchronize once",
   );
   const hosts = [{ devices: [{ kind: "d", ranks: 2 }] }];
   const shared = simulate(two, machineOf({ launch: 1 }, { hosts }), workload);
   t.strictSame(
     [shared.parts.launch, shared.parts.exchange],
     [2 * launches(two), 2 * 3],
-    "on one device, one after the other, and kernels exchange",
+    "on one device, ranks run in sequence and exchange by kernels",
   );
   const cores = { hosts: [{ devices: [{ kind: "d", count: 2 }], atOnce: 1 }] };
   t.equal(
@@ -97,7 +98,7 @@ t.test("launches, exchanges and waits of an expert layer", async (t) => {
   t.throws(() => simulate(one, machineOf({}), { tokens: 1e6 }), {
     message: /a step of 1000000 tokens: the plan allows at most/,
   });
-  // 32 tokens of a rank, 2 choices each, 512 floats; a half of them is for the other rank, and counts of 8 experts.
+  // Rows for the other rank: half of 32 tokens with 2 choices of 512 floats; and counts of 8 experts.
   t.equal(separate.sentBytes, 2 * (32 * 2 / 2) * 2048 + 8 * 4);
   t.equal(separate.expertBytes, 4 * 3 * 512 * 1024 * 4);
 
@@ -109,29 +110,32 @@ t.test("launches, exchanges and waits of an expert layer", async (t) => {
     experts: { kind: "zipf", exponent: 4 },
   });
   t.equal(even.parts.waiting, 0);
-  t.ok(skewed.parts.waiting > 0.2 * even.seconds, "for the fullest rank");
+  t.ok(
+    skewed.parts.waiting > 0.2 * even.seconds,
+    "ranks wait for the busiest one",
+  );
   t.ok(skewed.seconds > 1.3 * even.seconds, "an imbalance takes longer");
 });
 
-t.test("chunks of an exchange go on while kernels run", async (t) => {
+t.test("chunks of an exchange overlap with kernels", async (t) => {
   const at = async (chunks: number) =>
     await compile(layer, { mesh: { ep: 2 }, chunks });
-  const [whole, cut] = [await at(1), await at(2)];
+  const [unsplit, split] = [await at(1), await at(2)];
   const links = {
     sameHost: { latency: 0, bandwidth: 1e6, per: "rank" },
   } as const;
   const machine = machineOf({ multiplyAdds: 1e9 }, { links });
   const workload = { tokens: 64 };
   const [a, b] = [
-    simulate(whole, machine, workload),
-    simulate(cut, machine, workload),
+    simulate(unsplit, machine, workload),
+    simulate(split, machine, workload),
   ];
   t.ok(b.parts.exchange < 0.9 * a.parts.exchange, `${b.parts.exchange}`);
   t.ok(Math.abs(b.parts.arithmetic / a.parts.arithmetic - 1) < 0.05);
   t.equal(b.sentBytes - a.sentBytes, 0, "the same bytes");
 });
 
-t.test("of gathered tokens, ranks compute the rows of their own experts", async (t) => {
+t.test("with gathered tokens, ranks compute only rows of their own experts", async (t) => {
   const at = async (dispatcher: "allToAll" | "allGather") =>
     simulate(
       await compile(layer, {
@@ -168,10 +172,10 @@ t.test("expert loads", (t) => {
   t.strictSame(shares, { max: 0.5, mean: 0.5 });
   const random = (tokens: number) =>
     rowShares({ kind: "zipf", exponent: 0 }, even, { splits, tokens }).max;
-  // The expected maximum of two shares is 0.564 standard deviations of their sum's part above the mean.
+  // The expected maximum of two independent shares is 0.564 standard deviations above the mean.
   const sigma = Math.sqrt(0.25 / (2 * 64));
   t.ok(Math.abs((random(64) - 0.5) / sigma - 0.564) < 0.2, `${random(64)}`);
-  t.ok(random(6400) < random(64), "many tokens even out");
+  t.ok(random(6400) < random(64), "with many tokens, shares are more equal");
   t.throws(
     () =>
       expertShares({ kind: "recorded", counts: [new Array(9).fill(1)] }, facts),
@@ -194,17 +198,17 @@ t.test("published times of dispatch and combine kernels", (t) => {
   t.end();
 });
 
-t.test("DeepSeek's published deployment on H800, tokens a second of a node", async (t) => {
-  // This shows that the published speeds can be reached under the following assumptions, not that the simulator confirms
-  // them: one rate is fitted to the speeds, and it does not all fit. Assumed: FP8 matmuls at 70 % of the data
-  // sheet's 1,979 TFLOP/s; 90 % of 3.35 TB/s; fitted, and found in no data sheet: other operations of kernels at 4 times the
-  // rate of multiply-adds; memory without a limit, as ranks hold more than the 80 GB of a card: prefill
-  // 133.7 GiB, of which weights are 36.8 and scratch memory 96.4, as a rank has room for all 131,072 tokens of a step and not for its
-  // own 4,096 only; decode 181.9 GiB, of which weights are 22.5, scratch memory 22.2 and latents in f32 for 8,192 positions 137.3
-  // (83.6 for the 4,990 in use, a half of it as bf16, a quarter as FP8); links as in DeepEP's tables; FP8 rows one way and BF16 rows back; weights as
-  // stored; even experts, none of them twice; states in f32, as plans have them; two chunks, one in flight while another
-  // is computed. Prefill: prompts of 4,096 tokens, one a rank, tokens sent once to a rank. Decode: 128 sequences a rank
-  // after 4,989 tokens, the published mean.
+t.test("DeepSeek's published deployment on H800, tokens per second and node", async (t) => {
+  // This shows that the published speeds can be reached under the following assumptions, not that the simulator
+  // confirms them: one rate is fitted to the speeds, and memory is insufficient. Assumed: FP8 matmuls at 70 % of the
+  // data sheet's 1,979 TFLOP/s; 90 % of 3.35 TB/s; fitted, not from a data sheet: other operations of kernels at 4
+  // times the rate of multiply-adds; unlimited memory, as ranks need more than the 80 GB of a card: prefill 133.7 GiB
+  // (weights 36.8, scratch 96.4, since a rank has capacity for all 131,072 tokens of a step and not only for its own
+  // 4,096), decode 181.9 GiB (weights 22.5, scratch 22.2, f32 latents for 8,192 positions 137.3; 83.6 for the 4,990
+  // in use, half of it as bf16, a quarter as FP8); links as in DeepEP's tables; FP8 rows dispatched and BF16 rows
+  // combined; weights as stored; even experts without replicas; states in f32, as in plans; two chunks, one in flight
+  // while the other is computed. Prefill: prompts of 4,096 tokens, one per rank, with deduplicated dispatch. Decode:
+  // 128 sequences per rank after 4,989 tokens, the published mean.
   const rate = 0.7 * 1979e12 / 2;
   const machine: Machine = {
     ...machineOf({
@@ -226,7 +230,7 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
     "deepseek-v3.json",
   );
   const stages = [
-    // 73.7k tokens came in, and 56.3 % of those were found in a cache.
+    // 73.7k input tokens, of which 56.3 % were cache hits.
     {
       name: "prefill",
       ranks: 32,
@@ -277,7 +281,7 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
   }
 });
 
-t.test("what goes along with a multiply-add of a matmul follows from the tile", async (t) => {
+t.test("operations per multiply-add of a matmul follow from the tile", async (t) => {
   for (const computer of ["cpu", "native", "gpu", "software"] as const) {
     const rows = tileHeight(TUNING[computer].matmul!);
     const load = (_: string, i: number) =>
@@ -290,7 +294,7 @@ t.test("what goes along with a multiply-add of a matmul follows from the tile", 
     const grouped = Object.entries(kernels)
       .filter(([name]) => name.startsWith("grouped_matmul"));
     t.equal(grouped.length, 2);
-    const said = OPERATIONS_PER_MULTIPLY_ADD[computer];
+    const stated = OPERATIONS_PER_MULTIPLY_ADD[computer];
     let max = 0;
     for (const [name, { tree }] of grouped) {
       const works = Array.from(
@@ -299,15 +303,18 @@ t.test("what goes along with a multiply-add of a matmul follows from the tile", 
       );
       const ratio = sum(works.map(({ operations }) => operations)) /
         sum(works.map(({ multiplyAdds }) => multiplyAdds));
-      t.ok(ratio < 1.03 * said, `${computer}, ${name}: ${ratio}, ${said} said`);
+      t.ok(
+        ratio < 1.03 * stated,
+        `${computer}, ${name}: ${ratio}, ${stated} said`,
+      );
       max = Math.max(max, ratio);
     }
-    // Software adapters have the number of GPUs, which is more than theirs.
-    if (computer !== "software") t.ok(said < 1.1 * max, computer);
+    // Software adapters use the number of GPUs, which is larger than theirs.
+    if (computer !== "software") t.ok(stated < 1.1 * max, computer);
   }
 });
 
-t.test("what was recorded of steps and exchanges on a machine", async (t) => {
+t.test("recorded times of steps and exchanges", async (t) => {
   const replayed = await replay("predict.json");
   const [steps, exchanges] = [
     score(replayed, "step"),
@@ -317,7 +324,8 @@ t.test("what was recorded of steps and exchanges on a machine", async (t) => {
   for (const { what, name, now } of replayed) {
     t.comment(`${name}, ${what}: ${now.toFixed(2)}`);
   }
-  // Today's plans have fewer launches than those measured: of two decodes and prefills, too short a time is predicted.
+  // Current plans have fewer launches than the measured ones, so two decode and prefill times are predicted too
+  // short.
   t.ok(steps.now >= steps.then - 2, `steps: ${steps.now}, then ${steps.then}`);
   t.ok(
     exchanges.now >= exchanges.then,
@@ -325,7 +333,7 @@ t.test("what was recorded of steps and exchanges on a machine", async (t) => {
   );
 });
 
-t.test("the order of configurations that was measured on four ranks", async (t) => {
+t.test("the measured order of configurations on four ranks", async (t) => {
   const order = orderNamed("order_mpi");
   const { measured } = JSON.parse(
     readFileSync(resultsPath("order_mpi"), "utf8"),
@@ -333,17 +341,17 @@ t.test("the order of configurations that was measured on four ranks", async (t) 
   const plans = new Map<string, Plan>();
   const { prefill, decode } = await orderOf(order, measured, { plans });
   t.equal(decode.length, 15);
-  // Three launches of a layer that sends tokens once are gone since it was measured.
+  // Since the measurement, layers with deduplicated dispatch have three launches fewer.
   t.ok(kendall(decode).tau >= 0.75, `decode: ${kendall(decode).tau}`);
-  // Half of the pairs of prefills are as near as rounds of one.
+  // Half of the pairs of prefill times differ no more than repetitions of one.
   t.ok(kendall(prefill).tau >= 0.6, `prefill: ${kendall(prefill).tau}`);
   for (const times of [prefill, decode]) {
     const { tau, pairs } = kendall(times, areApart);
-    t.ok(pairs >= 50, `${pairs} pairs are apart`);
-    t.ok(tau >= 0.9, `of those that are apart: ${tau}`);
+    t.ok(pairs >= 50, `${pairs} pairs are distinct`);
+    t.ok(tau >= 0.9, `of distinct pairs: ${tau}`);
   }
   const machine = structuredClone(measured.machine);
   Object.assign(machine.links.sameHost!, { latency: 0, peer: 0 });
   const free = await orderOf(order, { ...measured, machine }, { plans });
-  t.ok(kendall(free.decode).tau < 0.3, "messages that take no time");
+  t.ok(kendall(free.decode).tau < 0.3, "messages are free");
 });

@@ -1,5 +1,5 @@
 // deno-lint-ignore-file no-var
-/** What the scalar subset refuses: each construct with its sentence and the source that it points at. Needs nothing. */
+/** Constructs that the scalar subset rejects, each with its message and the source that it points at. */
 
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -12,10 +12,10 @@ import { evaluateScalar } from "../compiler/graph/evaluate_scalar.ts";
 import { lowerLambdas } from "../compiler/source/lower_scalar.ts";
 import { LowerError } from "../spec/errors.ts";
 
-// The functions take what JavaScript would give them; most are wrong on purpose.
+// The functions have the types of JavaScript; most are wrong on purpose.
 type Scalar = (...xs: number[]) => number;
 
-/** What `map` records of its function. */
+/** The record that `map` makes of its function. */
 function map(js: (...xs: never[]) => unknown): Lambda {
   return { js: js as unknown as Scalar, span: callSite(map) };
 }
@@ -41,7 +41,7 @@ function two(a: number, b: number): number {
   return a + b;
 }
 
-/** Name: function, sentence, the marked source. */
+/** Function, message, and underlined source. */
 const REJECTED: readonly (readonly [Lambda, string, string])[] = [
   [
     map((x: number) => x / temperature),
@@ -272,7 +272,7 @@ const REJECTED: readonly (readonly [Lambda, string, string])[] = [
   ],
 ];
 
-/** The source over the carets of a message's frame. */
+/** Returns the source above the carets of a message. */
 function marked(message: string): string {
   const lines = message.split("\n");
   const carets = lines.at(-1)!;
@@ -296,11 +296,11 @@ for (const [lambda, sentence, source] of REJECTED) {
     t.equal(error.message.split("\n")[0], sentence);
     t.equal(marked(error.message), source);
     t.match(sentence, /^Cannot [^:]+: .+\. [A-Z].*[^.]$/, "house grammar");
-    t.ok(error.span, "has a place");
+    t.ok(error.span, "has a position");
   });
 }
 
-t.test("a frame, exactly", (t) => {
+t.test("the exact text of a frame", (t) => {
   const source =
     "import x;\n\texport const a = (x: number) => x / temperature;\n";
   t.equal(
@@ -316,12 +316,12 @@ t.test("a frame, exactly", (t) => {
   t.equal(
     codeFrame({ file: "file:///models/b.ts", line: 12, column: 2 }, long, 99),
     ["   --> b.ts:12:2", "   |", "12 | abc", "   |  ^^"].join("\n"),
-    "numbers of two digits; carets end with the line",
+    "two-digit line numbers; carets end with the line",
   );
   t.end();
 });
 
-t.test("a function whose source is gone is read from its text", async (t) => {
+t.test("a function without its source file is read from its text", async (t) => {
   const span = { file: "/nowhere/model.js", line: 4, column: 21 };
   const js: Scalar = (x) => Math.max(x!, 0);
   const [fn] = await lowerLambdas([{ js, span }]);
@@ -340,7 +340,7 @@ t.test("a function whose source is gone is read from its text", async (t) => {
   );
 });
 
-t.test("compiled JavaScript leads back to its source by its map", async (t) => {
+t.test("source maps locate the source of compiled JavaScript", async (t) => {
   const folder = await mkdtemp(join(tmpdir(), "switchyard-map-"));
   t.teardown(() => rm(folder, { recursive: true }));
   const original =
@@ -360,10 +360,14 @@ t.test("compiled JavaScript leads back to its source by its map", async (t) => {
   const js: Scalar = (x) => Math.min(x!, 6);
   const span = { file: join(folder, "model.js"), line: 3, column: 10 };
   const [fn] = await lowerLambdas([{ js, span }]);
-  t.equal(evaluateScalar(fn!, [9]), 6, "a captured name was found there");
+  t.equal(
+    evaluateScalar(fn!, [9]),
+    6,
+    "the captured constant is found in the source",
+  );
 });
 
-t.test("a source that is not what runs is refused", async (t) => {
+t.test("a source that differs from the running function is rejected", async (t) => {
   const mutable = { alpha: 2 };
   const lambda = map((x: number) => x * mutable.alpha);
   t.equal((await lowerLambdas([lambda])).length, 1);

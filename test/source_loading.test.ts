@@ -1,4 +1,7 @@
-/** Model files are loaded wherever they are stored, with this very language and exact positions. Needs a writable temporary folder. */
+/**
+ * Loading of model files from any folder, with this instance of the language and exact positions. Needs a writable
+ * temporary folder.
+ */
 // own process: tests the first registration of hooks, which apply to a process.
 
 import module from "node:module";
@@ -81,7 +84,7 @@ t.test("a TypeScript model in an empty folder", async (t) => {
 
   const models = await loadModels(path);
   t.same(Object.keys(models), ["layer"]);
-  t.ok(isModel(models.layer), "made by this instance of the language");
+  t.ok(isModel(models.layer), "created by this instance of the language");
   t.equal(await resolveModel(`${path}#layer`), models.layer);
   t.equal(await resolveModel(path), models.layer);
 
@@ -96,7 +99,7 @@ t.test("a TypeScript model in an empty folder", async (t) => {
   t.ok(Math.abs(Number(got) - 2 / (1 + Math.exp(-2))) < 1e-6, "lowered");
 });
 
-t.test("JavaScript, whatever the package says", async (t) => {
+t.test("ES modules, independent of the package type", async (t) => {
   const folder = await emptyFolder(t);
   await writeFile(join(folder, "package.json"), '{ "type": "commonjs" }');
   const text =
@@ -108,7 +111,7 @@ t.test("JavaScript, whatever the package says", async (t) => {
   }
 });
 
-t.test("which model is meant", async (t) => {
+t.test("selection of a model", async (t) => {
   const two = fixture("two.ts");
   t.same(Object.keys(await loadModels(two)), ["first", "second"]);
   t.equal(

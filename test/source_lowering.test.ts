@@ -1,4 +1,4 @@
-/** Scalar functions lowered from their source: every construct against the JavaScript that it came from. Needs nothing. */
+/** Scalar functions lowered from their source: every construct against the JavaScript function. */
 
 import fc from "fast-check";
 import t from "tap";
@@ -12,7 +12,7 @@ import "./helpers/seed.ts";
 
 type Scalar = (...xs: number[]) => number;
 
-/** What `map` records of its function. */
+/** The record that `map` makes of its function. */
 function map(js: Scalar): Lambda {
   return { js, span: callSite(map) };
 }
@@ -34,13 +34,13 @@ const CASES: { readonly [name: string]: Lambda } = {
   "divided": map((x) => x! / 3),
   "remainder": map((x, y) => x! % y!),
   "remainder by a constant": map((x) => x! % 0.75),
-  "whole power": map((x) => x! ** 3 + Math.pow(x!, 2)),
+  "integer power": map((x) => x! ** 3 + Math.pow(x!, 2)),
   "negative power": map((x) => (x! + 20) ** -2),
   "root by power": map((x) => Math.abs(x!) ** 0.5),
   "power of two values": map((x, y) => Math.abs(x!) ** (y! / 8)),
   "power of a negative base": map((x) => x! ** Math.floor(2.5)),
   "power to zero": map((x) => x! ** 0),
-  "power with a whole exponent at run time": map((x, y) =>
+  "power with a dynamic integer exponent": map((x, y) =>
     (x! / 4) ** Math.floor(y! / 4)
   ),
   "unary": map((x) => -x! + +x! - (-2)),
@@ -69,7 +69,7 @@ const CASES: { readonly [name: string]: Lambda } = {
     x! * config.alpha + config.inner.beta + frozen.gamma
   ),
   "captured from another file": map((x) => x! * scale + mathx.scale),
-  "types leave no trace": map((x) => ((x as number)! satisfies number) * 2),
+  "types are erased": map((x) => ((x as number)! satisfies number) * 2),
   "const and let": map((x) => {
     const a = x! * 2;
     let b = a + 1;
@@ -141,11 +141,11 @@ const CASES: { readonly [name: string]: Lambda } = {
 };
 
 for (const [name, lambda] of Object.entries(CASES)) {
-  t.test(`the kernel computes what the function does: ${name}`, async (t) => {
+  t.test(`the kernel equals the function: ${name}`, async (t) => {
     const [fn] = await lowerLambdas([lambda]);
     t.ok(fn, "lowered");
     t.equal(fn!.parameters.length, lambda.js.length);
-    // Nothing between 0 and a thousandth: f32 loses it where f64 does not.
+    // No values between 0 and a thousandth, which f32 loses and f64 does not.
     const number = fc.float({ min: -10, max: 10, noNaN: true })
       .map((x) => Math.abs(x) < 1e-3 ? 0 : x);
     fc.assert(
@@ -169,7 +169,7 @@ t.test("parameters take their types from the source", async (t) => {
   t.equal(evaluateScalar(fn!, [false, 3]), 0);
 });
 
-t.test("the tree of a small function, exactly", async (t) => {
+t.test("the exact tree of a small function", async (t) => {
   const [fn] = await lowerLambdas([map((x) => x! > 0 ? x! : 0.5 * x!)]);
   const p0 = { op: "local", type: "f32", name: "p0" };
   t.same(fn, {
@@ -197,16 +197,16 @@ t.test("the tree of a small function, exactly", async (t) => {
   });
 });
 
-t.test("one source is lowered once, and what is lowered is kept", async (t) => {
-  const made = [1, 2].map(() => map((x) => x! * 2));
-  const [a, b] = await lowerLambdas(made);
+t.test("a source is lowered once, and lowered functions are kept", async (t) => {
+  const lambdas = [1, 2].map(() => map((x) => x! * 2));
+  const [a, b] = await lowerLambdas(lambdas);
   t.equal(a, b, "two passes over one call site share their function");
-  const done: Lambda = { ...made[0]!, lowered: a! };
+  const done: Lambda = { ...lambdas[0]!, lowered: a! };
   const [again] = await lowerLambdas([done]);
   t.equal(again, a);
 });
 
-t.test("two functions given at one place stay two", async (t) => {
+t.test("two functions passed to one call site stay distinct", async (t) => {
   const apply = (f: Scalar): Lambda => map(f);
   const [a, b] = await lowerLambdas([
     apply((x) => x! + 1),
@@ -216,7 +216,7 @@ t.test("two functions given at one place stay two", async (t) => {
   t.equal(evaluateScalar(b!, [1]), 3);
 });
 
-t.test("the two precisions of the interpreter", async (t) => {
+t.test("both precisions of the interpreter", async (t) => {
   const [fn] = await lowerLambdas([map((x) => x! * 0.1)]);
   t.equal(evaluateScalar(fn!, [3]), Math.fround(3 * Math.fround(0.1)));
   t.equal(evaluateScalar(fn!, [3], { precision: "f64" }), 3 * 0.1);

@@ -1,4 +1,4 @@
-// Speculation by lookup and by a draft checkpoint: `generate` and `serve` give the tokens that they give without it.
+// Speculation by lookup and by a draft checkpoint: `generate` and `serve` give the same tokens as without it.
 // needs: cpu
 
 import t from "tap";
@@ -48,7 +48,7 @@ async function load(
   return await loadCheckpoint("demo-lm", { ...place, adapter: "cpu", bounds });
 }
 
-/** Drafts of both kinds for a decoder that drafts for itself. */
+/** Drafters; `model` uses the decoder itself as the draft model. */
 const DRAFTERS = {
   lookup: lookupDrafter,
   model: (own: Loaded) => modelDrafter(own.decoder, own.decoder.vocabulary),
@@ -56,14 +56,14 @@ const DRAFTERS = {
 
 const WAYS = { greedy: {}, seeded: { temperature: 0.4, topK: 30, seed: 3 } };
 
-/** Meshes, drafters and pages: 10,000 tokens on all of them. */
+/** Meshes, drafters and pages: 10,000 tokens over all of them. */
 const PLACES = [
   ["ep=1", "model", undefined],
   ["ep=4", "lookup", undefined],
   ["tp=2,ep=2", "lookup", { count: 160, size: 8 }],
 ] as const;
 
-t.test("thousands of tokens are those without speculation", async (t) => {
+t.test("thousands of tokens equal those without speculation", async (t) => {
   const own = await load({ mesh: "ep=1", next: { candidates: 1 } });
   t.teardown(own.close);
   let tokens = 0;
@@ -102,7 +102,7 @@ t.test("thousands of tokens are those without speculation", async (t) => {
   t.ok(tokens >= 10_000 / 3 * places.length, `${tokens} tokens`);
 });
 
-/** Drafts the tokens of known texts, of which about one in three is wrong. */
+/** Drafts tokens of known texts; about one in three is wrong. */
 function wrongDrafter(known: Tokens): Drafter {
   return {
     kindOf: () => ({ name: "known", assumed: 1 }),
@@ -117,7 +117,7 @@ function wrongDrafter(known: Tokens): Drafter {
   };
 }
 
-/** Models with recurrent states, and enough pages, or so few that sequences are preempted. */
+/** Models with recurrent states, with enough pages or so few that sequences are preempted. */
 const RECURRENT = [
   ["qwen3next-16e", "tp=2,ep=2", { count: 60, size: 4 }],
   ["nemotronh-16e", "ep=4", { count: 26, size: 4 }],
@@ -186,7 +186,7 @@ t.test("--speculate changes no token, and --stats counts drafts", async (t) => {
   }
 });
 
-t.test("a server drafts, and its metrics count", async (t) => {
+t.test("a server drafts, and its metrics count drafts", async (t) => {
   const server = await startServerWith(FREE_DRAFTS, [DEMO, "--speculate", "4"]);
   t.teardown(() => server.stop());
   const { client } = server;
@@ -206,7 +206,7 @@ t.test("a server drafts, and its metrics count", async (t) => {
   t.ok(0 < drafted && accepted <= drafted, `${accepted} of ${drafted}`);
 });
 
-t.test("what cannot speculate says why", async (t) => {
+t.test("models that cannot speculate state the reason", async (t) => {
   const refused = async (name: string, ...args: string[]) => {
     const { code, err } = await switchyard([
       ...["generate", name, "--adapter", "cpu", "--tokens", "1,2", "-n", "2"],

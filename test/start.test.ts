@@ -1,4 +1,4 @@
-// Where the machine has too little of something for the program to start, it says so in a sentence.
+// If the machine lacks a resource that the program needs to start, it prints a message.
 import { spawnSync } from "node:child_process";
 import { syncBuiltinESMExports } from "node:module";
 import os from "node:os";
@@ -15,26 +15,27 @@ const PLAN = fileURLToPath(new URL("../package.json", import.meta.url));
 
 const SKIP = process.platform !== "linux" && "limits of other systems differ";
 
-t.test("too few files may be open", { skip: SKIP }, (t) => {
-  // As it is: what is compiled is there, and what is needed is found.
-  const wanted = spawnSync(process.execPath, [PROGRAM, "verify", PLAN], {
+t.test("limits of open files", { skip: SKIP }, (t) => {
+  // Compiles before the limits apply.
+  const expected = spawnSync(process.execPath, [PROGRAM, "verify", PLAN], {
     encoding: "utf8",
   });
-  t.equal(wanted.status, 1);
-  t.match(wanted.stderr, /^Cannot read '.*package\.json': .*\n$/);
+  t.equal(expected.status, 1);
+  t.match(expected.stderr, /^Cannot read '.*package\.json': .*\n$/);
   const seen = new Set<number | null>();
   const major = Number.parseInt(process.versions.node);
-  // Below 19 Node.js does not start, or cannot open the program.
+  // With a limit below 19, Node.js does not start or cannot open the program.
   for (const limit of [19, 20, 22, 24, 28, 32, 40, 64, 200]) {
     const { status, stderr } = spawnSync("sh", [
       ...["-c", `ulimit -n ${limit}; exec "$@"`, "sh"],
       ...[process.execPath, PROGRAM, "verify", PLAN],
     ], { encoding: "utf8" });
-    // Later versions of Node.js itself may need more.
+    // Later versions of Node.js themselves may need more.
     if (major >= 22 && (status === null || /^node:/.test(stderr))) continue;
     seen.add(status);
-    if (status === 1) t.equal(stderr, wanted.stderr, `${limit} files do`);
-    else {
+    if (status === 1) {
+      t.equal(stderr, expected.stderr, `${limit} files suffice`);
+    } else {
       t.equal(status, 3, `${limit} files`);
       t.match(
         stderr,
@@ -43,13 +44,17 @@ t.test("too few files may be open", { skip: SKIP }, (t) => {
       );
     }
   }
-  // Later versions of Node read one file after another: where they start, those are enough.
+  // Later versions of Node.js read one file after another, so that no limit is too small for the program.
   const few = major < 22 ? [3] : [];
-  t.strictSame([...seen].sort(), [1, ...few], "some are too few, some enough");
+  t.strictSame(
+    [...seen].sort(),
+    [1, ...few],
+    "small limits fail, larger ones suffice",
+  );
   t.end();
 });
 
-t.test("there may be too little memory", { skip: SKIP }, (t) => {
+t.test("a limit of memory", { skip: SKIP }, (t) => {
   const { status, stderr } = spawnSync("sh", [
     ...["-c", `ulimit -v 1500000; exec "$@"`, "sh"],
     ...[process.execPath, PROGRAM, "verify", PLAN],
@@ -62,7 +67,7 @@ t.test("there may be too little memory", { skip: SKIP }, (t) => {
   t.end();
 });
 
-t.test("what is wrong besides is named", { skip: SKIP }, (t) => {
+t.test("other errors are named", { skip: SKIP }, (t) => {
   const says: { readonly [error: string]: string } = {
     "first line\\nsecond": "'first line'. Install the package again (npm ci)",
     "Array buffer allocation failed":
@@ -80,14 +85,14 @@ t.test("what is wrong besides is named", { skip: SKIP }, (t) => {
   t.end();
 });
 
-t.test("the bundled program prints the plan that modules print", async (t) => {
+t.test("the bundled program prints the same plan as the modules", async (t) => {
   const model = fileURLToPath(new URL("../examples/demo-lm", import.meta.url));
   const argv = ["plan", model, "--full"];
   const { stdout } = spawnSync(process.execPath, [PROGRAM, ...argv], {
     encoding: "utf8",
   });
   const { out } = await switchyard(argv);
-  // Functions of these names are in other modules too.
+  // Other modules also have functions of these names.
   for (const op of ["add", "swiglu"]) t.match(out, `${op} : f32[`);
   t.equal(stdout, out);
 });

@@ -1,4 +1,7 @@
-/** Strategies of dispatch compose: drawn meshes, chunks, deduplication, routers, dtypes and capacities give the bytes of one rank. */
+/**
+ * Dispatch strategies compose: random meshes, chunks, deduplication, routers, dtypes and capacities give the bytes of
+ * one rank.
+ */
 // needs: cpu
 
 import fc from "fast-check";
@@ -37,7 +40,7 @@ t.teardown(closeDevices);
 
 const RUNS = 40;
 
-/** Dispatchers that change no bit. */
+/** Dispatchers that do not change bits. */
 const EXACT_DISPATCHERS = DISPATCHER_NAMES.filter((name) =>
   !dispatcherWords(name).reorders
 );
@@ -58,7 +61,7 @@ const CAPACITIES = [
   { slots: "ceil", factor: 1, drop: "score", order: "token" },
 ] as const;
 
-/** A layer of 8 experts with a residual, and the same rows doubled by the same routing. */
+/** A layer of 8 experts with a residual. */
 function layer(
   router: typeof ROUTERS[number],
   { capacity, dtype, tokens, stored = "f32" }: {
@@ -93,19 +96,21 @@ function layer(
   };
 }
 
-/** What a case computes on ranks with devices of their own, and the bytes that all of them send, as counted and as predicted. */
+/** Runs a case on ranks with separate devices; returns a digest of the results and the bytes sent by all ranks. */
 async function statisticsOf(of: Case, options: CompileOptions) {
   const { results, ranks } = await countedRun(t, of, options);
-  const bytes: { [what: string]: number } = {};
+  const bytes: { [kind: string]: number } = {};
   for (const { sentBytes } of ranks) {
-    for (const [what, { actual }] of Object.entries(sentBytes)) {
-      bytes[what] = (bytes[what] ?? 0) + actual;
+    for (const [kind, { actual }] of Object.entries(sentBytes)) {
+      bytes[kind] = (bytes[kind] ?? 0) + actual;
     }
   }
   return { results: digest(results), bytes };
 }
 
-/** The legal plan of a case; undefined where its experts are not in equal blocks, and their weights cannot be gathered. */
+/**
+ * Compiles and verifies a case. Returns undefined if experts are in unequal blocks, whose weights cannot be gathered.
+ */
 async function compiled(of: Case, options: CompileOptions) {
   const even = 8 % options.mesh!["ep"]! === 0;
   try {
@@ -118,7 +123,7 @@ async function compiled(of: Case, options: CompileOptions) {
   }
 }
 
-t.test("no bit depends on the strategy", async (t) => {
+t.test("bits do not depend on the strategy", async (t) => {
   let cut = 0;
   let both = 0;
   await fc.assert(
@@ -143,11 +148,11 @@ t.test("no bit depends on the strategy", async (t) => {
       async (
         { router, mesh, capacity, dtype, stored, tokens, ...strategy },
       ) => {
-        const made = layer(router, { capacity, dtype, stored, tokens });
+        const of = layer(router, { capacity, dtype, stored, tokens });
         const { wire } = strategy;
-        const wanted = digest(await runCase(made, "cpu", { wire }));
+        const wanted = digest(await runCase(of, "cpu", { wire }));
         const options = { ...mesh, ...strategy };
-        const plan = await compiled(made, options);
+        const plan = await compiled(of, options);
         if (plan === undefined) return true;
         const steps = plan.programs.flatMap(({ steps }) => steps);
         const inChunks = steps.some(({ op }) => op === "wait");
@@ -156,7 +161,7 @@ t.test("no bit depends on the strategy", async (t) => {
         );
         if (inChunks) cut++;
         if (inChunks && once) both++;
-        const found = await runPlan(made, "cpu", plan);
+        const found = await runPlan(of, "cpu", plan);
         const values = found.map((outputs) =>
           Object.fromEntries(
             Object.entries(outputs).filter(([name, { data }]) => {
@@ -171,10 +176,10 @@ t.test("no bit depends on the strategy", async (t) => {
     ),
     { numRuns: RUNS, seed: 16 },
   );
-  t.ok(cut > 3 && both > 1, `${cut} in chunks, ${both} deduplicated too`);
+  t.ok(cut > 3 && both > 1, `${cut} in chunks, ${both} of them deduplicated`);
 });
 
-t.test("fast numerics: rows are added up before they return", async (t) => {
+t.test("fast numerics sum rows before they return", async (t) => {
   let summed = 0;
   let gathered = 0;
   await fc.assert(
@@ -189,7 +194,7 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
         dispatcher: fc.constantFrom(...DISPATCHER_NAMES),
       }),
       async ({ router, mesh, chunks, dispatcher, ...rest }) => {
-        const made = layer(router, rest);
+        const of = layer(router, rest);
         const options = {
           ...mesh,
           chunks,
@@ -198,7 +203,7 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
           dispatcher,
           numerics: "fast" as const,
         };
-        const plan = await compiled(made, options);
+        const plan = await compiled(of, options);
         if (plan === undefined) return true;
         if (Object.values(kernelsByKey(plan)).some(({ fused }) => !fused)) {
           throw new Error("products are rounded");
@@ -211,10 +216,10 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
           if (exchange) throw new Error("rows are exchanged");
           gathered++;
         }
-        const [wanted] = await runCase(made, "cpu");
-        const twice = { ...made, calls: [...made.calls!, ...made.calls!] };
+        const [wanted] = await runCase(of, "cpu");
+        const twice = { ...of, calls: [...of.calls!, ...of.calls!] };
         const [found, again] = await runPlan(twice, "cpu", plan);
-        // A sum of two terms has one order only.
+        // A sum of two terms has only one order.
         if (dispatcher === "allGather" && router.topK <= 2) {
           const same = digest([{ y: found!.y! }]) === digest([wanted!]);
           if (!same) throw new Error("bits of gathered tokens differ");
@@ -243,13 +248,13 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
 });
 
 t.test("tokens are gathered over the mesh axes of their experts only", async (t) => {
-  const made = layer(ROUTERS[0], {
+  const of = layer(ROUTERS[0], {
     capacity: undefined,
     dtype: "f32",
     tokens: 40,
   });
   const gather = { dispatcher: "allGather", numerics: "fast" } as const;
-  const wanted = digest(await runCase(made, "cpu"));
+  const wanted = digest(await runCase(of, "cpu"));
   const words = 16 + 2 * ROUTERS[0].topK;
   for (
     const mesh of [
@@ -259,7 +264,7 @@ t.test("tokens are gathered over the mesh axes of their experts only", async (t)
       { dp: 2, ep: 2, tp: 2 },
     ]
   ) {
-    const { results, bytes } = await statisticsOf(made, { mesh, ...gather });
+    const { results, bytes } = await statisticsOf(of, { mesh, ...gather });
     t.equal(results, wanted, JSON.stringify(mesh));
     const copies = "tp" in mesh ? mesh.tp : 1;
     const sums = 40 * 16 * 4;
@@ -271,7 +276,7 @@ t.test("tokens are gathered over the mesh axes of their experts only", async (t)
         combine: 0,
         // Each token once to the other rank of its group, with its choices; along tp, sums of half of its tokens.
         gather: 40 * words * 4 * copies + (copies - 1) * sums,
-        // Of each token, terms of all other ranks of its group, each of a part of the tokens.
+        // Of each token, terms from all other ranks of its group, each for a part of the tokens.
         reduce: sums * (2 * copies - 1),
         attention: 0,
         stages: 0,
@@ -281,26 +286,26 @@ t.test("tokens are gathered over the mesh axes of their experts only", async (t)
   }
 });
 
-t.test("weights of experts are gathered as they are stored, and no row is sent", async (t) => {
-  // Rows of 16-bit elements begin at multiples of four.
+t.test("weights of experts are gathered in their stored dtype, and no rows are sent", async (t) => {
+  // Rows of 16-bit elements are padded to multiples of four.
   const bytesOf = {
     f32: 8 * (16 * 22 + 22 * 16 + 1) * 4,
     bf16: 8 * (16 * 24 + 22 * 16 + 1) * 2,
   };
   for (const stored of ["f32", "bf16"] as const) {
-    const made = layer(ROUTERS[1], {
+    const of = layer(ROUTERS[1], {
       capacity: undefined,
       dtype: "f32",
       tokens: 40,
       stored,
     });
-    const wanted = digest(await runCase(made, "cpu"));
-    const { results, bytes } = await statisticsOf(made, {
+    const wanted = digest(await runCase(of, "cpu"));
+    const { results, bytes } = await statisticsOf(of, {
       mesh: { dp: 2, ep: 2 },
       dispatcher: "gatherWeights",
     });
     t.equal(results, wanted);
-    // Half of them to the other rank of the group, by each of four ranks.
+    // Each of four ranks sends half of the weights to the other rank of its group.
     t.strictSame(bytes, {
       counts: 0,
       dispatch: 0,
@@ -310,8 +315,8 @@ t.test("weights of experts are gathered as they are stored, and no row is sent",
       attention: 0,
       stages: 0,
     });
-    // Two scales of 16 bits on a rank have room for four, which are not gathered.
-    const apart = await statisticsOf(made, {
+    // A rank with two 16-bit scales stores four; the padding is not gathered.
+    const apart = await statisticsOf(of, {
       mesh: { ep: 4 },
       dispatcher: "gatherWeights",
     });
@@ -331,14 +336,14 @@ t.test("training by every dispatcher", async (t) => {
   }
 });
 
-t.test("no token is sent twice where experts are over ep and tp", async (t) => {
-  const made = layer(ROUTERS[1], {
+t.test("with experts over ep and tp, no token is sent twice", async (t) => {
+  const of = layer(ROUTERS[1], {
     capacity: undefined,
     dtype: "f32",
     tokens: 40,
   });
   const bytes = async (options: CompileOptions) => {
-    const { results, bytes } = await statisticsOf(made, options);
+    const { results, bytes } = await statisticsOf(of, options);
     return { results, sent: [bytes["dispatch"]!, bytes["combine"]!] };
   };
   for (const deduplicate of [false, true]) {

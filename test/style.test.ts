@@ -1,4 +1,4 @@
-// The house rules and the arrows between layers, formatting, lint and types, over every file of the project.
+// House rules, layers, formatting, lint and types of all files.
 import { execFileSync, spawnSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
@@ -22,7 +22,7 @@ const PROJECT_OPTIONS = {
   skipFileDependencyResolution: true,
 };
 
-t.test("every file keeps the house rules", (t) => {
+t.test("every file follows the house rules", (t) => {
   const project = new Project(PROJECT_OPTIONS);
   const files = project.addSourceFilesAtPaths(
     [
@@ -35,7 +35,7 @@ t.test("every file keeps the house rules", (t) => {
       `!${join(ROOT, "bench/peers/node_modules")}/**`,
     ]),
   );
-  t.ok(files.length > 20, "the files are found");
+  t.ok(files.length > 20, "files are found");
   const placed = files.map((file) => ({
     file,
     path: relative(ROOT, file.getFilePath()),
@@ -45,16 +45,16 @@ t.test("every file keeps the house rules", (t) => {
     findings(file, path, { published: published.get(path) ?? NONE })
   );
   t.strictSame(found, []);
-  t.strictSame(folderCycles(placed), [], "folders form no cycle");
-  // Expressions of a lambda contain functions, and functions expressions.
+  t.strictSame(folderCycles(placed), [], "folders have no cycles");
+  // Expressions of a lambda contain functions, and functions contain expressions.
   const others = placed.filter(({ path }) =>
     !path.startsWith("compiler/source/")
   );
-  t.strictSame(fileCycles(others), [], "files form no cycle of values");
+  t.strictSame(fileCycles(others), [], "files have no cycles of values");
   t.end();
 });
 
-t.test("pages use the field's words", (t) => {
+t.test("pages use standard terms", (t) => {
   const listed = spawnSync("git", ["ls-files", "*.md"], { cwd: ROOT });
   const pages = listed.stdout.toString().split("\n").filter((name) =>
     /^([A-Z]+\.md|(spec|docs|examples\/[a-z]+)\/.*\.md)$/.test(name) &&
@@ -67,7 +67,7 @@ t.test("pages use the field's words", (t) => {
   t.end();
 });
 
-/** One small file for each rule, at a path where the rule holds, and what it should say. */
+/** A file that violates a rule, at a path where the rule applies, and the finding. */
 const BROKEN: [path: string, text: string, finding: RegExp][] = [
   ["spec/camelCase.ts", "", /not snake_case/],
   ["spec/index.ts", "", /mod\.ts, not index\.ts/],
@@ -136,7 +136,7 @@ const BROKEN: [path: string, text: string, finding: RegExp][] = [
   ["spec/a.ts", 'f(new AError("Cannot a: b isn\'t c"))', /contraction/],
 ];
 
-t.test("findings() sees every kind of breach", (t) => {
+t.test("findings() reports every kind of violation", (t) => {
   const project = new Project({
     ...PROJECT_OPTIONS,
     useInMemoryFileSystem: true,
@@ -197,26 +197,26 @@ t.test("findings() sees every kind of breach", (t) => {
   t.end();
 });
 
-t.test("no file names a path of this machine", (t) => {
+t.test("no file contains a path of this machine", (t) => {
   const listed = spawnSync("git", ["ls-files", "-z"], { cwd: ROOT });
   if (listed.status !== 0) {
     t.pass("a check of the git repository", { skip: "not a git clone" });
     return t.end();
   }
-  const places = [dirname(ROOT.replace(/\/$/, "")), homedir()]
-    .filter((place) => place.length > 3 && place !== tmpdir())
-    .map((place) => `${place}/`);
+  const prefixes = [dirname(ROOT.replace(/\/$/, "")), homedir()]
+    .filter((prefix) => prefix.length > 3 && prefix !== tmpdir())
+    .map((prefix) => `${prefix}/`);
   const found = listed.stdout.toString().split("\0").filter((name) => {
     const file = join(ROOT, name);
     if (name === "" || !existsSync(file)) return false;
     const text = readFileSync(file, "latin1");
-    return places.some((place) => text.includes(place));
+    return prefixes.some((prefix) => text.includes(prefix));
   });
   t.strictSame(found, []);
   t.end();
 });
 
-t.test("the README shows examples/layer.ts as it is", (t) => {
+t.test("the README quotes examples/layer.ts", (t) => {
   const read = (path: string) => readFileSync(join(ROOT, path), "utf8");
   const shown = /```ts\n(.*?)```/s.exec(read("README.md"))?.[1];
   const [, ...code] = read("examples/layer.ts").split("\n");
@@ -239,14 +239,17 @@ function tool(name: string, argv: string[]): { ok: boolean; output: string } {
   }
 }
 
-const CHECKS: [what: string, name: string, argv: string[]][] = [
-  ["types hold", "typescript-7/bin/tsc", ["-p", "."]],
-  ["types of the page hold", "typescript-7/bin/tsc", ["-p", "view/page"]],
-  ["the linter is content", "deno/bin.cjs", ["lint", "--quiet"]],
+const CHECKS: [title: string, name: string, argv: string[]][] = [
+  ["types are correct", "typescript-7/bin/tsc", ["-p", "."]],
+  ["types of the page are correct", "typescript-7/bin/tsc", [
+    "-p",
+    "view/page",
+  ]],
+  ["lint", "deno/bin.cjs", ["lint", "--quiet"]],
   ["files are formatted", "deno/bin.cjs", ["fmt", "--check", "--quiet"]],
 ];
-for (const [what, name, argv] of CHECKS) {
-  t.test(what, (t) => {
+for (const [title, name, argv] of CHECKS) {
+  t.test(title, (t) => {
     const { ok, output } = tool(name, argv);
     t.ok(ok, `${name} ${argv.join(" ")}`, { output });
     t.end();

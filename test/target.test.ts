@@ -1,4 +1,4 @@
-// What `--target` and `--experts` are read as: machines by name, this one, and loads of experts.
+// `--target` and `--experts`: machines by name, this machine, and expert loads.
 
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -19,7 +19,7 @@ const GRANITE = fileURLToPath(
   new URL("references/configs/granite-3.0-1b-a400m.json", import.meta.url),
 );
 
-t.test("--experts says which ranks wait, and for how long", async (t) => {
+t.test("--experts determines how long ranks wait", async (t) => {
   // 32 experts, four on each of eight ranks; a token chooses 8.
   const argv = ["plan", GRANITE, "--target", "8xmi300x"];
   const waitingOf = async (...experts: readonly string[]) => {
@@ -41,9 +41,9 @@ t.test("--experts says which ranks wait, and for how long", async (t) => {
     return ["--experts", file];
   };
   const apart = await record("layer0.topk_idx", [0, 4, 8, 12, 16, 20, 24, 28]);
-  t.equal(await waitingOf(...apart), 0, "one on each rank");
+  t.equal(await waitingOf(...apart), 0, "one choice per rank");
   const together = await record("layer0.topk_idx", [0, 1, 2, 3, 4, 5, 6, 7]);
-  t.ok(await waitingOf(...together) > mild, "all on two ranks");
+  t.ok(await waitingOf(...together) > mild, "all choices on two ranks");
   const other = await record("layer0.other", [0, 1, 2, 3, 4, 5, 6, 7]);
   const refused = await switchyard([...argv, ...other]);
   t.strictSame([refused.code, refused.out], [1, ""]);
@@ -53,20 +53,20 @@ t.test("--experts says which ranks wait, and for how long", async (t) => {
   t.match(alone.err, "Cannot use --experts without --target");
 });
 
-t.test("--target this is measured, with the ranks of the mesh; no other name is", async (t) => {
+t.test("only --target this is measured, with the ranks of the mesh", async (t) => {
   const io = { files: nodeFiles() } as CliIo;
-  const made = await findMachine(io, "1x24gb");
+  const machine = await findMachine(io, "1x24gb");
   const measured: number[] = [];
   const find = (target: string, mesh: Mesh) =>
     findMachine(io, target, {
       ...ranksOf({ mesh, meshes: [mesh] }),
       measure: (_, ranks) => {
         measured.push(ranks);
-        return Promise.resolve(made);
+        return Promise.resolve(machine);
       },
     });
   const mesh = [{ name: "ep", size: 2 }, { name: "tp", size: 2 }];
-  t.equal(await find("this", mesh), made);
+  t.equal(await find("this", mesh), machine);
   await find("this", []);
   t.equal(machineRanks(await find("8xh100", mesh)), 8);
   await t.rejects(find("that", mesh), {

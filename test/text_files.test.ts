@@ -1,4 +1,4 @@
-/** Texts to train on: plain and compressed. */
+/** Training texts: plain and compressed. */
 
 import { spawnSync } from "node:child_process";
 import { writeFile } from "node:fs/promises";
@@ -18,13 +18,13 @@ async function readTextFile(file: string, from = files): Promise<string> {
   return text;
 }
 
-/** The program that packs, if it is here. */
-function packed(tool: string): Uint8Array | undefined {
+/** Compresses the text with a program, if it is installed. */
+function compressed(tool: string): Uint8Array | undefined {
   const { status, stdout } = spawnSync(tool, ["-c"], { input: TEXT });
   return status === 0 ? stdout : undefined;
 }
 
-t.test("plain, and packed by gzip", async (t) => {
+t.test("plain, and compressed by gzip", async (t) => {
   const folder = temporaryFolder(t);
   const file = path.join(folder, "text");
   for (const bytes of [TEXT, gzipSync(TEXT), ""]) {
@@ -34,9 +34,9 @@ t.test("plain, and packed by gzip", async (t) => {
 });
 
 for (const tool of ["xz", "zstd", "bzip2"]) {
-  const bytes = packed(tool);
-  t.test(`packed by ${tool}`, {
-    skip: bytes === undefined && `there is no '${tool}' here`,
+  const bytes = compressed(tool);
+  t.test(`compressed by ${tool}`, {
+    skip: bytes === undefined && `there is no '${tool}'`,
   }, async (t) => {
     const file = path.join(temporaryFolder(t), "text");
     await writeFile(file, bytes!);
@@ -45,11 +45,11 @@ for (const tool of ["xz", "zstd", "bzip2"]) {
     await t.rejects(readTextFile(file, files), {
       name: "DataError",
       message: /is no text in UTF-8, plain or compressed by gzip, .* or bzip2/,
-    }, "a part of it is none");
+    }, "truncated files are rejected");
   });
 }
 
-t.test("what unpacks is missing", async (t) => {
+t.test("the decompressor is missing", async (t) => {
   const file = path.join(temporaryFolder(t), "text.xz");
   await writeFile(file, Uint8Array.of(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0, 1, 2));
   const before = process.env["PATH"];
@@ -65,7 +65,7 @@ t.test("what unpacks is missing", async (t) => {
   }
 });
 
-t.test("no text", async (t) => {
+t.test("invalid UTF-8", async (t) => {
   const file = path.join(temporaryFolder(t), "text");
   await writeFile(file, Uint8Array.of(0x41, 0xff, 0xfe));
   await t.rejects(readTextFile(file, files), { message: /no text in UTF-8/ });

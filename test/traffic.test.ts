@@ -1,4 +1,4 @@
-// The traffic counter on kernels whose behaviour on GPUs is published, and on streams that were measured on a V100.
+// The traffic counter on kernels with known GPU behaviour, and on streams measured on a V100.
 
 import { fileURLToPath } from "node:url";
 import t from "tap";
@@ -58,7 +58,7 @@ function count(
   });
 }
 
-/** The only load or store of a name. */
+/** Returns the only load or store of a binding. */
 function site({ sites }: GroupCounts, op: Site["op"], name: string): Site {
   const [found, ...others] = [...sites.values()]
     .filter((site) => site.op === op && site.name === name);
@@ -74,7 +74,7 @@ function perRequest({ requests, sectors, lines, passes }: Site) {
   };
 }
 
-/** Share of the bytes of sectors that is asked for, per request. */
+/** Requested share of the bytes of loaded sectors. */
 function efficiency({ bytes, sectors }: Site): number {
   return bytes / (32 * sectors);
 }
@@ -82,7 +82,7 @@ function efficiency({ bytes, sectors }: Site): number {
 const COALESCED = { sectors: 4, lines: 1, passes: 0 };
 const SCATTERED = { sectors: 32, lines: 32, passes: 0 };
 
-t.test("a copy moves the sectors that it asks for", (t) => {
+t.test("a copy moves the sectors that it requests", (t) => {
   const counts = count(
     wgsl`let i = group.x * 256 + lane; y[i] = x[i];`,
   );
@@ -119,7 +119,7 @@ t.test("a copy of every eighth word uses an eighth of its sectors", (t) => {
   t.end();
 });
 
-t.test("a word for all lanes is one sector and one pass", (t) => {
+t.test("a uniform word is one sector and one pass", (t) => {
   const counts = count(wgsl`
     var<workgroup> cells: array<f32, 256>;
     let i = group.x * 256 + lane;
@@ -132,7 +132,7 @@ t.test("a word for all lanes is one sector and one pass", (t) => {
   t.end();
 });
 
-/** Transposes a tile through workgroup memory with rows of so many words. */
+/** Transposes a tile through workgroup memory with the given words per row. */
 function transposed(pitch: number): GroupCounts {
   return count(wgsl`
     var<workgroup> tile: array<f32, ${32 * pitch}>;
@@ -167,7 +167,7 @@ t.test("unknown integers differ", (t) => {
   t.end();
 });
 
-t.test("a transpose scatters stores, or has bank conflicts, or neither", (t) => {
+t.test("a transpose scatters stores, has bank conflicts, or neither", (t) => {
   const naive = count(wgsl`
     let column = lane % 32;
     let row = lane / 32;
@@ -197,7 +197,7 @@ t.test("a GEMV reads rows by lanes, rows by warps, or columns", (t) => {
     y[row] = sum;`);
   t.strictSame(perRequest(site(byLane, "load", "x")), SCATTERED);
   t.equal(efficiency(site(byLane, "load", "x")), 0.125);
-  // A cache that keeps the sectors of all lanes fetches each once: 1 MiB of 256 rows.
+  // A cache for the sectors of all lanes fetches each once: 1 MiB for 256 rows.
   t.strictSame(byLane.touched.get("x"), {
     sectors: 32 * N,
     bytes: 256 * N * 4,
@@ -221,11 +221,11 @@ t.test("a GEMV reads rows by lanes, rows by warps, or columns", (t) => {
   t.strictSame(perRequest(site(byColumn, "load", "x")), COALESCED);
   t.equal(perRequest(site(byColumn, "load", "v")).sectors, 1);
   t.equal(byColumn.waits.device, N);
-  t.equal(byColumn.touched.get("x")!.bytes, 256 * N * 4, "of all iterations");
+  t.equal(byColumn.touched.get("x")!.bytes, 256 * N * 4, "over all iterations");
   t.end();
 });
 
-t.test("lanes of one warp diverge, warps do not", (t) => {
+t.test("lanes of a warp diverge, warps do not", (t) => {
   const idle = (condition: KernelText) => {
     const { active, instructions } = count(
       wgsl`if (${condition}) { y[lane] = exp(x[lane]); }`,
@@ -259,7 +259,7 @@ t.test("a branch for rare words of weights is not counted", (t) => {
   const weights = Object.assign(() => 0x40404040, { constant: 0x40404040 });
   const [unknown, rare] = [setup([]), setup([weights])];
   t.ok(unknown - rare >= 3 * 64 * 4 * 32, `${unknown} and ${rare}`);
-  t.equal(setup([() => 0x40404040]), rare, "word by word");
+  t.equal(setup([() => 0x40404040]), rare, "words by index");
   const others = setup([(i) => i === 0 ? 0x40404040 : 0]);
   t.ok(others - rare > 2 * 64 * 4 * 32, `${others} and ${rare}`);
   t.end();
@@ -292,8 +292,8 @@ t.test("workgroups after the last item of a folded grid do not work", (t) => {
 });
 
 /**
- * A V100 PCIe: latencies and bandwidths that github.com/te42kyfo/gpu-benches measured (commit 01d2bb5); the latency
- * under load is assumed.
+ * A V100 PCIe: latencies and bandwidths measured by github.com/te42kyfo/gpu-benches (commit 01d2bb5); the latency under load
+ * is assumed.
  */
 const V100: GpuCores = {
   matrix: { rate: 62.5e12, reachable: 1 },
@@ -312,7 +312,7 @@ const V100: GpuCores = {
   words: 24_576,
 };
 
-/** GB/s of its sums over arrays of f64: workgroups of 128 lanes, loads per iteration. */
+/** Measured GB/s of sums over f64 arrays: workgroups of 128 lanes, loads per iteration. */
 const STREAMS:
   readonly (readonly [groups: number, loads: number, rate: number])[] = [
     [1, 1, 3.0],
@@ -395,7 +395,7 @@ t.test("a generated token has few launches", async (t) => {
   t.match(
     names[1],
     /choices_matmul_pair_128x192 combined_matmul_192x128$/,
-    "experts are two launches",
+    "experts need two launches",
   );
   t.match(names.at(-1), /topk_1_of_\d+/, "the device selects the best token");
 });

@@ -1,4 +1,4 @@
-/** Training from outside: loss that falls, checkpoints that others read, runs that go on as if they had not been stopped. */
+/** Training from the command line: a falling loss, checkpoints that other programs read, and exact resumption. */
 // needs: cpu
 
 import { spawnSync } from "node:child_process";
@@ -16,26 +16,26 @@ import {
   tinyModel,
 } from "./helpers/tiny_training.ts";
 
-/** The flags of a short training. */
+/** Flags of a short training. */
 const FLAGS = [
   ...["--adapter", "cpu", "--batch", "4", "--length", "32"],
   ...["--lr", "0.01", "--warmup", "2", "--decay", "8"],
 ];
 
-/** A training is resumed with the flags that it started with, or without them. */
+/** Flags that resume a training; they may repeat its original flags. */
 const RESUME = ["--resume", ...FLAGS];
 
-/** The text to train on. */
+/** The training text. */
 const ON_TEXT = ["--data", TEXT];
 
-/** Run a command that must succeed. */
+/** Runs a command that must succeed; returns its output. */
 async function succeed(argv: readonly string[]): Promise<string> {
   const { code, out, err } = await switchyard(argv);
   if (code !== 0) throw new Error(`exit code ${code}: ${err}`);
   return out;
 }
 
-t.test("training, stopping and going on", async (t) => {
+t.test("training, interrupting and resuming", async (t) => {
   const model = await tinyModel(t);
   const folder = temporaryFolder(t);
   const [straight, stopped] = ["straight", "stopped"].map((name) =>
@@ -58,7 +58,7 @@ t.test("training, stopping and going on", async (t) => {
   const losses = metrics.map(({ ceLoss }) => ceLoss);
   t.ok(
     Math.abs(losses[0]! - Math.log(2048)) < 0.1,
-    `random weights know nothing: ${losses[0]}`,
+    `the initial loss is that of random weights: ${losses[0]}`,
   );
   t.ok(losses[7]! < losses[0]! - 0.3, `losses ${losses}`);
   for (const { expertLoad } of metrics) {
@@ -68,7 +68,7 @@ t.test("training, stopping and going on", async (t) => {
         Math.round(1e3 * layer.reduce((n, share) => n + share, 0))
       ),
       [1e3, 1e3],
-      "all choices are counted, in both layers",
+      "all choices are counted in both layers",
     );
   }
 
@@ -97,7 +97,7 @@ t.test("training, stopping and going on", async (t) => {
   t.same(
     await contents(stopped),
     await contents(straight),
-    "the same files, byte for byte, as without the stop",
+    "the same bytes as without the interruption",
   );
 
   const text = await succeed([
@@ -108,20 +108,20 @@ t.test("training, stopping and going on", async (t) => {
     sequences: [{ tokens: [Number, Number, Number, Number] }],
   }, "'generate' reads it");
 
-  const packed = path.join(folder, "text.gz");
-  await writeFile(packed, gzipSync(await readFile(TEXT)));
+  const compressed = path.join(folder, "text.gz");
+  await writeFile(compressed, gzipSync(await readFile(TEXT)));
   const again = await succeed([
-    ...["train", model, ...FLAGS, "--data", packed],
+    ...["train", model, ...FLAGS, "--data", compressed],
     ...["--out", path.join(folder, "packed"), "--steps", "1", "--json"],
   ]);
   t.same(
     (JSON.parse(again) as { readonly ceLoss: number }).ceLoss,
     losses[0],
-    "packed text is the same text",
+    "compressed text is the same text",
   );
 });
 
-t.test("the time left is rounded before it is divided", (t) => {
+t.test("durations are rounded before they are split into units", (t) => {
   t.strictSame(
     [0, 59.4, 59.6, 119.7, 3599.6, 7170, 86_400, Infinity].map(duration),
     ["0s", "59s", "1m00s", "2m00s", "1h00m", "2h00m", "24h00m", "?"],
@@ -129,7 +129,7 @@ t.test("the time left is rounded before it is divided", (t) => {
   t.end();
 });
 
-t.test("what cannot be gone on with", async (t) => {
+t.test("trainings that cannot be resumed", async (t) => {
   const model = await tinyModel(t);
   const out = path.join(temporaryFolder(t), "out");
   const first = [
@@ -194,7 +194,7 @@ t.test("what cannot be gone on with", async (t) => {
   );
 });
 
-/** Reads a checkpoint as Hugging Face's loaders do: the shards that its index names, each tensor from the one it is in. */
+/** Reads a checkpoint like Hugging Face's loaders: all shards of the index, each tensor from its shard. */
 const READER = `
 import json, os, sys, safetensors
 folder = sys.argv[1]
@@ -209,12 +209,12 @@ assert set(found) == set(places)
 print(json.dumps(found))
 `;
 
-/** A Python that has Hugging Face's reader, if there is one. */
+/** A Python with the safetensors package, if any. */
 const PYTHON = ["python3", "/usr/bin/python3"].find((python) =>
   spawnSync(python, ["-c", "import safetensors"]).status === 0
 );
 
-t.test("Hugging Face's own reader reads what several ranks wrote", {
+t.test("Hugging Face's reader reads checkpoints of several ranks", {
   skip: PYTHON === undefined && "there is no Python with safetensors",
 }, async (t) => {
   const model = await tinyModel(t);
@@ -243,7 +243,7 @@ t.test("Hugging Face's own reader reads what several ranks wrote", {
   t.same(found["model.layers.0.mlp.experts.3.down_proj.weight"]?.slice(0, 2), [
     "F32",
     [32, 24],
-  ], "experts one by one");
+  ], "experts are separate tensors");
   for (const shard of shards) {
     const bytes = await readFile(path.join(out, shard));
     const head = bytes.toString("utf8", 8, 8 + Number(bytes.readBigUInt64LE()));

@@ -1,4 +1,4 @@
-/** Fine-tuning on conversations: which tokens are trained, packing, the loss by plain arithmetic, and a resumed run. */
+/** Fine-tuning on conversations: trained tokens, packing, the loss in plain arithmetic, and a resumed run. */
 // needs: cpu
 
 import { readFile, writeFile } from "node:fs/promises";
@@ -27,7 +27,7 @@ import { readJson, readTensors } from "./helpers/read_tensors.ts";
 import { inTurn, repeatWith, SEED } from "./helpers/seed.ts";
 import { contents, tinyModel } from "./helpers/tiny_training.ts";
 
-/** As published ones are written. */
+/** A typical published template. */
 const TEMPLATE = `{% for message in messages %}
   {%- if message.role == 'assistant' %}
 <|assistant|>
@@ -41,13 +41,13 @@ const TEMPLATE = `{% for message in messages %}
 <|assistant|>
 {% endif %}`;
 
-/** The same with blocks around what the assistant says. */
+/** The same with generation blocks around the assistant's text. */
 const MARKED = TEMPLATE.replace(
   "{{ message.content | trim }}{{ eos_token }}\n  {%- else",
   "{% generation %}\n{{- message.content | trim }}{{ eos_token }}\n{%- endgeneration %}\n  {%- else",
 );
 
-/** Thoughts are shown for the last turn only. */
+/** A template that shows reasoning for the last turn only. */
 const FORGETFUL = TEMPLATE.replace(
   "{{ message.content | trim }}",
   "{{ 'Hm. ' if loop.last else '' }}{{ message.content | trim }}",
@@ -86,7 +86,7 @@ const open = (folder: string, more: Partial<OpenChatsOptions> = {}) =>
     ...more,
   });
 
-t.test("the assistant's tokens are trained, with the stop token", async (t) => {
+t.test("the assistant's tokens are trained, including the stop token", async (t) => {
   const folder = await withTemplate(t, TEMPLATE);
   const { samples, report } = await open(folder);
   const tokenizer = (await openTokenizer(folder, files))!;
@@ -107,7 +107,11 @@ t.test("the assistant's tokens are trained, with the stop token", async (t) => {
   t.ok(all.samples.every(({ weights }) => weights.every((w) => w === 1)));
 
   const marked = await open(await withTemplate(t, MARKED));
-  t.equal(marked.digest, (await open(folder)).digest, "blocks mark the same");
+  t.equal(
+    marked.digest,
+    (await open(folder)).digest,
+    "generation blocks select the same tokens",
+  );
 
   const { length } = samples[0]!.ids;
   const short = await open(folder, { length: length - 6 });
@@ -117,7 +121,7 @@ t.test("the assistant's tokens are trained, with the stop token", async (t) => {
   t.same([most.length, validation.length], [1, 1]);
 });
 
-t.test("weights, and what is refused", async (t) => {
+t.test("weights, and rejected conversations", async (t) => {
   const folder = await withTemplate(t, TEMPLATE);
   const from = (text: string, template = folder) =>
     open(template, { data: [{ name: "f", text: () => [text] }] });
@@ -188,7 +192,7 @@ t.test("every sample is in one batch of an epoch", (t) => {
   t.end();
 });
 
-/** A checkpoint for each kind of router: score, groups, bias, order of softmax and choice. */
+/** A checkpoint of each kind of router: score, groups, bias, order of softmax and choice. */
 const ROUTERS = [
   "mixtral-8e",
   "olmoe-16e",
@@ -203,7 +207,7 @@ const ROUTERS = [
 const ALL = process.env["ON_POLICY"] === "all";
 
 for (const name of ALL ? ROUTERS : inTurn(ROUTERS, ROUTERS.length)) {
-  t.test(`${name}: packed, alone and in double precision, the loss is the same`, async (t) => {
+  t.test(`${name}: the loss is the same packed, alone and in double precision`, async (t) => {
     t.comment(repeatWith());
     const vocabulary = Number(
       (readJson(`${name}/config.json`) as Config)["vocab_size"],
@@ -262,7 +266,7 @@ for (const name of ALL ? ROUTERS : inTurn(ROUTERS, ROUTERS.length)) {
   });
 }
 
-/** The weighted sum of cross-entropies of one sample, from logits in double precision. */
+/** The weighted sum of cross-entropies of a sample, from logits in double precision. */
 function plainLoss(
   name: string,
   graph: ReturnType<typeof trace>,
@@ -291,7 +295,7 @@ function plainLoss(
   return sum;
 }
 
-t.test("a training on conversations goes on with the same bits", async (t) => {
+t.test("a training on conversations resumes with the same bits", async (t) => {
   const model = await tinyModel(t);
   await writeFile(path.join(model, "chat_template.jinja"), TEMPLATE);
   const folder = temporaryFolder(t);

@@ -1,4 +1,4 @@
-/** Checkpoints of trainings: whatever happens while they are written, and whatever mesh they are loaded on. */
+/** Checkpoints of trainings: crashes during writes, and loading on other meshes. */
 // needs: cpu
 
 import { spawn } from "node:child_process";
@@ -48,7 +48,7 @@ async function steps(
   return found;
 }
 
-/** Load a training on a mesh, and save it from there. */
+/** Loads a training on a mesh and saves it there. */
 async function reload(
   folder: string,
   mesh: string,
@@ -120,11 +120,12 @@ t.test("a checkpoint on other meshes", async (t) => {
     saved.set(mesh, await readOnDisk(out));
   }
   const alone = metrics.get("ep=1")!;
-  const spread = metrics.get("ep=4")!;
-  t.equal(spread.length, 2, "two steps");
-  t.ok(spread.every(({ sentBytes }) => sentBytes > 0), "ranks exchange");
-  // Its embedding is its output layer too: one gradient is of a part of the vocabulary, the other of all of it.
-  for (const metric of [spread, metrics.get("tp=2,ep=2")!]) {
+  const sharded = metrics.get("ep=4")!;
+  t.equal(sharded.length, 2, "two steps");
+  t.ok(sharded.every(({ sentBytes }) => sentBytes > 0), "ranks exchange");
+  // Embedding and output share weights. Its gradients cover a part of the vocabulary on one mesh, all of it on the
+  // other.
+  for (const metric of [sharded, metrics.get("tp=2,ep=2")!]) {
     for (const [i, { loss, gradientNorm }] of metric.entries()) {
       t.ok(Math.abs(loss / alone[i]!.loss - 1) < 1e-5, `loss ${loss}`);
       t.ok(
@@ -141,7 +142,7 @@ t.test("a checkpoint on other meshes", async (t) => {
     ),
     "names are those of the family",
   );
-  // The next test but one goes from dp=2,ep=2 to one rank, to uneven shares, and to more and fewer ranks.
+  // The test of 16-bit weights goes from dp=2,ep=2 to one rank, to uneven shards, and to other rank counts.
   for (
     const [from, to] of [
       ["ep=4", "ep=2"],
@@ -157,11 +158,11 @@ t.test("a checkpoint on other meshes", async (t) => {
     const { shards: _, ...wanted } = saved.get(from)!;
     t.same(found, wanted, `${from} on ${to}: all bytes`);
     const ranks = Object.values(meshOf(to)).reduce((n, size) => n * size, 1);
-    t.equal(shards.length, ranks, `${to}: a file of each rank`);
+    t.equal(shards.length, ranks, `${to}: a file per rank`);
   }
   const out = path.join(folder, "ep=4");
   const on = await steps(out, tinyOptions("ep=2", 3, { out, resume: true }));
-  t.equal(on.length, 1, "a training goes on elsewhere");
+  t.equal(on.length, 1, "a training resumes on another mesh");
 
   const index = path.join(out, "model.safetensors.index.json");
   const { metadata, ...rest } = JSON.parse(await files.readText(index));
@@ -182,10 +183,10 @@ t.test("a checkpoint on other meshes", async (t) => {
   }
 });
 
-t.test("parameters in parts beside tensor parallelism: all bytes", async (t) => {
+t.test("sharded parameters with tensor parallelism: all bytes", async (t) => {
   const model = await tinyModel(t);
   const folder = temporaryFolder(t);
-  const [whole, parts] = await Promise.all(
+  const [replicated, parts] = await Promise.all(
     ([0, 3] as const).map(async (zero) => {
       const out = path.join(folder, `${zero}`);
       const options = tinyOptions("tp=2,ep=2", 2, { out, zero });
@@ -194,11 +195,11 @@ t.test("parameters in parts beside tensor parallelism: all bytes", async (t) => 
       return { sentBytes, found };
     }),
   );
-  t.same(parts!.found, whole!.found);
-  t.ok(parts!.sentBytes !== whole!.sentBytes, "parameters are gathered");
+  t.same(parts!.found, replicated!.found);
+  t.ok(parts!.sentBytes !== replicated!.sentBytes, "parameters are gathered");
 });
 
-t.test("weights in 16 bits and their masters on other meshes", async (t) => {
+t.test("16-bit weights and their masters on other meshes", async (t) => {
   const model = await tinyModel(t);
   const folder = temporaryFolder(t);
   const out = path.join(folder, "out");
@@ -212,7 +213,7 @@ t.test("weights in 16 bits and their masters on other meshes", async (t) => {
   const gathered = path.join(folder, "gathered");
   await steps(model, { ...options, out: gathered, zero: 3 });
   const { shards: __, ...same } = await readOnDisk(gathered);
-  t.same(same, wanted, "parameters in parts: all bytes");
+  t.same(same, wanted, "sharded parameters: all bytes");
   const masters = Object.keys(wanted.optimizerState).filter((name) =>
     name.startsWith("adamw.master.")
   );
@@ -244,12 +245,11 @@ t.test("weights in 16 bits and their masters on other meshes", async (t) => {
 });
 
 /**
- * How often a training is killed: at other moments in each run of the tests. test/disk_faults.test.ts fails a save at every
- * kind of call.
+ * Number of kills of a training, at random moments. test/disk_faults.test.ts fails a save at every kind of call.
  */
 const KILLS = 2;
 
-/** Weights in f32, and in 16 bits with masters in parts. */
+/** f32 weights, and 16-bit weights with sharded masters. */
 const STORED = [{}, { dtype: "bf16", zero: 1 }] as const;
 
 async function killTraining(t: Test, more: typeof STORED[number]) {
@@ -263,10 +263,11 @@ async function killTraining(t: Test, more: typeof STORED[number]) {
     existsSync(path.join(out, "model.safetensors.index.json"));
   let [step, unfinished, before] = [0, 0, 0];
   for (let kill = 0; kill < KILLS; kill++) {
-    // By turns from outside, at some moment after some steps, and inside of a write of its first or second checkpoint.
+    // Alternates between kills from outside after some steps, and kills during a write of the first or second
+    // checkpoint.
     const inside = kill % 2 === 1;
     const resume = hasIndex();
-    // The last one surely while a checkpoint is written beside another one; of the others, chance decides.
+    // The last kill happens while a second checkpoint is written; the others at random.
     const killAt = kill === KILLS - 1 ? 40 : below(160);
     const child = spawn(process.execPath, [
       ...startedProgram("test/helpers/train_child.ts"),
@@ -291,7 +292,7 @@ async function killTraining(t: Test, more: typeof STORED[number]) {
     const [, signal] = await once(child, "exit") as [unknown, string | null];
     t.equal(signal, "SIGKILL", `kill ${kill + 1}`);
     if (!hasIndex()) {
-      t.notOk(resume, "what was there is there");
+      t.notOk(resume, "an existing checkpoint remains");
       before++;
       continue;
     }
@@ -307,28 +308,28 @@ async function killTraining(t: Test, more: typeof STORED[number]) {
   t.comment(
     `${KILLS} kills up to step ${step}: ${before} before the first checkpoint, ${unfinished} while one was written`,
   );
-  t.ok(unfinished > 0, "some were while a checkpoint was written");
+  t.ok(unfinished > 0, "some kills happened while a checkpoint was written");
   const options = { ...more, out, resume: true, saveEvery: 1 };
   await steps(out, tinyOptions("ep=2", step + 3, options));
   const straight = path.join(folder, "straight");
-  const whole = { ...more, out: straight };
-  await steps(model, tinyOptions("ep=2", step + 3, whole));
+  const straightOptions = { ...more, out: straight };
+  await steps(model, tinyOptions("ep=2", step + 3, straightOptions));
   t.same(await contents(out), await contents(straight), "the same bytes");
 }
 
 for (const more of inTurn(STORED, STORED.length)) {
   t.test(
-    "killed at any moment, a training leaves a checkpoint",
+    "a training killed at any moment leaves a checkpoint",
     (t) => killTraining(t, more),
   );
 }
 
-/** Whether a file is of another step than the one that counts. */
+/** Whether a file belongs to another step than the current one. */
 function isOther(name: string, number: string): boolean {
   return /^(model|optimizer)-\d+-/.test(name) && !name.includes(`-${number}-`);
 }
 
-t.test("only the tokens of its own sequences reach a process", async (t) => {
+t.test("a process reads only tokens of its sequences", async (t) => {
   const model = await tinyModel(t);
   const folder = temporaryFolder(t);
   const text = await readFile(TEXT, "utf8");
@@ -355,19 +356,19 @@ t.test("only the tokens of its own sequences reach a process", async (t) => {
   };
   const run = trainCheckpoint(model, counted, several);
   for await (const { step } of run) t.ok(step > 0);
-  t.same(reads, new Array(8).fill(4 * 17), "a read for each sequence");
+  t.same(reads, new Array(8).fill(4 * 17), "one read per sequence");
   const kept = (await readdir(out)).filter((name) => /^tokens-/.test(name));
-  t.equal(kept.length, 1, "tokens are kept");
+  t.equal(kept.length, 1, "tokens are cached");
 });
 
-t.test("batches of one step have the gradient of all their labels together", async (t) => {
+t.test("accumulated batches have the gradient of all their labels", async (t) => {
   const model = await tinyModel(t);
   const one = tinyOptions("ep=2", 3, { batch: 4, auxiliary: 0 });
   const two = { ...one, batch: 2, accumulate: 2 };
   const wanted = await steps(model, one);
   const out = path.join(temporaryFolder(t), "out");
   const found = await steps(model, { ...two, out });
-  t.equal(found.length, wanted.length, "as many steps");
+  t.equal(found.length, wanted.length, "the same number of steps");
   for (const [i, { loss, gradientNorm, tokens, experts }] of found.entries()) {
     const other = wanted[i]!;
     t.ok(Math.abs(loss / other.loss - 1) < 1e-6, `loss ${loss}`);

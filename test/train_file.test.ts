@@ -1,4 +1,4 @@
-/** Training what a model file declares: from the command line and from the engine, with metrics and plots. */
+/** Training that a model file declares: from the command line and the engine, with metrics and plots. */
 // needs: cpu
 
 import { readFile, writeFile } from "node:fs/promises";
@@ -30,15 +30,15 @@ function readLines(text: string): StepRecord[] {
   return text.trim().split("\n").map((line) => JSON.parse(line) as StepRecord);
 }
 
-t.test("a training of a file, stopped and gone on with", async (t) => {
+t.test("a training of a file, interrupted and resumed", async (t) => {
   const folder = temporaryFolder(t);
   const argv = (out: string, ...more: string[]) => [
     ...["train", FILE, "--adapter", "cpu", "--out", path.join(folder, out)],
     ...more,
   ];
-  const whole = await switchyard(argv("whole", "--steps", "20", "--json"));
-  t.match(whole, { code: 0, err: "" });
-  const records = readLines(whole.out);
+  const complete = await switchyard(argv("whole", "--steps", "20", "--json"));
+  t.match(complete, { code: 0, err: "" });
+  const records = readLines(complete.out);
   t.same(records.map(({ step }) => step), [...Array(20)].map((_, i) => i + 1));
   t.ok(Math.abs(records[0]!.ceLoss - Math.log(256)) < 0.2, "knows nothing");
   t.ok(records[19]!.ceLoss < 4.2, `loss ${records[19]!.ceLoss}`);
@@ -54,7 +54,7 @@ t.test("a training of a file, stopped and gone on with", async (t) => {
   t.same(readLines(await read("whole", "metrics.jsonl")), records);
 
   await switchyard(argv("parts", "--steps", "8"));
-  // Lines of steps that were taken but not saved, the last one broken off.
+  // Lines of steps that were executed but not saved; the last one is truncated.
   const metrics = path.join(folder, "parts", "metrics.jsonl");
   const before = await readFile(metrics, "utf8");
   const later = JSON.stringify({ ...records[8], loss: -1 });
@@ -65,8 +65,8 @@ t.test("a training of a file, stopped and gone on with", async (t) => {
     readLines(text).map(({ tokensPerSecond: _, saved: __, ...rest }) => rest);
   t.same(
     untimed(await read("parts", "metrics.jsonl")),
-    untimed(whole.out),
-    "the lines of one training",
+    untimed(complete.out),
+    "the lines of an uninterrupted training",
   );
   for (const name of ["loss.svg", "experts.svg"]) {
     t.equal(await read("parts", name), await read("whole", name), name);
@@ -84,7 +84,7 @@ t.test("a training of a file, stopped and gone on with", async (t) => {
   });
 });
 
-t.test("the same through the engine", async (t) => {
+t.test("training through the engine", async (t) => {
   const training = await loadTrainingFile(`${FILE}#training`);
   const run = async (mesh: { readonly [axis: string]: number }) => {
     const found: StepMetrics[] = [];
@@ -108,14 +108,14 @@ t.test("the same through the engine", async (t) => {
   t.same(one.map(({ validation }) => validation !== undefined), [
     ...[false, true, true],
   ]);
-  t.equal(two.length, one.length, "as many steps");
+  t.equal(two.length, one.length, "the same number of steps");
   for (const [i, { loss, validation }] of two.entries()) {
     t.ok(Math.abs(loss / one[i]!.loss - 1) < 1e-5, `loss ${loss}`);
     if (validation === undefined) continue;
     t.ok(Math.abs(validation / one[i]!.validation! - 1) < 1e-5);
   }
-  // After the last step the batches of validation are the first two of training, by then seen.
-  t.ok(one[2]!.validation! < one[1]!.crossEntropy, "it learns");
+  // After the last step, validation uses the first two training batches, which have been seen.
+  t.ok(one[2]!.validation! < one[1]!.crossEntropy, "the loss falls");
   await t.rejects(loadTrainingFile(`${FILE}#nextByte`), {
     message:
       "Cannot find training 'nextByte' in 'next_byte.ts': it exports 'training'. Name one of those",
@@ -140,7 +140,7 @@ t.test("plots of a training", (t) => {
   }));
   const curve = figureSvg(lossOf(records));
   t.match(curve, /^<svg .*<\/svg>$/s);
-  t.equal(curve.match(/in validation/g)?.length, 5, "a dot for each");
+  t.equal(curve.match(/in validation/g)?.length, 5, "a dot per validation");
   t.match(curve, /validation, at last 5\.000/);
   t.match(curve, />Cross-entropy loss, nats per token</);
   t.match(curve, />exponential mean of 25 steps</);
@@ -149,10 +149,14 @@ t.test("plots of a training", (t) => {
   t.match(
     map,
     /opacity="0" fill="var\(--attention\)"/,
-    "a fair share is white",
+    "an equal share is white",
   );
-  t.match(map, /opacity="1" fill="var\(--attention\)"/, "nothing is blue");
-  t.match(map, /opacity="0.5" fill="var\(--combine\)"/, "twice is orange");
+  t.match(map, /opacity="1" fill="var\(--attention\)"/, "no load is blue");
+  t.match(
+    map,
+    /opacity="0.5" fill="var\(--combine\)"/,
+    "twice the equal share is orange",
+  );
   t.match(map, />layer 1</);
   t.match(map, />Load of each expert, as a multiple of a fair share</);
   const numbers = (experts: number) => {
@@ -163,7 +167,7 @@ t.test("plots of a training", (t) => {
     return [...drawn.matchAll(/font-size="9"[^>]*>(\d+)</g)].map(([, n]) => n);
   };
   t.same(numbers(4), ["0", "1", "2", "3"]);
-  t.same(numbers(256).slice(0, 3), ["0", "5", "10"], "where there is room");
+  t.same(numbers(256).slice(0, 3), ["0", "5", "10"], "numbers are spaced");
   t.equal(
     loadOverSteps(records.map((r) => ({ ...r, expertLoad: [] })), 720),
     undefined,
@@ -173,7 +177,7 @@ t.test("plots of a training", (t) => {
   t.end();
 });
 
-t.test("experts balanced by layer, or all layers together", (t) => {
+t.test("experts balanced per layer, or over all layers together", (t) => {
   const config = {
     architectures: ["OlmoeForCausalLM"],
     vocab_size: 32,
@@ -224,7 +228,7 @@ t.test("experts balanced by layer, or all layers together", (t) => {
     });
     return outputs;
   };
-  /** The number of experts times the sum of their shares of choices and of probabilities, over some layers. */
+  /** Number of experts times the sum of products of choice and probability shares, over some layers. */
   const balanced = (outputs: ReturnType<typeof lossesOf>, of: number[]) => {
     const [chosen, wanted] = [new Float64Array(4), new Float64Array(4)];
     for (const layer of of) {

@@ -1,4 +1,4 @@
-// One training at a time has a folder; who has it is named, and one that was killed has it no longer.
+// A folder has one training at a time. The lock's owner is named, and a killed owner loses the lock.
 // needs: cpu
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -43,12 +43,12 @@ t.test("a folder has one training at a time", async (t) => {
   t.teardown(() => child.kill("SIGKILL"));
   await once(child.stdout, "data");
   child.stdout.resume();
-  // It stands still, so that what is compared stays.
+  // Stops the training, so that its files do not change.
   child.kill("SIGSTOP");
   const lock = path.join(out, "training.lock");
   const { since } = JSON.parse(readFileSync(lock, "utf8"));
   const { step, shards: [shard] } = await readOnDisk(out);
-  // As while the other one removes what its next step has replaced.
+  // As if the other training removes a file that its next step replaces.
   const [file, aside] = [path.join(out, shard!), path.join(out, "aside")];
   renameSync(file, aside);
   t.strictSame(
@@ -64,17 +64,17 @@ t.test("a folder has one training at a time", async (t) => {
   t.equal((await readOnDisk(out)).step, step, "nothing is written");
   child.kill("SIGKILL");
   await once(child, "close");
-  t.ok(existsSync(lock), "nobody could remove it");
+  t.ok(existsSync(lock), "the killed training left its lock");
   const { step: last } = await readOnDisk(out);
   const resumed = await switchyard(
     training(out, out, ["--resume", "--steps", `${last + 1}`]),
   );
   t.equal(resumed.code, 0, resumed.err);
   t.equal((await readOnDisk(out)).step, last + 1);
-  t.notOk(existsSync(lock), "it is given back");
+  t.notOk(existsSync(lock), "the lock is released");
 });
 
-t.test("a lock of another host, or of nobody known, stands", async (t) => {
+t.test("a lock of another host or an unknown owner is respected", async (t) => {
   const model = await tinyModel(t);
   const out = path.join(temporaryFolder(t), "out");
   const lock = path.join(out, "training.lock");
@@ -107,7 +107,11 @@ t.test("a lock of another host, or of nobody known, stands", async (t) => {
     const written = readdirSync(out).filter((name) =>
       !name.startsWith("tokens-")
     );
-    t.strictSame(written, ["training.lock"], "nothing but tokens of the text");
+    t.strictSame(
+      written,
+      ["training.lock"],
+      "only tokens of the text are written",
+    );
     t.equal(readFileSync(lock, "utf8"), text);
   }
 });

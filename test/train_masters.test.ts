@@ -1,4 +1,4 @@
-/** Training what is stored in 16 bits: f32 masters, weights that are their rounding, and checkpoints of both. */
+/** Training of 16-bit weights: f32 masters, rounded weights, and checkpoints of both. */
 // needs: cpu
 
 import { readdir, readFile } from "node:fs/promises";
@@ -54,7 +54,7 @@ function bitsOf(hex: string): Uint16Array {
   return new Uint16Array(bytes.buffer);
 }
 
-/** The master of a parameter: of an expert's, its part of that of all. */
+/** Returns the master of a parameter; for an expert, its slice of the stacked master. */
 function masterOf({ optimizerState }: OnDisk, name: string, kind = "adamw") {
   const expert = /\.experts\.(\d+)\./.exec(name);
   const whole = name.replace(/\.experts\.\d+\./, ".experts.{expert}.");
@@ -66,8 +66,8 @@ function masterOf({ optimizerState }: OnDisk, name: string, kind = "adamw") {
   return all.subarray(size * Number(expert[1]), size * (Number(expert[1]) + 1));
 }
 
-/** Every parameter is the rounding of its master, bit for bit; some masters are no 16-bit floats. */
-function isRounded(t: Test, saved: OnDisk, stored: Half): void {
+/** Checks that every parameter is its rounded master, and that masters have more precision. */
+function checkRounded(t: Test, saved: OnDisk, stored: Half): void {
   const values = halves(stored);
   let [elements, wrong, inexact] = [0, 0, 0];
   for (const [name, hex] of Object.entries(saved.parameters)) {
@@ -100,18 +100,18 @@ for (const dtype of inTurn(["bf16", "f16"] as const, 2)) {
     const tiny = await tinyModel(t);
     const run = async (name: string, steps: number, ...more: string[]) => {
       const out = path.join(folder, name);
-      const how = more.includes("--resume") ? FLAGS.slice(0, 4) : [
+      const options = more.includes("--resume") ? FLAGS.slice(0, 4) : [
         ...FLAGS,
         ...["--decay", "4", "--dtype", dtype],
       ];
       await succeed([
-        ...["train", tiny, ...how, "--out", out, "--steps", `${steps}`],
+        ...["train", tiny, ...options, "--out", out, "--steps", `${steps}`],
         ...more,
       ]);
       return await readOnDisk(out);
     };
     const one = await run("one", 4);
-    isRounded(t, one, dtype);
+    checkRounded(t, one, dtype);
     t.same(await dtypesIn(path.join(folder, "one")), [dtype.toUpperCase()]);
     const config = await readFile(path.join(folder, "one/config.json"), "utf8");
     t.match(config, dtype === "bf16" ? /"bfloat16"/ : /"float16"/);
@@ -125,22 +125,22 @@ for (const dtype of inTurn(["bf16", "f16"] as const, 2)) {
 
     const on = ["--mesh", "dp=2,ep=2"];
     const whole = await run("whole", 4, ...on);
-    isRounded(t, whole, dtype);
+    checkRounded(t, whole, dtype);
     let far = 0;
     for (const name of Object.keys(one.parameters)) {
       const [here, alone] = [masterOf(whole, name), masterOf(one, name)];
       here.forEach((x, i) => far = Math.max(far, Math.abs(x - alone[i]!)));
     }
-    t.ok(far < 2e-3, `masters as on one rank, ${far}`);
+    t.ok(far < 2e-3, `masters close to those of one rank, ${far}`);
     t.comment(repeatWith());
     const assigned = await run("assigned", 4, ...on, ...SHARDED);
-    t.same(same(assigned), same(whole), "assigned, all bytes");
+    t.same(same(assigned), same(whole), "sharded: all bytes");
     await run("stopped", 2, ...on, ...SHARDED);
     await run("stopped", 4, ...on, ...SHARDED, "--resume");
     t.same(
       await contents(path.join(folder, "stopped")),
       await contents(path.join(folder, "assigned")),
-      "run to run the same files, byte for byte, as without the stop",
+      "the same bytes as without the interruption",
     );
   });
 }
@@ -157,7 +157,7 @@ async function steps(...args: Parameters<typeof trainCheckpoint>) {
   return taken;
 }
 
-t.test("what a checkpoint is stored as is kept", async (t) => {
+t.test("the dtype of a checkpoint is kept", async (t) => {
   const folder = temporaryFolder(t);
   const tiny = await tinyModel(t);
   const at = (name: string) => path.join(folder, name);
@@ -165,14 +165,14 @@ t.test("what a checkpoint is stored as is kept", async (t) => {
   await steps(tiny, files, tinyOptions("ep=1", 1, { out: at("a"), dtype }));
   await steps(at("a"), files, tinyOptions("ep=2", 2, { out: at("b") }));
   t.same(await dtypesIn(at("b")), ["BF16"]);
-  isRounded(t, await readOnDisk(at("b")), "bf16");
+  checkRounded(t, await readOnDisk(at("b")), "bf16");
   await steps(at("b"), files, {
     ...tinyOptions("ep=2", 3, { out: at("b"), resume: true }),
   });
-  t.equal((await readOnDisk(at("b"))).step, 3, "and when it goes on");
+  t.equal((await readOnDisk(at("b"))).step, 3, "also when resumed");
   const wide = { out: at("c"), dtype: "f32" } as const;
   await steps(at("a"), files, tinyOptions("ep=1", 1, wide));
-  t.same(await dtypesIn(at("c")), ["F32"], "unless another one is asked for");
+  t.same(await dtypesIn(at("c")), ["F32"], "another dtype on request");
   await t.rejects(
     steps(at("a"), files, {
       ...tinyOptions("ep=1", 2, { ...wide, resume: true, dtype: "f16" }),
@@ -181,7 +181,7 @@ t.test("what a checkpoint is stored as is kept", async (t) => {
   );
 });
 
-/** Least squares with weights of three inputs for each of five outputs, which are an odd number in a row. */
+/** Least squares with weights from three inputs to five outputs, an odd number per row. */
 const [ROWS, INPUTS, OUTPUTS] = [4, 3, 5];
 const line = model({ row: ROWS, input: INPUTS, output: OUTPUTS }, (m) => {
   const x = m.input("x", "row input");
@@ -196,8 +196,8 @@ function tensor(shape: readonly number[], values: readonly number[]) {
   return { dtype: "f32" as const, shape, data: Float32Array.from(values) };
 }
 
-/** The masters after steps, in plain f64 arithmetic; with 16 bits alone there are none. */
-function byHand(
+/** Masters after some steps, in f64; without masters, the 16-bit weights. */
+function expectedWeights(
   first: readonly number[],
   count: number,
   { rate, stored, masters = true }: {
@@ -239,14 +239,18 @@ function byHand(
   return masters ? master : master.map(round);
 }
 
-/** A training of `line` and what it leaves. */
+/** Trains `line`; returns the saved files. */
 async function trained(
   t: Test,
   count: number,
-  how: { readonly rate: number; readonly optimizer: Optimizer; dtype: Half },
+  options: {
+    readonly rate: number;
+    readonly optimizer: Optimizer;
+    dtype: Half;
+  },
 ) {
   const out = path.join(temporaryFolder(t), "out");
-  const { rate, optimizer, dtype } = how;
+  const { rate, optimizer, dtype } = options;
   const training = train(line, {
     optimizer,
     dtype,
@@ -271,27 +275,27 @@ async function trained(
 for (const dtype of ["bf16", "f16"] as const) {
   t.test(`AdamW by hand, in ${dtype}`, async (t) => {
     const optimizer = adamw({ betas: [0.9, 0.95], weightDecay: 0.1 });
-    // At the rate 0 the master stays as it was first: f32, and not rounded.
+    // With a rate of 0, the master keeps its initial f32 value.
     const start = await trained(t, 1, { rate: 0, optimizer, dtype });
     const first = [...masterOf(start, "w")];
-    const how = { rate: 0.01, optimizer, dtype };
-    const saved = await trained(t, 12, how);
-    isRounded(t, saved, dtype);
+    const options = { rate: 0.01, optimizer, dtype };
+    const saved = await trained(t, 12, options);
+    checkRounded(t, saved, dtype);
     const master = masterOf(saved, "w");
-    const wanted = byHand(first, 12, { rate: 0.01, stored: dtype });
+    const wanted = expectedWeights(first, 12, { rate: 0.01, stored: dtype });
     const off = Math.max(...wanted.map((x, i) => Math.abs(x - master[i]!)));
     t.ok(off < 1e-5, `off by ${off}`);
   });
 }
 
-t.test("what 16 bits lose adds up in the master", async (t) => {
+t.test("the master accumulates steps that 16 bits lose", async (t) => {
   const optimizer = adamw({ betas: [0.9, 0.95], weightDecay: 0.1 });
-  const how = { rate: 2e-5, optimizer, dtype: "bf16" } as const;
-  const first = await trained(t, 1, { ...how, rate: 0 });
-  const saved = await trained(t, 300, how);
+  const options = { rate: 2e-5, optimizer, dtype: "bf16" } as const;
+  const first = await trained(t, 1, { ...options, rate: 0 });
+  const saved = await trained(t, 300, options);
   const start = [...masterOf(first, "w")];
-  const alone = byHand(start, 300, {
-    rate: how.rate,
+  const alone = expectedWeights(start, 300, {
+    rate: options.rate,
     stored: "bf16",
     masters: false,
   });
@@ -305,12 +309,12 @@ t.test("what 16 bits lose adds up in the master", async (t) => {
   );
   t.ok(large.length >= 3, `${large.length} weights have steps above 2^-9`);
   for (const { x, i } of large) {
-    t.equal(alone[i], x, "a step of 2e-5 rounds to nothing");
-    t.ok(after[i] !== x, `with a master ${x} became ${after[i]}`);
+    t.equal(alone[i], x, "a step of 2e-5 is lost in rounding");
+    t.ok(after[i] !== x, `with a master, ${x} became ${after[i]}`);
   }
 });
 
-t.test("one step, to the last bit", async (t) => {
+t.test("exact bits of steps", async (t) => {
   const ones = model({ row: 2, input: 3 }, (m) => ({
     loss: sum(
       mean(
@@ -343,12 +347,12 @@ t.test("one step, to the last bit", async (t) => {
     t.same([...masterOf(saved, "w", "sgd")], Array(3).fill(1 - count * rate));
     found.push([...bitsOf(saved.parameters["w"]!)]);
   }
-  // Below 1, bf16 counts in steps of 2^-8; the middle of the first goes to 1, which is even.
+  // Below 1, bf16 has steps of 2^-8; the middle of the first rounds to 1, which is even.
   const one = Array(8).fill([0x3f80, 0x3f80, 0x3f80]);
   t.same(found, [...one, ...Array(2).fill([0x3f7f, 0x3f7f, 0x3f7f])]);
 });
 
-t.test("memory is what the plan says", async (t) => {
+t.test("memory matches the plan", async (t) => {
   const optimizer = adamw();
   for (const zero of [0, 1] as const) {
     const plan = await compileTraining(layer("mixtral", 2), {
@@ -365,7 +369,7 @@ t.test("memory is what the plan says", async (t) => {
         { length: 4 },
         (_, rank) => onRank(plan.buffers[name]!.bytes, rank),
       );
-    // 8 experts of 5 rows of 6, which are stored in 16 bits padded to 8; their masters whole or over two ranks.
+    // 8 experts with 5 rows of 6, in 16 bits padded to 8; masters replicated, or sharded over two ranks.
     t.same(bytesOf("down.{expert}"), Array(4).fill(4 * 5 * 8 * 2));
     const part = zero === 1 ? 2 : 1;
     for (const state of ["adamw.master", "adamw.mean"]) {
@@ -399,7 +403,7 @@ t.test("memory is what the plan says", async (t) => {
   }
 });
 
-t.test("the plan of a step says it", async (t) => {
+t.test("the plan of a step states dtypes of weights and masters", async (t) => {
   const tiny = await tinyModel(t);
   const plan = async (...more: string[]) => {
     const { code, out } = await switchyard([
@@ -421,7 +425,7 @@ t.test("the plan of a step says it", async (t) => {
   });
 });
 
-t.test("weights that 16 bits have no number for", async (t) => {
+t.test("weights that 16 bits cannot represent", async (t) => {
   const training = train(line, {
     optimizer: sgd(),
     dtype: "f16",

@@ -1,4 +1,4 @@
-/** Policy gradients: exact log ratios between meshes, runs that go on with the same bits, and the loss by its formula. */
+/** Policy gradients: exact log ratios between meshes, exact resumption, and the loss by its formula. */
 // needs: cpu
 
 import { spawn } from "node:child_process";
@@ -28,7 +28,7 @@ import { gradientsHold } from "./helpers/gradients.ts";
 import { contents, TEXT, tinyModel } from "./helpers/tiny_training.ts";
 import { waves } from "./helpers/waves.ts";
 
-/** A small checkpoint with weights, prompts and a reward. */
+/** Creates a small checkpoint with weights, prompts and a reward. */
 async function tinyPolicy(t: Test) {
   const folder = temporaryFolder(t);
   const at = (name: string) => path.join(folder, name);
@@ -54,7 +54,7 @@ interface Record {
   readonly policy: PolicyMetrics;
 }
 
-t.test("the command line: on-policy bits between meshes, kill -9 and a resumed run", async (t) => {
+t.test("the command line: on-policy bits between meshes, kill -9 and resumption", async (t) => {
   const { at, start } = await tinyPolicy(t);
   const argv = (out: string, ...more: string[]) => [
     ...["train", start, "--reward", at("reward.ts"), "--samples", "4"],
@@ -75,7 +75,7 @@ t.test("the command line: on-policy bits between meshes, kill -9 and a resumed r
   t.ok(straight.every(({ policy }) => policy.movedBytes > 0));
   t.ok(straight.every(({ policy }) => policy.length > 1));
   const kl = straight.map(({ parts }) => parts.kl);
-  t.equal(kl[0], 0, "the first samples are those of the initial model");
+  t.equal(kl[0], 0, "the first samples come from the initial model");
   t.ok(kl.slice(1).every((value) => value > 0), `${kl}`);
 
   const killed = spawn(process.execPath, [COMMAND, ...argv("killed")], {
@@ -105,7 +105,7 @@ t.test("the command line: on-policy bits between meshes, kill -9 and a resumed r
   };
   await same("killed", "straight");
 
-  // Adapters: the last flag of a kind counts.
+  // With adapters; the last flag of a kind counts.
   const lora = ["--lora", "rank=2,targets=attention+experts", "--steps"];
   const [, second] = await run("adapters", ...lora, "2");
   t.equal(second!.policy.logRatio, 0);
@@ -136,7 +136,7 @@ t.test("the command line: on-policy bits between meshes, kill -9 and a resumed r
 
 type Contents = Awaited<ReturnType<typeof contents>>;
 
-t.test("from a program: shared memory, other rollout meshes, several updates, losses of its own", async (t) => {
+t.test("from a program: shared memory, other rollout meshes, several updates, custom losses", async (t) => {
   const { start } = await tinyPolicy(t);
   const tokenizer = (await openTokenizer(start, files))!;
   const prompts = await Promise.all(
@@ -201,7 +201,7 @@ t.test("from a program: shared memory, other rollout meshes, several updates, lo
   const adapting = { lora, kl: 0.1, schedule: { rate: 0.1 } };
   const adapted = await run("ep=2", adapting);
   t.equal(adapted[0]!.policy!.movedBytes, 0, "weights are shared");
-  t.equal(adapted[0]!.parts["kl"], 0, "adapters begin without effect");
+  t.equal(adapted[0]!.parts["kl"], 0, "initial adapters have no effect");
   t.ok(adapted[1]!.parts["kl"]! > 0);
   for (const { policy } of adapted) t.equal(policy!.logRatio, 0);
 
@@ -217,7 +217,7 @@ t.test("from a program: shared memory, other rollout meshes, several updates, lo
   });
 });
 
-t.test("log ratios are asserted with exact numerics, and reported with others", (t) => {
+t.test("log ratios are asserted with exact numerics and reported otherwise", (t) => {
   const column = (...values: number[]) => ({
     dtype: "f32" as const,
     shape: [values.length],
@@ -240,7 +240,7 @@ t.test("log ratios are asserted with exact numerics, and reported with others", 
   t.end();
 });
 
-t.test("grpo() is its formula", async (t) => {
+t.test("grpo() matches its formula", async (t) => {
   const count = 12;
   const loss = grpo({ clip: 0.1, clipHigh: 0.3, kl: 0.5 });
   const policy = model({ token: count, vocab: 1, sequence: 1 }, (m) => {

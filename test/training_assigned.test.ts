@@ -1,4 +1,4 @@
-/** Optimizer state sharded to the ranks that hold the same parameters: the same bits, for a part of the memory. */
+/** Optimizer state sharded over ranks with the same parameters (ZeRO): the same bits, less memory. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -28,7 +28,7 @@ import { isInTurn } from "./helpers/seed.ts";
 
 t.teardown(closeDevices);
 
-/** Steps of training the layer. */
+/** Training steps of the layer. */
 async function steps(options: Partial<TrainStepOptions> = {}): Promise<Case> {
   const graph = trace(layer("mixtral", 2));
   const optimizer = { kind: "adamW", weightDecay: 0.1 } as const;
@@ -46,7 +46,7 @@ async function steps(options: Partial<TrainStepOptions> = {}): Promise<Case> {
   };
 }
 
-/** What a run gives and leaves, and what it took. */
+/** Runs a case; returns outputs, final weights and states, and statistics. */
 async function trained(
   of: Case,
   options: CompileOptions,
@@ -60,10 +60,10 @@ async function trained(
     statistics: true,
   });
   const results = await runCalls(of, session);
-  const kept = Object.values(plan.buffers).filter(({ kind }) =>
+  const names = Object.values(plan.buffers).filter(({ kind }) =>
     kind === "weight" || kind === "state"
   ).map(({ name }) => name);
-  const after = await session.read(kept);
+  const after = await session.read(names);
   return { plan, results, after, statistics: session.statistics() };
 }
 
@@ -73,7 +73,7 @@ function bytesOf({ buffers, ranks }: Plan, state: string): number[] {
   return Array.from({ length: ranks }, (_, rank) => onRank(bytes, rank));
 }
 
-/** Collectives that add up parts of sums or bring them together, by group. */
+/** Number of collectives that reduce partial sums or gather results, over a group. */
 function sumsOver({ programs }: Plan, over: string): number {
   return programs[0]!.steps.filter((step) =>
     step.op === "allGather" && !step.rows && !step.part &&
@@ -81,7 +81,7 @@ function sumsOver({ programs }: Plan, over: string): number {
   ).length;
 }
 
-/** Values in order: parameters of which ranks have parts may be stored in another order of axes. */
+/** Sorts values: sharded parameters may be stored in another axis order. */
 function inOrder(tensors: { readonly [name: string]: HostTensor }) {
   return Object.fromEntries(
     Object.entries(tensors).map(([name, { data, ...rest }]) =>
@@ -105,22 +105,26 @@ for (const [i, mesh] of MESHES.entries()) {
     const title = `${JSON.stringify(mesh)}${clipNorm ? ", clipped" : ""}`;
     t.test(title, async (t) => {
       const of = await steps(clipNorm === undefined ? {} : { clipNorm });
-      const whole = await trained(of, { mesh });
+      const replicated = await trained(of, { mesh });
       const sharded = await trained(of, { mesh, zero: 1 });
       const gathered = await trained(of, { mesh, zero: 3 });
       for (const { results, after } of [sharded, gathered]) {
-        t.equal(digest(results), digest(whole.results), "outputs");
+        t.equal(digest(results), digest(replicated.results), "outputs");
         t.equal(
           digest([inOrder(after)]),
-          digest([inOrder(whole.after)]),
-          "what is kept",
+          digest([inOrder(replicated.after)]),
+          "weights and states",
         );
       }
-      for (const { plan, statistics } of [whole, sharded, gathered]) {
+      for (const { plan, statistics } of [replicated, sharded, gathered]) {
         for (const { rank, peakBytes, sentBytes } of statistics.ranks) {
           t.equal(peakBytes.actual, onRank(plan.peakBytes, rank), "memory");
-          for (const [what, bytes] of Object.entries(sentBytes)) {
-            t.equal(bytes.actual, bytes.predicted, `${what} of rank ${rank}`);
+          for (const [collective, bytes] of Object.entries(sentBytes)) {
+            t.equal(
+              bytes.actual,
+              bytes.predicted,
+              `${collective} of rank ${rank}`,
+            );
           }
         }
       }
@@ -128,25 +132,25 @@ for (const [i, mesh] of MESHES.entries()) {
   }
 }
 
-t.test("each rank remembers its part, and sends each sum once", async (t) => {
+t.test("each rank has its shard of the state, and sends each sum once", async (t) => {
   const of = await steps();
   const mesh = { dp: 2, ep: 2 };
-  const whole = await compileCase(of, { mesh });
+  const replicated = await compileCase(of, { mesh });
   const sharded = await compileCase(of, { mesh, zero: 1 });
-  // Six of a gain over four ranks, 48 of a router; 4 of 8 experts with 5 x 6 over two ranks.
-  t.same(bytesOf(whole, "adamw.mean.gain"), [24, 24, 24, 24]);
+  // Six elements of a gain over four ranks, 48 of a router; 4 of 8 experts with 5 x 6 over two ranks.
+  t.same(bytesOf(replicated, "adamw.mean.gain"), [24, 24, 24, 24]);
   t.same(bytesOf(sharded, "adamw.mean.gain"), [8, 8, 8, 4]);
   t.same(bytesOf(sharded, "adamw.mean.router"), [48, 48, 48, 48]);
   t.same(
-    bytesOf(whole, "adamw.mean.gate.{expert}"),
+    bytesOf(replicated, "adamw.mean.gate.{expert}"),
     new Array(4).fill(4 * 4 * 30),
   );
   t.same(
     bytesOf(sharded, "adamw.mean.gate.{expert}"),
     new Array(4).fill(4 * 4 * 15),
   );
-  for (const plan of [whole, sharded]) {
-    t.equal(sumsOver(plan, "dp+ep"), 2, "to add them up, and to bring them");
+  for (const plan of [replicated, sharded]) {
+    t.equal(sumsOver(plan, "dp+ep"), 2, "to reduce them and to gather results");
     t.equal(sumsOver(plan, "dp"), 2, "of experts");
   }
 });
@@ -168,7 +172,7 @@ t.test("between devices", async (t) => {
   });
   t.equal(digest(await runCalls(of, session)), digest(results), "outputs");
   const now = await session.read(Object.keys(after));
-  t.equal(digest([now]), digest([after]), "what is kept");
+  t.equal(digest([now]), digest([after]), "weights and states");
   for (const { sentBytes: { reduce } } of session.statistics().ranks) {
     t.equal(reduce.actual, reduce.predicted);
   }
@@ -178,7 +182,7 @@ t.test("between devices", async (t) => {
 t.test("sharded on four ranks of a GPU", { skip }, async (t) => {
   const of = await steps({ clipNorm: 0.05 });
   const mesh = { dp: 2, ep: 2 };
-  const whole = await trained(of, { mesh }, "gpu");
+  const replicated = await trained(of, { mesh }, "gpu");
   const sharded = await trained(of, { mesh, zero: 1 }, "gpu");
-  t.equal(digest([sharded.after]), digest([whole.after]), "the same bits");
+  t.equal(digest([sharded.after]), digest([replicated.after]), "the same bits");
 });

@@ -1,4 +1,4 @@
-/** Selection biases that follow the load of experts in training: their formula, the same bits on every mesh. */
+/** Selection biases that follow expert load in training: their formula, and the same bits on every mesh. */
 // needs: cpu
 
 import t from "tap";
@@ -30,7 +30,7 @@ const RATE = 0.125;
 /** Biases before the first step. */
 const FIRST = [0.1, 0.2, -0.3, 0];
 
-/** Experts chosen by sigmoids and a bias; it returns what was chosen. */
+/** A sigmoid router with a bias. The model returns its choices. */
 const net = layer(true);
 
 function layer(biased: boolean): Model {
@@ -77,7 +77,7 @@ function weights() {
   );
 }
 
-/** The batch of a step: a few tokens, and others each time. */
+/** Tokens of a step's batch; each step has others. */
 function batch(step: number): HostTensor {
   const all = waves((step + 1) * TOKENS * EMBED);
   return tensor([TOKENS, EMBED], all.slice(-TOKENS * EMBED));
@@ -92,7 +92,7 @@ function scalar(x: number): HostTensor {
   return tensor([], [x]);
 }
 
-/** The bias after each of three steps of some batches, and all experts that were chosen in each. */
+/** Trains three steps; returns the biases after each step, and the chosen experts of each. */
 async function train(
   more: Partial<CompileTrainingOptions>,
   batches = 1,
@@ -102,7 +102,7 @@ async function train(
     accumulate: batches > 1,
     ...more,
   });
-  // It verifies the plan.
+  // openSession() verifies the plan.
   const session = await openSession(plan, {
     target: "cpu",
     tensors: weights(),
@@ -121,10 +121,10 @@ async function train(
         share: scalar(1 / batches),
         keep: scalar(i === 0 ? 0 : 1),
       };
-      const given = Object.fromEntries(
+      const inputs = Object.fromEntries(
         Object.entries(all).filter(([name]) => name in program.inputs),
       );
-      const outputs = await session.run(program.name, given);
+      const outputs = await session.run(program.name, inputs);
       here.push(...outputs["chosen"]!.data);
     }
     chosen.push(here);
@@ -134,7 +134,7 @@ async function train(
   return { biases, chosen };
 }
 
-/** What biases should be after each step. */
+/** Expected biases after each step. */
 function expected(chosen: readonly (readonly number[])[]): number[][] {
   let bias = Float32Array.from(FIRST);
   return chosen.map((choices) => {
@@ -159,18 +159,18 @@ for (const batches of [1, 2]) {
         const title = `${JSON.stringify(mesh)} zero ${zero}`;
         t.equal(chosen[0]!.length, batches * TOKENS * TOP);
         t.same(biases, expected(chosen), title);
-        t.notSame(biases[0], biases[2], "it moves");
+        t.notSame(biases[0], biases[2], "the bias changes");
       }
     }
   });
 }
 
-t.test("a bias without an update stays, whatever decays", async (t) => {
+t.test("a bias without updates is constant, despite weight decay", async (t) => {
   const { biases } = await train({});
   t.same(biases[2], [...Float32Array.from(FIRST)]);
 });
 
-t.test("an update without a bias is refused", async (t) => {
+t.test("an update without a bias is rejected", async (t) => {
   await t.rejects(
     compileTraining(layer(false), { ...options, biasUpdate: RATE }),
     {
@@ -181,7 +181,7 @@ t.test("an update without a bias is refused", async (t) => {
   );
 });
 
-t.test("the rate is saved, and stays", async (t) => {
+t.test("the rate is saved and cannot change", async (t) => {
   const out = temporaryFolder(t);
   const files = nodeFiles();
   const run = async (biasUpdate: number, steps: number, resume: boolean) => {

@@ -1,4 +1,7 @@
-/** Training models with recurrences, convolutions, shared caches and selected keys: on meshes, the losses of one rank. */
+/**
+ * Training of models with recurrences, convolutions, shared caches and selected keys: on meshes, the losses of one
+ * rank.
+ */
 // needs: cpu
 
 import t from "tap";
@@ -23,12 +26,12 @@ import { inTurn } from "./helpers/seed.ts";
 
 const [ROWS, STEPS] = [2, 3];
 
-/** Tokens of a sequence. DeepSeek-V4 compresses 4 and 16 tokens. */
+/** Tokens per sequence. DeepSeek-V4 compresses 4 and 16 tokens. */
 function columnsOf(name: string): number {
   return name === "deepseekv4-12e" ? 20 : 12;
 }
 
-/** Checkpoints and their meshes. Ranks of Qwen3.5 cannot share a gradient that sums over four heads: it has no tp. */
+/** Checkpoints and meshes. Qwen3.5 has no tp, since its gradient that sums over four heads cannot be sharded. */
 const MESHES: {
   readonly [name: string]: readonly { readonly [axis: string]: number }[];
 } = {
@@ -42,7 +45,7 @@ const MESHES: {
   "longcatflash-12e": [{ ep: 2 }],
 };
 
-/** Two sequences of tokens, each with the next one as its label. */
+/** Two sequences of tokens, labelled with the next tokens. */
 function batch(columns: number): { readonly [name: string]: HostTensor } {
   const at = Array.from({ length: ROWS * columns }, (_, i) => i);
   const ids = at.map((i) => 3 + i * i * 7 % 150);

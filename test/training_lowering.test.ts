@@ -1,4 +1,4 @@
-/** Gradients and whole training steps, compiled: what kernels compute is what the reference says, and the same each time. */
+/** Compiled gradients and training steps: kernels match the reference, and runs are deterministic. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -57,18 +57,18 @@ t.teardown(closeDevices);
 let held = 0;
 
 /**
- * Fails unless the gradients of a model's output `loss` are computed as the reference does, on the CPU and on a GPU; on a
- * software GPU, by `SEED`, every second one. test/training_mesh.test.ts compares them from run to run.
+ * Checks the gradients of a model's output `loss` against the reference, on the CPU and on a GPU; on a software GPU every
+ * second one, by `SEED`. test/training_mesh.test.ts checks that they are deterministic.
  */
 function gradientsHold(name: string, of: Case & { model: Traceable }): void {
   t.test(name, async (t) => {
-    const whole = { ...of, model: await graphWithGradients(of.model) };
-    await matches(t, whole, "cpu");
+    const withGradients = { ...of, model: await graphWithGradients(of.model) };
+    await matches(t, withGradients, "cpu");
   });
   if (gpuIsSoftware && !isInTurn(held++, 2)) return;
   t.test(`${name}, on a GPU`, { skip }, async (t) => {
-    const whole = { ...of, model: await graphWithGradients(of.model) };
-    await matches(t, whole, "gpu");
+    const withGradients = { ...of, model: await graphWithGradients(of.model) };
+    await matches(t, withGradients, "gpu");
   });
 }
 
@@ -99,22 +99,22 @@ gradientsHold("a dense layer", {
   lengths: { row: 67 },
 });
 
-gradientsHold("what moves elements", {
+gradientsHold("ops that move elements", {
   model: model({ a: 4, b: 6, c: 3, d: 2, e: 2 }, (m) => {
     const x = m.param("x", "a b");
-    const turned = transpose(split(x, "b", "c d"), "c a d");
+    const transposed = transpose(split(x, "b", "c d"), "c a d");
     const odd = slice(x, "b", 1, "e", 2);
     const { values } = topK(x, { over: "b", k: 2 });
     return {
       loss: add(
-        add(lossOf(merge(turned, "a d", "ad")), lossOf(odd)),
+        add(lossOf(merge(transposed, "a d", "ad")), lossOf(odd)),
         add(lossOf(values), lossOf(max(x, "b"))),
       ),
     };
   }),
 });
 
-gradientsHold("attention, rotary positions and the loss of next tokens", {
+gradientsHold("attention, rotary positions and the next-token loss", {
   model: model(
     {
       token: upTo(12),
@@ -277,8 +277,8 @@ t.test("steps of training a small Mixtral", async (t) => {
   }
 });
 
-/** Meshes of several ranks, evenly and unevenly filled. */
-const SPREAD: readonly CompileOptions[] = [
+/** Meshes of several ranks, with even and uneven shards. */
+const MESHES: readonly CompileOptions[] = [
   { mesh: { dp: 2 } },
   { mesh: { ep: 2 } },
   { mesh: { ep: 3 } },
@@ -293,7 +293,7 @@ const SPREAD: readonly CompileOptions[] = [
   },
 ];
 
-t.test("steps on every mesh are those on one rank", async (t) => {
+t.test("steps on every mesh are close to those on one rank", async (t) => {
   const { graph, calls, scalars } = await smallMixtral();
   const step = trainStep(
     graph,
@@ -311,28 +311,28 @@ t.test("steps on every mesh are those on one rank", async (t) => {
   };
   const of = { model: { ...step, outputs }, calls };
   const alone = await runCase(of, "cpu");
-  for (const options of SPREAD) {
+  for (const options of MESHES) {
     const title = JSON.stringify(options);
-    const spread = await runCase(of, "cpu", options);
-    // A second run where parts are uneven and a table says who has them; test/training_mesh.test.ts has one with dp.
-    if (options === SPREAD.at(-1)) {
+    const sharded = await runCase(of, "cpu", options);
+    // Runs again if shards are uneven and given by a table; test/training_mesh.test.ts repeats a run with dp.
+    if (options === MESHES.at(-1)) {
       const again = await runCase(of, "cpu", options);
-      t.equal(digest(spread), digest(again), `run to run, ${title}`);
+      t.equal(digest(sharded), digest(again), `run to run, ${title}`);
     }
-    const far = spread.flatMap((outputs, call) =>
+    const wrong = sharded.flatMap((outputs, call) =>
       Object.entries(outputs).flatMap(([name, { data }]) => {
         const want = [...alone[call]![name]!.data];
         const scale = Math.max(...want.map(Math.abs));
         const off = want.map((x, i) => Math.abs(x - data[i]!) / scale);
-        // Written so that a NaN is far.
+        // Written so that a NaN counts as an error.
         return off.every((x) => x < 1e-5) ? [] : [`${name} of step ${call}`];
       })
     );
-    t.same(far, [], `as on one rank, ${title}`);
+    t.same(wrong, [], `as on one rank, ${title}`);
   }
 });
 
-t.test("compileTraining() is the step of a model", async (t) => {
+t.test("compileTraining() compiles the training step of a model", async (t) => {
   const { small, graph, scalars } = await smallMixtral();
   const options = { loss: "loss", optimizer: { kind: "sgd" } } as const;
   const plan = await compileTraining(small, { ...options, mesh: { ep: 2 } });

@@ -1,4 +1,4 @@
-/** Training on meshes: losses, gradients, norms and steps are those of one rank, wherever tokens and experts are stored. */
+/** Training on meshes: losses, gradients, norms and steps are close to those of one rank for all placements. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -39,15 +39,15 @@ import { CALLS, layer, stepCase } from "./helpers/training_layer.ts";
 
 t.teardown(closeDevices);
 
-/** Every way to lay ranks out as dp × ep. */
-function factorisations(ranks: number): { dp: number; ep: number }[] {
+/** All factorizations of a rank count as dp × ep. */
+function factorizations(ranks: number): { dp: number; ep: number }[] {
   return [1, 2, 4, 8].filter((dp) => ranks % dp === 0)
     .map((dp) => ({ dp, ep: ranks / dp }));
 }
 
-/** Factorisations, and meshes whose ranks hold different numbers of experts. */
+/** Factorizations, and meshes with unequal experts per rank. */
 const MESHES: readonly { readonly [axis: string]: number }[] = [
-  ...[1, 2, 4, 8].flatMap(factorisations),
+  ...[1, 2, 4, 8].flatMap(factorizations),
   { ep: 3 },
   { dp: 2, ep: 3 },
 ];
@@ -108,19 +108,19 @@ t.test("norms with gathered gains on wide devices", async (t) => {
   ]);
 });
 
-t.test("parts are added and turned before they are sent", async (t) => {
+t.test("partial sums are added and transposed before they are sent", async (t) => {
   const of: Case = {
     model: await graphWithGradients(
       model({ token: upTo(11), a: 4, b: 3 }, (m) => {
         const x = m.input("x", "token a");
         const w = m.param("w", "a b");
-        const turned = split(
+        const transposed = split(
           merge(transpose(w, "b a"), "b a", "ba"),
           "ba",
           "b a",
         );
         const y = add(
-          dot(x, map((v) => 3 * v, turned), "a"),
+          dot(x, map((v) => 3 * v, transposed), "a"),
           dot(x, w, "a"),
         );
         const squares = map((v) => v * v, y);
@@ -135,10 +135,10 @@ t.test("parts are added and turned before they are sent", async (t) => {
   const sums = plan.programs[0]!.steps.filter((step) =>
     step.op === "allGather" && step.rows === undefined
   );
-  t.equal(sums.length, 1, "one collective for the two uses of a parameter");
+  t.equal(sums.length, 1, "one collective for both uses of a parameter");
 });
 
-t.test("bytes of sums are those predicted, and the plan says them", async (t) => {
+t.test("bytes of reductions match the prediction, and the plan states them", async (t) => {
   const of: Case = {
     model: await graphWithGradients(layer("mixtral", 2)),
     calls: CALLS,
@@ -148,22 +148,23 @@ t.test("bytes of sums are those predicted, and the plan says them", async (t) =>
     sharing: "shared",
   });
   const text = formatPlan(plan);
-  t.match(text, /f32\[embed:6\]\{unreduced:dp\+ep\}/, "of all ranks");
+  t.match(text, /f32\[embed:6\]\{unreduced:dp\+ep\}/, "over all ranks");
   t.match(
     text,
     /f32\[expert\/ep:4 embed:6 ffn:5\]\{unreduced:dp\}/,
-    "of ranks with the same experts",
+    "over ranks with the same experts",
   );
   t.match(
     text,
     /reduceSum over token\/dp\+ep : f32\[embed\]\{unreduced:dp\+ep\}:/,
-    "where it is computed",
+    "at its computation",
   );
   t.match(
     text,
     /allReduce over dp : .*: parts\S* = allGather \S+ over dp \(480 B to each of 1 others\)/,
   );
-  // Of replicated parameters 3 others have a part, of an expert's one: numbers of 4 bytes. The gain's gradient is added
+  // Replicated parameters have partial sums on 3 other ranks, those of experts on one; elements have 4 bytes. The
+  // gradient of the gain is reduced twice: before and after its replicated part.
   // up before and after the part of it that every rank has whole.
   const replicated = 2 * 6 + 8 * 6, experts = 4 * (5 * 6 + 5 * 6 + 5 + 6 * 5);
   for (const { rank, sentBytes } of ranks) {
@@ -175,7 +176,7 @@ t.test("bytes of sums are those predicted, and the plan says them", async (t) =>
   }
 });
 
-t.test("a matmul that begins a sum over ranks does not add another term", async (t) => {
+t.test("a matmul of partial sums has no other term", async (t) => {
   const config = readJson("glm4moe-16e/config.json") as Config;
   const published = publishedModel(config).build({
     maxTokens: 64,

@@ -1,4 +1,7 @@
-/** Training against recorded runs of published implementations: losses, gradients, steps; by the reference and compiled. */
+/**
+ * Training against recorded runs of published implementations: losses, gradients and steps, in the reference evaluator
+ * and compiled.
+ */
 // needs: cpu
 
 import t, { type Test } from "tap";
@@ -36,23 +39,23 @@ interface Hyper {
   readonly router_aux_loss_coef: number;
 }
 
-/** What a run gives. */
+/** Outputs of a run. */
 interface Outputs {
   readonly [name: string]: { readonly data: ArrayLike<number> };
 }
 
-/** Runs a graph; parameters and states go from run to run. */
+/** Runs a graph. Parameters and states persist between runs. */
 type Run = (inputs: Tensors) => Promise<Outputs>;
 
 /** Loads the weights of a checkpoint into a graph. */
 type Runner = (name: string, graph: Graph) => Promise<Run>;
 
-/** The devices of ranks, opened when first asked for. */
+/** Device of all ranks, opened on first use. */
 let opened: Promise<Device> | undefined;
 
 t.teardown(async () => (await opened)?.destroy());
 
-/** Compiled for a mesh, on the CPU. */
+/** Compiles for a mesh, on the CPU. */
 function compiled(mesh: { readonly [axis: string]: number }): Runner {
   return async (name, graph) => {
     const plan = await compileGraph(graph, { mesh });
@@ -116,7 +119,10 @@ const RUNNERS: { readonly [title: string]: Runner } = {
   "compiled for dp=2,ep=2": compiled({ dp: 2, ep: 2 }),
 };
 
-/** Where gradients of a padded batch are compared too; those of a full one also are where there are steps, by their means. */
+/**
+ * Checkpoints whose gradients of a padded batch are compared. Tests of steps compare gradients of a full batch, by
+ * their means.
+ */
 const GRADIENTS: { readonly [title: string]: string } = {
   "in the reference": "olmoe-16e",
   "compiled": "mixtral-8e",
@@ -125,7 +131,7 @@ const GRADIENTS: { readonly [title: string]: string } = {
   "compiled for dp=2,ep=2": "olmoe-16e",
 };
 
-/** Meshes whose axes others have too, by the checkpoints that take steps on them. */
+/** Meshes whose axes are covered by others, with the checkpoints that take steps on them. */
 const STEPS_ONLY: { readonly [title: string]: readonly string[] } = {
   "compiled for tp=2": ["mixtral-8e", "olmoe-16e"],
   "compiled for tp=4": ["mixtral-8e"],
@@ -134,7 +140,7 @@ const STEPS_ONLY: { readonly [title: string]: readonly string[] } = {
   "compiled for ep=4": ["olmoe-16e"],
 };
 
-/** The model of a checkpoint with its loss. */
+/** The graph of a checkpoint with its loss. */
 async function trainingGraph(name: string, { router_aux_loss_coef }: Hyper) {
   const config = readJson(`${name}/config.json`) as Config;
   const graph = trace(
@@ -148,7 +154,7 @@ async function trainingGraph(name: string, { router_aux_loss_coef }: Hyper) {
   return { graph, scalars: await lowerScalars(graph) };
 }
 
-/** A recorded batch as inputs: real tokens, each with the next one as its label. */
+/** Inputs of a recorded batch: tokens without padding, labelled with the next tokens. */
 function batchInputs(name: string, batch: "full" | "padded"): Tensors {
   const recorded = readTensors(`${name}/train_batch.safetensors`);
   const mask = recorded[`${batch}.attention_mask`];
@@ -158,14 +164,14 @@ function batchInputs(name: string, batch: "full" | "padded"): Tensors {
     ids: recorded[`${batch}.input_ids`]!,
     ...mask ? { mask } : {},
   });
-  const given = recorded[`${batch}.labels`]!;
+  const recordedLabels = recorded[`${batch}.labels`]!;
   const labels = [...cell].map((at) =>
-    (at + 1) % COLUMNS === 0 ? -100 : given[at + 1]!
+    (at + 1) % COLUMNS === 0 ? -100 : recordedLabels[at + 1]!
   );
   return { ids, sequence, position, labels };
 }
 
-/** A stacked tensor, from one per expert; empty where there is none. */
+/** Stacks one tensor per expert; empty if there are none. */
 function stacked(tensors: Tensors, name: string): number[] {
   if (name in tensors) return Array.from(tensors[name]!);
   const all: number[] = [];
@@ -183,7 +189,7 @@ function paramNames(graph: Graph): string[] {
   );
 }
 
-/** The largest difference, relative to the largest expected magnitude. */
+/** Max difference relative to the largest expected magnitude. */
 function distance(got: ArrayLike<number>, want: readonly number[]): number {
   if (got.length !== want.length) return Infinity;
   const scale = want.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
@@ -278,7 +284,7 @@ async function stepsHold(
       const norm = outputs[GRADIENT_NORM]!.data[0]!;
       const error = Math.abs(norm / Math.sqrt(squares) - 1);
       t.ok(error < 1e-4, `norm of gradients ${norm}: off by ${error}`);
-      // AdamW hardly sees how large a gradient is. Its first mean is a part of it.
+      // AdamW is insensitive to the scale of gradients, but its first mean is proportional to them.
       for (const param of names) {
         const want = stacked(gradients, param);
         const part = want.map((g) => g * (1 - hyper.betas[0]));
@@ -299,7 +305,7 @@ async function stepsHold(
     });
   }
   t.ok(count > 1e5, `${count} parameters compared`);
-  t.ok(worst < 2e-3, `parameters are off by ${worst} at most`);
+  t.ok(worst < 2e-3, `parameters are off by at most ${worst}`);
   t.ok(far / count < 1e-3, `${far} of ${count} are off by more than 1e-4`);
 }
 
@@ -312,7 +318,7 @@ for (const name of ["mixtral-8e", "olmoe-16e"]) {
         await gradientsHold(t, name, runner);
       });
     }
-    // The reference takes its time: of one model it has gradients, of the other steps, which are made of gradients.
+    // The reference is slow: it computes gradients of one model and steps, which contain gradients, of the other.
     if (title === "in the reference" && gradients) continue;
     if (STEPS_ONLY[title]?.includes(name) === false) continue;
     if (title !== "compiled" && !isInTurn(turn++, 2)) continue;

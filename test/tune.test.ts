@@ -1,4 +1,4 @@
-/** The tuner: what it keeps, in which file, and that no table changes a bit. */
+/** The tuner: saved tables and their file; no table changes bits. */
 // needs: cpu, gpu
 
 import { rmSync } from "node:fs";
@@ -57,7 +57,7 @@ const layerCase: Case = {
   calls: [{ x: waves(9 * 40) }, { x: waves(40, 5) }],
 };
 
-/** A clock on which everything takes less time than what came before. */
+/** A clock on which every interval is shorter than the one before. */
 function quickening(): () => number {
   let [time, step] = [0, 1e9];
   return () => {
@@ -67,7 +67,7 @@ function quickening(): () => number {
   };
 }
 
-t.test("a tuner tries every kernel, and what it found changes no bit", async (t) => {
+t.test("a tuner tries every kernel, and its result does not change bits", async (t) => {
   const selected = await selectDevices({ sharing: "shared", adapter: "cpu" });
   const seen: string[] = [];
   const found = await tune(
@@ -89,16 +89,16 @@ t.test("a tuner tries every kernel, and what it found changes no bit", async (t)
   t.strictSame(Object.keys(found.speed).sort(), [...new Set(seen)].sort());
   t.ok(
     Object.values(found.speed).every((speed) => speed > 1.04),
-    "each found something faster on that clock",
+    "each class has a faster tile on that clock",
   );
   const plan = await compile(layer, { tuning: found.tuning });
   const names = Object.keys(plan.kernels).filter((name) =>
     name.includes("matmul")
   );
-  t.equal(names.length, 3, "one of each class");
+  t.equal(names.length, 3, "one kernel per class");
   t.ok(
     names.every((name) => /_by_\d+x\d+x\d+(_split16_workgroup)?$/.test(name)),
-    "the plan says what was chosen",
+    "kernel names state the chosen tiles",
   );
   t.equal(
     digest(await runCase(layerCase, "cpu", { tuning: found.tuning })),
@@ -106,7 +106,7 @@ t.test("a tuner tries every kernel, and what it found changes no bit", async (t)
   );
 });
 
-t.test("a tuner stops when its time is over", async (t) => {
+t.test("a tuner stops at its deadline", async (t) => {
   const selected = await selectDevices({ sharing: "shared", adapter: "cpu" });
   const found = await tune(
     { compile: (tuning) => compile(layer, { tuning }) },
@@ -118,11 +118,11 @@ t.test("a tuner stops when its time is over", async (t) => {
 });
 
 for (const kind of ["cpu", "gpu"] as const) {
-  t.test(`no table changes a bit, ${kind}`, {
+  t.test(`no table changes bits, ${kind}`, {
     skip: kind === "gpu" && skip,
   }, async (t) => {
     const wanted = digest(await runCase(layerCase, kind));
-    // Software adapters take seconds to compile the largest.
+    // Software adapters compile the largest tiles for seconds.
     const max = kind === "cpu" ? [8, 16] : [];
     const tile = fc.record({
       rows: fc.constantFrom(1, 2, 3, 4, ...max),
@@ -133,7 +133,7 @@ for (const kind of ["cpu", "gpu"] as const) {
       right: fc.constantFrom("scalar", "vector", "workgroup"),
     }).map(({ split, ...tile }): MatmulTile => ({
       ...tile,
-      // The largest tree that a plan may have is reached with 32 rows in the "registers" of pairs.
+      // Pairs with 32 rows in "registers" reach the maximum tree size of a plan.
       split: tile.lanes % split === 0 && tile.rows * split <= 16 ? split : 1,
     }));
     const tables = fc.record({ matmul: tile, pair: tile, plain: tile });
@@ -153,7 +153,7 @@ for (const kind of ["cpu", "gpu"] as const) {
   });
 }
 
-t.test("tables are kept by what computes", async (t) => {
+t.test("tables are saved per computer", async (t) => {
   const files = nodeFiles();
   const path = join(temporaryFolder(t), "tunings.json");
   t.same(await readTunings(files, path), {});
@@ -166,12 +166,12 @@ t.test("tables are kept by what computes", async (t) => {
   });
   const second = { matmul: tile, matmuls: { "plain f32 8x8": tile } };
   await keepTuning(files, path, { computer: "one", tuning: second });
-  const kept = await readTunings(files, path);
-  t.strictSame(Object.keys(kept["one"]!.matmuls!).sort(), [
+  const saved = await readTunings(files, path);
+  t.strictSame(Object.keys(saved["one"]!.matmuls!).sort(), [
     "plain f32 4x4",
     "plain f32 8x8",
   ]);
-  // Other rows: tiles of grouped matmuls were found for the old ones.
+  // With other rows, tiles of grouped matmuls are dropped, as they were found for the old ones.
   const third = { matmul: { ...tile, rows: 4 }, matmuls: {} };
   await keepTuning(files, path, { computer: "one", tuning: third });
   t.same((await readTunings(files, path))["one"]!.matmuls, {});
@@ -180,13 +180,17 @@ t.test("tables are kept by what computes", async (t) => {
   await keepTuning(files, path, { computer: "one", tuning: fourth });
   t.strictSame((await readTunings(files, path))["one"], fourth);
   const cpu = { host: "cpu", computer: "one", world: undefined } as const;
-  t.same(tuningOf(cpu, { tunings: kept }).matmul, tile);
-  t.same(tuningOf({ ...cpu, computer: "new" }, { tunings: kept }), TUNING.cpu);
+  t.same(tuningOf(cpu, { tunings: saved }).matmul, tile);
+  t.same(tuningOf({ ...cpu, computer: "new" }, { tunings: saved }), TUNING.cpu);
   const recurrences = [4, 8, 16].map((lanes) => {
     const native = { ...cpu, host: "native", computer: "new", lanes } as const;
     return tuningOf(native, {}).recurrence;
   });
-  t.same(recurrences, [2, 4, 2], "columns per lane depend on vectors");
+  t.same(
+    recurrences,
+    [2, 4, 2],
+    "columns per lane depend on the vector length",
+  );
   const write = (text: string) =>
     files.write(path, [new TextEncoder().encode(text)]);
   const broken = async (text: string, state: string) => {
@@ -232,20 +236,24 @@ t.test("tables are kept by what computes", async (t) => {
   await keepTuning(files, path, { computer: "one", tuning: fourth });
   t.strictSame(await readTunings(files, path), { one: fourth }, "it heals");
   await write('{"version":0,"tunings":7}');
-  t.same(await readTunings(files, path), {}, "another version is forgotten");
+  t.same(
+    await readTunings(files, path),
+    {},
+    "tables of another version are ignored",
+  );
 });
 
-t.test("the command keeps what it found, or says why it cannot", async (t) => {
+t.test("the command saves its result, or states why it cannot", async (t) => {
   t.teardown(() => rmSync(CACHE, { recursive: true, force: true }));
   const model = "examples/layer.ts";
   const argv = ["tune", model, "--adapter", "cpu", "--budget", "0.001"];
   const { code, out, err } = await switchyard([...argv, "--json"]);
   t.equal(code, 0, err);
   const { computer, file, complete } = JSON.parse(out);
-  t.equal(complete, false, "no time, nothing tried");
+  t.equal(complete, false, "without time, nothing is tried");
   t.equal(file, join(CACHE, "switchyard", "tunings.json"));
-  const kept = await readTunings(nodeFiles(), file);
-  t.same(kept[computer]?.matmul, TUNING.cpu.matmul);
+  const saved = await readTunings(nodeFiles(), file);
+  t.same(saved[computer]?.matmul, TUNING.cpu.matmul);
   t.match((await switchyard(argv)).out, /not all were tried within 0.001 s/);
   t.match(await switchyard(["tune", model, "--devices", "mpi"]), {
     code: 2,

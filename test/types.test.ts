@@ -1,4 +1,4 @@
-/** The types of the language: what they infer, what they refuse, that run-time checks say the same, what they cost. */
+/** Types of the language: inference, rejected code, agreement with run-time checks, and cost. */
 
 import t from "tap";
 import { ModelError } from "../spec/errors.ts";
@@ -16,7 +16,7 @@ t.test("types infer the axes and dtypes of every op", (t) => {
 
 const { mistakes, others } = typeErrorsOf(FIXTURE);
 
-t.test("types refuse each mistake with its message", (t) => {
+t.test("types reject each mistake with its message", (t) => {
   t.ok(mistakes.length >= 31, `${mistakes.length} mistakes`);
   for (const { line, expected, said } of mistakes) {
     t.ok(said.includes(expected), `${FIXTURE}:${line}: ${expected}`, { said });
@@ -25,12 +25,12 @@ t.test("types refuse each mistake with its message", (t) => {
   t.end();
 });
 
-/** The names between quotes, sorted. */
+/** Quoted names, sorted. */
 function quoted(text: string, quote: RegExp): string[] {
   return [...text.matchAll(quote)].map((match) => match[1]!).sort();
 }
 
-t.test("run-time checks say what types say, at the same line", (t) => {
+t.test("run-time checks have the messages and lines of type errors", (t) => {
   const thrown = new Map<number, string>();
   let calls = 0;
   trace(negative((call) => {
@@ -71,7 +71,7 @@ t.test("run-time checks say what types say, at the same line", (t) => {
   t.end();
 });
 
-/** A mixture-of-experts decoder of `layers` layers, written out. */
+/** An unrolled mixture-of-experts decoder of `layers` layers. */
 function unrolled(layers: number): string {
   const lines = Array.from({ length: layers }, (_, i) => `
   const h${i} = rmsNorm(x${i}, m.param("l${i}.norm", "embed"), "embed");
@@ -106,7 +106,7 @@ void axes;
 `;
 }
 
-/** Layers of one block, each with sizes of its own, called one by one. */
+/** Calls of one block per layer, each with other sizes. */
 function inBlocks(layers: number): string {
   const lines = Array.from({ length: layers }, (_, i) => `
   const x${i + 1} = m.block("layers.${i}", { expert: ${i + 4}, ffn: ${
@@ -131,12 +131,12 @@ ${lines.join("")}
 }
 
 for (
-  const { what, source, max } of [
-    { what: "unrolled layers", source: unrolled, max: 40_000 },
-    { what: "layers of one block", source: inBlocks, max: 60_000 },
+  const { title, source, max } of [
+    { title: "unrolled layers", source: unrolled, max: 40_000 },
+    { title: "layers of one block", source: inBlocks, max: 60_000 },
   ]
 ) {
-  t.test(`60 ${what} cost at most ${max} type instantiations`, (t) => {
+  t.test(`60 ${title} cost at most ${max} type instantiations`, (t) => {
     const count = (layers: number) => {
       const program = programOf(
         "test/fixtures/types/unrolled.ts",
@@ -148,7 +148,7 @@ for (
     const cost = count(60);
     t.ok(cost <= max, `${cost} instantiations`);
     t.ok(cost > count(1), "layers are counted");
-    t.comment(`${cost} instantiations for 60 ${what}`);
+    t.comment(`${cost} instantiations for 60 ${title}`);
     t.end();
   });
 }

@@ -1,4 +1,4 @@
-/** Every rule of the verifier rejects a plan that breaks it, and names the step. */
+/** Each verifier rule rejects plans that violate it, and names the step. */
 
 import fc from "fast-check";
 import t from "tap";
@@ -19,13 +19,13 @@ import { RUNS } from "./helpers/seed.ts";
 
 const BROKEN = [...BROKEN_DOCUMENTS, ...BROKEN_PROGRAMS, ...BROKEN_FLIGHTS];
 
-t.test("verifyPlan() accepts what the compiler makes", async (t) => {
+t.test("verifyPlan() accepts compiled plans", async (t) => {
   const meshes = [{}, { ep: 1 }, { ep: 2 }, { ep: 3 }, { dp: 2, ep: 2 }];
-  for (const what of ["layer", "decoder"] as const) {
+  for (const model of ["layer", "decoder"] as const) {
     for (const mesh of meshes) {
       for (const chunks of [1, 3]) {
-        const plan = await goodPlan(what, mesh, chunks);
-        const title = `${what} ${JSON.stringify(mesh)} in ${chunks}`;
+        const plan = await goodPlan(model, mesh, chunks);
+        const title = `${model} ${JSON.stringify(mesh)} in ${chunks}`;
         t.same(verifyPlan(plan), [], title);
       }
     }
@@ -54,7 +54,7 @@ t.test("verifyPlan() rejects", async (t) => {
   }
 });
 
-t.test("only what assertLegal() lets pass can be opened", async (t) => {
+t.test("only plans that pass assertLegal() can be opened", async (t) => {
   const plan: Plan = await goodPlan("layer", { ep: 2 });
   // @ts-expect-error: nothing says that it is legal.
   const unknown: Target = { kind: "plan", plan };
@@ -63,7 +63,7 @@ t.test("only what assertLegal() lets pass can be opened", async (t) => {
   t.same(unknown, legal);
 });
 
-t.test("verifyPlanText() says where a text ends too early", async (t) => {
+t.test("verifyPlanText() reports where a text is truncated", async (t) => {
   const text = stringifyPlan(await goodPlan("layer", { ep: 2 }));
   for (const share of [0, 0.1, 0.5, 0.9]) {
     const { plan, errors } = verifyPlanText(
@@ -80,7 +80,7 @@ t.test("verifyPlanText() says where a text ends too early", async (t) => {
   t.match(verifyPlanText("null").errors[0], { rule: "schema" });
 });
 
-/** What a hostile document may have in any place. */
+/** Values that a hostile document may contain anywhere. */
 const HOSTILE = [
   null,
   0,
@@ -99,35 +99,35 @@ const HOSTILE = [
   65536,
 ];
 
-/** Every place of a document: its holder and its key. */
-function findStrings(value: unknown, strings: [object, string][] = []) {
-  if (typeof value !== "object" || value === null) return strings;
+/** Returns the holder and key of every value of a document. */
+function findValues(value: unknown, values: [object, string][] = []) {
+  if (typeof value !== "object" || value === null) return values;
   for (const [key, item] of Object.entries(value)) {
-    strings.push([value, key]);
-    findStrings(item, strings);
+    values.push([value, key]);
+    findValues(item, values);
   }
-  return strings;
+  return values;
 }
 
 t.test("verifyPlanText() never throws", async (t) => {
-  const whole = stringifyPlan(await goodPlan("layer", { dp: 2, ep: 2 }));
+  const unchunked = stringifyPlan(await goodPlan("layer", { dp: 2, ep: 2 }));
   const chunked = stringifyPlan(await goodPlan("layer", { dp: 2, ep: 2 }, 2));
   const change = fc.record({
     at: fc.nat(),
     value: fc.constantFrom(undefined, ...HOSTILE),
-    /** Half of the time another value of the document, which fits its place more often. */
+    /** Half of the time, copies another value of the document, which fits more often. */
     from: fc.option(fc.nat()),
   });
   const changes = fc.array(change, { minLength: 1, maxLength: 3 });
   let reported = 0;
   fc.assert(
     fc.property(changes, fc.boolean(), (changes, steps) => {
-      const document = JSON.parse(steps ? chunked : whole) as Plan;
+      const document = JSON.parse(steps ? chunked : unchunked) as Plan;
       for (const { at, value, from } of changes) {
-        // Of a document most is kernels: half of the time only its steps are changed.
-        const strings = findStrings(steps ? document.programs : document);
-        const [holder, key] = strings[at % strings.length]!;
-        const [other, name] = strings[(from ?? 0) % strings.length]!;
+        // Kernels dominate a document, so half of the time only its programs change.
+        const values = findValues(steps ? document.programs : document);
+        const [holder, key] = values[at % values.length]!;
+        const [other, name] = values[(from ?? 0) % values.length]!;
         const put = from === null
           ? value
           : structuredClone(Reflect.get(other, name));
@@ -143,7 +143,7 @@ t.test("verifyPlanText() never throws", async (t) => {
   t.ok(reported > 15 * RUNS, `${reported} of ${50 * RUNS} were rejected`);
 });
 
-t.test("verifyPlan() takes deep and wide documents in its stride", async (t) => {
+t.test("verifyPlan() handles deep and wide documents", async (t) => {
   const plan = await goodPlan("layer", { ep: 2 });
   const deep = "[".repeat(100_000) + "]".repeat(100_000);
   const text = stringifyPlan(plan).replace('"mesh": [', `"mesh": [${deep},`);

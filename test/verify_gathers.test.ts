@@ -1,4 +1,4 @@
-/** Rules of the verifier that concern gathers of rows and the tables of how axes are assigned. */
+/** Verifier rules for gathers of rows and for tables of axis assignment. */
 
 import t from "tap";
 import { attention, compile, model, sum, upTo } from "../compiler/mod.ts";
@@ -8,7 +8,7 @@ import { verifyPlan, verifyPlanText } from "../spec/verify/mod.ts";
 import { type Draft, stepAt, steps } from "./helpers/break_plan.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
 
-/** A total over tokens that are assigned by sequence: gathered, and brought into order. */
+/** A sum over tokens assigned by sequence: gathered and sorted. */
 const plan: Plan = await compile(
   model({ token: upTo(8), head: 2, dim: 4, sequence: 3, context: 8 }, (m) => {
     const q = m.input("q", "token head dim");
@@ -30,7 +30,7 @@ const GATHER = plan.programs[0]!.steps.findIndex(({ op }) =>
 const gather = (draft: Draft) => stepAt(draft, "allGather", GATHER);
 const buffer = (draft: Draft, name: string) => draft.buffers[name]!;
 
-t.test("what the compiler makes is legal, also read back", (t) => {
+t.test("the compiled plan is legal, also after a round trip", (t) => {
   t.same(verifyPlan(plan), []);
   t.same(verifyPlanText(stringifyPlan(plan)).errors, []);
   t.end();
@@ -47,7 +47,7 @@ const BROKEN: readonly Mistake[] = [
     gather(p).rows!.counts = "ghost";
   }],
   [
-    "by a table of something else",
+    "by a table of other contents",
     "shapes",
     /does not hold the counts/,
     (p) => {
@@ -57,9 +57,14 @@ const BROKEN: readonly Mistake[] = [
   ["of longer rows", "shapes", /rows of 64 bytes/, (p) => {
     gather(p).bytes = 64;
   }],
-  ["into too little room", "shapes", /'gathered' does not.* 8 of them/, (p) => {
-    buffer(p, "gathered").axes[0]!.size = 4;
-  }],
+  [
+    "with too little capacity",
+    "shapes",
+    /'gathered' does not.* 8 of them/,
+    (p) => {
+      buffer(p, "gathered").axes[0]!.size = 4;
+    },
+  ],
   ["without its rows", "shapes", /moves 32 from each/, (p) => {
     Reflect.deleteProperty(gather(p), "rows");
   }],
@@ -67,7 +72,7 @@ const BROKEN: readonly Mistake[] = [
     steps(p)[GATHER]!.ranks = { dp: [0] };
   }],
   [
-    "with a table that nobody describes",
+    "with a table without a description",
     "contents",
     /'assignment' belongs/,
     (p) => {
@@ -92,4 +97,4 @@ const BROKEN: readonly Mistake[] = [
     p.axes["token/dp"]!.of = "sequence";
   }],
 ];
-testRefused(plan, BROKEN, (name) => `a gather ${name} is refused`);
+testRefused(plan, BROKEN, (name) => `a gather ${name} is rejected`);

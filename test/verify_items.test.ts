@@ -1,4 +1,4 @@
-/** Rows of a placed axis that an input picks: where they are stored, what they are, and plans that say it wrongly. */
+/** Rows of a sharded axis selected by an input: their placement, their text, and plans that declare them wrongly. */
 
 import t from "tap";
 import {
@@ -25,7 +25,7 @@ const sizes = {
   context: 8,
 };
 
-/** The last tokens of sequences, whose tokens are assigned together. */
+/** Selects the last tokens of sequences. Tokens of a sequence are on one rank. */
 const picked = model(sizes, (m) => {
   const q = m.input("q", "token head dim");
   const { y, keys, values } = attention(q, {
@@ -44,7 +44,7 @@ const plan: Plan = await compile(picked, {
   place: { token: "dp" },
 });
 
-t.test("what the compiler makes is legal, also read back, and says where rows lie", (t) => {
+t.test("the compiled plan is legal, also after a round trip, and states the ranks of rows", (t) => {
   t.same(verifyPlan(plan), []);
   t.same(verifyPlanText(stringifyPlan(plan)).errors, []);
   t.match(
@@ -55,7 +55,7 @@ t.test("what the compiler makes is legal, also read back, and says where rows li
   t.end();
 });
 
-t.test("rows that are computed are picked of all tokens", async (t) => {
+t.test("computed rows are selected from all tokens", async (t) => {
   const computed = model(sizes, (m) => ({
     y: embedding(
       m.input("x", "token dim"),
@@ -88,13 +88,13 @@ const BROKEN: readonly Mistake[] = [
   ["of themselves", "placement", /'row' is not assigned over/, (p) => {
     p.axes["row/dp"]!.assignment = { by: "items", input: "rows", of: "row" };
   }],
-  ["of what follows them", "placement", /assigned as itself/, (p) => {
+  ["of axes assigned by them", "placement", /assigned as itself/, (p) => {
     p.axes["row/dp"]!.assignment = { by: "items", input: "rows", of: "row/dp" };
   }],
   ["of no axis", "references", /'ghost'.*: the plan has no such axis/, (p) => {
     p.axes["row/dp"]!.assignment = { by: "items", input: "rows", of: "ghost" };
   }],
-  ["that are bounded by items of no table", "placement", /no table/, (p) => {
+  ["that are bounded without a table", "placement", /no table/, (p) => {
     p.axes["row/dp"]!.assignment = {
       by: "items",
       input: "rows",
@@ -109,14 +109,19 @@ const BROKEN: readonly Mistake[] = [
       of: "token",
     };
   }],
-  ["whose numbers have no bound", "placement", /no input 'rows'/, (p) => {
+  ["without bounds of indices", "placement", /no input 'rows'/, (p) => {
     Reflect.deleteProperty(input(p), "indexes");
   }],
-  ["that number a whole axis", "ports", /'head', which ranks have no/, (p) => {
-    input(p).indexes = "head";
-  }],
-  ["that number no axis", "references", /'ghost'/, (p) => {
+  [
+    "that index a replicated axis",
+    "ports",
+    /'head', which ranks have no/,
+    (p) => {
+      input(p).indexes = "head";
+    },
+  ],
+  ["that index no axis", "references", /'ghost'/, (p) => {
     input(p).indexes = "ghost";
   }],
 ];
-testRefused(plan, BROKEN, (name) => `rows ${name} are refused`);
+testRefused(plan, BROKEN, (name) => `rows ${name} are rejected`);

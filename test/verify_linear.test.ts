@@ -1,4 +1,4 @@
-/** Which kernels are linear in some of their bindings: those may be given parts of a sum. */
+/** Kernels that are linear in some bindings: only those accept partial sums. */
 
 import t from "tap";
 import {
@@ -37,7 +37,7 @@ const w = (index: Expr = I) => load("w", index);
 const acc = local("acc", "f32");
 const put = (value: Expr): Stmt[] => [store("y", I, value)];
 
-/** Adds up `each(k)` over a loop. */
+/** Sums `each(k)` over a loop. */
 const sum = (each: (k: Expr) => Expr, start = 0): Stmt[] => [
   var_("acc", f32(start)),
   for_("k", u32(0), u32(4), [
@@ -46,7 +46,7 @@ const sum = (each: (k: Expr) => Expr, start = 0): Stmt[] => [
   ...put(acc),
 ];
 
-/** By shared memory: what one invocation has stored, another one adds. */
+/** Through shared memory: one invocation stores, another adds. */
 const through = (value: Expr): Stmt[] => [
   sharedStore("s", I, value),
   barrier(),
@@ -62,7 +62,7 @@ const LINEAR: { readonly [name: string]: Stmt[] } = {
   "zero": put(f32(0)),
   "nothing there": put(select(lt(I, u32(3)), x(), f32(0))),
   "a dot product": sum((k) => mul(w(k), x(k))),
-  "a fused one": sum((k) => call("fma", w(k), x(k), neg(x(k)))),
+  "a fused dot product": sum((k) => call("fma", w(k), x(k), neg(x(k)))),
   "a sum in shared memory": through(mul(x(), w())),
   "only some elements": [
     let_("v", x()),
@@ -72,25 +72,25 @@ const LINEAR: { readonly [name: string]: Stmt[] } = {
 
 const OTHER: { readonly [name: string]: Stmt[] } = {
   "a square": put(mul(x(), x())),
-  "a constant besides": put(add(x(), f32(1))),
+  "an added constant": put(add(x(), f32(1))),
   "a bias": put(add(x(), w())),
-  "what does not depend on it": put(w()),
+  "independent of the binding": put(w()),
   "a function": put(call("exp", x())),
   "a maximum": put(max(x(), f32(0))),
   "its inverse": put(div(w(), x())),
-  "a choice by it": put(select(lt(x(), f32(0)), f32(0), x())),
-  "a branch by it": [if_(lt(x(), f32(0)), put(x()))],
-  "a loop by it": [
+  "a selection by the binding": put(select(lt(x(), f32(0)), f32(0), x())),
+  "a branch on the binding": [if_(lt(x(), f32(0)), put(x()))],
+  "a loop bound by the binding": [
     var_("acc", f32(0)),
     for_("k", u32(0), bitcast("u32", x()), [set("acc", x())]),
     ...put(acc),
   ],
-  "a place by it": [store("y", bitcast("u32", x()), x())],
-  "an element by it": put(x(bitcast("u32", x()))),
-  "reckoning with its bits": put(
+  "a store index from the binding": [store("y", bitcast("u32", x()), x())],
+  "a load index from the binding": put(x(bitcast("u32", x()))),
+  "arithmetic on its bits": put(
     bitcast("f32", binary("and", bitcast("u32", x()), u32(7))),
   ),
-  "a start that is not zero": sum((k) => x(k), 1),
+  "a nonzero initial value": sum((k) => x(k), 1),
   "a product over a loop": [
     var_("acc", x()),
     for_("k", u32(0), u32(4), [set("acc", mul(acc, x(local("k", "u32"))))]),
@@ -115,14 +115,14 @@ function degreeOf(body: readonly Stmt[]) {
   }, new Set(["x"])).get("y");
 }
 
-t.test("what is linear in a binding", (t) => {
+t.test("linear kernels", (t) => {
   for (const [name, body] of Object.entries(LINEAR)) {
     t.equal(degreeOf(body), name === "zero" ? "zero" : "linear", name);
   }
   t.end();
 });
 
-t.test("what is not", (t) => {
+t.test("other kernels", (t) => {
   for (const [name, body] of Object.entries(OTHER)) {
     const found = degreeOf(body);
     t.ok(found === "other" || found === "free", `${name}: ${found}`);
@@ -130,7 +130,7 @@ t.test("what is not", (t) => {
   t.end();
 });
 
-t.test("trees that grow slowly, and deep ones, take no time", (t) => {
+t.test("slowly converging and deep trees take no time", (t) => {
   const many = Array.from({ length: 400 }, (_, i) => i);
   const slow: Stmt[] = [
     ...many.map((i) => var_(`v${i}`, f32(0))),
@@ -138,7 +138,7 @@ t.test("trees that grow slowly, and deep ones, take no time", (t) => {
     set("v399", x()),
     ...put(local("v0", "f32")),
   ];
-  t.equal(degreeOf(slow), "other", "it is given up");
+  t.equal(degreeOf(slow), "other", "the analysis gives up");
   let deep = x();
   for (let i = 0; i < 400; i++) deep = call("fma", w(), deep, x());
   t.equal(degreeOf(put(deep)), "linear");

@@ -1,4 +1,4 @@
-/** Rules of the verifier that concern sums which ranks hold in parts: no update, output or gather takes a part for the whole. */
+/** Verifier rules for partial sums: no update, output or gather uses a partial sum as the total. */
 
 import t from "tap";
 import {
@@ -24,12 +24,12 @@ import { verifyPlan, verifyPlanText } from "../spec/verify/mod.ts";
 import { type Draft, stepAt, steps } from "./helpers/break_plan.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
 
-/** A step of training a router and its experts on four ranks. */
+/** A training step of a router and its experts on four ranks. */
 async function trainingPlan(): Promise<Plan> {
   const graph = trace(
     model({ token: upTo(16), embed: 4, expert: 4 }, (m) => {
       const x = m.input("x", "token embed");
-      // Its gradient is twice a sum that ranks hold terms of.
+      // Its gradient is twice a partial sum.
       const router = map((w) => w * 2, m.param("router", "expert embed"));
       const logits = dot(x, router, "embed");
       const routing = route(logits, { over: "expert", topK: 2 });
@@ -54,14 +54,14 @@ async function trainingPlan(): Promise<Plan> {
 }
 
 const plan = await trainingPlan();
-/** The exchange of the parts of the router's gradient: to each rank those of its own items. */
+/** The exchange of partial sums of the router's gradient, as blocks for the ranks of the items. */
 const GATHER = steps(plan as Draft).findIndex((step) =>
   step.op === "allGather" && step.over.length === 2 &&
   step.blocks !== undefined
 );
 const gather = (draft: Draft) => stepAt(draft, "allGather", GATHER);
 const part = (draft: Draft) => draft.buffers[gather(draft).from]!;
-/** A launch that makes parts of parts. */
+/** Returns a launch that reads and writes partial sums. */
 const linear = (draft: Draft) => {
   const found = steps(draft).flatMap((step) => {
     if (step.op !== "launch") return [];
@@ -74,7 +74,7 @@ const linear = (draft: Draft) => {
   if (!found[0]) throw new Error("no launch reads parts");
   return found[0];
 };
-/** Store `change` of what a launch of parts stores. */
+/** Replaces each value that a launch of partial sums stores by `change` of it. */
 function restore(draft: Draft, change: (value: Expr) => Expr): void {
   const { tree } = linear(draft);
   const body = JSON.stringify(
@@ -84,20 +84,20 @@ function restore(draft: Draft, change: (value: Expr) => Expr): void {
   );
   tree.body = JSON.parse(body);
 }
-/** The sums, as the launch after the exchange makes them. */
-const whole = (draft: Draft) => {
+/** The total, computed by the launch after the exchange. */
+const total = (draft: Draft) => {
   const { bindings } = stepAt(draft, "launch", GATHER + 1);
   return Object.values(bindings).find((name) => name !== gather(draft).to)!;
 };
 
-t.test("what the compiler makes is legal, also read back", (t) => {
+t.test("the compiled plan is legal, also after a round trip", (t) => {
   t.strictSame(part(plan as Draft).unreduced, ["dp", "ep"]);
   t.same(verifyPlan(plan), []);
   t.same(verifyPlanText(stringifyPlan(plan)).errors, []);
   t.end();
 });
 
-t.test("parts are added up where each rank has its own items", (t) => {
+t.test("partial sums are reduced on the rank of each item", (t) => {
   t.ok(gather(plan as Draft).blocks, "blocks");
   t.equal(
     steps(plan as Draft).filter((step) =>
@@ -105,52 +105,67 @@ t.test("parts are added up where each rank has its own items", (t) => {
       step.bytes > 4
     ).length,
     2,
-    "one exchange for each group",
+    "one exchange per group",
   );
   t.end();
 });
 
 const BROKEN: readonly Mistake[] = [
-  ["an update that reads a part", "unreduced", /take it for all of it/, (p) => {
-    const sum = whole(p);
-    for (const step of steps(p).slice(GATHER + 2)) {
-      if (step.op !== "launch") continue;
-      for (const [binding, name] of Object.entries(step.bindings)) {
-        if (name === sum) step.bindings[binding] = gather(p).from;
+  [
+    "an update that reads a partial sum",
+    "unreduced",
+    /take it for all of it/,
+    (p) => {
+      const sum = total(p);
+      for (const step of steps(p).slice(GATHER + 2)) {
+        if (step.op !== "launch") continue;
+        for (const [binding, name] of Object.entries(step.bindings)) {
+          if (name === sum) step.bindings[binding] = gather(p).from;
+        }
       }
-    }
-  }],
-  ["a parameter that becomes a part", "unreduced", /read buffer/, (p) => {
-    const copy = steps(p).find((step) =>
-      step.op === "copy" && step.to === "router"
-    );
-    if (copy?.op !== "copy") throw new Error("router is not updated");
-    copy.from = gather(p).from;
-  }],
-  ["an output that is a part", "unreduced", /of kind 'output'/, (p) => {
+    },
+  ],
+  [
+    "a parameter that becomes a partial sum",
+    "unreduced",
+    /read buffer/,
+    (p) => {
+      const copy = steps(p).find((step) =>
+        step.op === "copy" && step.to === "router"
+      );
+      if (copy?.op !== "copy") throw new Error("router is not updated");
+      copy.from = gather(p).from;
+    },
+  ],
+  ["an output that is a partial sum", "unreduced", /of kind 'output'/, (p) => {
     p.buffers["loss"]!.unreduced = ["dp"];
   }],
-  ["parts that are no numbers to add", "unreduced", /it is u32/, (p) => {
+  ["partial sums of integers", "unreduced", /it is u32/, (p) => {
     const counts = Object.values(p.buffers).find(({ name }) =>
       name === "sendRow"
     )!;
     counts.unreduced = ["ep"];
   }],
-  ["a part over nothing", "unreduced", /keep a part/, (p) => {
+  ["a partial sum over no axes", "unreduced", /keep a part/, (p) => {
     part(p).unreduced = [];
   }],
   [
-    "a gather of some of the parts",
+    "a gather of some partial sums",
     "unreduced",
     /gathered over dp\+ep/,
     (p) => {
       part(p).unreduced = ["ep"];
     },
   ],
-  ["gathered parts that are parts still", "unreduced", /gather '/, (p) => {
-    p.buffers[gather(p).to]!.unreduced = ["dp", "ep"];
-  }],
-  ["a part of another sum", "unreduced", /for one over ep/, (p) => {
+  [
+    "gathered partial sums that are still unreduced",
+    "unreduced",
+    /gather '/,
+    (p) => {
+      p.buffers[gather(p).to]!.unreduced = ["dp", "ep"];
+    },
+  ],
+  ["a partial sum over another axis", "unreduced", /for one over ep/, (p) => {
     const first = steps(p).findIndex((step) =>
       step.op === "launch" &&
       Object.values(step.bindings).includes(gather(p).from)
@@ -162,7 +177,7 @@ const BROKEN: readonly Mistake[] = [
     p.buffers[other]!.unreduced = ["dp"];
     part(p).unreduced = ["ep"];
   }],
-  ["a part of a larger sum", "unreduced", /for one over dp\+ep/, (p) => {
+  ["a partial sum over more axes", "unreduced", /for one over dp\+ep/, (p) => {
     const { all } = linear(p);
     const { bindings } = steps(p).find((step) =>
       step.op === "launch" &&
@@ -171,24 +186,34 @@ const BROKEN: readonly Mistake[] = [
     const read = all.find(({ access }) => access === "read")!;
     p.buffers[bindings[read.name]!]!.unreduced = ["ep"];
   }],
-  ["a part that is cut off below", "unreduced", /is not linear in/, (p) => {
+  ["a clamped partial sum", "unreduced", /is not linear in/, (p) => {
     restore(p, (value) => max(value, f32(0)));
   }],
-  ["a part with a constant", "unreduced", /is not linear in/, (p) => {
+  ["a partial sum plus a constant", "unreduced", /is not linear in/, (p) => {
     restore(p, (value) => add(value, f32(1)));
   }],
   ["blocks that do not fill the group", "shapes", /it moves 4 from/, (p) => {
     gather(p).bytes = 4;
   }],
-  ["parts that all ranks get whole", "shapes", /the buffers have/, (p) => {
-    delete gather(p).blocks;
-  }],
+  [
+    "partial sums sent completely to all ranks",
+    "shapes",
+    /the buffers have/,
+    (p) => {
+      delete gather(p).blocks;
+    },
+  ],
   ["blocks for another rank", "shapes", /number over dp\+ep/, (p) => {
     const { groupRank } = gather(p).blocks!;
     p.buffers[groupRank]!.data = { groupRank: ["ep"] };
   }],
-  ["parts over no mesh axis", "references", /'ghost'.*no axis/, (p) => {
-    part(p).unreduced = ["ghost"];
-  }],
+  [
+    "partial sums over an unknown mesh axis",
+    "references",
+    /'ghost'.*no axis/,
+    (p) => {
+      part(p).unreduced = ["ghost"];
+    },
+  ],
 ];
-testRefused(plan, BROKEN, (name) => `${name} is refused`);
+testRefused(plan, BROKEN, (name) => `${name} is rejected`);

@@ -1,4 +1,4 @@
-/** Rules of the verifier that concern data flow: each writer once, and states on the right side of the steps that read them. */
+/** Verifier rules for data flow: each writer once, and states written before or after reads as declared. */
 
 import t from "tap";
 import { compileTraining, dot, map, mean, model } from "../compiler/mod.ts";
@@ -19,7 +19,7 @@ const training = await compileTraining(
   { loss: "loss", optimizer: { kind: "sgd" } },
 );
 
-/** The first step of which `is` holds. */
+/** Index of the first step that satisfies `is`. */
 function find(plan: Draft, is: (step: Step) => boolean): number {
   const index = steps(plan).findIndex((step) => is(step as Step));
   if (index < 0) throw new Error("the plan has no such step");
@@ -43,7 +43,7 @@ function double(plan: Draft, is: (step: Step) => boolean): void {
   steps(plan).splice(index, 0, structuredClone(steps(plan)[index]!));
 }
 
-/** Move a step to where another was. */
+/** Moves a step to another index. */
 function move(plan: Draft, from: number, to: number): void {
   const [step] = steps(plan).splice(from, 1);
   steps(plan).splice(to, 0, step!);
@@ -57,7 +57,7 @@ const CACHES: readonly Mistake[] = [
     (plan) => drop(plan, writesValues),
   ],
   [
-    "is written behind the attention that reads it",
+    "is written after the attention that reads it",
     "updates",
     /read buffer 'model.layers.0.self_attn.values' in main\[\d+\].*: the program writes it before reads, and has not yet on rank 0/,
     (plan) => move(plan, find(plan, writesValues), find(plan, attends)),
@@ -77,7 +77,7 @@ const CACHES: readonly Mistake[] = [
     },
   ],
   [
-    "is written and does not say so",
+    "is written without a declaration",
     "updates",
     /it does not say that program 'main' does/,
     (plan) => {
@@ -88,7 +88,7 @@ const CACHES: readonly Mistake[] = [
     },
   ],
   [
-    "is written by a program that is not there",
+    "is written by an unknown program",
     "updates",
     /the plan has no such program/,
     (plan) => {
@@ -97,7 +97,7 @@ const CACHES: readonly Mistake[] = [
     },
   ],
 ];
-testRefused(decoder, CACHES, (name) => `a cache that ${name} is refused`);
+testRefused(decoder, CACHES, (name) => `a cache that ${name} is rejected`);
 
 const WEIGHTS: readonly Mistake[] = [
   [
@@ -119,11 +119,11 @@ const WEIGHTS: readonly Mistake[] = [
     (plan) => double(plan, updates),
   ],
 ];
-testRefused(training, WEIGHTS, (name) => `a weight that ${name} is refused`);
+testRefused(training, WEIGHTS, (name) => `a weight that ${name} is rejected`);
 
 const SCRATCH: readonly Mistake[] = [
   [
-    "one writer less than they say",
+    "one writer less than declared",
     "reads",
     /read buffer 'returned' in main\[\d+\].*: 2 of its 3 writers have written it on rank 0/,
     (plan) => {
@@ -131,7 +131,7 @@ const SCRATCH: readonly Mistake[] = [
     },
   ],
   [
-    "one writer more than they say",
+    "one writer more than declared",
     "once",
     /write buffer 'returned' in main\[\d+\].*: main\[\d+\] has written it on rank 0/,
     (plan) => {
@@ -139,7 +139,7 @@ const SCRATCH: readonly Mistake[] = [
     },
   ],
   [
-    "a writer done twice in place of another",
+    "a writer that runs twice instead of another",
     "once",
     /write buffer 'y' in main\[\d+\].*: main\[\d+\] is the same step/,
     (plan) => {
@@ -148,13 +148,13 @@ const SCRATCH: readonly Mistake[] = [
     },
   ],
   [
-    "a second writer where there is one",
+    "an undeclared second writer",
     "once",
     /write buffer 'y'.*: main\[\d+\] has written it on rank 0/,
     (plan) => steps(plan).push(structuredClone(steps(plan).at(-1)!)),
   ],
   [
-    "writers that are counted of an input",
+    "a writer count on an input",
     "once",
     /count the writers of buffer 'x': it is of kind 'input'/,
     (plan) => {
@@ -162,7 +162,7 @@ const SCRATCH: readonly Mistake[] = [
     },
   ],
   [
-    "programs that write what does not outlive them",
+    "program writes of a buffer that is not persistent",
     "updates",
     /let programs write buffer 'y': it is of kind 'output'/,
     (plan) => {
@@ -170,9 +170,9 @@ const SCRATCH: readonly Mistake[] = [
     },
   ],
 ];
-testRefused(chunked, SCRATCH, (name) => `buffers with ${name} are refused`);
+testRefused(chunked, SCRATCH, (name) => `buffers with ${name} are rejected`);
 
-t.test("plans say what they write, and their text does", (t) => {
+t.test("plans and their text state writes", (t) => {
   for (const plan of [decoder, chunked, training]) {
     t.same(verifyPlan(plan), []);
   }

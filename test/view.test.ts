@@ -1,4 +1,4 @@
-// Pictures of plans: what stands on the tracks, what changes them, and that those of docs/ are what is drawn today.
+// Pictures of plans: sections, roles and tracks, watched runs, and up-to-date pictures in docs/.
 
 import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
@@ -34,7 +34,7 @@ import { switchyard, temporaryFolder, withOutput } from "./helpers/cli.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
-/** The plan of what a command line names. */
+/** The view of the plan of a command line. */
 async function viewOf(...argv: readonly string[]): Promise<PlanView> {
   const { code, out, err } = await switchyard([
     ...["plan", ...argv, "--json", "--full"],
@@ -71,16 +71,16 @@ t.test("a layer has its stations, and switches where rows are exchanged", (t) =>
   t.equal(svg.match(/<path [^>]*d="M[^"]*C/g)?.length, 2 * 4 * 4, "curves");
   t.equal(svg.match(/<rect [^>]*rx="5"/g)?.length, 5 * 4, "stations");
   t.match(svg, "2.0 KiB a row");
-  t.match(svg, /href="#\/main\/7"/, "a station leads to its first step");
+  t.match(svg, /href="#\/main\/7"/, "a station links to its first step");
   t.notMatch(
     figureSvg(figure, { palette: LIGHT }),
     "href",
-    "a file of its own",
+    "a standalone file",
   );
   t.end();
 });
 
-t.test("layers that take the same steps are one section", (t) => {
+t.test("layers with the same steps are one section", (t) => {
   const [{ sections, program, roles }] = demo.programs as [
     PlanView["programs"][0],
   ];
@@ -100,7 +100,7 @@ t.test("layers that take the same steps are one section", (t) => {
   t.end();
 });
 
-t.test("layers that alternate are two sections, each with its layers", async (t) => {
+t.test("alternating layers are two sections, each with its layers", async (t) => {
   const { programs: [main] } = await viewOf(
     ...["test/references/configs/gpt-oss-20b.json", "--mesh", "ep=2"],
   );
@@ -127,7 +127,7 @@ t.test("layers that alternate are two sections, each with its layers", async (t)
   t.ok(roles.every((role) => role !== undefined));
 });
 
-t.test("linear attention is attention", async (t) => {
+t.test("linear attention has the role of attention", async (t) => {
   const { programs: [main] } = await viewOf(
     ...["test/references/qwen3next-16e/config.json", "--mesh", "ep=2"],
   );
@@ -145,14 +145,14 @@ t.test("linear attention is attention", async (t) => {
   t.strictSame(norms, ["attention", "router"]);
 });
 
-t.test("gradients have sections and roles of their own", async (t) => {
+t.test("gradients have separate sections and roles", async (t) => {
   const { programs: [training] } = await viewOf(
     ...["examples/demo-lm", "--mesh", "ep=2", "--train"],
   );
   const names = training!.sections.map(({ name }) => name);
   t.ok(names.some((name) => / \(2 of \d+\)$/.test(name)), names.join());
   t.strictSame(names, [...new Set(names)]);
-  // Gradients of experts are theirs, though those of attention come later.
+  // Gradients of experts have their role, though those of attention are computed later.
   const { steps } = training!.program;
   const rolesIn = (block: RegExp) =>
     new Set(
@@ -172,7 +172,7 @@ t.test("gradients have sections and roles of their own", async (t) => {
   t.strictSame(routers, ["router", "router", "router", "router"]);
 });
 
-t.test("only ranks of a group are joined", (t) => {
+t.test("only ranks of a group are connected", (t) => {
   const tracks = tracksOf(demo.plan);
   t.strictSame(
     pairsOver(demo.plan, tracks, ["ep"]).map((pair) => pair.join("")),
@@ -181,7 +181,7 @@ t.test("only ranks of a group are joined", (t) => {
   t.end();
 });
 
-t.test("the critical path is on the rank that others wait for", (t) => {
+t.test("the critical path follows the rank that others wait for", (t) => {
   const event = (rank: number, name: string, times: [number, number]) => ({
     rank,
     name,
@@ -217,7 +217,7 @@ t.test("the critical path is on the rank that others wait for", (t) => {
   t.end();
 });
 
-t.test("what is proved of a step has its numbers", (t) => {
+t.test("proofs of a step state its numbers", (t) => {
   const [program] = layer.programs;
   const provedOfStep = (index: number) =>
     Object.fromEntries(
@@ -232,7 +232,7 @@ t.test("what is proved of a step has its numbers", (t) => {
   const proved = provedOfStep(5);
   t.match(proved["reads"], `${dispatch.from} by 3`);
   t.match(proved["groups"], "all 4 ranks");
-  // Each of four ranks' 1024 tokens may choose two of a rank's experts.
+  // Each of four ranks' 1024 tokens may choose two experts of a rank.
   t.match(proved["capacity"], `${dispatch.to} 8192`);
   t.match(provedOfStep(9)["capacity"], `${combine.from} 8192`);
   t.match(provedOfStep(7)["bindings"], /^each of the \d bindings/);
@@ -240,12 +240,12 @@ t.test("what is proved of a step has its numbers", (t) => {
   t.end();
 });
 
-t.test("traffic is split by the links that it uses", (t) => {
+t.test("traffic is split by link", (t) => {
   const [program] = layer.programs;
   const dispatch = mainTraffic(
     trafficOf(layer, program!, program!.sections[0]!),
   )!;
-  // Two hosts in racks of their own: of three others, one is beside a rank.
+  // Two hosts in separate racks: of three other ranks, one is on the same host.
   const placements = [0, 0, 1, 1].map((host) => ({ host, rack: host }));
   t.strictSame(bytesByLink(dispatch, placements), [
     ["sameHost", 4 * dispatch.perRank / 3],
@@ -254,7 +254,7 @@ t.test("traffic is split by the links that it uses", (t) => {
   t.end();
 });
 
-t.test("many ranks are bundles, one of which opens", (t) => {
+t.test("many ranks are bundled, and one bundle opens", (t) => {
   const tracks = tracksOf({ ranks: 256 });
   t.equal(tracks.length, 16);
   t.equal(trackName(tracks[1]!), "ranks 16–31");
@@ -268,7 +268,7 @@ t.test("many ranks are bundles, one of which opens", (t) => {
   t.end();
 });
 
-t.test("what a plan says cannot leave its text", (t) => {
+t.test("text of a plan is escaped", (t) => {
   const svg = figureSvg({
     size: [1, 1],
     label: `"><script>`,
@@ -280,7 +280,7 @@ t.test("what a plan says cannot leave its text", (t) => {
   t.end();
 });
 
-t.test("the pictures of docs/ are what is drawn today", async (t) => {
+t.test("the pictures of docs/ are up to date", async (t) => {
   const { PICTURES } = await import("../scripts/pictures.mjs" as string) as {
     PICTURES: { readonly [file: string]: readonly string[] };
   };
@@ -298,7 +298,7 @@ t.test("the pictures of docs/ are what is drawn today", async (t) => {
   for (const file of Object.keys(PICTURES)) t.match(readme, `docs/${file}`);
 });
 
-t.test("a run is followed by what its process says", (t) => {
+t.test("a run is followed by the events of its process", (t) => {
   const step = (number: number, share: number): LiveStep => ({
     step: number,
     loss: 1 / number,
@@ -311,7 +311,7 @@ t.test("a run is followed by what its process says", (t) => {
   });
   let state = NOTHING;
   for (let i = 1; i <= 5000; i++) state = follow(state, "step", step(i, 0.5));
-  t.ok(state.losses.length <= 2000, "a long curve is thinned");
+  t.ok(state.losses.length <= 2000, "a long curve is downsampled");
   t.strictSame(state.losses[0], [1, 1]);
   t.strictSame(state.losses.at(-1), [5000, 1 / 5000]);
   t.strictSame(state.validations.map(([at]) => at), [
@@ -327,8 +327,8 @@ t.test("a run is followed by what its process says", (t) => {
   t.end();
 });
 
-t.test("a run that is watched keeps its state, not its events", async (t) => {
-  // Of 48 layers of 128 experts each.
+t.test("a watched run stores its state, not its events", async (t) => {
+  // 48 layers of 128 experts each.
   const expertLoad = new Array(48).fill(new Array(128).fill(1 / 128));
   const steps = 3000;
   await withOutput(async (io) => {
@@ -366,7 +366,7 @@ t.test("a run that is watched keeps its state, not its events", async (t) => {
   });
 });
 
-t.test("ranks of tokens are those that the program of their choices names", (t) => {
+t.test("ranks of tokens come from the program of the choices", (t) => {
   const [main] = demo.plan.programs;
   const name = "scores";
   const programs = [{ ...main!, name, outputs: {} }, main!];
@@ -392,7 +392,7 @@ t.test("ranks of tokens are those that the program of their choices names", (t) 
   t.end();
 });
 
-t.test("a page of a plan document has lines of files in the working directory, and no others", async (t) => {
+t.test("a page of a plan document quotes only files in the working directory", async (t) => {
   const scratch = temporaryFolder(t);
   const here = path.join(scratch, "here");
   mkdirSync(path.join(here, "models"), { recursive: true });
@@ -451,11 +451,11 @@ t.test("a page of a plan document has lines of files in the working directory, a
         )[0],
       ),
     ),
-    "the package's own",
+    "files of the package",
   );
 });
 
-t.test("a rank's experts of layers of different sizes, found by its number", async (t) => {
+t.test("experts of a rank for layers of different sizes, found by rank number", async (t) => {
   const two = await viewOf("examples/two_moe.ts", "--mesh", "ep=2");
   t.strictSame([0, 1].map((rank) => heldOn(two.plan, rank)), [
     [
@@ -472,14 +472,14 @@ t.test("a rank's experts of layers of different sizes, found by its number", asy
     kind: "rank",
     text: "1, experts 3 4 5 (layer 0), 5 6 7 8 9 (layer 1)",
   });
-  // Expert 7 is one of the second layer only.
+  // Only the second layer has expert 7.
   t.match(search(two, "experts.7"), [{ link: "rank/1" }]);
   t.equal(search(two, "experts.7").length, 1);
   const card = figureSvg(housePicture(two));
   t.match(card, "experts 3 4 5 (layer 0), 5 6 7 8 9 (layer 1)");
 });
 
-t.test("a part of a run: its sums, and where its layers begin", (t) => {
+t.test("a range of a run: its sums, and the starts of its layers", (t) => {
   const event = (layer: number, start: number) => ({
     rank: 0,
     name: "x",

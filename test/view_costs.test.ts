@@ -1,4 +1,4 @@
-// The table of steps and the waits of a timeline: bytes, FLOPs and rooflines against sums by hand, sorting, filters.
+// The table of steps and waits of a timeline: bytes, FLOPs and rooflines against hand computations, sorting, filters.
 
 import { readFileSync } from "node:fs";
 import path from "node:path";
@@ -33,7 +33,7 @@ const CONFIG = "test/references/configs/qwen3-30b-a3b.json";
 
 const FOLDER = temporaryFolder(t);
 
-/** What the page of a published model on eight ranks knows. */
+/** Data of the page of a published model on eight ranks. */
 async function pageOf(...argv: readonly string[]) {
   const out = path.join(FOLDER, "page.html");
   const { code, err } = await switchyard([
@@ -48,7 +48,7 @@ async function pageOf(...argv: readonly string[]) {
   return { ...data, view: viewPlan(plan, data.summary) };
 }
 
-t.test("bytes, FLOPs and rooflines of steps are what their sizes say", async (t) => {
+t.test("bytes, FLOPs and rooflines of steps match their sizes", async (t) => {
   const { view, costs, predicted } = await pageOf("--target", "8xh100");
   const [program] = view.programs;
   const [run] = predictedRuns(predicted, view.programs);
@@ -64,7 +64,7 @@ t.test("bytes, FLOPs and rooflines of steps are what their sizes say", async (t)
   const qkv = named(/^matmul_2048x4096_and/);
   const columns = 4096 + 512 + 512;
   t.equal(qkv.flops, 2 * tokens * 2048 * columns);
-  // Loads are counted on some invocations that stand for all.
+  // Loads are sampled on representative invocations.
   const bytes = 2048 * columns * 2 + tokens * (2048 + columns) * 4;
   t.ok(Math.abs(qkv.bytes! / bytes - 1) < 0.01, `${qkv.bytes} of ${bytes}`);
   const { multiplyAdds, bandwidth } = H100.devices["gpu"]!;
@@ -103,7 +103,7 @@ t.test("bytes, FLOPs and rooflines of steps are what their sizes say", async (t)
     // On the machine's GPUs, each workgroup reads all counts.
     const [index, ofMachine] = costs[0]!.steps[i]!;
     if (/^regroup/.test(rows[index]!.how)) continue;
-    // Tiles of the machine's GPUs load operands more or less often, and its routers, which count no FLOPs, by a tenth.
+    // Tiles of the machine's GPUs load operands more or less often; its routers, without FLOPs, differ by a tenth.
     const ratio = bytes! / ofMachine!;
     const most = flops === 0 ? 0.1 : 0.01;
     t.ok(Math.abs(ratio - 1) < most, `step ${i}: ${ratio}`);
@@ -139,7 +139,7 @@ t.test("rows are sorted and filtered", (t) => {
   const sorted = (descending: boolean) =>
     indices(sortRows(rows, { by: "time", descending }));
   t.strictSame(sorted(true), [2, 3, 0, 1]);
-  t.strictSame(sorted(false), [0, 3, 2, 1], "unknown ones are last");
+  t.strictSame(sorted(false), [0, 3, 2, 1], "rows without times are last");
   const all = {
     words: "",
     kind: undefined,
@@ -161,7 +161,7 @@ t.test("rows are sorted and filtered", (t) => {
   t.end();
 });
 
-t.test("waits of a recorded run have their reasons", (t) => {
+t.test("waits of a recorded run have reasons", (t) => {
   const event = (
     rank: number,
     cat: string,
@@ -178,7 +178,7 @@ t.test("waits of a recorded run have their reasons", (t) => {
   });
   const trace = [
     event(-1, "program", [0, 100]),
-    // Rank 1 computes after rank 0, on the same device, and is late at the exchange.
+    // Rank 1 computes after rank 0 on the same device and is late at the exchange.
     event(0, "launch", [0, 20]),
     event(1, "launch", [20, 50]),
     event(0, "allToAll", [30, 60]),
@@ -188,7 +188,7 @@ t.test("waits of a recorded run have their reasons", (t) => {
   ];
   const [run] = runsOf(trace, []);
   const reasons = Object.fromEntries(timeByReason(run!, 2));
-  // Rank 0 waits from 20 to 30 for the device and from 30 to 50 for rank 1, which waits from 0 to 20.
+  // Rank 0 waits for the device from 20 to 30 and for rank 1 from 30 to 50. Rank 1 waits from 0 to 20.
   t.strictSame(reasons, { late: 10, shared: 15, flight: 10 });
   t.strictSame(timeByRole(run!, 2), [["dense", 35]]);
   t.strictSame(Object.fromEntries(timeByReason(partOf(run!, [25, 40]), 2)), {
@@ -198,7 +198,7 @@ t.test("waits of a recorded run have their reasons", (t) => {
   t.end();
 });
 
-t.test("waits of a predicted run are those of ranks with less to do", (t) => {
+t.test("waits of a predicted run are waits for slower ranks", (t) => {
   const timeline: PredictedTimeline = {
     phase: "decode",
     tokens: 1,

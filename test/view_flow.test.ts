@@ -1,4 +1,4 @@
-// The data flow of a layer: which step computes and which needs a value, with its axes, shardings and bytes; the layout.
+// The data flow of a layer: producers and consumers of values, with axes, shardings and bytes; and its layout.
 
 import t from "tap";
 import { planSummary } from "../engine/mod.ts";
@@ -11,14 +11,14 @@ import type { Rect } from "../view/figure.ts";
 import { trafficOf } from "../view/traffic.ts";
 import { switchyard } from "./helpers/cli.ts";
 
-/** The flow of a section of a plan. */
+/** Data flow of a section of a plan. */
 async function flow(
   argv: readonly string[],
   options: { readonly weights: boolean; readonly tables: boolean },
 ) {
-  const made = await switchyard(["plan", ...argv, "--json", "--full"]);
-  t.equal(made.code, 0, made.err);
-  const plan = parsePlan(made.out);
+  const planned = await switchyard(["plan", ...argv, "--json", "--full"]);
+  t.equal(planned.code, 0, planned.err);
+  const plan = parsePlan(planned.out);
   const view = viewPlan(plan, planSummary(plan));
   const [program] = view.programs;
   const section =
@@ -36,7 +36,7 @@ async function flow(
   return { graph, figure, traffic };
 }
 
-/** A line for each step and each value. */
+/** One line per step and value. */
 function textOf({ nodes, edges }: Flow): string[] {
   const nameOf = new Map(
     nodes.map((node) => [
@@ -91,7 +91,7 @@ t.test("the values of a layer, between its steps", async (t) => {
     const node = graph.nodes.find(({ key }) => key === `step ${at.index}`)!;
     t.match(node, { how: RegExp(`, ${sizeText(Math.round(perRank))}$`) });
   }
-  // Tables are what joins the steps of a dispatch, and are values where that is wanted.
+  // Edges through tables connect the steps of a dispatch; on request, tables are nodes.
   t.ok(
     graph.edges.some(({ from, to, through }) =>
       from === "step 2" && to === "step 3" && through!.length > 0
@@ -102,7 +102,7 @@ t.test("the values of a layer, between its steps", async (t) => {
   t.ok(all.graph.nodes.length > graph.nodes.length);
 });
 
-t.test("a cache that is read after it is written is between the steps", async (t) => {
+t.test("a cache that is written and then read is between the steps", async (t) => {
   const { graph } = await flow(["examples/demo-lm", "--mesh", "ep=2"], {
     weights: true,
     tables: false,
@@ -111,7 +111,7 @@ t.test("a cache that is read after it is written is between the steps", async (t
   t.match(keys, /^self_attn\.keys f32\[.*\]: \d+ -> \d+$/);
 });
 
-t.test("boxes of a layout are apart, and inside of the picture", async (t) => {
+t.test("boxes of a layout are disjoint and within the picture", async (t) => {
   for (
     const argv of [LAYER, ["examples/demo-lm", "--mesh", "ep=2", "--train"]]
   ) {

@@ -1,4 +1,4 @@
-// Every view of a page by keyboard alone, with the numbers of the plan; in the dark; printed; and its pictures as files.
+// Every view of a page by keyboard alone, with the numbers of the plan; in dark mode; printed; and pictures as files.
 // needs: cpu, browser
 
 import path from "node:path";
@@ -31,7 +31,7 @@ async function summaryOf(...argv: string[]): Promise<PlanSummary> {
   return JSON.parse((await switchyard(["plan", ...argv, "--json"])).out);
 }
 
-/** A page with every view of a plan, and the summary of the plan that it is compared with. */
+/** Creates a page with every view; returns it with the summary of the compared plan. */
 async function makePage(): Promise<{ url: string; other: PlanSummary }> {
   await writeRaw(file("choices"), {
     "layer0.topk_idx": integers([1, 2, 2], [0, 7, 3, 4]),
@@ -46,12 +46,12 @@ async function makePage(): Promise<{ url: string; other: PlanSummary }> {
   t.equal(code, 0, err);
   return {
     url: pathToFileURL(file("page.html")).href,
-    // On the same machine, whose devices are apart.
+    // For the same machine, whose devices are separate.
     other: await summaryOf(...two, "--target", "8xh100"),
   };
 }
 
-/** Press Tab until an element has the focus. */
+/** Presses Tab until an element has the focus. */
 async function tabTo(page: Page, selector: string): Promise<void> {
   for (let i = 0; i < 500; i++) {
     await page.keyboard.press("Tab");
@@ -61,22 +61,22 @@ async function tabTo(page: Page, selector: string): Promise<void> {
   throw new Error(`Cannot reach '${selector}' by Tab.`);
 }
 
-/** What is said of the shapes of a picture that keys lead to. */
+/** Descriptions of the shapes that keys select in a picture. */
 async function read(
   page: Page,
   view: string,
   keys: readonly string[],
 ): Promise<string[]> {
   await tabTo(page, `#${view} .picture`);
-  const said: string[] = [];
+  const descriptions: string[] = [];
   for (const key of keys) {
-    const before = said.at(-1) ?? "Point at a shape";
+    const before = descriptions.at(-1) ?? "Point at a shape";
     await page.keyboard.press(key);
     const output = page.locator(`#${view} output`);
     await output.filter({ hasNotText: before }).waitFor();
-    said.push((await output.textContent())!);
+    descriptions.push((await output.textContent())!);
   }
-  return said;
+  return descriptions;
 }
 
 const max = ({ ranks }: PlanSummary, kind: keyof RankBytes) =>
@@ -102,7 +102,7 @@ t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
   await after.waitFor();
   await keyboard.press("Shift+Tab");
   await keyboard.press("Enter");
-  // The picture with the focus is then that of the first part.
+  // The picture with the focus then shows the first part.
   await after.waitFor({ state: "detached" });
   t.match(await read(page, "tracks", ["ArrowRight", "ArrowDown"]), [
     ...[/^rank 0: attention, rmsNorm/, /^rank 1: attention, rmsNorm/],
@@ -134,7 +134,7 @@ t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
   await page.locator("#traffic .picture[aria-label*=combine]").waitFor();
   const { bytesPerToken } = summary.layers
     .flatMap(({ exchanges }) => exchanges)[1]!;
-  // A quarter of the tokens of a full step is on each rank, and a third of what goes to others goes to one of them.
+  // Each rank has a quarter of the tokens of a full step; a third of its traffic to others goes to each of them.
   const pair = sizeText(bytesPerToken * 512 / 4 / 3);
   t.strictSame(
     (await read(page, "traffic", ["ArrowDown", "ArrowRight", "ArrowDown"]))
@@ -143,13 +143,13 @@ t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
       .map((text, i) => i === 0 ? text : `${text}, which stay on the rank`),
   );
 
-  // Four ranks on eight devices of one host send 12 pairs as much.
+  // Four ranks on one host of eight devices: 12 pairs.
   t.strictSame(await texts(page, "#traffic .links th, #traffic .links td"), [
     ...["within a host", sizeText(bytesPerToken * 512)],
   ]);
 
   const [embedding] = await read(page, "memory", ["Home"]);
-  // A row of 128 floats for each token of a rank that may have all of them.
+  // A row of 128 floats for each of the tokens that a rank may receive.
   t.match(embedding, `embedding: ${sizeText(512 * 128 * 4)}`);
 
   const { prefill } = summary.predicted!;
@@ -189,7 +189,7 @@ t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
   await page.locator("#diff pre").waitFor();
 
   await page.emulateMedia({ colorScheme: "dark" });
-  t.strictSame(await accessibilityProblems(page), [], "in the dark");
+  t.strictSame(await accessibilityProblems(page), [], "in dark mode");
 
   const { length } = await texts(page, ".below button");
   t.equal(length, 7);

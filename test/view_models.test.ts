@@ -1,4 +1,5 @@
-// Pages of six published models on their meshes, a third of them by SEED, some in dark: no errors, a clean axe report, soon there.
+// Pages of six published models on their meshes, a third of them per run by SEED, some in dark mode: no errors, no
+// accessibility problems, fast.
 // needs: cpu, browser
 
 import path from "node:path";
@@ -16,7 +17,7 @@ import { INNER_SEED, isInTurn, repeatWith } from "./helpers/seed.ts";
 
 const FOLDER = temporaryFolder(t);
 
-/** Configurations, the mesh and the machine of each, and the sections of its layers. */
+/** Configurations with flags for mesh and machine, and the expected sections of layers. */
 const MODELS: readonly (readonly [
   name: string,
   config: string,
@@ -43,7 +44,7 @@ const MODELS: readonly (readonly [
   ], ["layers 0–2", "layer 3"]],
 ];
 
-/** Views that a page of a predicted plan has. */
+/** Views on the page of a predicted plan. */
 const VIEWS = [
   ...["tracks", "ranks", "steps", "flow", "traffic", "memory", "time", "table"],
 ];
@@ -65,7 +66,7 @@ t.test("pages of models", { skip: skipWithoutBrowser }, async (t) => {
       pathToFileURL(out).href,
       { dark },
     );
-    t.ok(seconds < 2, `${name}: ${seconds} s of CPU until it can be used`);
+    t.ok(seconds < 2, `${name}: ${seconds} s of CPU until usable`);
     t.strictSame(
       await page.locator("main > section[id]").evaluateAll((found) =>
         found.map(({ id }) => id)

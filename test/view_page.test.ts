@@ -1,5 +1,5 @@
-// The page of a plan in a real browser: it opens from disk without an error, its numbers are those of the plan, it is
-// usable by keyboard and by everyone, and is fast at 256 ranks.
+// The page of a plan in a real browser: opens from disk without errors, shows the numbers of the plan, is accessible, and
+// is fast at 256 ranks.
 // needs: cpu, browser
 
 import { spawn } from "node:child_process";
@@ -37,7 +37,7 @@ const OPTIONS = { skip: skipWithoutBrowser };
 const browser = skipWithoutBrowser ? undefined : await openBrowser();
 t.teardown(() => browser?.close());
 
-/** The page that a command line makes, as an address. */
+/** Creates the page of a command line; returns its address. */
 async function pageOf(name: string, ...argv: string[]): Promise<string> {
   const out = path.join(FOLDER, `${name}.html`);
   const { code, err } = await switchyard(["view", ...argv, "--out", out]);
@@ -46,14 +46,14 @@ async function pageOf(name: string, ...argv: string[]): Promise<string> {
   return pathToFileURL(out).href;
 }
 
-/** Open the page of a plan, which is soon there. */
+/** Opens the page of a plan; checks its load time. */
 async function openPlan(
   url: string,
   options?: { readonly dark: boolean },
 ): Promise<WatchedPage> {
   const watched = await openPage(browser!, url, options);
   const { seconds } = watched;
-  t.comment(`${seconds.toFixed(2)} s of CPU until it can be used`);
+  t.comment(`${seconds.toFixed(2)} s of CPU until usable`);
   t.ok(seconds < 3, `${seconds} s`);
   return watched;
 }
@@ -68,7 +68,7 @@ async function planOf(...argv: string[]): Promise<Plan> {
   );
 }
 
-/** Drop a file or a folder on a page, as its visitor does. */
+/** Drops a file or folder on a page. */
 async function drop(page: Page, file: string): Promise<void> {
   const client = await page.context().newCDPSession(page);
   for (const type of ["dragEnter", "dragOver", "drop"] as const) {
@@ -83,7 +83,7 @@ async function drop(page: Page, file: string): Promise<void> {
 }
 
 t.test(
-  "the numbers of a layer's page are those of its plan",
+  "a layer's page shows the numbers of its plan",
   OPTIONS,
   async (t) => {
     const argv = ["examples/layer.ts", "--mesh", "ep=4"];
@@ -106,7 +106,7 @@ t.test(
       "–",
       ...perToken,
     ]);
-    // What rank 0 sends rank 1, of three others.
+    // Bytes from rank 0 to rank 1, one of three others.
     const { axes } = await planOf(...argv);
     const tokens = axes["token"]!.size / 4;
     const { bytesPerToken } = layers.flatMap(({ exchanges }) => exchanges)[0]!;
@@ -121,71 +121,75 @@ t.test(
   },
 );
 
-t.test("a checkpoint's page is used by keyboard alone", OPTIONS, async (t) => {
-  const { page, complaints } = await openPlan(
-    await pageOf("demo", "examples/demo-lm", "--mesh", "ep=4"),
-  );
-  const { keyboard } = page;
-  t.match(await texts(page, "#tracks .parts button"), [
-    ...["before the layers", /layers 0–3\s*4 ×/, "after the layers"],
-  ]);
-  const { programs: [main], kernels } = await planOf(
-    ...["examples/demo-lm", "--mesh", "ep=4"],
-  );
-  // Of the layers that are shown, the first.
-  await keyboard.press("/");
-  await keyboard.type("/all-to-all");
-  await page.locator(".found li").first().waitFor();
-  const first = main!.steps.findIndex(({ op }) => op === "allToAll");
-  const found = await texts(page, ".found li");
-  t.match(found[0], RegExp(`^step ${first} dispatch: exchange all-to-all$`));
-  t.equal(found.length, 2);
-  await keyboard.press("Enter");
-  await page.locator(`.detail[aria-label="Step ${first}"]`).waitFor();
-  await keyboard.press("/");
-  await keyboard.type("experts.3");
-  await page.locator(".found li").waitFor();
-  t.match(await texts(page, ".found li"), [/rank 1, experts 2 3/]);
-  await keyboard.press("Enter");
-  await page.locator("#ranks .chosen").waitFor();
-  t.match(await texts(page, "#ranks .chosen"), [/^Rank 1 .*experts 2 3/]);
-  await keyboard.press("/");
-  await keyboard.type("layers.2/dispatch");
-  await keyboard.press("Enter");
-  await page.locator(".detail h3").waitFor();
-  t.match(page.url(), /#main\/43$/);
-  t.match(await texts(page, ".detail h3"), [/^43\. dispatch: count/]);
-  t.equal(await page.locator("#steps select").inputValue(), "2");
-  t.match(await texts(page, ".detail figcaption"), [/feed_forward\.ts/]);
-  await keyboard.press("Escape");
-  await page.locator(".detail").waitFor({ state: "detached" });
-  await page.goto(page.url().replace(/#.*/, "#main/18"));
-  t.match(await texts(page, ".detail h3"), [/^18\. rmsNorm/]);
-  await keyboard.press("j");
-  await page.locator('.detail[aria-label="Step 19"]').waitFor();
-  t.match(await texts(page, ".detail .proved li"), [
-    /written before, .* by 18.* reads$/,
-    ...[/ overlap$/, / bindings$/],
-  ]);
-  await page.locator(".detail summary", { hasText: "WGSL" }).press("Enter");
-  await page.locator(".detail summary", { hasText: "tree" }).press("Enter");
-  await page.locator(".detail details code").nth(1).waitFor();
-  const [wgsl, tree] = await texts(page, ".detail details code");
-  t.match(wgsl, /@compute/);
-  const step = main!.steps[19]!;
-  t.strictSame(
-    JSON.parse(tree!),
-    step.op === "launch" && JSON.parse(
-      JSON.stringify(kernels[step.kernel]!.tree),
-    ),
-  );
-  await page.goto(page.url().replace(/#.*/, "#100%"));
-  await page.locator(".detail").waitFor({ state: "detached" });
-  t.strictSame(complaints, []);
-});
+t.test(
+  "a checkpoint's page is usable by keyboard alone",
+  OPTIONS,
+  async (t) => {
+    const { page, complaints } = await openPlan(
+      await pageOf("demo", "examples/demo-lm", "--mesh", "ep=4"),
+    );
+    const { keyboard } = page;
+    t.match(await texts(page, "#tracks .parts button"), [
+      ...["before the layers", /layers 0–3\s*4 ×/, "after the layers"],
+    ]);
+    const { programs: [main], kernels } = await planOf(
+      ...["examples/demo-lm", "--mesh", "ep=4"],
+    );
+    // The first step of the shown layers.
+    await keyboard.press("/");
+    await keyboard.type("/all-to-all");
+    await page.locator(".found li").first().waitFor();
+    const first = main!.steps.findIndex(({ op }) => op === "allToAll");
+    const found = await texts(page, ".found li");
+    t.match(found[0], RegExp(`^step ${first} dispatch: exchange all-to-all$`));
+    t.equal(found.length, 2);
+    await keyboard.press("Enter");
+    await page.locator(`.detail[aria-label="Step ${first}"]`).waitFor();
+    await keyboard.press("/");
+    await keyboard.type("experts.3");
+    await page.locator(".found li").waitFor();
+    t.match(await texts(page, ".found li"), [/rank 1, experts 2 3/]);
+    await keyboard.press("Enter");
+    await page.locator("#ranks .chosen").waitFor();
+    t.match(await texts(page, "#ranks .chosen"), [/^Rank 1 .*experts 2 3/]);
+    await keyboard.press("/");
+    await keyboard.type("layers.2/dispatch");
+    await keyboard.press("Enter");
+    await page.locator(".detail h3").waitFor();
+    t.match(page.url(), /#main\/43$/);
+    t.match(await texts(page, ".detail h3"), [/^43\. dispatch: count/]);
+    t.equal(await page.locator("#steps select").inputValue(), "2");
+    t.match(await texts(page, ".detail figcaption"), [/feed_forward\.ts/]);
+    await keyboard.press("Escape");
+    await page.locator(".detail").waitFor({ state: "detached" });
+    await page.goto(page.url().replace(/#.*/, "#main/18"));
+    t.match(await texts(page, ".detail h3"), [/^18\. rmsNorm/]);
+    await keyboard.press("j");
+    await page.locator('.detail[aria-label="Step 19"]').waitFor();
+    t.match(await texts(page, ".detail .proved li"), [
+      /written before, .* by 18.* reads$/,
+      ...[/ overlap$/, / bindings$/],
+    ]);
+    await page.locator(".detail summary", { hasText: "WGSL" }).press("Enter");
+    await page.locator(".detail summary", { hasText: "tree" }).press("Enter");
+    await page.locator(".detail details code").nth(1).waitFor();
+    const [wgsl, tree] = await texts(page, ".detail details code");
+    t.match(wgsl, /@compute/);
+    const step = main!.steps[19]!;
+    t.strictSame(
+      JSON.parse(tree!),
+      step.op === "launch" && JSON.parse(
+        JSON.stringify(kernels[step.kernel]!.tree),
+      ),
+    );
+    await page.goto(page.url().replace(/#.*/, "#100%"));
+    await page.locator(".detail").waitFor({ state: "detached" });
+    t.strictSame(complaints, []);
+  },
+);
 
 t.test(
-  "runs, choices and other plans are shown as they are",
+  "runs, choices and other plans are shown",
   OPTIONS,
   async (t) => {
     const trace = path.join(FOLDER, "trace.json");
@@ -245,7 +249,7 @@ t.test(
     t.strictSame((await texts(page, "#diff tbody td")).slice(0, 2), [
       ...["ep=4", "ep=2"],
     ]);
-    // Of a plan document too, which has no layers in its summary.
+    // Also for a plan document, whose summary has no layers.
     t.strictSame((await texts(page, "#diff tbody td")).slice(12, 16), [
       ...["3.0 KiB", "2.0 KiB", "3.0 KiB", "2.0 KiB"],
     ]);
@@ -256,7 +260,7 @@ t.test(
 );
 
 t.test(
-  "a step of training with ZeRO-1 is shown as it is",
+  "a training step with ZeRO-1 is shown",
   OPTIONS,
   async (t) => {
     const argv = [
@@ -277,7 +281,8 @@ t.test(
       ...(["weights", "state", "scratch", "staging", "total"] as const)
         .map((kind) => sizeText(bytes[kind])),
     ]);
-    // Gradients are reduce-scattered over the ranks that share the optimizer state, which then gather what they updated.
+    // Gradients are reduce-scattered over the ranks that share the optimizer state, which then gather updated
+    // parameters.
     const parts = page.locator("#traffic .parts button");
     const gathers = plan.programs[0]!.steps.flatMap((step, i) =>
       step.op === "allGather" && step.over.join() === "dp"
@@ -316,7 +321,7 @@ t.test(
 );
 
 t.test(
-  "a search says what is best, and why all else is not",
+  "a search shows the best configuration and why others lose",
   OPTIONS,
   async (t) => {
     const machine = path.join(FOLDER, "machine.json");
@@ -383,7 +388,7 @@ t.test(
   },
 );
 
-t.test("a training is followed as it goes", OPTIONS, async (t) => {
+t.test("a running training is followed", OPTIONS, async (t) => {
   const out = path.join(FOLDER, "trained");
   const training = spawn(process.execPath, [
     ...["bin/switchyard.mjs", "train", "examples/train/next_byte.ts"],
@@ -415,7 +420,7 @@ t.test("a training is followed as it goes", OPTIONS, async (t) => {
   t.strictSame(complaints, []);
 });
 
-t.test("a page that is served runs its plan", OPTIONS, async (t) => {
+t.test("a served page runs its plan", OPTIONS, async (t) => {
   const serving = spawn(process.execPath, [
     ...["bin/switchyard.mjs", "view", "examples/demo-lm", "--mesh", "ep=4"],
     ...["--max-context", "256", "--max-sequences", "1", "--run"],
@@ -443,13 +448,13 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
   }
   t.equal((await fetch(`${address}checkpoint/../../package.json`)).status, 404);
   const config = `${address}checkpoint/config.json`;
-  const whole = await (await fetch(config)).text();
+  const complete = await (await fetch(config)).text();
   for (
     const [range, status, part] of [
-      ["bytes=2-9", 206, whole.slice(2, 10)],
-      ["bytes=20-", 206, whole.slice(20)],
-      [`bytes=${whole.length}-`, 416, ""],
-      ["bytes=-5", 200, whole],
+      ["bytes=2-9", 206, complete.slice(2, 10)],
+      ["bytes=20-", 206, complete.slice(20)],
+      [`bytes=${complete.length}-`, 416, ""],
+      ["bytes=-5", 200, complete],
     ] as const
   ) {
     const answer = await fetch(config, { headers: { range } });
@@ -461,7 +466,7 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
   await page.locator("#run button", { hasText: "Load again" }).click();
   await page.locator("#run .text", { hasText: "afraid" }).waitFor();
   await page.locator("#run button:enabled").waitFor();
-  // Its files given to the page, and recorded: each token was a run of all ranks.
+  // Files given to the page, with recording: each token is a run of all ranks.
   await page.locator("#run select").selectOption("cpu");
   await page.locator("#run [type=checkbox]").check();
   await page.locator("#run [type=file]").setInputFiles(
@@ -474,7 +479,7 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
   t.equal(await page.locator("#time .layer option").count(), 48);
   t.match(await texts(page, "#time p"), [/^The recorded run took/]);
   t.match(await texts(page, "#traffic p"), [/what the recorded run sent/]);
-  // Its folder dropped on the page, which then asks the server for nothing of it.
+  // The folder is dropped on the page, which then requests no files from the server.
   await page.locator("#run [type=checkbox]").uncheck();
   const asked: string[] = [];
   page.on("request", (request) => asked.push(new URL(request.url()).pathname));
@@ -496,7 +501,7 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
 });
 
 t.test(
-  "DeepSeek-V3 on 256 ranks is a small and fast page",
+  "DeepSeek-V3 on 256 ranks has a small and fast page",
   OPTIONS,
   async (t) => {
     const config = "test/references/configs/deepseek-v3.json";

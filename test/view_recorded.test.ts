@@ -1,4 +1,4 @@
-// The page of a recorded run: a token's way is the routing that was recorded, and bytes are those that were counted.
+// The page of a recorded run: tokens show their recorded routing, and bytes are the counted ones.
 // needs: cpu, browser
 
 import { readFileSync, statSync, writeFileSync } from "node:fs";
@@ -21,14 +21,14 @@ import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 const LAYERS = [0, 1, 2, 3];
 const RANKS = 4;
 const EXPERTS = 8;
-/** Bytes of a row that is sent. */
+/** Bytes of a dispatched row. */
 const ROW = 128 * 4;
 
 const FOLDER = temporaryFolder(t);
 const file = (name: string) => path.join(FOLDER, name);
 const reference = await readReference("demo-lm");
 
-/** A run of two recorded prompts on four ranks, and its page. */
+/** Records a run of two prompts on four ranks and creates its page. */
 async function recordedRun(): Promise<readonly RankStatistics[]> {
   const prompts = ["p0", "p1"].map((name) => [
     ...reference[`${name}.input_ids`]!.data,
@@ -49,7 +49,7 @@ async function recordedRun(): Promise<readonly RankStatistics[]> {
   return JSON.parse(run.out).ranks;
 }
 
-/** What the page says of a token: a row for each layer. */
+/** The page's path of a token: a row per layer. */
 async function wayOf(page: Page, token: number): Promise<number[][][]> {
   await page.locator("#token input").fill(`${token}`);
   await page.locator("#token caption", { hasText: `Token ${token},` })
@@ -61,7 +61,7 @@ async function wayOf(page: Page, token: number): Promise<number[][][]> {
   );
 }
 
-/** What the recording in another framework weighs experts with: the softmax of logits over all experts. */
+/** Expert weights from recorded logits of another framework: softmax over all experts. */
 function weightsOf(layer: number, token: number): number[] {
   const logits = [
     ...reference[`p0.layer${layer}.router_logits`]!.data
@@ -71,14 +71,14 @@ function weightsOf(layer: number, token: number): number[] {
   return logits.map((x) => x / all);
 }
 
-/** `1.5 KiB` as a number. */
+/** Parses `1.5 KiB`. */
 function bytesOf(text: string): number {
   const [, number, unit] = /([\d.]+) (bytes|KiB)/.exec(text)!;
   return Number(number) * (unit === "KiB" ? 1024 : 1);
 }
 
 t.test(
-  "what is shown of a recorded run is what was recorded",
+  "the page shows the recorded run",
   { skip: skipWithoutBrowser },
   async (t) => {
     const browser = await openBrowser();
@@ -87,7 +87,7 @@ t.test(
     const url = pathToFileURL(file("page.html")).href;
     t.ok(statSync(file("page.html")).size < 10e6, "below 10 MB");
     const { page, complaints, seconds } = await openPage(browser, url);
-    t.ok(seconds < 3, `${seconds} s of CPU until it can be used`);
+    t.ok(seconds < 3, `${seconds} s of CPU until usable`);
     const length = reference["p0.input_ids"]!.data.length;
     const sent = new Array<number>(RANKS).fill(0);
     const count = length + reference["p1.input_ids"]!.data.length;
@@ -114,12 +114,12 @@ t.test(
         );
       }
     }
-    t.equal(sourceRanks.size, 2, "each prompt has a rank of its own");
+    t.equal(sourceRanks.size, 2, "each prompt has its own rank");
     const counted = (op: "dispatch" | "combine") =>
       ranks.map(({ sentBytes }) => sentBytes[op].actual);
-    t.strictSame(sent, counted("dispatch"), "hop by hop");
+    t.strictSame(sent, counted("dispatch"), "by hop");
 
-    // The map of each exchange, layer by layer, adds up to what was counted.
+    // Traffic of each exchange over all layers sums to the counted bytes.
     for (const op of ["dispatch", "combine"] as const) {
       await page.locator("#traffic button", { hasText: RegExp(`^${op}$`) })
         .click();
@@ -139,7 +139,7 @@ t.test(
       t.strictSame(all, counted(op), op);
       t.equal(rows, all.reduce((a, b) => a + b, 0));
     }
-    // What is predicted is said to be, and is what the summary says.
+    // Predicted values are marked, and match the summary.
     const planned = await switchyard([
       ...["plan", "examples/demo-lm", "--mesh", "ep=4", "--target", "8xh100"],
       "--json",
@@ -170,7 +170,7 @@ t.test(
     t.strictSame(await accessibilityProblems(page), []);
     t.strictSame(complaints, []);
 
-    // In the trace, for those who read it elsewhere.
+    // The trace also has the bytes, for other viewers.
     const { traceEvents } = JSON.parse(readFileSync(file("trace"), "utf8")) as {
       traceEvents: { args: { sentBytes?: number }; tid: number }[];
     };

@@ -1,4 +1,4 @@
-// The timeline and the table of steps in a browser: zoom, pan and selection by keys, buttons and the pointer, with sums.
+// The timeline and the table of steps in a browser: zoom, pan and selection by keys, buttons and pointer, with sums.
 // needs: cpu, browser
 
 import path from "node:path";
@@ -18,12 +18,12 @@ const OUT = path.join(temporaryFolder(t), "page.html");
 const MODEL = "test/references/configs/qwen3-30b-a3b.json";
 const LAYERS = 48;
 
-/** Numbers of a column of the table. */
+/** Values of a column of the table. */
 async function column(page: Page, n: number): Promise<string[]> {
   return await texts(page, `#table tbody td:nth-child(${n})`);
 }
 
-/** `12.3 MiB` or `1.34 G` as a number. */
+/** Parses `12.3 MiB` or `1.34 G`. */
 function numberOf(text: string): number {
   const [number, unit = ""] = text.split(" ");
   const units: { readonly [unit: string]: number } = {
@@ -42,22 +42,22 @@ function numberOf(text: string): number {
 }
 
 t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
-  const made = await switchyard([
+  const written = await switchyard([
     ...["view", MODEL, "--mesh", "ep=8", "--target", "8xh100", "--out", OUT],
   ]);
-  t.equal(made.code, 0, made.err);
+  t.equal(written.code, 0, written.err);
   const browser = await openBrowser();
   t.teardown(() => browser.close());
   const { page, complaints, seconds } = await openPage(
     browser,
     pathToFileURL(OUT).href,
   );
-  t.ok(seconds < 2, `${seconds} s of CPU until it can be used`);
+  t.ok(seconds < 2, `${seconds} s of CPU until usable`);
   const picture = page.locator("#time .picture");
   const label = () => picture.getAttribute("aria-label");
-  const whole = await label();
+  const complete = await label();
 
-  // Every layer has a mark, and numbers where there is room.
+  // Every layer has a mark, with a number if there is space.
   const titles = await texts(page, "#time svg title");
   const marks = titles.filter((title) => /^layer \d+$/.test(title));
   t.strictSame(
@@ -65,7 +65,7 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
     Array.from({ length: LAYERS }, (_, i) => `layer ${i}`),
   );
 
-  // The table is sorted by its headers.
+  // Headers sort the table.
   t.equal((await column(page, 1)).length, 40);
   const times = page.locator("#table thead button", { hasText: "time" });
   await times.focus();
@@ -78,7 +78,7 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
   const rising = (await column(page, 5)).map(numberOf);
   t.strictSame(rising, rising.toSorted((a, b) => a - b));
 
-  // Filters: words, and what is left is added up.
+  // Filters by words; the footer sums the rest.
   await page.locator("#filter").fill("grouped_matmul swiglu");
   await page.locator("#table caption", { hasText: `${LAYERS} of` }).waitFor();
   const [bytes] = await column(page, 6);
@@ -91,7 +91,7 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
     LAYERS,
   );
 
-  // A step is selected in the timeline, which shows it.
+  // The timeline shows a step selected in the table.
   await page.locator("#table tbody button").nth(4).press("Enter");
   await page.locator("#time .range").waitFor();
   t.match(await label(), /, from /);
@@ -101,16 +101,16 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
   await page.locator(".parts button", { hasText: "clear the" }).click();
   await page.locator("#time .range").waitFor({ state: "detached" });
 
-  // Keys: all, in, aside, out.
+  // Keys: show all, zoom in, pan, zoom out.
   await picture.focus();
   await page.keyboard.press("0");
   await page.waitForFunction(
     `document.querySelector("#time .picture").ariaLabel === ${
-      JSON.stringify(whole)
+      JSON.stringify(complete)
     }`,
   );
   await page.keyboard.press("+");
-  const zoomed = await changed(page, whole!);
+  const zoomed = await changed(page, complete!);
   await page.keyboard.press("Shift+ArrowRight");
   const panned = await changed(page, zoomed);
   t.not(panned, zoomed);
@@ -120,7 +120,7 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
   await page.locator("#time .parts button[aria-disabled=true]").nth(3)
     .waitFor();
 
-  // A layer is selected by its number: its steps, and their sums.
+  // Selecting a layer by number shows its steps and their sums.
   await page.locator("#time-layer").selectOption("7");
   await page.locator("#table caption", { hasText: "18 of" }).waitFor();
   await page.locator("#table thead button", { hasText: "step" }).click();
@@ -128,9 +128,9 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
   t.strictSame([...new Set(layers)], ["7"]);
   const [inTable] = await texts(page, "#table tfoot td");
   const inRange = (await texts(page, "#time .sums tfoot td"))[0];
-  t.equal(inTable, inRange, "nothing but its steps");
+  t.equal(inTable, inRange, "only its steps");
 
-  // A range is selected by dragging; Enter selects a box, and Shift extends.
+  // Dragging selects a range; Enter selects a box, and Shift extends the selection.
   const box = (await picture.boundingBox())!;
   await page.mouse.move(box.x + 300, box.y + 40);
   await page.mouse.down();
@@ -149,7 +149,7 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
   await page.keyboard.press("Shift+Enter");
   await page.locator("#table caption", { hasText: /^[23] of/ }).waitFor();
 
-  // The data flow of a layer is chosen by its number.
+  // The data flow of a layer is selected by number.
   await page.locator("#flow select").selectOption("30");
   await page.locator("#flow p", { hasText: "the steps of layer 30;" })
     .waitFor();
@@ -157,16 +157,17 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
     (await texts(page, "#flow svg a title")).map((title) =>
       /^\d+/.exec(title)![0]
     ),
-    // Also steps of few tokens, which this step does not run: attention split over keys, norms, and assignment of choices.
+    // Includes steps for few tokens, which do not run in this step: attention split over keys, norms, and assignment
+    // of choices.
     Array.from({ length: 23 }, (_, i) => `${1 + 30 * 23 + i}`),
   );
   t.strictSame(await accessibilityProblems(page), []);
   await page.emulateMedia({ colorScheme: "dark" });
-  t.strictSame(await accessibilityProblems(page), [], "in the dark");
+  t.strictSame(await accessibilityProblems(page), [], "in dark mode");
   t.strictSame(complaints, []);
 });
 
-/** The label of the timeline, when it is another. */
+/** Waits until the label of the timeline changes; returns it. */
 async function changed(page: Page, label: string): Promise<string> {
   const quoted = JSON.stringify(label);
   const current = 'document.querySelector("#time .picture").ariaLabel';

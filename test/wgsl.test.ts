@@ -1,4 +1,4 @@
-/** The text of kernels: golden files, names, constants, costs. */
+/** WGSL of kernels: golden files, names, constants, costs. */
 // needs: cpu, gpu
 
 import { readFileSync } from "node:fs";
@@ -45,7 +45,7 @@ import { type MatmulTile } from "../compiler/tuning/mod.ts";
 import { interpretKernel } from "./helpers/interpret_kernel.ts";
 import { bits, rowMajor, testKernels } from "./helpers/run_kernel.ts";
 
-/** A kernel's text as it was when it was last looked at. */
+/** Recorded text of a kernel. */
 function golden(name: string): string {
   return readFileSync(
     new URL(`fixtures/wgsl/${name}.wgsl`, import.meta.url),
@@ -63,7 +63,7 @@ function writing(value: Expr): Kernel {
   });
 }
 
-/** The expression in the text of `writing`. */
+/** The expression printed by `writing`. */
 function printed(value: Expr): string {
   return /y\[0u\] = (.*);/.exec(printWgsl(writing(value)))![1]!;
 }
@@ -132,7 +132,7 @@ t.test("printWgsl() of variants of a matmul", (t) => {
   t.end();
 });
 
-t.test("printWgsl() has invocations of a subgroup load rows for each other", (t) => {
+t.test("printWgsl() shares row loads within a subgroup", (t) => {
   const row = (n: string) => load("x", add(local(n, "u32"), local("k", "u32")));
   const kernel = (by: Expr, workgroupSize = 8): Kernel =>
     kernelOf({
@@ -164,27 +164,27 @@ t.test("printWgsl() has invocations of a subgroup load rows for each other", (t)
   t.match(text, "let a_of_lanes = x[p_of_a + k];");
   t.match(text, "let b = subgroupBroadcast(a_of_lanes, 1u);");
   for (
-    const [what, printed] of Object.entries({
-      "none was asked for": printWgsl(kernel(id("group.x"))),
+    const [title, printed] of Object.entries({
+      "not requested": printWgsl(kernel(id("group.x"))),
       "rows differ": printWgsl(kernel(id("local")), { subgroup: 4 }),
       "subgroups are not full": printWgsl(kernel(id("group.x"), 6), {
         subgroup: 4,
       }),
     })
   ) {
-    t.notMatch(printed, "subgroup", what);
+    t.notMatch(printed, "subgroup", title);
   }
   t.end();
 });
 
-/** Sums of products of rows that load for each other, and that must not where `shared` is false. */
+/** Sums of products of rows. `shared`: whether the subgroup may share their loads. */
 const ROWS: {
-  readonly [what: string]: {
+  readonly [title: string]: {
     readonly shared: boolean;
     readonly body: KernelText;
   };
 } = {
-  "two loops side by side": {
+  "two consecutive loops": {
     shared: true,
     body: wgsl`
       for (var k = 0u; k < 4; k++) {
@@ -198,7 +198,7 @@ const ROWS: {
         s = fma(a, b, s);
       }`,
   },
-  "a loop inside with equal names": {
+  "a nested loop with equal names": {
     shared: true,
     body: wgsl`
       for (var i = 0u; i < 3; i++) {
@@ -212,7 +212,7 @@ const ROWS: {
         s = fma(a, c, s);
       }`,
   },
-  "an end that invocations set for the next iteration": {
+  "a divergent end of the next iteration": {
     shared: false,
     body: wgsl`
       var n = 1u;
@@ -250,9 +250,9 @@ const ROWS: {
   },
 };
 
-for (const [what, { shared, body }] of Object.entries(ROWS)) {
+for (const [title, { shared, body }] of Object.entries(ROWS)) {
   testKernels(
-    `printWgsl() has rows loaded where that is right: ${what}`,
+    `printWgsl() shares loads only if valid: ${title}`,
     async (t, target) => {
       const kernel = kernelOf({
         name: "rows",
@@ -279,7 +279,7 @@ for (const [what, { shared, body }] of Object.entries(ROWS)) {
   );
 }
 
-t.test("matmul() and blockedSum() refuse segments that are no power of two", (t) => {
+t.test("matmul() and blockedSum() reject segments that are not a power of two", (t) => {
   const refused = { message: /segments are a power of two/ };
   const tile = { rows: 1, columns: 2, lanes: 4 };
   t.throws(() => product(tile, { k: 96, segments: 3 }), refused);
@@ -312,7 +312,7 @@ function product(
   });
 }
 
-t.test("printWgsl() prints constants that read back as the same value", (t) => {
+t.test("printWgsl() prints constants that parse to the same value", (t) => {
   t.equal(printed(f32(0.1)), "0.1f");
   t.equal(printed(f32(1)), "1.0f");
   t.equal(printed(f32(-1.5e-8)), "-1.5e-8f");
@@ -322,7 +322,7 @@ t.test("printWgsl() prints constants that read back as the same value", (t) => {
   t.end();
 });
 
-t.test("printWgsl() prints no constant expressions, which WGSL refuses where they wrap", (t) => {
+t.test("printWgsl() prints no constant expressions, which WGSL rejects if they wrap", (t) => {
   const x = convert("u32", load("x", u32(0)));
   const plain = (fn: BinaryOp, a: Expr, b: Expr): Expr => ({
     op: "binary",
@@ -345,7 +345,7 @@ t.test("printWgsl() prints no constant expressions, which WGSL refuses where the
   t.end();
 });
 
-t.test("printWgsl() keeps the order of operations in parentheses", (t) => {
+t.test("printWgsl() keeps the order of operations with parentheses", (t) => {
   const x = load("x", u32(0));
   t.equal(printed(binary("rem", x, add(x, f32(2)))), "x[0u] % (x[0u] + 2.0f)");
   t.equal(printed(mul(add(x, x), x)), "(x[0u] + x[0u]) * x[0u]");
@@ -357,8 +357,8 @@ t.test("printWgsl() keeps the order of operations in parentheses", (t) => {
   t.end();
 });
 
-t.test("printWgsl() prints no comparisons that read as a template", (t) => {
-  // Only what stands behind a name is one: `v < 1.0f, v > 2.0f` would be `v<1.0f, v>` of 2.0.
+t.test("printWgsl() prints no comparisons that parse as a template", (t) => {
+  // Only after a name: `v < 1.0f, v > 2.0f` would parse as `v<1.0f, v>` of 2.0.
   const v = local("v", "f32");
   const [a, b] = [lt(v, f32(1)), binary("gt", v, f32(2))];
   const chosen = select(lt(v, f32(3)), b, a);
@@ -373,7 +373,7 @@ t.test("printWgsl() prints no comparisons that read as a template", (t) => {
   t.end();
 });
 
-t.test("printWgsl() refuses names that are not declared", (t) => {
+t.test("printWgsl() rejects undeclared names", (t) => {
   t.throws(
     () => printWgsl(writing(local("nowhere", "f32"))),
     { message: /Cannot print kernel 'value': 'nowhere' is not declared/ },
@@ -381,7 +381,7 @@ t.test("printWgsl() refuses names that are not declared", (t) => {
   t.end();
 });
 
-t.test("kernelCost() counts what one invocation does", (t) => {
+t.test("kernelCost() counts the work of one invocation", (t) => {
   const lengths: Binding = { name: "lengths", type: "u32", access: "read" };
   const kernel = (length: Expr): Kernel => ({
     ...writing(f32(0)),
@@ -434,7 +434,7 @@ t.test("kernelCost() counts what one invocation does", (t) => {
 });
 
 testKernels(
-  "printWgsl() makes any name legal, and special values survive",
+  "printWgsl() makes any name legal and keeps special values",
   async (t, target) => {
     const at = (name: string) =>
       ({ name, type: "f32", access: "read_write" }) as const;

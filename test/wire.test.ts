@@ -1,4 +1,4 @@
-/** Formats of exchanged rows: rounding as specified, the same bits on every mesh, the bytes that are sent. */
+/** Wire formats of exchanged rows: specified rounding, the same bits on every mesh, and sent bytes. */
 // needs: cpu, gpu
 
 import t from "tap";
@@ -58,27 +58,27 @@ function layer(embed: number): Case {
   };
 }
 
-/** Rows that return from an expert as they came, with weight 1. */
+/** Rows that an expert returns unchanged, with weight 1. */
 function echo(x: readonly number[]): Case {
   const embed = x.length;
   return {
     model: model({ token: upTo(1), embed, expert: 2 }, (m) => {
-      const given = m.input("x", "token embed");
-      const logits = dot(given, m.param("router", "expert embed"), "embed");
+      const input = m.input("x", "token embed");
+      const logits = dot(input, m.param("router", "expert embed"), "embed");
       const routing = route(logits, {
         over: "expert",
         topK: 1,
         preset: "mixtral",
       });
-      // Inputs are finite.
-      const x = map((v) => v === 12345 ? v * 1e37 : v, given);
+      // Inputs are finite, so a large value is made here.
+      const x = map((v) => v === 12345 ? v * 1e37 : v, input);
       return { y: combine(dispatch(x, routing), routing) };
     }),
     calls: [{ x }],
   };
 }
 
-/** The nearest values of E4M3 times `scale`; of two, the one with the even code. */
+/** The nearest value of E4M3 times `scale`; ties to the even code. */
 function nearest(x: number, scale: number): number {
   const codes = Array.from({ length: 0x7f }, (_, code) => code);
   const far = (code: number) =>
@@ -94,7 +94,8 @@ const SPECIAL = {
     ...[1 + 2 ** -8, 1 + 3 * 2 ** -8, 1 + 2 ** -8 + 2 ** -20, -3.140625],
     ...[2 ** -133, 3.4e38, 0, -1e-30],
   ],
-  // Largest magnitudes of 448, then just above; ties, subnormal codes, and magnitudes that vanish.
+  // Max magnitude 448, and just above it with a factor of 1.001; ties, subnormal codes, and magnitudes that round to
+  // 0.
   fp8: [
     ...[448, -17, 18, 19, 2 ** -9, 2 ** -10, 3 * 2 ** -10, 1e-9],
     ...[2 ** -6, 2 ** -6 - 2 ** -11, 240.1, -0.3],
@@ -151,24 +152,24 @@ t.test("rows are rounded to the nearest numbers of the format", async (t) => {
 });
 
 for (const kind of ["cpu", "gpu"] as const) {
-  t.test(`a layer computes with rounded rows on every mesh, ${kind}`, {
+  t.test(`a layer uses rounded rows on every mesh, ${kind}`, {
     skip: kind === "gpu" && skip,
   }, async (t) => {
-    const made = layer(FP8_BLOCK + 3);
+    const of = layer(FP8_BLOCK + 3);
     const bits = new Set<string>();
     for (const wire of ["bf16", "fp8"] as const) {
-      const rounded = roundExchanges(trace(made.model as never), wire);
-      await matches(t, { ...made, model: rounded }, kind, [{
+      const rounded = roundExchanges(trace(of.model as never), wire);
+      await matches(t, { ...of, model: rounded }, kind, [{
         mesh: { ep: 2 },
       }]);
-      const wanted = digest(await runCase(made, kind, { wire }));
+      const wanted = digest(await runCase(of, kind, { wire }));
       bits.add(wanted);
       for (const mesh of kind === "gpu" ? [] : MESHES) {
-        const found = await runCase(made, kind, { ...mesh, wire });
+        const found = await runCase(of, kind, { ...mesh, wire });
         t.equal(digest(found), wanted, `${wire} ${JSON.stringify(mesh)}`);
       }
     }
-    bits.add(digest(await runCase(made, kind)));
+    bits.add(digest(await runCase(of, kind)));
     t.equal(bits.size, 3, "formats differ");
   });
 }
@@ -180,8 +181,8 @@ t.test("bytes of dispatch and combine", async (t) => {
       mesh: { ep: 2 },
       wire,
     });
-    const [dispatch, combine] = (["dispatch", "combine"] as const).map((what) =>
-      ranks.reduce((n, { sentBytes }) => n + sentBytes[what]!.actual, 0)
+    const [dispatch, combine] = (["dispatch", "combine"] as const).map((op) =>
+      ranks.reduce((n, { sentBytes }) => n + sentBytes[op]!.actual, 0)
     ) as [number, number];
     if (wire === "f32") Object.assign(sent, { dispatch, combine });
     const ratio = { f32: 1, bf16: 1 / 2, fp8: 1 / 4 + 1 / FP8_BLOCK }[wire];
@@ -191,7 +192,7 @@ t.test("bytes of dispatch and combine", async (t) => {
   t.ok(sent.dispatch > 0);
 });
 
-t.test("a training step refuses formats that round", async (t) => {
+t.test("a training step rejects lossy formats", async (t) => {
   const { model } = await stepCase();
   t.throws(
     () => roundExchanges(model as never, "fp8"),
