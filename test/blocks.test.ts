@@ -1,4 +1,4 @@
-/** Blocks: scopes with axes of their own. */
+/** Blocks: scopes with local axes. */
 // needs: cpu
 
 import t from "tap";

@@ -187,7 +187,7 @@ t.test("a damaged checkpoint exits with 1", async (t) => {
       const inputs = path.join(scratch, "in.safetensors");
       await writeRaw(inputs, { input_ids: integers([1, 3], [5, 6, 7]) });
       const outputs = path.join(scratch, "out.safetensors");
-      writeFileSync(outputs, "what was there");
+      writeFileSync(outputs, "old contents");
       const folder = await copyCheckpoint("mixtral-6e", scratch);
       await damage(folder);
       const run = await switchyard(
@@ -195,7 +195,7 @@ t.test("a damaged checkpoint exits with 1", async (t) => {
       );
       t.equal(run.err.replaceAll(folder, "FOLDER"), `${message}\n`);
       t.equal(run.code, 1);
-      t.equal(readFileSync(outputs, "utf8"), "what was there");
+      t.equal(readFileSync(outputs, "utf8"), "old contents");
     });
   }
 });
@@ -443,7 +443,7 @@ t.test("bad commands print their messages and exit codes", async (t) => {
       const file = path.join(scratch, "in.safetensors");
       const outputs = path.join(scratch, "out.safetensors");
       await writeRaw(file, inputs);
-      writeFileSync(outputs, "what was there");
+      writeFileSync(outputs, "old contents");
       const argv = line.split(" ").map((word) =>
         word.replace(/^IN$/, file).replace(/^OUT$/, outputs)
           .replace("SCRATCH", scratch)
@@ -453,7 +453,7 @@ t.test("bad commands print their messages and exit codes", async (t) => {
       const said = found.err.replaceAll(scratch, "SCRATCH");
       if (message !== "") t.equal(said, `${message}\n`);
       else t.match(said, /^Cannot use adapter 99: this machine has /);
-      t.equal(readFileSync(outputs, "utf8"), "what was there");
+      t.equal(readFileSync(outputs, "utf8"), "old contents");
     });
   }
 });

@@ -1,4 +1,4 @@
-/** `generate` and `chat`: sources of prompts, ends of sequences, output besides the text. */
+/** `generate` and `chat`: sources of prompts, ends of sequences, and other output. */
 // needs: cpu
 
 import { readFileSync, writeFileSync } from "node:fs";

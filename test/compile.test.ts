@@ -91,7 +91,7 @@ t.test("a file is compiled again when its source has changed", async (t) => {
   t.match(compiled("spec/b.ts"), "2");
   unlinkSync(join(root, "spec/b.ts"));
   await compile(["spec"]);
-  t.equal(compiled("spec/b.ts"), undefined, "its source is gone");
+  t.equal(compiled("spec/b.ts"), undefined, "its source is deleted");
 });
 
 t.test("output of another compiler version is not used", async (t) => {

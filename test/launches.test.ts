@@ -81,7 +81,7 @@ for (const [name, model] of Object.entries(MODELS)) {
   });
 }
 
-t.test("kernels find inputs after the lengths of their own plan", async (t) => {
+t.test("kernels read inputs at the offsets of their plan", async (t) => {
   const limits = { ...UNLIMITED, maxStorageBuffersPerShaderStage: 8 };
   for (const maxTokens of [512, 64]) {
     const model = publishedModel({

@@ -146,7 +146,7 @@ t.test("a GPU starts a step before the one before it ends", {
       const decoder = new Decoder(watched, decoderShape(plan)!);
       const options = { maxNewTokens: 11, stop: new Set(stop) };
       const first = await generate(decoder, prompts, options);
-      // Prefix sharing also knows tokens that only the device had.
+      // Prefix sharing includes tokens that only the device had.
       const longer = first.sequences.map(({ prompt, tokens }) => [
         ...prompt,
         ...tokens,

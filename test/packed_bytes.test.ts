@@ -67,7 +67,7 @@ function bytesKernel(workgroupSize: number): Kernel {
 }
 
 function data(): { [name: string]: Uint32Array } {
-  // Repeated minima of i8 give the largest products.
+  // The product of the minimum i8 with itself is the largest.
   const word = (i: number) =>
     i % 5 === 0 ? 0x80808080 : Math.imul(i + 1, 0x9e3779b1) >>> 0;
   return {

@@ -40,7 +40,10 @@ t.test("a training of a file, interrupted and resumed", async (t) => {
   t.match(complete, { code: 0, err: "" });
   const records = readLines(complete.out);
   t.same(records.map(({ step }) => step), [...Array(20)].map((_, i) => i + 1));
-  t.ok(Math.abs(records[0]!.ceLoss - Math.log(256)) < 0.2, "knows nothing");
+  t.ok(
+    Math.abs(records[0]!.ceLoss - Math.log(256)) < 0.2,
+    "the initial loss is uniform",
+  );
   t.ok(records[19]!.ceLoss < 4.2, `loss ${records[19]!.ceLoss}`);
   for (const { expertLoad, sentBytes, tokens, loss } of records) {
     const [layer] = expertLoad;
@@ -250,7 +253,7 @@ t.test("experts balanced per layer, or over all layers together", (t) => {
     apart: all.reduce((sum, l) => sum + balanced(apart, [l]), 0) / layers,
     together: balanced(together, all),
   };
-  t.ok(expected.apart > expected.together + 1e-3, "they differ");
+  t.ok(expected.apart > expected.together + 1e-3, "the losses differ");
   const near = (value: number, wanted: number) =>
     t.ok(Math.abs(value / wanted - 1) < 1e-5, `${value}, wanted ${wanted}`);
   near(apart["aux_loss"]!.data[0]!, expected.apart);

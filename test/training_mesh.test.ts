@@ -165,7 +165,6 @@ t.test("bytes of reductions match the prediction, and the plan states them", asy
   );
   // Replicated parameters have partial sums on 3 other ranks, those of experts on one; elements have 4 bytes. The
   // gradient of the gain is reduced twice: before and after its replicated part.
-  // up before and after the part of it that every rank has whole.
   const replicated = 2 * 6 + 8 * 6, experts = 4 * (5 * 6 + 5 * 6 + 5 + 6 * 5);
   for (const { rank, sentBytes } of ranks) {
     t.equal(

@@ -56,7 +56,7 @@ t.test("verifyPlan() rejects", async (t) => {
 
 t.test("only plans that pass assertLegal() can be opened", async (t) => {
   const plan: Plan = await goodPlan("layer", { ep: 2 });
-  // @ts-expect-error: nothing says that it is legal.
+  // @ts-expect-error: the plan is not asserted to be legal.
   const unknown: Target = { kind: "plan", plan };
   assertLegal(plan);
   const legal: Target = { kind: "plan", plan };
