@@ -170,9 +170,9 @@ export const TENSOR_PARALLEL: readonly string[] = [
 ];
 
 /**
- * Meshes of a published family: one rank, unequal numbers of experts, and by `SEED` one with tp, one with separate
- * devices, and one with two axes for the batch. A checkpoint of test/end_to_end/references.test.ts runs all meshes of
- * these axes. Compiling the kernels of a new mesh as C takes ten seconds, so compiled C rotates too.
+ * Meshes of a published family: one rank, unequal numbers of experts, and by `SEED` one with tp, and either separate
+ * devices or two axes for the batch. A checkpoint of test/end_to_end/references.test.ts runs all meshes of these axes.
+ * Compiling the kernels of a new mesh as C takes ten seconds, so compiled C rotates too.
  */
 function familyMeshes(i: number): Meshes {
   const runs = (n: number) => isInTurn(i + n, 3);
