@@ -89,7 +89,7 @@ const CALLS: readonly CallName[] = [
 /** Table of sixteen bytes. */
 const TABLE = [0x03020100, 0x0c080604, 0xfdfeff00, 0xf4f8fafc].map(u32);
 
-/** As `binary` of build.ts, but without constant folding, which assumes that sums do not wrap. */
+/** As `binary` of build.ts, but without constant folding. */
 function binary(fn: BinaryOp, a: Expr, b: Expr): Expr {
   const bool = COMPARE.includes(fn) || fn === "land" || fn === "lor";
   return { op: "binary", type: bool ? "bool" : a.type, fn, a, b };
