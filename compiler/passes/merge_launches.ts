@@ -20,6 +20,7 @@ import { sum } from "../../spec/sum.ts";
 import { dependencies, type DependsOn } from "./dependencies.ts";
 import { sharedBytes } from "./limits.ts";
 import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
+import { splitForOne } from "./one_token_launches.ts";
 import { type SharedInputs, sharedInputs } from "./share_inputs.ts";
 
 /** Merges launches of `steps`. Unused kernels are removed from the draft. */
@@ -29,25 +30,34 @@ export function mergeLaunches(
   limits: { readonly [limit: string]: number },
 ): Step[] {
   const { kernels } = lowering.draft;
-  const result: Step[] = [];
   const known = new Map<string, string>();
   const inputs = sharedInputs(lowering);
-  const rest = steps.map((step) => {
+  const bound = steps.map((step) => {
     const kernel = step.op === "launch" && kernels.get(step.kernel)!;
     if (!kernel || fits(kernel, limits)) return step;
-    const bound = inputs.bind({ ...step, kernel });
-    if (!fits(bound.kernel, limits)) return step;
+    const by = inputs.bind({ ...step, kernel });
+    if (!fits(by.kernel, limits)) return step;
     inputs.store();
-    const { bindings } = bound;
-    return { ...step, bindings, kernel: addKernel(lowering, bound.kernel) };
+    const { bindings } = by;
+    return { ...step, bindings, kernel: addKernel(lowering, by.kernel) };
   });
-  const dependsOn = dependencies(rest, kernels);
-  const merging = { rest, dependsOn, limits, known, inputs };
-  for (let first; (first = rest.shift());) {
-    result.push(
-      canMerge(first, kernels) ? takeMerged(lowering, first, merging) : first,
-    );
-  }
+  const mergeAll = (steps: readonly Step[], canMerge: CanMerge): Step[] => {
+    const rest = [...steps];
+    const dependsOn = dependencies(steps, kernels);
+    const merging = { rest, canMerge, dependsOn, limits, known, inputs };
+    const result: Step[] = [];
+    for (let first; (first = rest.shift());) {
+      result.push(
+        canMerge(first) ? takeMerged(lowering, first, merging) : first,
+      );
+    }
+    return result;
+  };
+  const isMergeable: CanMerge = (step) => canMerge(step, kernels);
+  const merged = mergeAll(bound, isMergeable);
+  const result = lowering.options.tuning.wideRows === true
+    ? mergeForOne(lowering, merged, { mergeAll, isMergeable })
+    : merged;
   const used = new Set(
     result.flatMap((step) => step.op === "launch" ? [step.kernel] : []),
   );
@@ -55,6 +65,23 @@ export function mergeLaunches(
     if (!used.has(name)) kernels.delete(name);
   }
   return result;
+}
+
+/** Whether a step is a launch that may be merged. */
+type CanMerge = (step: Step) => step is LaunchStep;
+
+/** Merges launches for one token that have other grids for more tokens. */
+function mergeForOne(
+  lowering: Lowering,
+  steps: readonly Step[],
+  { mergeAll, isMergeable }: {
+    readonly mergeAll: (steps: readonly Step[], canMerge: CanMerge) => Step[];
+    readonly isMergeable: CanMerge;
+  },
+): Step[] {
+  const split = splitForOne(lowering, steps, isMergeable);
+  const isForOne = (step: Step): step is LaunchStep => split.isForOne(step);
+  return split.rejoin(mergeAll(split.steps, isForOne));
 }
 
 /**
@@ -77,8 +104,9 @@ function canMerge(
 function takeMerged(
   lowering: Lowering,
   first: LaunchStep,
-  { rest, dependsOn, limits, known, inputs }: {
+  { rest, canMerge, dependsOn, limits, known, inputs }: {
     readonly rest: Step[];
+    readonly canMerge: CanMerge;
     readonly dependsOn: DependsOn;
     readonly limits: { readonly [limit: string]: number };
     /** The merged kernels of earlier layers. */
@@ -117,7 +145,7 @@ function takeMerged(
       : op === "launch" && block === first.block;
   for (let i = 0; i < rest.length && isNear(rest[i]!);) {
     const step = rest[i]!;
-    const launch = canMerge(step, kernels) && !dependsOn(step, before) &&
+    const launch = canMerge(step) && !dependsOn(step, before) &&
         rankSetText(step.ranks) === ranks
       ? step
       : undefined;

@@ -64,6 +64,8 @@ export interface Setup {
   readonly pages?: NonNullable<PlanOptions["pages"]>;
   readonly kvCacheDtype?: NonNullable<PlanOptions["kvCacheDtype"]>;
   readonly bounds?: NonNullable<PlanOptions["bounds"]>;
+  /** Seed of weights of a config.json. */
+  readonly random?: number;
 }
 
 /** Loads a recorded checkpoint on a mesh. */
@@ -74,12 +76,13 @@ export async function loadCheckpoint(
   return await loadFolder(checkpointFolder(name), setup);
 }
 
-/** Loads a checkpoint folder on a mesh. */
+/** Loads a checkpoint folder, or a config.json with random weights, on a mesh. */
 export async function loadFolder(
   folder: string,
   { mesh, sharing = "shared", adapter = "auto", next, ...more }: Setup,
 ): Promise<Loaded> {
-  const target = await loadTarget(folder, files);
+  const withoutWeights = more.random !== undefined;
+  const target = await loadTarget(folder, files, { withoutWeights });
   const opened = await openTarget(target, files, {
     sharing,
     adapter,

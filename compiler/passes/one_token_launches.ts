@@ -1,0 +1,125 @@
+/**
+ * Launches for one token on wide devices. A launch for any number of tokens becomes one for a single token and one for
+ * more, if the first can then share a launch with another. For one token, all workgroups are along y.
+ */
+
+import { div, id, rem, u32 } from "../../spec/kernel/build.ts";
+import { replaceIn } from "../../spec/kernel/replace.ts";
+import type { LaunchStep, Step } from "../../spec/plan/plan.ts";
+import { evaluateSize, type Size } from "../../spec/size.ts";
+import { addKernel, amendBuffer, type Lowering } from "./lower/context.ts";
+import { forRows } from "./lower/inline_norms.ts";
+
+/** The launch of a step for one token. */
+interface OneToken {
+  readonly one: LaunchStep;
+  /** The step, and its launch for more tokens. Absent: the step is only for one. */
+  readonly split?: { readonly whole: LaunchStep; readonly more: LaunchStep };
+}
+
+/** Steps in which launches for one token are apart. */
+export interface SplitSteps {
+  readonly steps: readonly Step[];
+  /** Whether a step is a launch for one token. */
+  isForOne(step: Step): boolean;
+  /** The steps after `merged` has taken some launches for one token: others are not split. */
+  rejoin(merged: readonly Step[]): Step[];
+}
+
+/** Splits the launches that `canMerge`. */
+export function splitForOne(
+  lowering: Lowering,
+  steps: readonly Step[],
+  canMerge: (step: Step) => step is LaunchStep,
+): SplitSteps {
+  const parts = new Map<Step, OneToken>();
+  const split = steps.flatMap((step): Step[] => {
+    const part = canMerge(step) ? oneTokenOf(lowering, step) : undefined;
+    if (!part) return [step];
+    parts.set(part.one, part);
+    return part.split ? [part.one, part.split.more] : [part.one];
+  });
+  return {
+    steps: split,
+    isForOne: (step) => parts.has(step),
+    rejoin: (merged) => {
+      const dropped = new Set<Step>();
+      const left = new Set(merged);
+      for (const [one, { split }] of parts) {
+        if (!split) continue;
+        if (left.has(one)) dropped.add(split.more);
+        else addWriter(lowering, split.more);
+      }
+      return merged.filter((step) => !dropped.has(step))
+        .map((step) => parts.get(step)?.split?.whole ?? step);
+    },
+  };
+}
+
+/** Counts another step that writes the buffers of a launch. */
+function addWriter(lowering: Lowering, { kernel, bindings }: LaunchStep): void {
+  const { kernels, buffers } = lowering.draft;
+  for (const { name, access } of kernels.get(kernel)!.bindings) {
+    if (access === "read") continue;
+    const buffer = bindings[name]!;
+    const { writers = 1 } = buffers.get(buffer)!;
+    amendBuffer(lowering, buffer, { writers: writers + 1 });
+  }
+}
+
+/** The launch of a step for one token. Undefined: it has none, or its grid depends on more than tokens of this rank. */
+function oneTokenOf(
+  lowering: Lowering,
+  step: LaunchStep,
+): OneToken | undefined {
+  const [x, y, z] = step.workgroups;
+  const axes = new Set<string>();
+  const groups = (count: number) =>
+    [x, y, z].map((size) =>
+      evaluateSize(size, (axis, over) => {
+        axes.add([axis, ...over].join("@"));
+        return count;
+      })
+    ) as [number, number, number];
+  const [across, along, deep] = groups(1);
+  const [axis] = axes;
+  if (axes.size !== 1 || !lowering.placed.counts.includes(axis!)) return;
+  if (deep !== 1 || across === 0 || along === 0) return;
+  const tokens: Size = { count: axis! };
+  const { few: atMostOne } = forRows(tokens, { rows: tokens });
+  const one: LaunchStep = {
+    ...step,
+    kernel: across === 1
+      ? step.kernel
+      : kernelAlongY(lowering, step.kernel, across),
+    workgroups: [atMostOne, across * along, 1],
+  };
+  if (isOnlyForOne(x)) return { one };
+  const { more } = forRows(x, { rows: tokens });
+  return {
+    one,
+    split: { whole: step, more: { ...step, workgroups: [more, y, z] } },
+  };
+}
+
+/** Whether a size is 0 for more than one token. */
+function isOnlyForOne(size: Size): boolean {
+  return typeof size !== "number" && "upTo" in size && size.upTo[1] <= 1;
+}
+
+/** A kernel whose workgroups, `across` along x, are all along y. */
+function kernelAlongY(
+  lowering: Lowering,
+  name: string,
+  across: number,
+): string {
+  const kernel = lowering.draft.kernels.get(name)!;
+  const ids = new Map([
+    ["group.x", rem(id("group.y"), u32(across))],
+    ["group.y", div(id("group.y"), u32(across))],
+  ]);
+  return addKernel(lowering, {
+    ...kernel,
+    body: replaceIn(kernel.body, { id: (name) => ids.get(name) }),
+  });
+}
