@@ -1,5 +1,4 @@
-// Default of --expert-memory auto: available memory of the machine or of the process's control groups, version 1 or
-// 2.
+// Default of --expert-memory auto: available memory of the machine or of its control groups, version 1 or 2.
 import t from "tap";
 import { availableMemory, SPARE } from "../runtime/native/mod.ts";
 

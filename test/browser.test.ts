@@ -144,10 +144,7 @@ async function inPage(
   });
 }
 
-/**
- * Reads a cached file of 2.5 MiB repeatedly in a page; returns the requests of each read and whether its bytes are
- * right.
- */
+/** Reads a cached file of 2.5 MiB repeatedly in a page; returns requests and correctness of each read. */
 async function cachedReads(page: Page): Promise<(number | boolean)[]> {
   return await page.evaluate(async (module) => {
     const { webFolder } = await import(module);

@@ -184,8 +184,7 @@ t.test("a rank has the caches of its positions, and sends keys or sums, whicheve
       ];
       const gathers = blocks.length * ofKeys < 2 * tokens * ofSums;
       if (gathers) keys++;
-      // Each rank sends its earlier keys to all others, or its running sums to the next rank; the last rank sends the
-      // total.
+      // Each rank sends earlier keys to all others, or running sums to the next rank; the last one sends the total.
       for (const rank of wanted.keys()) {
         const held = blocks.filter((block) =>
           Math.floor(32 * block * n / BOUNDS.maxContext) === rank

@@ -1,3 +1,4 @@
+/** The WebAssembly CPU device: order of work, repeated launches, short batches, errors. */
 // needs: cpu
 import { spawnSync } from "node:child_process";
 import t from "tap";

@@ -1,3 +1,5 @@
+/** Batches that are short enough for the calling thread. */
+
 import t from "tap";
 import { ShortBatches } from "../runtime/cpu/here.ts";
 import { RECORD, RECORD_BYTES } from "../runtime/cpu/print.ts";

@@ -1,3 +1,5 @@
+/** Math functions and random kernels in WebAssembly: accuracy, and the bits of the interpreter. */
+
 import fc from "fast-check";
 import t, { type Test } from "tap";
 import {

@@ -1,3 +1,5 @@
+/** Kernels printed as WebAssembly: the bits of the interpreter. */
+
 import t, { type Test } from "tap";
 import {
   add,

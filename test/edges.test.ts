@@ -1,7 +1,4 @@
-/**
- * Edge cases of routing: one expert, one token, no tokens, all tokens to one expert, all experts for each token, long
- * rows.
- */
+/** Edge cases of routing: one expert; one token or none; all tokens to one expert; all experts per token; long rows. */
 // needs: cpu, gpu
 
 import t from "tap";

@@ -113,10 +113,7 @@ for (
   });
 }
 
-/**
- * Devices without streaming use slots, read from files or, for weights that a mesh shards differently, from host
- * memory.
- */
+/** Devices without streaming use slots, read from files or, for differently sharded weights, from host memory. */
 const SLOTTED = [
   { name: "gptoss-8e-mxfp4", adapter: "cpu", mesh: { tp: 2, ep: 2 } },
   { name: "deepseekv2-16e", adapter: "cpu", mesh: { ep: 1 } },

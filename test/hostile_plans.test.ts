@@ -430,8 +430,7 @@ t.test("the CPU device has the limits of a plan, or names the missing one", asyn
 t.test("threads start only if address space suffices", {
   skip: process.platform !== "linux" && "other systems have no such limit",
 }, (t) => {
-  // The device reserves about 10 GiB of address space under Node.js 20, and less under 24. Larger limits leave space
-  // for threads.
+  // The device reserves about 10 GiB of address space under Node.js 20, less under 24; threads need more.
   const seen = new Set([5.5e6, 11.5e6, 12e6, 1e8].map((limit) => {
     const { status, stderr } = spawnSync("sh", [
       ...["-c", `ulimit -v ${limit}; exec "$@"`, "sh", process.execPath],

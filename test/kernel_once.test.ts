@@ -1,4 +1,4 @@
-/** Kernels that are built once: one that differs in a fact is another, whatever was compiled before. */
+/** Cached kernels: a kernel that differs in any fact is built separately, independent of earlier builds. */
 // needs: pure
 
 import t from "tap";
@@ -43,7 +43,7 @@ function rotated(
   }));
 }
 
-/** Models whose kernels all differ from one another, often in a single constant. */
+/** Models with distinct kernels, often in a single constant. */
 const MODELS: { readonly [name: string]: Model } = {
   "a norm": normed(1e-5),
   "a norm with another epsilon": normed(1e-6),
@@ -99,7 +99,7 @@ t.test("every fact of an expression distinguishes its kernel", async (t) => {
     );
     t.ok(bodies.length > 0, `${name} has a kernel`);
     for (const body of bodies) {
-      t.equal(seen.get(body), undefined, `${name} has kernels of its own`);
+      t.equal(seen.get(body), undefined, `${name} has distinct kernels`);
       seen.set(body, name);
     }
   }

@@ -1,7 +1,4 @@
-/**
- * Matmul variants: each is correct and has the bits of the plain tile, which replaces variants where blocks are
- * unequal.
- */
+/** Matmul variants: each is correct and has the bits of the plain tile, which is used for unequal blocks. */
 // needs: cpu, gpu
 
 import fc from "fast-check";

@@ -1,6 +1,6 @@
 /**
- * Gradients of complete layers on one rank and several, and in the reference evaluator, against recorded runs of fairscale
- * and DeepSpeed on several ranks.
+ * Gradients of complete layers on one rank and several, and in the reference evaluator, against recorded runs of
+ * fairscale and DeepSpeed on several ranks.
  */
 // needs: cpu, gpu
 

@@ -130,8 +130,7 @@ t.test("a zombie process counts as ended", {
   skip: !existsSync("/proc/self/stat") && "there is no /proc",
 }, async (t) => {
   const lock = path.join(temporaryFolder(t), "lock");
-  // The shell starts a process, then becomes `sleep`, which never waits for it. The process ends only then: a shell
-  // would wait.
+  // The shell starts a process and becomes `sleep`, which never waits for it, unlike a shell. Then the process ends.
   const parent = spawn("sh", [
     "-c",
     `${ENDS_AFTER_EXEC} & echo $!; exec sleep 1000`,

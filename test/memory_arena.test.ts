@@ -132,10 +132,7 @@ t.test("packArenas() also tries orders other than by size", (t) => {
   t.end();
 });
 
-/**
- * Buffers at given offsets of two allocations, written at the first step and read at the last step of their live
- * ranges.
- */
+/** Buffers at given offsets of two allocations, written at the first and read at the last step of their live ranges. */
 function factsOf(
   placed: readonly (LiveRange & { allocation: number; offset: number })[],
 ): Facts {

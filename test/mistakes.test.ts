@@ -1,7 +1,4 @@
-/**
- * Each mistake has one message at one position, in the editor, in `check` and at run time. Needs a writable temporary
- * folder.
- */
+/** Each mistake has one message and position in the editor, in `check` and at run time. Needs a temporary folder. */
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,5 +1,4 @@
-// Caches of devices: C functions and WebAssembly modules are compiled once, and least recently used files are
-// removed.
+// Caches of devices: C functions and WebAssembly modules are compiled once; least recently used files are removed.
 // needs: cpu
 import { spawnSync } from "node:child_process";
 import {

@@ -97,8 +97,8 @@ t.test(
     for (let at = 0; at < bytes; at += part.byteLength) writeSync(file, part);
     const { shape, tree } = product(K);
     /**
-     * Launches products of one and of eight rows and returns the bytes of both. Repeats them until a condition holds, at most
-     * `MAX_LAUNCHES` times.
+     * Launches products of one and of eight rows and returns the bytes of both. Repeats them until a condition holds,
+     * at most `MAX_LAUNCHES` times.
      */
     const products = async (until: () => Promise<boolean>) => {
       const pool = await NativePool.open(1);

@@ -1,5 +1,5 @@
-// Each command under every supported major version of Node.js and Deno, most commands of a runtime in one process. Two of
-// the runtimes run, rotating by SEED; one of them also searches for a mesh.
+// Each command under every supported major version of Node.js and Deno, most commands of a runtime in one process.
+// Two of the runtimes run, rotating by SEED; one of them also searches for a mesh.
 // needs: cpu, gpu, mpi
 import { type ChildProcess, spawn } from "node:child_process";
 import {

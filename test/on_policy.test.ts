@@ -1,6 +1,6 @@
 /**
- * Sampled tokens have the log-probabilities of the training's forward pass, bit for bit: continuous batching and paged caches
- * on one mesh, a packed batch on another, before and after ten steps.
+ * Sampled tokens have the log-probabilities of the training's forward pass, bit for bit: continuous batching and
+ * paged caches on one mesh, a packed batch on another, before and after ten steps.
  */
 // needs: cpu, gpu
 
@@ -22,10 +22,7 @@ import {
 import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./helpers/needs.ts";
 import { repeatWith, SEED } from "./helpers/seed.ts";
 
-/**
- * ON_POLICY=all runs every checkpoint on all pairs of meshes and all devices; ON_POLICY=each on one pair and one CPU
- * device.
- */
+/** ON_POLICY=all runs each checkpoint on all pairs of meshes and all devices; each, on one pair and one CPU device. */
 const WANTED = process.env["ON_POLICY"];
 const ALL = WANTED === "all";
 
@@ -33,8 +30,8 @@ const TRAINING = ["dp=2,ep=2", "ep=4", "tp=2"];
 const ROLLOUT = ["ep=4", "tp=2,ep=2", "ep=1"];
 
 /**
- * Recorded checkpoints whose weights or, if quantized, adapters can be trained. Excluded: DeepSeek-V4, whose attention has no
- * derivative, and LongCat-Flash, whose routers share no axis for a balancing loss.
+ * Recorded checkpoints whose weights or, if quantized, adapters can be trained. Excluded: DeepSeek-V4, whose attention
+ * has no derivative, and LongCat-Flash, whose routers share no axis for a balancing loss.
  */
 const CHECKPOINTS = readdirSync(checkpointFolder("."), { withFileTypes: true })
   .filter((entry) => entry.isDirectory() && /-\d+e/.test(entry.name))

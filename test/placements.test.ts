@@ -138,8 +138,7 @@ function caseOf(s: Shape, drawn: Steps): Case {
     const many = sequence.length;
     return {
       x: waves(many * s.embed, 5 * step),
-      // Multiples of a quarter, so that there are ties. Not for presets that drop, since sums are rounded in some
-      // order.
+      // Multiples of a quarter, so that there are ties; not for presets that drop, as their sums are rounded.
       logits: waves(many * s.expert, step)
         .map((v) => drops ? 2 * v : Math.round(8 * v) / 4),
       ...s.attends
@@ -151,8 +150,7 @@ function caseOf(s: Shape, drawn: Steps): Case {
     model: modelOf(s),
     calls,
     stored: s.stored,
-    // A dispatched element near a tie may round to another f16 than in the reference; attention amplifies the
-    // difference.
+    // An element near a tie may round to another f16 than in the reference; attention amplifies the difference.
     tolerance: s.sent === "f16" ? 5e-3 : 2e-5,
   };
 }

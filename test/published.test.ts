@@ -63,10 +63,7 @@ function agrees(value: number, text: string): boolean {
   return Math.abs(value - Number(digits) * whole) < unit;
 }
 
-/**
- * Parameters of the vision part of Llama 4 Scout, which is not built: 34 layers of 1408 with 5632, without patch
- * projections.
- */
+/** Parameters of the vision part of Llama 4 Scout, which is not built: 34 layers of 1408 with 5632; no projections. */
 const VISION = 34 * (4 * 1408 * 1408 + 2 * 1408 * 5632);
 
 for (const [name, { parameters, active, bytes }] of Object.entries(PUBLISHED)) {

@@ -65,8 +65,8 @@ const CASES: readonly Case[] = STORED.flatMap((stored, i) => {
 });
 
 /**
- * All block types. Partial sums may end within a block. The small blocks of a row are more than the lanes, but not a multiple
- * of them.
+ * All block types. Partial sums may end within a block. The small blocks of a row are more than the lanes, but not a
+ * multiple of them.
  */
 const BLOCK_CASES: readonly Case[] = BLOCK_DTYPES.flatMap((stored, i) => {
   const { elements } = BLOCKS[stored];
@@ -146,8 +146,7 @@ t.test(
       await runNative(pool, kernel, { bindings, groups });
       return bindings;
     };
-    // C compilation takes most of the time and grows with the height of a tile. Each block type runs one of its
-    // shapes.
+    // C compilation takes most of the time, more for higher tiles. Each block type runs one of its shapes.
     const low: MatmulTile = { ...UNSIGNED.tile, rows: 2 };
     const cases = [
       ...inTurn(CASES, 3),

@@ -1,5 +1,4 @@
-// Receipts: a replay on another mesh gives the same bits, and names a changed weight, tokenizer, token, logit or
-// seed.
+// Receipts: a replay on another mesh has the same bits, and names a changed weight, tokenizer, token, logit or seed.
 // needs: cpu
 
 import { readFileSync, writeFileSync } from "node:fs";

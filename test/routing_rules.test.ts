@@ -190,8 +190,8 @@ const ROUTERS: fc.Arbitrary<Router> = fc.record({
 );
 
 /**
- * Whether choices and slots do not depend on last bits, which the reference rounds differently than f32: small changes of
- * the logits in both directions give the same result.
+ * Whether choices and slots do not depend on last bits, which the reference rounds differently than f32: small changes
+ * of the logits in both directions give the same result.
  */
 async function isClear(of: Case, [inputs]: Inputs): Promise<boolean> {
   const { logits } = inputs;

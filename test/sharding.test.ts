@@ -1,7 +1,4 @@
-/**
- * Placements that move values: expert sharding over ranks with the same tokens, tensor parallelism, meshes with any
- * names.
- */
+/** Placements that move values: experts over ranks with the same tokens, tensor parallelism, any mesh names. */
 // needs: cpu, gpu
 
 import t, { type Test } from "tap";

@@ -1,5 +1,4 @@
-// The simulator against published and recorded times, and on hypothetical machines whose times can be computed by
-// hand.
+// The simulator against published and recorded times, and on hypothetical machines against hand computations.
 // needs: cpu
 
 import { readFileSync } from "node:fs";
@@ -324,8 +323,7 @@ t.test("recorded times of steps and exchanges", async (t) => {
   for (const { what, name, now } of replayed) {
     t.comment(`${name}, ${what}: ${now.toFixed(2)}`);
   }
-  // Current plans have fewer launches than the measured ones, so two decode and prefill times are predicted too
-  // short.
+  // Current plans have fewer launches than the measured ones, so two step times are predicted too short.
   t.ok(steps.now >= steps.then - 2, `steps: ${steps.now}, then ${steps.then}`);
   t.ok(
     exchanges.now >= exchanges.then,

@@ -1,7 +1,4 @@
-/**
- * Loading of model files from any folder, with this instance of the language and exact positions. Needs a writable
- * temporary folder.
- */
+/** Loads model files from any folder, with this instance of the language. Needs a writable temporary folder. */
 // own process: tests the first registration of hooks, which apply to a process.
 
 import module from "node:module";

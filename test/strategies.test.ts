@@ -1,7 +1,4 @@
-/**
- * Dispatch strategies compose: random meshes, chunks, deduplication, routers, dtypes and capacities give the bytes of
- * one rank.
- */
+/** Dispatch strategies compose: random meshes, chunks, routers, dtypes and capacities give the bytes of one rank. */
 // needs: cpu
 
 import fc from "fast-check";

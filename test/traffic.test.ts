@@ -291,10 +291,7 @@ t.test("workgroups after the last item of a folded grid do not work", (t) => {
   t.end();
 });
 
-/**
- * A V100 PCIe: latencies and bandwidths measured by github.com/te42kyfo/gpu-benches (commit 01d2bb5); the latency under load
- * is assumed.
- */
+/** A V100 PCIe, as measured by github.com/te42kyfo/gpu-benches (commit 01d2bb5). Latency under load is assumed. */
 const V100: GpuCores = {
   matrix: { rate: 62.5e12, reachable: 1 },
   cores: 80,

@@ -123,8 +123,7 @@ t.test("a checkpoint on other meshes", async (t) => {
   const sharded = metrics.get("ep=4")!;
   t.equal(sharded.length, 2, "two steps");
   t.ok(sharded.every(({ sentBytes }) => sentBytes > 0), "ranks exchange");
-  // Embedding and output share weights. Its gradients cover a part of the vocabulary on one mesh, all of it on the
-  // other.
+  // Embedding and output share weights: gradients cover the vocabulary partly on one mesh, completely on the other.
   for (const metric of [sharded, metrics.get("tp=2,ep=2")!]) {
     for (const [i, { loss, gradientNorm }] of metric.entries()) {
       t.ok(Math.abs(loss / alone[i]!.loss - 1) < 1e-5, `loss ${loss}`);
@@ -263,8 +262,7 @@ async function killTraining(t: Test, more: typeof STORED[number]) {
     existsSync(path.join(out, "model.safetensors.index.json"));
   let [step, unfinished, before] = [0, 0, 0];
   for (let kill = 0; kill < KILLS; kill++) {
-    // Alternates between kills from outside after some steps, and kills during a write of the first or second
-    // checkpoint.
+    // Alternates between kills from outside after some steps, and during a write of the first or second checkpoint.
     const inside = kill % 2 === 1;
     const resume = hasIndex();
     // The last kill happens while a second checkpoint is written; the others at random.

@@ -1,7 +1,4 @@
-/**
- * Training of models with recurrences, convolutions, shared caches and selected keys: on meshes, the losses of one
- * rank.
- */
+/** Training with recurrences, convolutions, shared caches and selected keys: on meshes, the losses of one rank. */
 // needs: cpu
 
 import t from "tap";

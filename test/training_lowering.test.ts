@@ -57,8 +57,8 @@ t.teardown(closeDevices);
 let held = 0;
 
 /**
- * Checks the gradients of a model's output `loss` against the reference, on the CPU and on a GPU; on a software GPU every
- * second one, by `SEED`. test/training_mesh.test.ts checks that they are deterministic.
+ * Checks the gradients of a model's output `loss` against the reference, on the CPU and on a GPU; on a software GPU
+ * every second one, by `SEED`. test/training_mesh.test.ts checks that they are deterministic.
  */
 function gradientsHold(name: string, of: Case & { model: Traceable }): void {
   t.test(name, async (t) => {

@@ -1,7 +1,4 @@
-/**
- * Training against recorded runs of published implementations: losses, gradients and steps, in the reference evaluator
- * and compiled.
- */
+/** Training against recorded runs of published implementations, in the reference evaluator and compiled. */
 // needs: cpu
 
 import t, { type Test } from "tap";
@@ -120,8 +117,7 @@ const RUNNERS: { readonly [title: string]: Runner } = {
 };
 
 /**
- * Checkpoints whose gradients of a padded batch are compared. Tests of steps compare gradients of a full batch, by
- * their means.
+ * Checkpoints whose gradients of a padded batch are compared. Tests of steps compare those of a full batch, by means.
  */
 const GRADIENTS: { readonly [title: string]: string } = {
   "in the reference": "olmoe-16e",

@@ -1,5 +1,5 @@
-// The page of a plan in a real browser: opens from disk without errors, shows the numbers of the plan, is accessible, and
-// is fast at 256 ranks.
+// The page of a plan in a real browser: opens from disk without errors, shows the numbers of the plan, is accessible,
+// and is fast at 256 ranks.
 // needs: cpu, browser
 
 import { spawn } from "node:child_process";
@@ -281,8 +281,7 @@ t.test(
       ...(["weights", "state", "scratch", "staging", "total"] as const)
         .map((kind) => sizeText(bytes[kind])),
     ]);
-    // Gradients are reduce-scattered over the ranks that share the optimizer state, which then gather updated
-    // parameters.
+    // Gradients are reduce-scattered over the ranks that share optimizer state, which then gather the parameters.
     const parts = page.locator("#traffic .parts button");
     const gathers = plan.programs[0]!.steps.flatMap((step, i) =>
       step.op === "allGather" && step.over.join() === "dp"

@@ -94,8 +94,7 @@ const SPECIAL = {
     ...[1 + 2 ** -8, 1 + 3 * 2 ** -8, 1 + 2 ** -8 + 2 ** -20, -3.140625],
     ...[2 ** -133, 3.4e38, 0, -1e-30],
   ],
-  // Max magnitude 448, and just above it with a factor of 1.001; ties, subnormal codes, and magnitudes that round to
-  // 0.
+  // Max magnitude 448, just above it with a factor of 1.001; ties, subnormal codes, and values that round to 0.
   fp8: [
     ...[448, -17, 18, 19, 2 ** -9, 2 ** -10, 3 * 2 ** -10, 1e-9],
     ...[2 ** -6, 2 ** -6 - 2 ** -11, 240.1, -0.3],
