@@ -150,11 +150,11 @@ t.test("where() accepts all dtypes", async (t) => {
   const net = model({ row: 3, n: 2 }, (m) => {
     const mask = m.input("mask", "row n", { dtype: "i32" });
     const [a, b] = [m.input("a", "row n"), m.input("b", "n")];
-    const whole = where(a, cast(mul(b, 100), "i32"), mask);
+    const selected = where(a, cast(mul(b, 100), "i32"), mask);
     return {
       y: where(mask, a, b),
       half: where(mask, cast(a, "f16"), cast(b, "f16")),
-      whole,
+      selected,
     };
   });
   const inputs = {
@@ -168,7 +168,7 @@ t.test("where() accepts all dtypes", async (t) => {
     [1, 20, 1e-30, 4, 10, 20].map(Math.fround),
   );
   t.strictSame([...outputs.half!.data], [1, 20, 0, 4, 10, 20]);
-  t.strictSame([...outputs.whole!.data], [1000, 2000, 1000, 2000, 0, 2000]);
+  t.strictSame([...outputs.selected!.data], [1000, 2000, 1000, 2000, 0, 2000]);
   await matches(t, { model: net, calls: [inputs] }, "cpu");
 });
 
@@ -228,10 +228,10 @@ t.test("gradients of where and layerNorm", async (t) => {
 t.test("rejected arguments", (t) => {
   const none = model({ n: 2, k: 2 }, (m) => {
     const x = m.input("x", "n");
-    const whole = m.input("whole", "n", { dtype: "i32" });
+    const integers = m.input("whole", "n", { dtype: "i32" });
     const cases: [() => Tensor, string][] = [
       [
-        () => silu(whole as never),
+        () => silu(integers as never),
         "Cannot silu 'n': its dtype is 'i32', expected 'f32'. Cast it",
       ],
       [
@@ -239,11 +239,11 @@ t.test("rejected arguments", (t) => {
         "Cannot clamp 'n' to 2 and 1: its dtype is 'f32'. Give two numbers, the smaller first",
       ],
       [
-        () => clamp(whole, 0.5, 1),
+        () => clamp(integers, 0.5, 1),
         "Cannot clamp 'n' to 0.5 and 1: its dtype is 'i32'. Give two whole numbers, the smaller first",
       ],
       [
-        () => clamp(whole, 0, 2 ** 31),
+        () => clamp(integers, 0, 2 ** 31),
         "Cannot clamp 'n' to 0 and 2147483648: its dtype is 'i32'. Give two whole numbers, the smaller first",
       ],
       [

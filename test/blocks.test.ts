@@ -58,9 +58,9 @@ t.test("a block used twice with different sizes gives the same bytes on every me
     const found = [...results[0]!["y"]!.data];
     t.equal(found.length, wanted.length);
     const scale = Math.max(...wanted.map(Math.abs));
-    const worst = Math.max(...found.map((y, i) => Math.abs(y - wanted[i]!)));
-    t.ok(worst < 1e-6 * scale, `${worst} of ${scale} on ep=${ep}`);
-    t.comment(`${worst / scale} relative to the largest value`);
+    const maxError = Math.max(...found.map((y, i) => Math.abs(y - wanted[i]!)));
+    t.ok(maxError < 1e-6 * scale, `${maxError} of ${scale} on ep=${ep}`);
+    t.comment(`${maxError / scale} relative to the largest value`);
   }
   t.equal(bytes.size, 1);
 });

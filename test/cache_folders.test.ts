@@ -193,18 +193,18 @@ console.log(f(7));
     const [inside] = readdirSync(at("code"));
     const [name] = readdirSync(at(`code/${inside}`));
     const file = at(`code/${inside}/${name}`);
-    const whole = readFileSync(file);
-    const lengths = [0, 1, 20, whole.length >> 1, whole.length - 1];
-    const bits = fc.sample(fc.nat(8 * whole.length - 1), {
+    const bytes = readFileSync(file);
+    const lengths = [0, 1, 20, bytes.length >> 1, bytes.length - 1];
+    const bits = fc.sample(fc.nat(8 * bytes.length - 1), {
       numRuns: 10,
       seed: SEED,
     });
     for (const length of lengths) {
-      writeFileSync(file, whole.subarray(0, length));
+      writeFileSync(file, bytes.subarray(0, length));
       t.strictSame(run(), expected, `truncated to ${length} bytes`);
     }
     for (const bit of bits) {
-      const flipped = Buffer.from(whole);
+      const flipped = Buffer.from(bytes);
       flipped[bit >> 3]! ^= 1 << (bit & 7);
       writeFileSync(file, flipped);
       t.strictSame(run(), expected, repeatWith());

@@ -450,9 +450,9 @@ t.test("bad commands print their messages and exit codes", async (t) => {
       );
       const found = await switchyard(argv);
       t.equal(found.code, code);
-      const said = found.err.replaceAll(scratch, "SCRATCH");
-      if (message !== "") t.equal(said, `${message}\n`);
-      else t.match(said, /^Cannot use adapter 99: this machine has /);
+      const error = found.err.replaceAll(scratch, "SCRATCH");
+      if (message !== "") t.equal(error, `${message}\n`);
+      else t.match(error, /^Cannot use adapter 99: this machine has /);
       t.equal(readFileSync(outputs, "utf8"), "old contents");
     });
   }

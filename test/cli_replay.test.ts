@@ -133,11 +133,11 @@ t.test("weights are computed from the current logits of the given experts", asyn
     new Float32Array(new Uint8Array(data).buffer);
   const [found, wanted] = [floats(same["logits"]!), floats(own["logits"]!)];
   const largest = wanted.reduce((n, x) => Math.max(n, Math.abs(x)), 0);
-  const worst = wanted.reduce(
+  const maxError = wanted.reduce(
     (n, x, i) => Math.max(n, Math.abs(x - found[i]!)),
     0,
   );
-  t.ok(worst < 1e-5 * largest, `${worst} of ${largest}`);
+  t.ok(maxError < 1e-5 * largest, `${maxError} of ${largest}`);
 });
 
 t.test("a trace that does not fit is rejected by tensor name", async (t) => {

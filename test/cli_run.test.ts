@@ -115,10 +115,10 @@ t.test("run splits prompts into several steps, with the same bytes", async (t) =
     t.strictSame([code, err], [0, ""]);
     return readFileSync(file(to));
   };
-  const whole = await run("whole");
+  const unsplit = await run("whole");
   t.strictSame(
     await run("steps", "--max-tokens", "3", "--mesh", "ep=2"),
-    whole,
+    unsplit,
   );
 });
 

@@ -128,9 +128,9 @@ t.test("a context too long for one rank", async (t) => {
       ...["--limits", `maxBufferSize=${300 * 2 ** 10}`],
       ...["--out", file(`${mesh}.json`)],
     ]);
-  const run = async (what: string, more: readonly string[]) => {
+  const run = async (model: string, more: readonly string[]) => {
     const { code, err } = await switchyard([
-      ...["run", what, "--inputs", file("ids"), "--outputs", file("out")],
+      ...["run", model, "--inputs", file("ids"), "--outputs", file("out")],
       ...["--adapter", "cpu", ...more],
     ]);
     t.equal(code, 0, err);

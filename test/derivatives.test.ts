@@ -185,14 +185,14 @@ t.test("ops that move elements", async (t) => {
   const net = model(sizes, (m) => {
     const x = m.param("x", "a b");
     const parts = split(x, "b", "c d");
-    const turned = transpose(parts, "c a d");
-    const whole = merge(turned, "a d", "ad");
+    const transposed = transpose(parts, "c a d");
+    const merged = merge(transposed, "a d", "ad");
     const odd = slice(x, "b", 1, "e", 2);
     const joined = concat(odd, x, "e", "f");
     const other = rename(x, "a", "other");
     return {
       loss: add(
-        add(lossOf(whole), lossOf(joined)),
+        add(lossOf(merged), lossOf(joined)),
         add(lossOf(dot(x, other, "b")), lossOf(cast(cast(x, "f32"), "f32"))),
       ),
     };

@@ -72,14 +72,14 @@ t.test("greedy() rejects NaN logits", (t) => {
 });
 
 t.test("randomNumbers() repeats by seed and stream, and is uniform", (t) => {
-  const take = (seed: number, stream: number): number[] => {
+  const draw = (seed: number, stream: number): number[] => {
     const next = randomNumbers(seed, stream);
     return Array.from({ length: 2000 }, next);
   };
-  t.strictSame(take(7, 0), take(7, 0));
-  t.notSame(take(7, 0), take(8, 0));
-  t.notSame(take(7, 0), take(7, 1));
-  const numbers = take(7, 0);
+  t.strictSame(draw(7, 0), draw(7, 0));
+  t.notSame(draw(7, 0), draw(8, 0));
+  t.notSame(draw(7, 0), draw(7, 1));
+  const numbers = draw(7, 0);
   t.ok(numbers.every((x) => x >= 0 && x < 1));
   const mean = numbers.reduce((a, b) => a + b) / numbers.length;
   t.ok(Math.abs(mean - 0.5) < 0.03, `mean ${mean}`);
@@ -386,7 +386,7 @@ t.test("chooseAdapter() prefers hardware, then the native CPU device, then the o
 
 t.test("checkSharing() reports shared adapters and rejects unintended sharing", (t) => {
   const [a, b] = [adapter(0, "hardware"), adapter(1, "hardware")];
-  const said: string[] = [];
+  const messages: string[] = [];
   const check = (
     list: readonly GpuAdapter[],
     ranks: number,
@@ -394,14 +394,14 @@ t.test("checkSharing() reports shared adapters and rejects unintended sharing", 
   ) =>
     checkSharing(list, ranks, {
       adapter: choice,
-      notice: (text) => said.push(text),
+      notice: (text) => messages.push(text),
     });
   check([a, b], 2);
   check([a, b], 1);
-  t.strictSame(said, []);
+  t.strictSame(messages, []);
   check([a], 2);
   check([a, b], 4);
-  t.strictSame(said.splice(0), [
+  t.strictSame(messages.splice(0), [
     "2 ranks share 1 adapter: a0",
     "4 ranks share 2 adapters: a0, a1",
   ]);
@@ -419,8 +419,10 @@ t.test("checkSharing() reports shared adapters and rejects unintended sharing", 
       `^Cannot give 2 ranks an adapter each: only 1 can be opened\\. ${twins}\\. Install .*, or share it by --adapter 0$`,
     ),
   });
-  t.strictSame(said, []);
+  t.strictSame(messages, []);
   check([twin], 2, [0]);
-  t.match(said, [new RegExp(`^2 ranks share 1 adapter: a0\\. ${twins}\\. `)]);
+  t.match(messages, [
+    new RegExp(`^2 ranks share 1 adapter: a0\\. ${twins}\\. `),
+  ]);
   t.end();
 });

@@ -118,11 +118,11 @@ function gpuPlan(
 ): Promise<Plan> {
   const file = new URL(`${name}.json`, CONFIGS);
   const config = JSON.parse(readFileSync(file, "utf8"));
-  const cut = { num_hidden_layers: layers };
+  const fewer = { num_hidden_layers: layers };
   const { published, storedAs } = configurationOf(
     config.text_config
-      ? { ...config, text_config: { ...config.text_config, ...cut } }
-      : { ...config, ...cut },
+      ? { ...config, text_config: { ...config.text_config, ...fewer } }
+      : { ...config, ...fewer },
     name,
   );
   const model = published.build(BOUNDS);

@@ -272,10 +272,13 @@ t.test("adapters of quantized weights equal those of decoded weights", async (t)
     const wanted = await trained(
       await decoded(name, temporaryFolder(t)),
     );
-    const moved = Object.entries(wanted).filter(([adapter, values]) =>
+    const effective = Object.entries(wanted).filter(([adapter, values]) =>
       /lora_B/.test(adapter) && values.some((x) => x !== 0)
     );
-    t.ok(moved.length > 10, `${name}: ${moved.length} adapters have an effect`);
+    t.ok(
+      effective.length > 10,
+      `${name}: ${effective.length} adapters have an effect`,
+    );
     const error = maxError(quantized, wanted);
     t.ok(error <= 1e-6, `${name}: adapters are off by ${error}`);
   }

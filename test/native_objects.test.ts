@@ -140,9 +140,9 @@ t.test("damaged files are regenerated", { skip }, async (t) => {
       t.equal(await stored(), 7, `${name}: ${title}`);
     }
   }
-  const made = readdirSync(folder);
+  const names = readdirSync(folder);
   await stored();
-  t.strictSame(readdirSync(folder), made, "nothing is compiled again");
+  t.strictSame(readdirSync(folder), names, "nothing is compiled again");
 });
 
 t.test("an unusable folder is replaced", { skip }, async (t) => {
@@ -249,8 +249,8 @@ t.test("modules are generated once, and again if a file is damaged", async (t) =
     t.ok(printed <= before + 1, "it is cached again");
   }
   const nowhere = new ModuleCache("/dev/null/wasm");
-  const made = () => ({ bytes: Uint8Array.of(1), scratch: [] });
-  t.strictSame(await nowhere.module("a", made), made(), "without a folder");
+  const build = () => ({ bytes: Uint8Array.of(1), scratch: [] });
+  t.strictSame(await nowhere.module("a", build), build(), "without a folder");
   const endless = new ModuleCache("/proc/x/wasm");
-  t.strictSame(await endless.module("a", made), made(), "without a folder");
+  t.strictSame(await endless.module("a", build), build(), "without a folder");
 });

@@ -157,12 +157,12 @@ async function run(
 
 /** Reads the next line that a process prints. */
 async function nextLine(child: ChildProcess): Promise<string> {
-  let said = "";
+  let line = "";
   for await (const part of child.stdout!.iterator({ destroyOnReturn: false })) {
-    said += part;
-    if (said.endsWith("\n")) break;
+    line += part;
+    if (line.endsWith("\n")) break;
   }
-  return said;
+  return line;
 }
 
 /** Files written by the first runtime, by name; other runtimes must write the same bytes. */

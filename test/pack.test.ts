@@ -117,11 +117,11 @@ writeFileSync(
   join(PROJECT, "package.json"),
   '{ "name": "elsewhere", "private": true, "type": "module" }',
 );
-const how = install(join(PROJECT, tarball));
+const installed = install(join(PROJECT, tarball));
 cpSync(join(ROOT, "examples/layer.ts"), join(PROJECT, "layer.ts"));
 
 t.test("npm installs the tarball", {
-  skip: how === "npm" ? false : "no registry; unpacked and linked",
+  skip: installed === "npm" ? false : "no registry; unpacked and linked",
 }, (t) => {
   t.ok(existsSync(join(PROJECT, "node_modules/.bin/switchyard")));
   t.end();
@@ -421,23 +421,23 @@ t.test("docs/library.md: its programs run under Node.js and Deno, and type-check
     writeFileSync(join(folder, `${name}.mjs`), text!);
     return `${name}.mjs`;
   });
-  const said = new Map<string, string>();
+  const outputs = new Map<string, string>();
   for (const { name, program, argv, skip } of ableInTurn([NODE, DENO])) {
     await t.test(name, { skip }, (t) => {
       rmSync(join(folder, "trained"), { recursive: true, force: true });
       for (const file of files) {
         const ended = call(program, [...argv, file], folder);
         t.equal(ended.status, 0, `${file}: ${ended.stderr}`);
-        t.equal(ended.stdout, said.get(file) ?? ended.stdout, file);
-        said.set(file, ended.stdout);
+        t.equal(ended.stdout, outputs.get(file) ?? ended.stdout, file);
+        outputs.set(file, ended.stdout);
       }
       t.ok(existsSync(join(folder, "trained")));
       t.end();
     });
   }
-  t.match(said.get("run.mjs"), /^\[ 24, 32 \] \d/);
-  t.match(said.get("generate.mjs"), /\w+/);
-  t.match(said.get("train.mjs"), /^1 \d.*\n2 \d/);
+  t.match(outputs.get("run.mjs"), /^\[ 24, 32 \] \d/);
+  t.match(outputs.get("generate.mjs"), /\w+/);
+  t.match(outputs.get("train.mjs"), /^1 \d.*\n2 \d/);
   writeFileSync(join(folder, "browser.mjs"), browser!);
   const options = {
     strict: true,
@@ -506,23 +506,23 @@ t.test(
       ],
     ], { stdio: ["pipe", "pipe", "ignore"] });
     t.teardown(() => server.kill());
-    const ask = (command: string, given: object): void => {
-      const request = { seq: 0, type: "request", command, arguments: given };
+    const ask = (command: string, fields: object): void => {
+      const request = { seq: 0, type: "request", command, arguments: fields };
       server.stdin.write(`${JSON.stringify(request)}\n`);
     };
     ask("open", { file });
     ask("geterr", { files: [file], delay: 0 });
-    let said = "";
+    let received = "";
     for await (const part of server.stdout) {
-      said += part;
+      received += part;
       // The server reports news, and an editor then asks again.
       if (/projectsUpdatedInBackground/.test(String(part))) {
         ask("geterr", { files: [file], delay: 0 });
       }
-      if (/Cannot choose 9 of axis/.test(said)) break;
+      if (/Cannot choose 9 of axis/.test(received)) break;
     }
     t.match(
-      said,
+      received,
       /Cannot choose 9 of axis 'expert': expected a whole number from 1 to 8/,
     );
   },

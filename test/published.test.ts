@@ -56,11 +56,11 @@ function bytesOf(name: string, facts: readonly ParamFacts[]): number {
 function agrees(value: number, text: string): boolean {
   const [, digits, scale] = /^([\d.]+)([BM])$/.exec(text)!;
   const decimals = digits!.split(".")[1]?.length ?? 0;
-  const whole = scale === "B" ? 1e9 : 1e6;
+  const factor = scale === "B" ? 1e9 : 1e6;
   // "400M" is rounded to hundreds.
   const zeros = decimals === 0 ? /0*$/.exec(digits!)![0].length : 0;
-  const unit = whole * 10 ** (zeros - decimals);
-  return Math.abs(value - Number(digits) * whole) < unit;
+  const unit = factor * 10 ** (zeros - decimals);
+  return Math.abs(value - Number(digits) * factor) < unit;
 }
 
 /** Parameters of the vision part of Llama 4 Scout, which is not built: 34 layers of 1408 with 5632; no projections. */

@@ -117,8 +117,8 @@ t.test("important columns have smaller errors", (t) => {
   );
   for (const type of ENCODED) {
     if (type.name === "Q8_0") continue;
-    const errorOf = (given: Float32Array | undefined) =>
-      valuesOf(type, encodeRows(values, type, given)).reduce(
+    const errorOf = (columnImportance: Float32Array | undefined) =>
+      valuesOf(type, encodeRows(values, type, columnImportance)).reduce(
         (sum, x, i) => sum + (i % 8 === 0 ? (x - values[i]!) ** 2 : 0),
         0,
       );

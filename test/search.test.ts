@@ -121,8 +121,8 @@ t.test("replicas win if exchanges cost more than they save, and the crossover is
   const against = await searched(t, slow);
   const [best, ...others] = against.found;
   t.strictSame([best!.mesh, best!.replicas], [{ ep: 1, tp: 1 }, 2]);
-  const apart = others.find(({ mesh }) => mesh.ep === 2)!;
-  t.match(apart.why, /^exchanges within a node are 9\d % of a step/);
+  const sharded = others.find(({ mesh }) => mesh.ep === 2)!;
+  t.match(sharded.why, /^exchanges within a node are 9\d % of a step/);
   // An exchange takes 10 ms; all weights are read in 30 ms.
   t.strictSame(against.crossover!.crossings, []);
   t.equal(against.crossover!.first, "replicas");

@@ -118,9 +118,9 @@ t.test("choices use different random numbers, and streams are equal", async (t) 
     seed: 11,
     max_tokens: 10,
   };
-  const whole = await client.completions.create(request);
-  const texts = whole.choices.map(({ text }) => text);
-  t.strictSame(whole.choices.map(({ index }) => index), [0, 1, 2, 3, 4, 5]);
+  const response = await client.completions.create(request);
+  const texts = response.choices.map(({ text }) => text);
+  t.strictSame(response.choices.map(({ index }) => index), [0, 1, 2, 3, 4, 5]);
   t.equal(new Set(texts).size, 6);
   const streamed = texts.map(() => "");
   const reasons = texts.map((): string | null => null);
@@ -138,8 +138,8 @@ t.test("choices use different random numbers, and streams are equal", async (t) 
     usage = chunk.usage ?? usage;
   }
   t.strictSame(streamed, texts);
-  t.strictSame(reasons, whole.choices.map((choice) => choice.finish_reason));
-  t.strictSame(usage, whole.usage);
+  t.strictSame(reasons, response.choices.map((choice) => choice.finish_reason));
+  t.strictSame(usage, response.usage);
   const alone = await client.completions.create({
     ...request,
     prompt: "The fox",
@@ -244,12 +244,12 @@ t.test("a conversation is answered as by generate --chat", async (t) => {
     logprobs: true,
     top_logprobs: 2,
   };
-  const whole = await client.chat.completions.create(request);
+  const response = await client.chat.completions.create(request);
   const expected = await generated(
     ...["--chat", "--system", "Be brief.", "-p", "Tell me of the fox."],
     ...["--seed", "3", "--temperature", "1", "-n", "16", "--logprobs", "2"],
   );
-  const [choice] = whole.choices;
+  const [choice] = response.choices;
   t.equal(choice!.message.content, expected.text);
   t.strictSame(
     choice!.logprobs!.content!.map(({ logprob, top_logprobs }) => [
@@ -391,11 +391,11 @@ t.test("routed experts of tokens, their load, and bytes sent", async (t) => {
       readonly routed_experts: readonly (number[][])[];
     }[];
   }
-  const whole = await (await stats.post("/v1/completions", {
+  const response = await (await stats.post("/v1/completions", {
     ...ask,
     routed_experts: true,
   })).json() as Body;
-  const experts = whole.choices[0]!.routed_experts;
+  const experts = response.choices[0]!.routed_experts;
   t.equal(experts.length, 40);
   for (const layers of experts) {
     t.equal(layers.length, 4);
@@ -563,20 +563,20 @@ t.test("an interrupted server completes its requests in progress", async (t) => 
 });
 
 t.test("reasons why a server cannot start", async (t) => {
-  const said = async (...args: string[]) => {
+  const errorOf = async (...args: string[]) => {
     const { code, err } = await switchyard(["serve", ...args]);
     return [code, err.split(":")[0]];
   };
-  t.strictSame(await said("examples/layer.ts"), [
+  t.strictSame(await errorOf("examples/layer.ts"), [
     1,
     "Cannot serve 'examples/layer.ts'",
   ]);
-  t.strictSame(await said(folder, "--port", "99999"), [
+  t.strictSame(await errorOf(folder, "--port", "99999"), [
     2,
     "Cannot use --port '99999'. Give a whole number from 0 to 65535\n",
   ]);
   const { port } = new URL(server.address);
-  t.strictSame(await said(folder, "--adapter", "cpu", "--port", port), [
+  t.strictSame(await errorOf(folder, "--adapter", "cpu", "--port", port), [
     3,
     `Cannot listen on 127.0.0.1, port ${port}`,
   ]);
@@ -600,11 +600,11 @@ t.test("the programs of docs/serve.md print the documented output", async (t) =>
   const demo = await startServer(checkpointFolder("demo-lm"));
   t.teardown(() => demo.stop());
   const page = readPage("serve.md");
-  const [whole, stream] = programsOf(page).map((text) =>
+  const [response, stream] = programsOf(page).map((text) =>
     runProgram(text.replaceAll("http://127.0.0.1:8000", demo.address))
   );
   const [, shown] = /```\n\n```\n(there.*?\n)```/s.exec(page)!;
-  t.equal(await whole, shown);
+  t.equal(await response, shown);
   t.equal((await stream)!.trimEnd().split("\n").length, 3);
 });
 

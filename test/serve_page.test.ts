@@ -29,16 +29,16 @@ t.test("a conversation and its tokens", OPTIONS, async (t) => {
     await page.fill("textarea", text);
     await page.click("button[type=submit]");
   };
-  const says = async (text: string) => {
+  const waitForStatus = async (text: string) => {
     await page.locator("[role=status]", { hasText: text }).waitFor();
   };
   await send("Who is the fox?");
-  await says("the API key is missing or wrong");
+  await waitForStatus("the API key is missing or wrong");
   await page.fill("[name=key]", "one");
   await page.fill("[name=tokens]", "12");
   await page.fill("[name=temperature]", "0");
   await send("Who is the fox?");
-  await says("The answer is complete.");
+  await waitForStatus("The answer is complete.");
   const { choices } = await (await server.post("/v1/chat/completions", {
     // The rejected message is not part of the conversation.
     messages: [{ role: "user", content: "Who is the fox?" }],

@@ -41,10 +41,13 @@ function isTree(text: string): boolean {
 async function complete(
   more: Omit<Partial<OpenAI.ChatCompletionCreateParams>, "stream">,
 ): Promise<OpenAI.ChatCompletion.Choice> {
-  const whole = await client.chat.completions.create({ ...request, ...more });
+  const response = await client.chat.completions.create({
+    ...request,
+    ...more,
+  });
   const stream = client.chat.completions.stream({ ...request, ...more });
   const streamed = await stream.finalChatCompletion();
-  const { content, tool_calls } = whole.choices[0]!.message;
+  const { content, tool_calls } = response.choices[0]!.message;
   const { message, finish_reason } = streamed.choices[0]!;
   t.equal(message.content, content);
   t.strictSame(
@@ -56,8 +59,8 @@ async function complete(
       [call.id, call.function.name, call.function.arguments]
     ),
   );
-  t.equal(finish_reason, whole.choices[0]!.finish_reason);
-  return whole.choices[0]!;
+  t.equal(finish_reason, response.choices[0]!.finish_reason);
+  return response.choices[0]!;
 }
 
 /** Tool calls of a choice. */
@@ -261,14 +264,14 @@ t.test("responses: items, and the events that build them", async (t) => {
     seed: 5,
     grammar,
   };
-  const whole = await client.responses.create(asked);
-  t.equal(whole.status, "completed");
-  t.equal(whole.output_text, "Yes.");
-  const kinds = whole.output.map(({ type }) => type);
+  const response = await client.responses.create(asked);
+  t.equal(response.status, "completed");
+  t.equal(response.output_text, "Yes.");
+  const kinds = response.output.map(({ type }) => type);
   t.strictSame(kinds, ["reasoning", "message", "function_call"]);
-  const call = whole.output.find((one) => one.type === "function_call")!;
+  const call = response.output.find((one) => one.type === "function_call")!;
   t.match(call, { name: "climb", arguments: '{"tree": "elm"}' });
-  t.ok(whole.usage!.output_tokens > 0);
+  t.ok(response.usage!.output_tokens > 0);
 
   const stream = client.responses.stream(asked);
   const deltas: { [type: string]: string } = {};
@@ -303,14 +306,14 @@ t.test("responses: items, and the events that build them", async (t) => {
   const final = await stream.finalResponse();
   const plain = (items: readonly object[]) =>
     items.map((item) => ({ ...item, id: "", parsed_arguments: undefined }));
-  t.equal(final.output_text, whole.output_text);
-  t.match(plain(final.output), plain(whole.output));
+  t.equal(final.output_text, response.output_text);
+  t.match(plain(final.output), plain(response.output));
 
   const followed = await client.responses.create({
     model: "demo-lm",
     input: [
       { role: "user", content: [{ type: "input_text", text: "Where?" }] },
-      ...whole.output as OpenAI.Responses.ResponseInputItem[],
+      ...response.output as OpenAI.Responses.ResponseInputItem[],
       { type: "function_call_output", call_id: call.call_id, output: "Down." },
     ],
     max_output_tokens: 3,

@@ -68,12 +68,12 @@ t.test("a limit of memory", { skip: SKIP }, (t) => {
 });
 
 t.test("other errors are named", { skip: SKIP }, (t) => {
-  const says: { readonly [error: string]: string } = {
+  const messages: { readonly [error: string]: string } = {
     "first line\\nsecond": "'first line'. Install the package again (npm ci)",
     "Array buffer allocation failed":
       "there is too little memory. Free some, or raise the limit (ulimit -v)",
   };
-  for (const [error, sentence] of Object.entries(says)) {
+  for (const [error, sentence] of Object.entries(messages)) {
     const { status, stderr } = spawnSync(process.execPath, [
       "--import",
       `data:text/javascript,import fs from 'node:fs'; import { syncBuiltinESMExports } from 'node:module'; fs.existsSync = () => { throw new Error('${error}'); }; syncBuiltinESMExports();`,

@@ -121,7 +121,7 @@ async function compiled(of: Case, options: CompileOptions) {
 }
 
 t.test("bits do not depend on the strategy", async (t) => {
-  let cut = 0;
+  let chunked = 0;
   let both = 0;
   await fc.assert(
     fc.asyncProperty(
@@ -156,7 +156,7 @@ t.test("bits do not depend on the strategy", async (t) => {
         const once = steps.some(({ part }) =>
           part?.part === "exchange indices"
         );
-        if (inChunks) cut++;
+        if (inChunks) chunked++;
         if (inChunks && once) both++;
         const found = await runPlan(of, "cpu", plan);
         const values = found.map((outputs) =>
@@ -173,7 +173,10 @@ t.test("bits do not depend on the strategy", async (t) => {
     ),
     { numRuns: RUNS, seed: 16 },
   );
-  t.ok(cut > 3 && both > 1, `${cut} in chunks, ${both} of them deduplicated`);
+  t.ok(
+    chunked > 3 && both > 1,
+    `${chunked} in chunks, ${both} of them deduplicated`,
+  );
 });
 
 t.test("fast numerics sum rows before they return", async (t) => {
@@ -225,12 +228,14 @@ t.test("fast numerics sum rows before they return", async (t) => {
           if (!name.startsWith("check.")) continue;
           if (data.some((n) => n !== 0)) throw new Error("rows are lost");
         }
-        const far = [...found!.y!.data].findIndex((n, i) =>
+        const wrong = [...found!.y!.data].findIndex((n, i) =>
           !(Math.abs(n - wanted!.y!.data[i]!) <= 1e-5)
         );
-        if (far >= 0) {
+        if (wrong >= 0) {
           throw new Error(
-            `y[${far}] = ${found!.y!.data[far]}, not ${wanted!.y!.data[far]}`,
+            `y[${wrong}] = ${found!.y!.data[wrong]}, not ${
+              wanted!.y!.data[wrong]
+            }`,
           );
         }
         return digest([again!]) === digest([found!]);
@@ -313,11 +318,11 @@ t.test("weights of experts are gathered in their stored dtype, and no rows are s
       stages: 0,
     });
     // A rank with two 16-bit scales stores four; the padding is not gathered.
-    const apart = await statisticsOf(of, {
+    const padded = await statisticsOf(of, {
       mesh: { ep: 4 },
       dispatcher: "gatherWeights",
     });
-    t.equal(apart.results, wanted);
+    t.equal(padded.results, wanted);
   }
 });
 

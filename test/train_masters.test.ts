@@ -57,8 +57,8 @@ function bitsOf(hex: string): Uint16Array {
 /** Returns the master of a parameter; for an expert, its slice of the stacked master. */
 function masterOf({ optimizerState }: OnDisk, name: string, kind = "adamw") {
   const expert = /\.experts\.(\d+)\./.exec(name);
-  const whole = name.replace(/\.experts\.\d+\./, ".experts.{expert}.");
-  const hex = optimizerState[`${kind}.master.${whole}`];
+  const stacked = name.replace(/\.experts\.\d+\./, ".experts.{expert}.");
+  const hex = optimizerState[`${kind}.master.${stacked}`];
   if (hex === undefined) throw new Error(`'${name}' has no master`);
   if (!expert) return floatsOf(hex);
   const all = floatsOf(hex);
@@ -124,17 +124,19 @@ for (const dtype of inTurn(["bf16", "f16"] as const, 2)) {
     }, "'generate' reads it");
 
     const on = ["--mesh", "dp=2,ep=2"];
-    const whole = await run("whole", 4, ...on);
-    checkRounded(t, whole, dtype);
-    let far = 0;
+    const replicated = await run("whole", 4, ...on);
+    checkRounded(t, replicated, dtype);
+    let maxError = 0;
     for (const name of Object.keys(one.parameters)) {
-      const [here, alone] = [masterOf(whole, name), masterOf(one, name)];
-      here.forEach((x, i) => far = Math.max(far, Math.abs(x - alone[i]!)));
+      const [here, alone] = [masterOf(replicated, name), masterOf(one, name)];
+      here.forEach((x, i) =>
+        maxError = Math.max(maxError, Math.abs(x - alone[i]!))
+      );
     }
-    t.ok(far < 2e-3, `masters close to those of one rank, ${far}`);
+    t.ok(maxError < 2e-3, `masters close to those of one rank, ${maxError}`);
     t.comment(repeatWith());
     const assigned = await run("assigned", 4, ...on, ...SHARDED);
-    t.same(same(assigned), same(whole), "sharded: all bytes");
+    t.same(same(assigned), same(replicated), "sharded: all bytes");
     await run("stopped", 2, ...on, ...SHARDED);
     await run("stopped", 4, ...on, ...SHARDED, "--resume");
     t.same(

@@ -58,8 +58,8 @@ t.test("run-time checks have the messages and lines of type errors", (t) => {
         .exec(said);
     const options = choice?.[2] ?? choice?.[4];
     if (options === undefined || options === "DType") continue;
-    const given = choice?.[1] ?? choice?.[3] ?? "";
-    t.ok(message.includes(given), `line ${line} names '${given}'`, { message });
+    const name = choice?.[1] ?? choice?.[3] ?? "";
+    t.ok(message.includes(name), `line ${line} names '${name}'`, { message });
     const expected = message.split(": expected ")[1];
     if (expected === undefined) continue;
     t.strictSame(

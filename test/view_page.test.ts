@@ -394,8 +394,8 @@ t.test("a running training is followed", OPTIONS, async (t) => {
     ...["--steps", "30", "--out", out, "--adapter", "cpu", "--watch"],
   ], { cwd: ROOT, stdio: ["ignore", "ignore", "pipe"] });
   const ended = once(training, "exit");
-  const [said] = await once(training.stderr, "data") as [Buffer];
-  const [, address] = /Watch at (\S+)/.exec(`${said}`)!;
+  const [output] = await once(training.stderr, "data") as [Buffer];
+  const [, address] = /Watch at (\S+)/.exec(`${output}`)!;
   const { page, complaints } = await openPage(browser!, address!);
   await page.locator("[role=status]", { hasText: "Wrote" }).waitFor();
   t.strictSame((await ended)[0], 0);
@@ -425,8 +425,8 @@ t.test("a served page runs its plan", OPTIONS, async (t) => {
     ...["--max-context", "256", "--max-sequences", "1", "--run"],
   ], { cwd: ROOT, stdio: ["ignore", "pipe", "inherit"] });
   const ended = once(serving, "exit");
-  const [said] = await once(serving.stdout, "data") as [Buffer];
-  const [, address] = /Open (\S+)/.exec(`${said}`)!;
+  const [output] = await once(serving.stdout, "data") as [Buffer];
+  const [, address] = /Open (\S+)/.exec(`${output}`)!;
   const { page, complaints } = await openPage(browser!, "about:blank");
   await page.addInitScript(LOSABLE);
   await page.goto(address!);
