@@ -136,7 +136,7 @@ t.test("formatPlan() prints everything and is deterministic", async (t) => {
   const text = formatPlan(await goodPlan("layer", { dp: 2, ep: 2 }));
   t.equal(formatPlan(await goodPlan("layer", { dp: 2, ep: 2 })), text);
   const heading =
-    /%2 = dispatch x by sendRow over ep : f32\[expert\/ep:8 slot embed:16\] {2}\/\/ test\/helpers\/plans\.ts:\d+:\d+\n/;
+    /%2 = dispatch x by sendRow over ep : f32\[expert\/ep:8 slot embed:16\] {2}\/\/ test\/helpers\/mixtral_layer\.ts:\d+:\d+\n/;
   t.match(text, heading);
   t.match(text, /%9 = combine \S+ by sendRow over ep : f32\[token\/dp\+ep<=64/);
   t.match(text, /expert\/ep +8 +over ep table \[0 1 2 3\] \[4 5 6 7\]\n/);
