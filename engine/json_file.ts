@@ -1,6 +1,7 @@
 /** JSON objects from files. */
 
 import { DataError } from "../spec/errors.ts";
+import { isLfsPointer, LFS_POINTER } from "../spec/lfs_pointer.ts";
 import { JsonError, parseJson } from "../spec/parse_json.ts";
 import type { FileSystem } from "./files.ts";
 
@@ -19,12 +20,11 @@ export function parseJsonObject(
 ): { readonly [key: string]: unknown } {
   let value: unknown;
   try {
-    value = parseJson(text);
+    value = parsePythonJson(text);
   } catch (error) {
     if (!(error instanceof JsonError)) throw error;
-    throw new DataError(
-      `Cannot read '${path}': it ${error.state}. Copy it again`,
-    );
+    const state = isLfsPointer(text) ? LFS_POINTER : error.state;
+    throw new DataError(`Cannot read '${path}': it ${state}. Copy it again`);
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new DataError(
@@ -32,4 +32,24 @@ export function parseJsonObject(
     );
   }
   return value as { readonly [key: string]: unknown };
+}
+
+/** Strings, and numbers that Python writes and JSON does not have. */
+const LITERALS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN/g;
+
+/**
+ * Parses JSON that Python may have written. `Infinity` is read as `{"__float__": "Infinity"}`, the encoding of
+ * transformers, which survives when it is written as JSON again. Throws JsonError.
+ */
+function parsePythonJson(text: string): unknown {
+  try {
+    return parseJson(text);
+  } catch (error) {
+    const encoded = text.replace(
+      LITERALS,
+      (found) => found.startsWith('"') ? found : `{"__float__":"${found}"}`,
+    );
+    if (encoded === text) throw error;
+    return parseJson(encoded);
+  }
 }

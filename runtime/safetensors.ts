@@ -1,6 +1,7 @@
 /** Safetensors files: a checked directory of their tensors; reading; writing. */
 
 import { DataError } from "../spec/errors.ts";
+import { isLfsPointer, LFS_POINTER } from "../spec/lfs_pointer.ts";
 import type { PackedDType } from "../spec/packed.ts";
 import { shown } from "../spec/shown.ts";
 import { bytesOf, elementCount, type HostTensor } from "./host_tensor.ts";
@@ -68,6 +69,9 @@ async function readHeader(source: FileSource): Promise<TensorEntry[]> {
   const length = Number(
     new DataView(first.buffer, first.byteOffset, 8).getBigUint64(0, true),
   );
+  if (isLfsPointer(new TextDecoder().decode(first))) {
+    refuse(`it ${LFS_POINTER}`);
+  }
   if (length > LONGEST_HEADER) {
     refuse(
       `its header claims ${length} bytes, more than the ${LONGEST_HEADER} that the format allows`,

@@ -56,7 +56,23 @@ function header(change: (text: string) => string) {
   });
 }
 
+/** What a clone has in place of a large file. */
+const POINTER =
+  "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+
 const CHECKPOINTS: readonly BadCheckpoint[] = [
+  {
+    title: "weights that are a Git LFS pointer",
+    damage: file("model.safetensors", (f) => writeFileSync(f, POINTER)),
+    message:
+      "Cannot open 'FOLDER/model.safetensors': it is a Git LFS pointer, which 'git lfs pull' replaces by the file. Get the file again",
+  },
+  {
+    title: "a configuration that is a Git LFS pointer",
+    damage: file("config.json", (f) => writeFileSync(f, POINTER)),
+    message:
+      "Cannot read 'FOLDER/config.json': it is a Git LFS pointer, which 'git lfs pull' replaces by the file. Copy it again",
+  },
   {
     title: "a file of three bytes",
     damage: file("model.safetensors", (f) => writeFileSync(f, "abc")),

@@ -4,9 +4,11 @@ import { readFileSync } from "node:fs";
 import t from "tap";
 import { type ParamFacts, paramFacts, trace } from "../compiler/mod.ts";
 import { configurationOf } from "../engine/configuration.ts";
+import { parseJsonObject } from "../engine/json_file.ts";
 import { readStoredAs } from "../engine/stored_as.ts";
 import { publishedModel } from "../models/published.ts";
 import { encodedBytes, type WeightEncoding } from "../spec/encoding.ts";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
 
 const CONFIGS = new URL("references/configs/", import.meta.url);
 
@@ -79,6 +81,25 @@ for (const [name, { parameters, active, bytes }] of Object.entries(PUBLISHED)) {
     t.end();
   });
 }
+
+t.test("a configuration with the numbers that Python writes", (t) => {
+  const config = checkpointFolder("nemotronh-16e") + "/config.json";
+  const text = readFileSync(config, "utf8");
+  const written = text.replace(/\{\s*"__float__": "Infinity"\s*\}/, "Infinity");
+  t.not(written, text);
+  t.strictSame(parseJsonObject(written, ""), parseJsonObject(text, ""));
+  t.strictSame(
+    parseJsonObject('{"a": "-Infinity, \\"NaN", "b": -Infinity}', ""),
+    {
+      a: '-Infinity, "NaN',
+      b: { __float__: "-Infinity" },
+    },
+  );
+  t.throws(() => parseJsonObject('{"a": NaNa}', ""), {
+    message: "Cannot read '': it is not JSON. Copy it again",
+  });
+  t.end();
+});
 
 t.test("DeepSeek-V3 with its predictor has the elements and bytes of its files", (t) => {
   const facts = factsOf("deepseek-v3");

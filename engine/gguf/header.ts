@@ -1,6 +1,7 @@
 /** The header of a GGUF file: its keys, and the locations of its tensors. */
 
 import { DataError } from "../../spec/errors.ts";
+import { isLfsPointer, LFS_POINTER } from "../../spec/lfs_pointer.ts";
 import { shown } from "../../spec/shown.ts";
 import type { OpenFile } from "../files.ts";
 import {
@@ -49,6 +50,12 @@ export async function readGguf(
   path: string,
   file: OpenFile,
 ): Promise<GgufHeader> {
+  const start = await file.read(0, Math.min(8, file.size));
+  if (isLfsPointer(new TextDecoder().decode(start))) {
+    throw new DataError(
+      `Cannot open '${path}': it ${LFS_POINTER}. Get the file again`,
+    );
+  }
   let parsed;
   // Loaded on demand: no other command waits for it.
   const { gguf } = await import("@huggingface/gguf");
@@ -62,7 +69,7 @@ export async function readGguf(
       }. Get the file again`,
     );
   }
-  const start = Number(parsed.tensorDataOffset);
+  const dataOffset = Number(parsed.tensorDataOffset);
   // The parser reads zeros past the end of a file.
   if (parsed.tensorInfoByteRange[1] > file.size) {
     throw new DataError(
@@ -88,7 +95,7 @@ export async function readGguf(
     const bytes = isBlockType(type)
       ? elements / type.elements * type.bytes
       : elements * type.bytes;
-    const offset = start + Number(info.offset);
+    const offset = dataOffset + Number(info.offset);
     const hasFullBlocks = !isBlockType(type) ||
       shape.at(-1)! % type.elements === 0;
     if (
