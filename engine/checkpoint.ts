@@ -74,8 +74,13 @@ export async function openConfiguration(
 ): Promise<Omit<Checkpoint, "weightFiles">> {
   const names = new Set(await files.list(folder));
   if (!names.has("config.json")) {
+    const found = [...names].filter(isGguf).sort()[0];
     throw new DataError(
-      `Cannot read '${folder}': it has no config.json. Give a checkpoint folder, a model file or a plan`,
+      `Cannot read '${folder}': it has no config.json. Give ${
+        found === undefined
+          ? "a checkpoint folder, a model file or a plan"
+          : `a GGUF file, such as '${files.join(folder, found)}'`
+      }`,
     );
   }
   const config = await readJsonObject(

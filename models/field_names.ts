@@ -142,20 +142,36 @@ const CHANGE_NOTHING: ReadonlySet<string> = new Set([
   "bos_token_id",
   "dtype",
   "eos_token_id",
+  "hidden_dropout",
+  "index_share_for_mtp_iteration",
   "initializer_range",
+  "mamba_ssm_cache_dtype",
   "model_type",
+  "moe_router_dtype",
+  "moe_shared_expert_overlap",
+  "mtp_layers_block_type",
   "name_or_path",
   "_name_or_path",
+  "num_logits_to_keep",
   "output_router_logits",
   "pad_token_id",
   "pretraining_tp",
+  "rescale_prenorm_residual",
+  "residual_in_fp32",
   "router_aux_loss_coef",
+  "time_step_floor",
+  "time_step_max",
+  "time_step_min",
   "torch_dtype",
   "transformers_version",
   "use_cache",
+  "use_mamba_kernels",
 ]);
+
+/** Fields of the parts of a model besides its text model, such as `vision_config` and `image_token_id`. */
+const OTHER_PARTS = /^(vision|image|video|audio|bo[ai]|eo[ai])_/;
 
 /** Returns whether a field of config.json has no effect on the computation. */
 export function changesNothing(key: string): boolean {
-  return CHANGE_NOTHING.has(key);
+  return CHANGE_NOTHING.has(key) || OTHER_PARTS.test(key);
 }

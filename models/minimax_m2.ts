@@ -8,10 +8,12 @@ import {
   type DecoderOptions,
   defineFamily,
   experts,
+  fieldError,
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
   ignoreFields,
+  integersField,
   normAllHeads,
   NUMBERED,
   project,
@@ -35,6 +37,11 @@ function readConfig(config: Config): GroupedDecoder {
   requireField(config, "qk_norm_type", "per_layer");
   requireField(config, "use_routing_bias", true);
   requireField(config, "shared_intermediate_size", 0);
+  requireField(config, "sliding_window", null);
+  const kinds = integersField(config, "attn_type_list") ?? [];
+  if (kinds.some((kind) => kind !== 1)) {
+    throw fieldError("attn_type_list", kinds, "a list of ones");
+  }
   ignoreFields(config, [
     "use_mtp",
     "num_mtp_modules",

@@ -26,6 +26,7 @@ import {
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
+  ignoreFields,
   integerField,
   type Mamba,
   mamba,
@@ -78,6 +79,8 @@ function readConfig(config: Config): NemotronHConfig {
   requireField(config, "mamba_hidden_act", "silu");
   requireField(config, "moe_latent_size", null);
   requireField(config, "sliding_window", null);
+  // Kernels have other chunks, and heads have their own sizes.
+  ignoreFields(config, ["chunk_size", "expand", "norm_eps"]);
   const field = (key: string, value: number, min = 1) =>
     integerField(config, key, { default: value, min });
   const kinds = readKinds(config);

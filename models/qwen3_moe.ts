@@ -32,6 +32,9 @@ type Qwen3MoeConfig = QwenConfig;
 /** Reads a config.json of `Qwen3MoeForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): Qwen3MoeConfig {
   requireField(config, "attention_bias", false);
+  requireField(config, "qkv_bias", false);
+  requireField(config, "use_qk_norm", true);
+  requireField(config, "shared_expert_intermediate_size", 0);
   requireLayerTypes(config, () => "full_attention");
   return qwenFields(config, {
     layers: 24,

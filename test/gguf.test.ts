@@ -718,6 +718,15 @@ t.test("damaged files are rejected with one message", async (t) => {
     t.equal(err.trim().split("\n").length, 1, err);
   };
   await refused(Buffer.from("not a model"), /^Cannot open .*header is damaged/);
+  const part = { "split.no": { u32: 1 }, "split.count": { u32: 3 } };
+  await refused(
+    Buffer.concat([...writeGguf(part, {})]),
+    /^Cannot open .*: it is part 2 of 3 of a model\. Give the first part$/m,
+  );
+  t.match(
+    (await switchyard(["plan", folder])).err,
+    `it has no config.json. Give a GGUF file, such as '${file}'`,
+  );
   await refused(
     complete.subarray(0, complete.length - 64),
     /does not fit in the file/,

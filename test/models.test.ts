@@ -215,7 +215,7 @@ t.test("an unknown architecture is compared with the built-in ones", (t) => {
       [
         "nemotronh-16e",
         {},
-        "'NemotronHForCausalLM', which does not read 'chunk_size', 'expand', 'hidden_dropout', 'mamba_ssm_cache_dtype', 'moe_shared_expert_overlap', 'mtp_layers_block_type' and 7 more",
+        "'NemotronHForCausalLM', which reads all of them",
       ],
       [
         "qwen35moe-8e-wrapped",

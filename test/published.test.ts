@@ -101,6 +101,40 @@ t.test("a configuration with the numbers that Python writes", (t) => {
   t.end();
 });
 
+/** Fields of published files beside those of `references/configs`. */
+const MORE: { readonly [name: string]: object } = {
+  "gemma-4-26b-a4b": { vision_config: {}, boi_token_id: 1 },
+  "glm-4.5-air": { moe_router_dtype: "float32" },
+  "minimax-m2": { attn_type_list: [1, 1], sliding_window: null },
+  "nemotron-3-nano": {
+    chunk_size: 128,
+    expand: 2,
+    hidden_dropout: 0,
+    norm_eps: 1e-5,
+    residual_in_fp32: false,
+    time_step_min: 1e-3,
+    use_mamba_kernels: true,
+  },
+  "qwen3-30b-a3b": {
+    qkv_bias: false,
+    shared_expert_intermediate_size: 0,
+    use_qk_norm: true,
+  },
+};
+
+t.test("all fields of published configurations are known", (t) => {
+  for (const [name, more] of Object.entries(MORE)) {
+    const { published } = configurationOf({ ...read(name), ...more }, name);
+    t.strictSame(published.unread, [], name);
+  }
+  t.throws(
+    () =>
+      configurationOf({ ...read("minimax-m2"), attn_type_list: [1, 0] }, ""),
+    { message: "'attn_type_list' is [1,0]. It must be a list of ones" },
+  );
+  t.end();
+});
+
 t.test("DeepSeek-V3 with its predictor has the elements and bytes of its files", (t) => {
   const facts = factsOf("deepseek-v3");
   const layer = facts.filter(({ name }) => name.startsWith("model.layers.60."));

@@ -420,6 +420,14 @@ export function architectureOf(
   const dense = name === "llama" &&
     (numberOf(keys, "llama.expert_count") ?? 0) === 0;
   if (row !== undefined && !dense) return { name, row };
+  const part = numberOf(keys, "split.no") ?? 0;
+  if (part > 0) {
+    throw new DataError(
+      `Cannot open '${path}': it is part ${part + 1} of ${
+        numberOf(keys, "split.count")
+      } of a model. Give the first part`,
+    );
+  }
   const known = new Set(
     Object.entries(ARCHITECTURES).map(([key, { name = key }]) => name),
   );
