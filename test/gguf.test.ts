@@ -756,7 +756,7 @@ t.test("damaged files are rejected with one message", async (t) => {
   );
 });
 
-t.test("heads with an odd number of rows are rejected", async (t) => {
+t.test("rows that are not pairs within heads are rejected", async (t) => {
   const file = join(temporaryFolder(t), "odd.gguf");
   for (const u32 of [0, 3, 8]) {
     const keys = {
@@ -825,7 +825,7 @@ t.test("value heads that do not match their tensor are rejected", async (t) => {
   }
 });
 
-t.test("texts are split like by the original tokenizers", (t) => {
+t.test("texts are split as by the original tokenizers", (t) => {
   const split = (name: string, text: string) =>
     SPLITS[name]!.reduce((parts, pattern) => {
       // Case-insensitive groups are not supported by all JavaScript versions.

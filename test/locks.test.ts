@@ -63,7 +63,7 @@ async function tell(child: ChildProcess, task: ContenderTask): Promise<number> {
   return (await answer)[0];
 }
 
-t.test("of 24 contenders in 6 processes one acquires each of 60 locks", async (t) => {
+t.test("one of 24 contenders in 6 processes acquires each of 60 locks", async (t) => {
   const folder = temporaryFolder(t);
   const children = Array.from({ length: 6 }, () => startContender());
   t.teardown(() => children.forEach((child) => child.kill()));

@@ -164,7 +164,7 @@ export const m = model({ a: 64, b: 64 }, (m) => ({ y: add(m.input("x", "a b"), 1
     1,
     "kernels that are not launched are not compiled",
   );
-  // A limit of one second for a compilation of many.
+  // One second for a compilation that takes many.
   const { status, stderr } = run((plan, kernel) => {
     const { tree } = plan.kernels[kernel]!;
     const { name } = tree.bindings[0]!;

@@ -93,7 +93,7 @@ for (
 for (const name of DISPATCHER_NAMES) {
   t.test(`the page has dispatcher ${name}`, (t) => {
     t.match(page, new RegExp(`^\\| \`${name}\` +\\|`, "m"));
-    // Steps after the router, if the dispatcher differs from the one above.
+    // The page quotes the nodes from 'route' on.
     const block = textOn({ dp: 2, ep: 2 }, name).split(
       /^(?=%\d+ = route )/m,
     )[1]!;

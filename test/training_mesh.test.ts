@@ -175,7 +175,7 @@ t.test("bytes of reductions match the prediction, and the plan states them", asy
   }
 });
 
-t.test("a matmul of partial sums has no other term", async (t) => {
+t.test("a matmul of partial sums adds no other term", async (t) => {
   const config = readJson("glm4moe-16e/config.json") as Config;
   const published = publishedModel(config).build({
     maxTokens: 64,
