@@ -1,16 +1,12 @@
 /** Prefetches beside transposed loads of rows. */
 
-/** Bytes of a cache line. */
-export const LINE = 64;
+import { LINE } from "../vector/loops.ts";
 
 /**
  * Added to the words of a load in `along_binding`: if rows are blocks with scales, if several arrays are read, and if
  * one row of the other operand reads them as streams.
  */
 export const BLOCKS = 64, ARRAYS = 128, STREAM = 256;
-
-/** Bytes between the loads of lanes up to which the loads of a loop are consecutive: a block of 32 values. */
-export const STREAM_APART = 2 * LINE;
 
 /**
  * Shapes of prefetches. The first is used unless another is measured to be faster. `ahead`: bytes from a load to its

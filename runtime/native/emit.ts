@@ -13,7 +13,8 @@ import type {
   Value,
 } from "../vector/ir.ts";
 import { repeatedIn } from "../vector/ir.ts";
-import { ARRAYS, BLOCKS, STREAM, STREAM_APART } from "./along.ts";
+import { STREAM_APART } from "../vector/loops.ts";
+import { ARRAYS, BLOCKS, STREAM } from "./along.ts";
 import { Writer } from "./writer.ts";
 
 /** An array in memory: its address and its length. */

@@ -3,12 +3,12 @@
  * functions of the vector IR; compiled without contraction.
  */
 
-import { tileWidths } from "../vector/loops.ts";
+import { LINE, STREAM_APART, tileWidths } from "../vector/loops.ts";
 import { MATH } from "../vector/math.ts";
 import { Emitter } from "./emit.ts";
 import { Writer } from "./writer.ts";
 import { FUSED_MACROS } from "./compiler.ts";
-import { ALONG_IN_C, LINE, STREAM_APART } from "./along.ts";
+import { ALONG_IN_C } from "./along.ts";
 import { BYTES_IN_C } from "./bytes.ts";
 import { LAUNCH_STRUCT } from "./records.ts";
 

@@ -34,7 +34,16 @@ const UNROLL_TWO = 700;
 const UNROLL = 4;
 
 /** Bytes of a cache line. Rows of fewer bytes are one stream. */
-const LINE = 64;
+export const LINE = 64;
+
+/** Bytes between the loads of lanes up to which the loads of a loop are one stream: a block of 32 values. */
+export const STREAM_APART = 2 * LINE;
+
+/**
+ * Maximum words of a stream that are transposed at once by vectors of 8 lanes. Halves of vectors are joined by loads
+ * instead of shuffles, and each line is prefetched several times: processors drop some prefetches.
+ */
+const STREAM_WORDS = 4;
 
 /** Vector registers of the smallest supported processor. */
 const REGISTERS = 16;
@@ -108,9 +117,17 @@ export function tileWidths(lanes: number): readonly number[] {
   return [lanes, lanes / 2, lanes / 4].filter((words) => words >= 4);
 }
 
-/** Iterations of a loop whose loads are transposed at once. Undefined if its length does not allow it. */
-function tiledWords(s: ForStmt, { x }: Statements): number | undefined {
-  return tileWidths(x.shapes.lanes).find((words) => spanOf(s) % words === 0);
+/**
+ * Iterations of a loop whose loads are transposed at once, at most `max`. Undefined if its length does not allow it.
+ */
+function tiledWords(
+  s: ForStmt,
+  { x }: Statements,
+  max = Infinity,
+): number | undefined {
+  return tileWidths(x.shapes.lanes).find((words) =>
+    words <= max && spanOf(s) % words === 0
+  );
 }
 
 /** Whether a loop contains neither loops nor branches. */
@@ -232,8 +249,8 @@ function tiledLoop(
       if (!("binding" in x.memory(array))) return "none";
       const distance = (bytes ? 1 : 4) * apart;
       if (distance < LINE) return fills ? "none" : "stream";
-      // A repeated phase continues with the following rows, of which it may read a part. Blocks of a row are one stream.
-      const next = readsHere || on.repeats && distance > 2 * LINE;
+      // A repeated phase continues with the following rows, of which it may read a part.
+      const next = readsHere || on.repeats && distance > STREAM_APART;
       return fills ? "later" : next ? "next" : "along";
     };
     on.prefetchesLater ||= apart.some(({ group }) =>
@@ -241,7 +258,11 @@ function tiledLoop(
     );
     // Some iterations at a time, along which words are loaded.
     const start = newLocal("start", "u");
-    const words = tiledWords(s, on)!;
+    const streams = apart.every(({ group }) =>
+      aheadOf(group) === "along" && 4 * group.apart <= STREAM_APART
+    );
+    const max = streams && x.shapes.lanes === 8 ? STREAM_WORDS : Infinity;
+    const words = tiledWords(s, on, max)!;
     // The other groups are those of rows.
     const several = groups.length > 2 * apart.length;
     const run = word(words);
