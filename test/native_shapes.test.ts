@@ -7,7 +7,7 @@ import process from "node:process";
 import { setImmediate } from "node:timers/promises";
 import t from "tap";
 import { matmul } from "../compiler/kernels/mod.ts";
-import { matmulGrid } from "../compiler/tuning/mod.ts";
+import { matmulGrid, type MatmulTile } from "../compiler/tuning/mod.ts";
 import { TUNING } from "../engine/tuning.ts";
 import { SHAPES } from "../runtime/native/along.ts";
 import { loadNative } from "../runtime/native/library.ts";
@@ -38,21 +38,25 @@ const K = 1024, COLUMNS = 1 << 10;
 /** Max launches until shapes are saved: measurements on a busy machine are discarded. */
 const MAX_LAUNCHES = 400;
 
-/** Rows times bf16 weights with k innermost. */
-function product(k: number) {
+/** Rows times weights with k innermost. */
+function product(
+  k: number,
+  stored: "bf16" | "f32" = "bf16",
+  tile: MatmulTile = TUNING.native.matmul!,
+) {
   const shape = {
     name: "matmul",
     k,
     segments: 8,
     columns: COLUMNS,
-    tile: TUNING.native.matmul!,
+    tile,
     bindings: [
-      { name: "w", type: "u32", access: "read" },
+      { name: "w", type: stored === "f32" ? "f32" : "u32", access: "read" },
       { name: "x", type: "f32", access: "read" },
       { name: "rows", type: "u32", access: "read" },
       { name: "y", type: "f32", access: "write" },
     ],
-    weights: [{ binding: "w", stored: "bf16", rowStride: k, inside: "k" }],
+    weights: [{ binding: "w", stored, rowStride: k, inside: "k" }],
     rows: load("rows", u32(0), "u32"),
   } as const;
   const tree = matmul({
@@ -66,11 +70,19 @@ function product(k: number) {
   return { shape, tree };
 }
 
-t.test("one row of many blocks is prefetched by a measured shape", (t) => {
-  for (const lanes of [8, 16]) {
-    const { text } = printKernel(product(2048).tree, { lanes });
-    t.match(text, /turn\d+\(.*, 64, \d+, 0, &along_one\)/, `${lanes} lanes`);
-  }
+t.test("one row of many blocks is one stream", (t) => {
+  const streams = (stored: "bf16" | "f32", tile: MatmulTile, lanes: number) => {
+    const { text } = printKernel(product(2048, stored, tile).tree, { lanes });
+    const apart = stored === "f32" ? 128 : 64;
+    return [...text.matchAll(/(turn\d+)\((?:.*), (\d+), \d+, 0, &along_one\)/g)]
+      .flatMap(([, turn, bytes]) => Number(bytes) === apart ? [turn] : []);
+  };
+  const sixteen = TUNING.native.matmul!;
+  const eight: MatmulTile = { ...sixteen, vector: 8 };
+  t.same(streams("bf16", sixteen, 16), ["turn16"]);
+  t.same(streams("f32", sixteen, 16), ["turn16"]);
+  t.same(streams("bf16", eight, 8), ["turn4"]);
+  t.same(streams("f32", eight, 8), [], "f32 is read in one stream per lane");
   t.end();
 });
 

@@ -31,6 +31,13 @@ const MAX_LEFT = 4096;
 /** Fewest runs of blocks of a long column: vectors of 16 lanes read shorter ones as fast in several streams. */
 const MIN_RUNS = 4;
 
+/** Fewest runs of blocks of a column that is read as one stream. */
+function minRuns(o: MatmulOptions): number {
+  const { lanes } = teamsOf(o);
+  if ((o.tile.vector ?? lanes) === lanes) return MIN_RUNS;
+  return o.weights.every(({ stored }) => isHalf(stored)) ? 1 : Infinity;
+}
+
 /** Sums of one row. */
 export interface RowSums {
   readonly left: Left;
@@ -47,11 +54,9 @@ export interface RowSums {
 export function sumsInLanes(o: MatmulOptions): boolean {
   const { lanes, teams } = teamsOf(o);
   const blocks = equalBlocks(o);
-  const isShort = (o.tile.vector ?? lanes) < lanes &&
-    o.weights.every(({ stored }) => isHalf(stored));
   return blocks?.length === SUM_BLOCK && lanes === teams &&
     blocks.count % lanes === 0 &&
-    blocks.count >= (isShort ? 1 : MIN_RUNS) * lanes &&
+    blocks.count >= minRuns(o) * lanes &&
     lanes % blocks.ofSegment === 0 &&
     blocks.count * SUM_BLOCK <= MAX_LEFT &&
     o.weights.every(({ stored }) => !packingOf(stored));

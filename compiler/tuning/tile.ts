@@ -53,8 +53,8 @@ export interface MatmulTile {
    */
   readonly right?: "scalar" | "vector" | "workgroup";
   /**
-   * Lanes of a vector that is shorter than a team. One row reads weights with k innermost as one stream: blocks vector
-   * by vector, and short columns of 16-bit weights as it reads long ones. Default: those of a team.
+   * Lanes of a vector that is shorter than a team. Of weights with k innermost, one row reads blocks vector by vector,
+   * 16-bit weights as one stream, also short columns, and f32 weights in several streams. Default: those of a team.
    *
    * @integer
    * @minimum 1
