@@ -10,6 +10,7 @@ import {
 import {
   attentionGrid,
   keyBlocks,
+  type QueryTile,
   splitGrids,
   splitTile,
 } from "../compiler/tuning/queries.ts";
@@ -163,6 +164,55 @@ testKernels(
       },
       5,
     );
+  },
+);
+
+testKernels(
+  "teams that share a block of keys have the bits of one",
+  async (t, target) => {
+    const cases = [
+      { stored: "f32", dim: 64, valueDim: 100, window: 40 },
+      { stored: "f32", dim: 288, valueDim: 256, shared: true },
+      { stored: "bf16", dim: 128, valueDim: 128 },
+    ] as const;
+    for (const { stored, ...how } of cases) {
+      const shape = {
+        ...SHAPE,
+        ...how,
+        name: "attention",
+        stored,
+        tokens: lengthAt(0),
+      };
+      const { heads, kvHeads, context, dim, valueDim } = shape;
+      const tile = splitTile(shape);
+      t.ok(tile.teams! > 1);
+      const positions = [79, 32, 0];
+      const cacheOf = (width: number, seed: number) => {
+        const x = randoms(SEQUENCES * context * kvHeads * width, seed);
+        return stored === "f32"
+          ? x
+          : new Uint32Array(narrow(stored, x).slice().buffer);
+      };
+      const rows = positions.length * heads * keyBlocks(shape);
+      const run = (tile: QueryTile) =>
+        target.run(attentionParts(shape, tile), {
+          q: randoms(positions.length * heads * dim, 1).map((x) => 8 * x),
+          keys: cacheOf(dim, 2),
+          values: cacheOf(valueDim, 3),
+          sequence: Int32Array.of(2, 0, 1),
+          position: Int32Array.from(positions),
+          lengths: Uint32Array.of(positions.length),
+          tops: new Float32Array(rows * 2),
+          sums: new Float32Array(rows * valueDim),
+        }, workgroups(splitGrids(shape, positions.length).parts));
+      const [found, wanted] = [
+        await run(tile),
+        await run({ ...tile, teams: 1 }),
+      ];
+      for (const name of ["tops", "sums"]) {
+        t.same(bits(found[name]!), bits(wanted[name]!), `${stored} ${name}`);
+      }
+    }
   },
 );
 

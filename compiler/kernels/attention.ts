@@ -12,9 +12,9 @@ import {
   beginQueries,
   beginShard,
   blockSums,
-  DIMENSION,
   dimensionOf,
   eachTokenRun,
+  insideValue,
   ofTokens,
   onRank,
   operandsOf,
@@ -101,7 +101,8 @@ function attend(
 }
 
 /** Declares the running maximum and sums of each query: those of no keys, of its sink, or of earlier ranks. */
-function beginSums({ o, heads, each, parts, width }: Queries): KernelText {
+function beginSums(of: Queries): KernelText {
+  const { o, heads, each, parts, width } = of;
   if (o.shard?.continues) {
     return wgsl`
       @unroll (${each}) {
@@ -110,7 +111,7 @@ function beginSums({ o, heads, each, parts, width }: Queries): KernelText {
         var sum[t][h] = sumsBefore[sums_at[t][h] + ${width + 1}];
         @unroll (c < ${parts}) {
           var value_sum[t][h][c] = sumsBefore[sums_at[t][h] + min(${
-      dimensionOf(o)
+      dimensionOf(of)
     }, ${width - 1})];
         }
       }`;
@@ -190,12 +191,10 @@ function mergeBlock({ tokens, each, parts }: Queries): KernelText {
 }
 
 /** Lane d writes its dimensions of every query. */
-function results({ o, each, width, parts, run }: Queries): KernelText {
-  const d = dimensionOf(o);
-  const inside = (store: KernelText) =>
-    width % KEY_BLOCK === 0
-      ? store
-      : wgsl`if (${DIMENSION} < ${width}) { ${store} }`;
+function results(of: Queries): KernelText {
+  const { o, each, width, parts, run } = of;
+  const d = dimensionOf(of);
+  const inside = (store: KernelText) => insideValue(of, store);
   const sums = sumsOf("row[t][h]", width);
   const all = o.shard
     ? wgsl`

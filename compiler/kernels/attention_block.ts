@@ -146,7 +146,10 @@ export interface Queries extends QueryTile, TokenRun {
   readonly end: string;
   /** Iterations of loops over all queries. */
   readonly each: KernelText;
-  /** Elements of a value, in parts of 32 with one element per lane: see `DIMENSION`. */
+  /** Teams of a workgroup, and its lanes. */
+  readonly teams: number;
+  readonly lanes: number;
+  /** Elements of a value, in parts with one element per lane: see `dimensionOf`. */
   readonly width: number;
   readonly parts: number;
   /** The first position that token t attends to, if it is not always 0. */
@@ -158,10 +161,11 @@ export interface Queries extends QueryTile, TokenRun {
 /** The queries of a tile. */
 export function queriesOf(
   o: AttentionOptions,
-  { heads, tokens }: QueryTile,
+  { heads, tokens, teams = 1 }: QueryTile,
   { token, run }: TokenRun,
 ): Queries {
   const { valueDim: width = o.dim } = o;
+  const lanes = teams * KEY_BLOCK;
   const kvHead = wgsl`group.x / ${o.heads / o.kvHeads / heads}`;
   return {
     o,
@@ -169,8 +173,10 @@ export function queriesOf(
     run,
     heads,
     tokens,
+    teams,
+    lanes,
     width,
-    parts: Math.ceil(width / KEY_BLOCK),
+    parts: Math.ceil(width / lanes),
     cache: selectedOf(o, token, kvHead),
     keys: "keys",
     stored: o.stored ?? "f32",
@@ -286,11 +292,7 @@ export function offsetOf({ heads }: Queries): KernelText {
 export function weights(of: Queries): KernelText {
   const { tokens, each, firstSeen } = of;
   const offset = offsetOf(of);
-  const first = firstSeen ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
-  // A block that is completely masked for one of several tokens has low >= high for it.
   const many = tokens > 1;
-  const low = many && firstSeen ? wgsl`min(${first}, ${KEY_BLOCK})` : first;
-  const end = many ? wgsl`max(${of.end}[t], start)` : wgsl`${of.end}[t]`;
   const begin = many ? wgsl`min(low[t], ${KEY_BLOCK - 1})` : wgsl`low[t]`;
   const larger =
     wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${offset}]);`;
@@ -299,13 +301,7 @@ export function weights(of: Queries): KernelText {
   const behind = wgsl`
     for (var j = max(shared_high, low[t]); j < high[t]; j++) { ${larger} }`;
   return wgsl`
-    @unroll (t < ${tokens}) {
-      let low[t] = ${low};
-      let high[t] = min(${end} - start, ${KEY_BLOCK});
-    }
-    // The keys visible to all tokens.
-    let shared_low = ${ofTokens("max", "low", of)};
-    let shared_high = ${ofTokens("min", "high", of)};
+    ${visibleKeys(of)}
     @unroll (${each}) { var block_top[t][h] = scores[${begin} + ${offset}]; }
     for (var j = shared_low; j < shared_high; j++) {
       @unroll (${each}) { ${larger} }
@@ -317,15 +313,46 @@ export function weights(of: Queries): KernelText {
     }`;
 }
 
+/** The same weights of one token by all teams: a lane has keys of some heads. */
+export function weightsInTeams(of: Queries): KernelText {
+  const { heads, lanes } = of;
+  return wgsl`
+    ${visibleKeys(of)}
+    for (var cell = lane; cell < ${heads * KEY_BLOCK}; cell += ${lanes}) {
+      let of_head = cell / ${KEY_BLOCK} * ${KEY_BLOCK};
+      var top = scores[low[0] + of_head];
+      for (var j = low[0]; j < high[0]; j++) { top = max(top, scores[j + of_head]); }
+      weights[cell] = exp(scores[cell] - top);
+      if (cell == of_head) { block_tops[cell / ${KEY_BLOCK}] = top; }
+    }`;
+}
+
+/** Declares the keys of the block that tokens attend to: `low[t]` to before `high[t]`, and those of all tokens. */
+function visibleKeys(of: Queries): KernelText {
+  const { tokens, firstSeen } = of;
+  const first = firstSeen ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
+  // A block that is completely masked for one of several tokens has low >= high for it.
+  const many = tokens > 1;
+  const low = many && firstSeen ? wgsl`min(${first}, ${KEY_BLOCK})` : first;
+  const end = many ? wgsl`max(${of.end}[t], start)` : wgsl`${of.end}[t]`;
+  return wgsl`
+    @unroll (t < ${tokens}) {
+      let low[t] = ${low};
+      let high[t] = min(${end} - start, ${KEY_BLOCK});
+    }
+    let shared_low = ${ofTokens("max", "low", of)};
+    let shared_high = ${ofTokens("min", "high", of)};`;
+}
+
 /** Lane d sums its dimensions of the block's weighted values; every lane sums the weights. */
 export function blockSums(of: Queries): KernelText {
   const { o, tokens, each, width, parts, stored } = of;
   const [values, length] = o.shared
     ? [of.keys, o.dim] as const
     : ["values", width] as const;
-  const d = width % KEY_BLOCK === 0
-    ? DIMENSION
-    : wgsl`min(${DIMENSION}, ${width - 1})`;
+  const d = width % of.lanes === 0
+    ? plainDimension(of)
+    : wgsl`min(${plainDimension(of)}, ${width - 1})`;
   const pairs = pairsOf(o);
   /** Declares value[c] of the key at value_at; names have a suffix. */
   const value = (n: string) => {
@@ -337,7 +364,7 @@ export function blockSums(of: Queries): KernelText {
       ? wgsl`
       @unroll (c < ${parts} by 2) {
         let value_pair${n}[c] = ${values}[value_at${n} + lane + c * ${
-        KEY_BLOCK / 2
+        of.lanes / 2
       }];
         let value${n}[c] = ${even};
         let value${n}[c + 1] = ${odd};
@@ -416,14 +443,22 @@ export function blockSums(of: Queries): KernelText {
 }
 
 /** The dimension of a lane in part c. */
-export const DIMENSION = wgsl`lane + c * ${KEY_BLOCK}`;
+function plainDimension({ lanes }: Queries): KernelText {
+  return wgsl`lane + c * ${lanes}`;
+}
 
-/** The same, with parts 2n and 2n + 1 of a lane adjacent. */
-const PAIRED_DIMENSION = wgsl`lane * 2 + (c / 2 * ${2 * KEY_BLOCK} + c % 2)`;
+/** The dimension of values that a lane sums in part c. In pairs, those of parts 2n and 2n + 1 are adjacent. */
+export function dimensionOf(of: Queries): KernelText {
+  return pairsOf(of.o)
+    ? wgsl`lane * 2 + (c / 2 * ${2 * of.lanes} + c % 2)`
+    : plainDimension(of);
+}
 
-/** The dimension of values that a lane sums in part c. */
-export function dimensionOf(o: AttentionOptions): KernelText {
-  return pairsOf(o) ? PAIRED_DIMENSION : DIMENSION;
+/** Statements for the dimensions of a lane that exist. */
+export function insideValue(of: Queries, body: KernelText): KernelText {
+  return of.width % of.lanes === 0
+    ? body
+    : wgsl`if (${plainDimension(of)} < ${of.width}) { ${body} }`;
 }
 
 /** The minimum or maximum of a variable over all tokens. */

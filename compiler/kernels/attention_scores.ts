@@ -1,10 +1,15 @@
-/** Scores of a block of 32 keys in attention: lane j takes key j of the block for all queries of a workgroup. */
+/**
+ * Scores of a block of 32 keys in attention: lane j takes key j of the block for all queries of a workgroup. Teams of such
+ * lanes sum different blocks of the dimension.
+ */
 
 import type { HalfDType } from "../../spec/dtype.ts";
 import { fma, loadStored, unpackHalves } from "../../spec/kernel/build.ts";
 import {
+  declareEach,
   letRegister,
   loadRegisters,
+  type Register,
   register,
   registers,
   setEach,
@@ -16,9 +21,9 @@ import {
   pairsOf,
   type Queries,
 } from "./attention_block.ts";
-import type { Expr, KernelText } from "./kernel.ts";
+import type { Expr, KernelText, Statements } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
-import { blockedSum } from "./pieces/blocked_sum.ts";
+import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 import { range } from "../../spec/range.ts";
 
 /** Lane j scores key j of the block: q · k * scale. */
@@ -34,26 +39,27 @@ export function scores(of: Queries): KernelText {
       @unroll (${each}) {
         dot_block[t][h] = fma(q[q_at[t][h] + ${d}], ${key}, dot_block[t][h]);
       }`;
-  const dot = blockedSum(
-    registers("dot", of.tokens, of.heads),
-    { length: o.dim, over: "d", terms: words * perWord },
-    vectors ? productsAtOnce(of, { pairs, words }) : pairs
-      ? wgsl`
+  const terms = words * perWord;
+  const products = vectors
+    ? productsAtOnce(of, { pairs, words })
+    : pairs
+    ? wgsl`
       let key_pair = keys[key_at + d];
       let key_even = ${even};
       let key_odd = ${odd};
       ${product(wgsl`d * 2`, "key_even")}
       ${product(wgsl`(d * 2 + 1)`, "key_odd")}`
-      : wgsl`
+    : wgsl`
       let element = key_at + d;
       let key_d = ${loadStored(keys, stored, local("element", "u32"))};
-      ${product(wgsl`d`, "key_d")}`,
-  );
+      ${product(wgsl`d`, "key_d")}`;
+  const lane = of.teams > 1 ? wgsl`key_lane` : wgsl`lane`;
   const key = of.cache.hasFullBlocks
-    ? wgsl`start + lane`
-    : wgsl`min(start + lane, ${ofTokens("max", of.end, of)} - 1)`;
+    ? wgsl`start + ${lane}`
+    : wgsl`min(start + ${lane}, ${ofTokens("max", of.end, of)} - 1)`;
   const vector = of.cache.vectorOf(wgsl`key`);
   return wgsl`
+    ${of.teams > 1 && wgsl`let key_lane = lane % ${KEY_BLOCK};`}
     // Lanes after the last key compute unused scores.
     let key = ${key};
     let key_at = (${vector}) * ${pairs ? o.dim / 2 : o.dim};
@@ -63,11 +69,56 @@ export function scores(of: Queries): KernelText {
       o.dim / WIDTH
     }; }`
   }
-    ${dot}
+    ${
+    of.teams > 1 ? dotsInTeams(of, { products, terms }) : wgsl`
+    ${blockedSum(dotsOf(of), { length: o.dim, over: "d", terms }, products)}
     @unroll (${each}) {
       let score[t][h] = dot[t][h] * ${o.scale};
       scores[lane + ${offsetOf(of)}] = score[t][h];
+    }`
+  }`;
+}
+
+/** Words of workgroup memory for sums of blocks: 0 without teams. */
+export function sumWords({ o, teams, heads }: Queries): number {
+  return teams > 1 ? o.dim * heads : 0;
+}
+
+/** Scores of one token, from the block sums of all teams in their order. */
+function dotsInTeams(
+  of: Queries,
+  { products, terms }: {
+    readonly products: Statements;
+    readonly terms: number;
+  },
+): KernelText {
+  const { o, teams, lanes, heads, each } = of;
+  const blocks = o.dim / SUM_BLOCK;
+  const cells = heads * KEY_BLOCK;
+  const perBlock = SUM_BLOCK / terms;
+  return wgsl`
+    for (var d_block = lane / ${KEY_BLOCK}; d_block < ${blocks}; d_block += ${teams}) {
+      ${declareEach(dotsOf(of), "_block")}
+      let d_first = d_block * ${perBlock};
+      for (var d = d_first; d < d_first + ${perBlock}; d++) { ${products} }
+      @unroll (${each}) {
+        dot_sums[d_block * ${cells} + ${
+    offsetOf(of)
+  } + key_lane] = dot_block[t][h];
+      }
+    }
+    workgroupBarrier();
+    for (var cell = lane; cell < ${cells}; cell += ${lanes}) {
+      @unroll (n < ${blocks}) { let of_block[n] = dot_sums[n * ${cells} + cell]; }
+      var dot = 0.0;
+      @unroll (n < ${blocks}) { dot += of_block[n]; }
+      scores[cell] = dot * ${o.scale};
     }`;
+}
+
+/** The dot products of all queries. */
+function dotsOf({ tokens, heads }: Queries): readonly Register[] {
+  return registers("dot", tokens, heads);
 }
 
 /** Elements of a query that a lane loads at once. */

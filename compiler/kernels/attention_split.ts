@@ -16,8 +16,8 @@ import {
   beginQueries,
   beginShard,
   blockSums,
-  DIMENSION,
   dimensionOf,
+  insideValue,
   keysOfTokens,
   onRank,
   operandsOf,
@@ -25,9 +25,9 @@ import {
   queriesOf,
   sinkOf,
   sumsOf,
-  weights,
+  weightsInTeams,
 } from "./attention_block.ts";
-import { scores } from "./attention_scores.ts";
+import { scores, sumWords } from "./attention_scores.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { bindings, elementwise, kernelOf, local, wgsl } from "./kernel.ts";
 import { range } from "../../spec/range.ts";
@@ -38,6 +38,7 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
   const queries = queriesOf(o, tile, { token: "token" });
   const of = { ...queries, atOnce: WORDS_AT_ONCE };
   const room = tile.heads * KEY_BLOCK;
+  const sums = sumWords(of);
   const isSeen = of.firstSeen && o.shard
     ? wgsl`start < end[0] && first[0] / ${KEY_BLOCK} * ${KEY_BLOCK} <= start`
     : wgsl`start < end[0]`;
@@ -46,7 +47,7 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
     : wgsl`group.z * ${KEY_BLOCK}`;
   return kernelOf({
     name: `${o.name}_parts`,
-    workgroupSize: KEY_BLOCK,
+    workgroupSize: of.lanes,
     bindings: [
       ...operandsOf(o),
       ...bindings({}, {
@@ -57,6 +58,8 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
     body: wgsl`
       var<workgroup> scores: array<f32, ${room}>;
       var<workgroup> weights: array<f32, ${room}>;
+      var<workgroup> block_tops: array<f32, ${tile.heads}>;
+      ${sums > 0 && wgsl`var<workgroup> dot_sums: array<f32, ${sums}>;`}
 
       ${beginShard(o)}
       let token = group.y;
@@ -68,7 +71,7 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
           ${of.cache.ofBlock}
           ${scores(of)}
           workgroupBarrier();
-          ${weights(of)}
+          ${weightsInTeams(of)}
           workgroupBarrier();
           ${blockSums(of)}
           ${storeParts(of)}
@@ -78,18 +81,16 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
 }
 
 /** Lane d stores its dimensions of every query, and the first lane stores the shared values. */
-function storeParts({ o, each, parts, width }: Queries): KernelText {
-  const d = dimensionOf(o);
+function storeParts(of: Queries): KernelText {
+  const { o, each, parts, width } = of;
+  const d = dimensionOf(of);
   const stored = wgsl`sums[part[t][h] * ${width} + (${d})] = block[t][h][c];`;
-  const inside = width % KEY_BLOCK === 0
-    ? stored
-    : wgsl`if (${DIMENSION} < ${width}) { ${stored} }`;
   return wgsl`
     @unroll (${each}) {
       let part[t][h] = row[t][h] * ${keyBlocks(o)} + group.z;
-      @unroll (c < ${parts}) { ${inside} }
+      @unroll (c < ${parts}) { ${insideValue(of, stored)} }
       if (lane == 0) {
-        tops[part[t][h] * 2] = block_top[t][h];
+        tops[part[t][h] * 2] = block_tops[h];
         tops[part[t][h] * 2 + 1] = block_sum[t][h];
       }
     }`;

@@ -1,15 +1,18 @@
 /** Number of queries per workgroup of attention, which share loads of keys and values. */
 
+import type { HalfDType } from "../../spec/dtype.ts";
 import { foldGrid, type Grid, GRID_LIMIT } from "../../spec/kernel/make.ts";
 import type { Size } from "../../spec/size.ts";
 
-/** Keys per block, and invocations per workgroup. */
+/** Keys per block, and invocations per team of a workgroup. */
 export const KEY_BLOCK = 32;
 
 /** Queries of a workgroup: a number of heads with the same key head, and a number of tokens. */
 export interface QueryTile {
   readonly heads: number;
   readonly tokens: number;
+  /** Teams that share a block of keys, of one token. Default: 1. */
+  readonly teams?: number;
 }
 
 /** Parameters of the queries of a workgroup. */
@@ -65,6 +68,8 @@ export interface KeySpan extends QueryShape {
   readonly chunk?: number | undefined;
   /** Set if ranks share the positions; blocks are then those of the rank. */
   readonly shard?: unknown;
+  /** Storage dtype of the cache. Default: f32. */
+  readonly stored?: "f32" | HalfDType;
 }
 
 /** Whether the first key block of a token depends on its position. */
@@ -123,13 +128,30 @@ export function splitTokensOf(
   );
 }
 
-/** Key blocks from which a wide device has enough workgroups with twice as many heads. */
-const MANY_BLOCKS = 512;
+/** Heads of a workgroup with one block of keys, if as many read the same keys. */
+const SPLIT_HEADS = 4;
 
-/** The queries of a workgroup with one block of keys: a few heads of one token that read the same keys. */
+/** Numbers of teams that may share a block of keys, and workgroups from which one team each fills a wide device. */
+const TEAMS = [4, 2], MANY_GROUPS = 2048;
+
+/** Maximum words of workgroup memory for the block sums of teams. */
+const MAX_SUM_WORDS = 3072;
+
+/**
+ * The queries of a workgroup with one block of keys: a few heads of one token that read the same keys. If workgroups are
+ * few, teams sum different blocks of the dimension of keys, and different dimensions of values.
+ */
 export function splitTile(o: KeySpan): QueryTile {
-  const queries = keyBlocks(o) < MANY_BLOCKS ? 2 : 4;
-  return { heads: queryTile({ ...o, queries }, WIDE_SUMS).heads, tokens: 1 };
+  const { dim, valueDim = dim, stored = "f32" } = o;
+  const { heads } = queryTile({ ...o, queries: SPLIT_HEADS }, WIDE_SUMS);
+  const isOne = dim % KEY_BLOCK > 0 || heads * dim > MAX_SUM_WORDS ||
+    o.heads / heads * keyBlocks(o) >= MANY_GROUPS;
+  // Two values of 16 bits are in a word.
+  const fits = (lanes: number) =>
+    lanes <= dim &&
+    (stored === "f32" ? lanes <= valueDim : valueDim % (2 * lanes) === 0);
+  const teams = isOne ? undefined : TEAMS.find((n) => fits(n * KEY_BLOCK));
+  return { heads, tokens: 1, teams: teams ?? 1 };
 }
 
 /** The grids of `attentionParts` and `attentionMerge`. */

@@ -433,9 +433,10 @@ function* splits(): Generator<{
   const all = [[], [0], [69], [31, 32, 33], [63, 64, 1]];
   for (const [n, local] of all.entries()) {
     for (
-      const { heads: [heads, kvHeads], dims: [dim, valueDim], sees, ...o }
-        of product(ATTENTION)
+      const { heads: [heads, kvHeads], dims, sees, ...o } of product(ATTENTION)
     ) {
+      // Two teams share keys of 64 elements.
+      const [dim, valueDim] = dims[0] === 32 && n % 2 > 0 ? [64, 64] : dims;
       // Variants cover all forms of a rank; the last token sees no key of a later rank.
       const [begin, context, shard] =
         rankOf[(n + heads + dim + (sees.window ?? 0) + Number(o.sinks)) % 3]!;
