@@ -79,11 +79,6 @@ export function scores(of: Queries): KernelText {
   }`;
 }
 
-/** Words of workgroup memory for sums of blocks: 0 without teams. */
-export function sumWords({ o, teams, heads }: Queries): number {
-  return teams > 1 ? o.dim * heads : 0;
-}
-
 /** Scores of one token, from the block sums of all teams in their order. */
 function dotsInTeams(
   of: Queries,

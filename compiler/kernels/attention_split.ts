@@ -25,9 +25,10 @@ import {
   queriesOf,
   sinkOf,
   sumsOf,
+  weights,
   weightsInTeams,
 } from "./attention_block.ts";
-import { scores, sumWords } from "./attention_scores.ts";
+import { scores } from "./attention_scores.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { bindings, elementwise, kernelOf, local, wgsl } from "./kernel.ts";
 import { range } from "../../spec/range.ts";
@@ -38,7 +39,6 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
   const queries = queriesOf(o, tile, { token: "token" });
   const of = { ...queries, atOnce: WORDS_AT_ONCE };
   const room = tile.heads * KEY_BLOCK;
-  const sums = sumWords(of);
   const isSeen = of.firstSeen && o.shard
     ? wgsl`start < end[0] && first[0] / ${KEY_BLOCK} * ${KEY_BLOCK} <= start`
     : wgsl`start < end[0]`;
@@ -58,8 +58,11 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
     body: wgsl`
       var<workgroup> scores: array<f32, ${room}>;
       var<workgroup> weights: array<f32, ${room}>;
+      ${
+      of.teams > 1 && wgsl`
       var<workgroup> block_tops: array<f32, ${tile.heads}>;
-      ${sums > 0 && wgsl`var<workgroup> dot_sums: array<f32, ${sums}>;`}
+      var<workgroup> dot_sums: array<f32, ${o.dim * tile.heads}>;`
+    }
 
       ${beginShard(o)}
       let token = group.y;
@@ -71,7 +74,7 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
           ${of.cache.ofBlock}
           ${scores(of)}
           workgroupBarrier();
-          ${weightsInTeams(of)}
+          ${of.teams > 1 ? weightsInTeams(of) : weights(of)}
           workgroupBarrier();
           ${blockSums(of)}
           ${storeParts(of)}
@@ -90,7 +93,9 @@ function storeParts(of: Queries): KernelText {
       let part[t][h] = row[t][h] * ${keyBlocks(o)} + group.z;
       @unroll (c < ${parts}) { ${insideValue(of, stored)} }
       if (lane == 0) {
-        tops[part[t][h] * 2] = block_tops[h];
+        tops[part[t][h] * 2] = ${
+    of.teams > 1 ? wgsl`block_tops[h]` : wgsl`block_top[t][h]`
+  };
         tops[part[t][h] * 2 + 1] = block_sum[t][h];
       }
     }`;
