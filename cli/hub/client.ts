@@ -7,6 +7,7 @@ import { codeOf } from "../../runtime/cache/folders.ts";
 import { DataError, MachineError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import type { HubSettings } from "../hub_settings.ts";
+import { UsageError } from "../values.ts";
 
 /** A file of a model. */
 export interface HubFile {
@@ -45,6 +46,13 @@ export async function openClient(
   revision: string,
 ): Promise<HubClient> {
   const { endpoint: hubUrl } = settings;
+  if (!/^https?:/i.test(hubUrl) || !URL.canParse(hubUrl)) {
+    throw new UsageError(
+      `Cannot use HF_ENDPOINT '${
+        shown(hubUrl)
+      }': it is no URL. Give one such as https://huggingface.co`,
+    );
+  }
   // Loaded on demand: other commands do not wait for it.
   const hub = await import("@huggingface/hub");
   const token = await tokenOf(settings);
