@@ -61,7 +61,9 @@ export interface GrpoOptions {
 export function grpo(
   { clip = 0.2, clipHigh = clip, kl = 0 }: GrpoOptions = {},
 ): PolicyLoss {
-  return ({ logprobs, old, advantages, mask, reference }) => {
+  return (
+    { logprobs, old, advantages, mask, reference },
+  ): ReturnType<PolicyLoss> => {
     const ratio = exp(sub(logprobs, old));
     const clipped = clamp(ratio, 1 - clip, 1 + clipHigh);
     const gain = minimum(mul(ratio, advantages), mul(clipped, advantages));
