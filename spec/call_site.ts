@@ -1,5 +1,6 @@
 /** Source positions of calls. */
 
+import { cachedIn } from "./bounded_cache.ts";
 import type { Span } from "./errors.ts";
 
 /** Any function: its identity marks the frames to drop from a stack. */
@@ -12,7 +13,35 @@ const FRAME = /\(?((?:file:\/\/)?[^()\n]*?):(\d+):(\d+)\)?$/;
  * because `--enable-source-maps` puts source positions there.
  */
 export function callSite(op: AnyFunction): Span | undefined {
-  return laterCallSite(op)();
+  const create = () => laterCallSite(op)();
+  const location = locationOf(op);
+  return location === undefined
+    ? create()
+    : cachedIn(known, location, { max: MAX_KNOWN, create });
+}
+
+/** Source positions by locations in the code. Loops over layers call from few; formatting a stack is slow. */
+const known = new Map<string, Span | undefined>();
+
+const MAX_KNOWN = 4096;
+
+/** The location of the call of `op` in a module, whose code never changes. Undefined elsewhere. */
+function locationOf(op: AnyFunction): string | undefined {
+  const holder: { readonly stack?: readonly NodeJS.CallSite[] } = {};
+  const { prepareStackTrace, stackTraceLimit } = Error;
+  Error.stackTraceLimit = 1;
+  Error.prepareStackTrace = (_, frames) => frames;
+  try {
+    Error.captureStackTrace(holder, op);
+    const frame = Array.isArray(holder.stack) ? holder.stack[0] : undefined;
+    const file = frame?.getFileName();
+    return file?.startsWith("file:")
+      ? `${file}:${frame.getLineNumber()}:${frame.getColumnNumber()}`
+      : undefined;
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
+    Error.prepareStackTrace = prepareStackTrace;
+  }
 }
 
 /** `callSite` for rare use: the stack is formatted when the returned function is called. */

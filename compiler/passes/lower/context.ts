@@ -1,6 +1,7 @@
 /** State of lowering: buffers, kernels, steps, and the storage of each node's value. */
 
 import { isCollective } from "../../graph/collectives.ts";
+import { cachedWith } from "../../../spec/bounded_cache.ts";
 import { blockOfAxis, isWithin } from "../../../spec/axis_name.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import { storedBytes } from "../../../spec/layout.ts";
@@ -19,6 +20,7 @@ import {
 } from "../../../spec/plan/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Graph, Node } from "../../graph/graph.ts";
+import type { Placed } from "../../sharding/placed.ts";
 import {
   axisSize,
   isUneven,
@@ -147,12 +149,19 @@ export function amendBuffer(
   return name;
 }
 
+const bufferAxes = new WeakMap<Placed, Map<string, BufferAxis>>();
+
 /** The buffer axis of a tensor axis: its local bound, marked if dynamic. */
 function bufferAxis({ placed }: Lowering, axis: string): BufferAxis {
-  const size = perRank(localBound(placed, axis));
-  return placed.axes[axis]!.dynamic
-    ? { axis: planAxis(placed, axis), size, dynamic: true }
-    : { axis, size };
+  return cachedWith(bufferAxes, placed, {
+    key: axis,
+    create: () => {
+      const size = perRank(localBound(placed, axis));
+      return placed.axes[axis]!.dynamic
+        ? { axis: planAxis(placed, axis), size, dynamic: true }
+        : { axis, size };
+    },
+  });
 }
 
 /** The length of an axis in a kernel: a constant, or read from the lengths buffer. */
@@ -320,10 +329,15 @@ export function addKernel(lowering: Lowering, kernel: Kernel): string {
   return name;
 }
 
+/** Keys of kernels: equal for kernels that differ at most in their names. */
+const kernelKeys = new WeakMap<Kernel, string>();
+
 function addByBody(lowering: Lowering, kernel: Kernel): string {
   const { workgroupSize, bindings, shared } = kernel;
   const { body, number } = sharedBody(kernel.body);
-  const key = JSON.stringify([number, workgroupSize, bindings, shared]);
+  const key = kernelKeys.get(kernel) ??
+    JSON.stringify([number, workgroupSize, bindings, shared]);
+  kernelKeys.set(kernel, key);
   const known = lowering.draft.kernelNames.get(key);
   if (known) return known;
   // The name may contain axis names, which may have any characters.

@@ -9,6 +9,7 @@ import type { Port } from "../../../spec/plan/plan.ts";
 import type { Graph, Node, NodeOf, Primitive } from "../../graph/graph.ts";
 import { tableOf, updatedBy } from "../../graph/in_place.ts";
 import { routeOperand } from "../../graph/routing.ts";
+import { usersOf } from "../../graph/users.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import { blocksOf } from "./blocks.ts";
 import { lowerAssign, lowerGatherCounts, lowerRounds } from "./assign.ts";
@@ -306,12 +307,10 @@ function portOf(lowering: Lowering, node: Node, buffer: string): Port {
 /** An input. If it is an index, also the bound of its values. */
 function inputPort(lowering: Lowering, node: NodeOf<"input">): Port {
   const port = portOf(lowering, node, node.params.name);
-  const below = lowering.model.graph.nodes.flatMap((user) =>
-    indexBound(lowering, user, node)
-  );
-  const indexes = lowering.model.graph.nodes.map((user) =>
-    indexedAxis(lowering, user, node)
-  ).find((axis) => axis !== undefined);
+  const users = usersOf(lowering.model.graph).get(node) ?? [];
+  const below = users.flatMap((user) => indexBound(lowering, user, node));
+  const indexes = users.map((user) => indexedAxis(lowering, user, node))
+    .find((axis) => axis !== undefined);
   return {
     ...port,
     ...below.length ? { below: Math.min(...below) } : {},
@@ -367,7 +366,7 @@ function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
         : [];
     case "allGather":
       return first === index
-        ? lowering.model.graph.nodes.flatMap((next) =>
+        ? (usersOf(lowering.model.graph).get(user) ?? []).flatMap((next) =>
           indexBound(lowering, next, user)
         )
         : [];
