@@ -1,6 +1,7 @@
 /**
  * Kernel bodies prepared for counting work: the costs of expressions are added up once, because most of them do not
- * depend on values. Only integers that a condition, a loop or another such integer reads are evaluated.
+ * depend on values. Only integers that a condition, a loop or another such integer reads are evaluated. A branch is
+ * prepared when an invocation enters it first: tiles have one for each number of rows, and a workload enters few.
  */
 
 import { cachedIn } from "../bounded_cache.ts";
@@ -55,10 +56,10 @@ export type Counted =
     | {
       readonly op: "if";
       readonly condition: Evaluated;
-      readonly then: readonly Counted[];
-      readonly else: readonly Counted[];
+      readonly then: () => readonly Counted[];
+      readonly else: () => readonly Counted[];
       /** Variables set in a branch. */
-      readonly sets: readonly number[];
+      readonly sets: () => readonly number[];
     }
     | {
       readonly op: "for";
@@ -87,19 +88,29 @@ export interface CountedBody {
 
 /** Prepares a body. */
 export function countedBody(body: readonly Stmt[]): CountedBody {
-  const bindings = new Map<string, number>();
-  const variables = new Map<string, number>();
-  const context = { bindings, variables, ...usedNames(body) };
+  const { accessed, counters, ...names } = usedNames(body);
+  const bindings = numbered(accessed);
+  const variables = numbered([...new Set([...names.marked, ...counters])]);
   return {
-    body: countedBlock(body, context),
+    body: countedBlock(body, { bindings, variables, ...names }),
     bindings,
     variables: variables.size,
   };
 }
 
+function numbered(names: Iterable<string>): Map<string, number> {
+  return new Map([...names].map((name, number) => [name, number]));
+}
+
+/** Prepares when first called. */
+function once<T>(prepare: () => T): () => T {
+  let prepared: T | undefined;
+  return () => prepared ??= prepare();
+}
+
 interface Context {
-  readonly bindings: Map<string, number>;
-  readonly variables: Map<string, number>;
+  readonly bindings: ReadonlyMap<string, number>;
+  readonly variables: ReadonlyMap<string, number>;
   /** Variables that conditions and loops depend on. */
   readonly needed: ReadonlySet<string>;
   /** Variables that conditions, loops and accesses depend on. */
@@ -114,7 +125,7 @@ function countedBlock(body: readonly Stmt[], context: Context): Counted[] {
     cost = new CostOf(context);
     return done;
   };
-  const variable = (name: string) => numberOf(context.variables, name);
+  const variable = (name: string) => context.variables.get(name)!;
   const known = (e: Expr) => evaluated(e, variable);
   const sets = (body: readonly Stmt[]) =>
     setNames(body).filter((name) => context.needed.has(name)).map(variable);
@@ -145,9 +156,9 @@ function countedBlock(body: readonly Stmt[], context: Context): Counted[] {
           op: "if",
           ...next(),
           condition: known(s.condition),
-          then: countedBlock(s.then, context),
-          else: countedBlock(s.else ?? [], context),
-          sets: sets([s]),
+          then: once(() => countedBlock(s.then, context)),
+          else: once(() => countedBlock(s.else ?? [], context)),
+          sets: once(() => sets([s])),
         });
         return;
       case "for":
@@ -175,14 +186,6 @@ function countedBlock(body: readonly Stmt[], context: Context): Counted[] {
     block.push({ op: "evaluate", ...rest, name: undefined, value: undefined });
   }
   return block;
-}
-
-/** The number of a name; a new one if it has none. */
-function numberOf(numbers: Map<string, number>, name: string): number {
-  return cachedIn(numbers, name, {
-    max: Infinity,
-    create: () => numbers.size,
-  });
 }
 
 /** Adds up the cost of statements, without that of their bodies. */
@@ -220,7 +223,7 @@ class CostOf {
     sources: Sources,
     [stored, type]: readonly [0 | 1, ScalarType],
   ): void {
-    const number = numberOf(this.#context.bindings, binding);
+    const number = this.#context.bindings.get(binding)!;
     const at = BINDINGS + 2 * number + stored;
     const bytes = type === "bool" ? 4 : STORED_BYTES[type];
     this.#bytes.set(at, (this.#bytes.get(at) ?? 0) + bytes);
@@ -240,7 +243,7 @@ class CostOf {
         return e.name === "local" || NONE;
       case "local": {
         const { marked, variables } = this.#context;
-        return marked.has(e.name) ? [numberOf(variables, e.name)] : NONE;
+        return marked.has(e.name) ? [variables.get(e.name)!] : NONE;
       }
       case "load": {
         const sources = this.#evaluate(e.index);
@@ -377,15 +380,26 @@ function isKnowable(e: Expr): boolean {
   return e.type !== "f32" && !unknown;
 }
 
+/** Names in a body. */
+interface UsedNames extends Pick<Context, "needed" | "marked"> {
+  /** Bindings. */
+  readonly accessed: ReadonlySet<string>;
+  /** Variables that count loops. */
+  readonly counters: ReadonlySet<string>;
+}
+
 /** Variables on which conditions and loops depend (`needed`), and on which accesses also depend (`marked`). */
-function usedNames(
-  body: readonly Stmt[],
-): Pick<Context, "needed" | "marked"> {
+function usedNames(body: readonly Stmt[]): UsedNames {
   const values = new Map<string, Expr[]>();
   const roots: Expr[] = [];
   const indices: Expr[] = [];
+  const accessed = new Set<string>();
+  const counters = new Set<string>();
   const addIndices = (e: Expr): false => {
-    if (e.op === "load") indices.push(e.index);
+    if (e.op === "load") {
+      indices.push(e.index);
+      accessed.add(e.binding);
+    }
     someOperand(e, addIndices);
     return false;
   };
@@ -395,7 +409,11 @@ function usedNames(
       const all = cachedIn(values, s.name, { max: Infinity, create: () => [] });
       all.push(...expressionsOf(s));
     }
-    if (s.op === "store") indices.push(s.index);
+    if (s.op === "store") {
+      indices.push(s.index);
+      accessed.add(s.binding);
+    }
+    if (s.op === "for") counters.add(s.name);
     if (s.op === "if" || s.op === "for") roots.push(...expressionsOf(s));
   };
   walkStatements(body, (s) => {
@@ -403,6 +421,8 @@ function usedNames(
     else add(s);
   });
   return {
+    accessed,
+    counters,
     needed: readNames(roots, { values, reads: isKnowable }),
     marked: readNames([...roots, ...indices], { values, reads: () => true }),
   };

@@ -200,15 +200,15 @@ class Walk implements State {
     const outside = this.#diverged;
     this.#diverged ||= this.#varies(s.sources);
     if (condition !== undefined) {
-      this.block(condition ? s.then : s.else, times);
+      this.block(condition ? s.then() : s.else(), times);
     } else {
       const before = [...this.totals];
-      this.block(s.then, times);
+      this.block(s.then(), times);
       const first = this.totals;
       this.totals = before;
-      this.block(s.else, times);
+      this.block(s.else(), times);
       this.totals = this.totals.map((n, i) => Math.max(n, first[i]!));
-      this.#forget(s.sets);
+      this.#forget(s.sets());
     }
     this.#diverged = outside;
   }
