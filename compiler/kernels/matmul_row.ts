@@ -34,7 +34,7 @@ const MIN_RUNS = 4;
 /** Fewest runs of blocks of a column that is read as one stream. */
 function minRuns(o: MatmulOptions): number {
   const { lanes } = teamsOf(o);
-  if ((o.tile.vector ?? lanes) === lanes) return MIN_RUNS;
+  if ((o.tile.vector ?? lanes) >= lanes) return MIN_RUNS;
   return o.weights.every(({ stored }) => isHalf(stored)) ? 1 : Infinity;
 }
 
