@@ -171,6 +171,12 @@ t.test(
         ? hold(one, { ...tile, vector: 8 }, "pairs")
         : hold(one, tile));
     }
+    // A vector has the parts of a column.
+    for (const [i, stored] of (["q4_k", "q5_k"] as const).entries()) {
+      const shape = { rows: 1, k: 2048, columns: 40 };
+      const one = { stored, shape, kind: (INNER_SEED + i) % KINDS.length };
+      await hold(one, { ...low, vector: 8 }, "pairs");
+    }
     const some = cases.filter(({ stored }) =>
       /^(uint4x32|q4_k|q8_0)$/.test(stored)
     );

@@ -42,6 +42,7 @@ import {
   type Sums,
 } from "./matmul_bytes_sums.ts";
 import { rowsByPanels } from "./matmul_bytes_panels.ts";
+import { isByParts, rowByParts } from "./matmul_bytes_parts.ts";
 import { isByBlocks, rowByBlocks } from "./matmul_bytes_row.ts";
 
 /** Describes a matrix multiplication of bytes. Its grid is `matmulGrid`. */
@@ -89,7 +90,11 @@ function rowsOfTile(o: BytesMatmul): KernelText {
         wgsl`
           if (end - first < ${height + 1}) {
             ${
-          height === 1 && isByBlocks(o) ? rowByBlocks(o) : wgsl`
+          height === 1 && isByBlocks(o)
+            ? rowByBlocks(o)
+            : height === 1 && isByParts(o)
+            ? rowByParts(o)
+            : wgsl`
             if (lane < ${lanes}) {
               let team_first = first;
               ${rowsTimesColumns(o, height)}

@@ -376,17 +376,26 @@ export class Emitter {
         const width = s.bytes ? 1 : 4;
         const from = `(const char *)${this.name(s.pointer)}`;
         const at = `${from} - (const char *)${address} + ${width * s.constant}`;
-        // Between the codes of blocks there are scales. No load is in the first 0 bytes of a line, so none prefetches.
-        const step = s.ahead === "none" ? 0 : (s.bytes ? 4.5 : 4) * s.words;
+        // Between the codes of blocks there are scales.
+        const step = (s.bytes ? 4.5 : 4) * s.words;
         const later = s.ahead === "later" ? "&later" : "0";
         const isAlong = s.ahead === "along";
         if (isAlong && "binding" in s.from) this.#noteAlong(s, s.from.binding);
         const along = isAlong ? `&along_${s.several ? "several" : "one"}` : "0";
-        return writer.line(
-          `turn${s.words}(${tile}, ${address}, ${at}, ${
-            width * s.apart
-          }, ${step}, ${later}, ${along});`,
+        const apart = width * s.apart;
+        const isStream = s.ahead === "stream";
+        // No load is in the first 0 bytes of a line, so none prefetches.
+        const own = s.ahead === "none" || isStream ? 0 : step;
+        writer.line(
+          `turn${s.words}(${tile}, ${address}, ${at}, ${apart}, ${own}, ${later}, ${along});`,
         );
+        if (isStream) {
+          const load = `(const char *)${address} + (${at})`;
+          const inRow = step < apart ? `(${at}) % ${apart}` : "0";
+          const bytes = Math.min(step, apart);
+          writer.line(`prefetch_stream(${load}, ${inRow}, ${bytes});`);
+        }
+        return;
       }
       case "prefetch":
         return writer.line("prefetch_ahead(&later);");

@@ -59,11 +59,15 @@ INLINE void prefetch_next(const char *from, uint64_t at, uint64_t apart, uint64_
 /** Bytes between the loads of a stream and its prefetches. */
 const STREAM_AHEAD = 8192;
 
-/** Prefetches lines of rows that are adjacent in memory. */
+/**
+ * Prefetches lines of rows that are adjacent in memory: next to a load of some bytes of each row, from its byte `at` on,
+ * as large a part of all following rows.
+ */
 const STREAM_IN_C = `
-INLINE void prefetch_stream(const char *from, uint64_t apart) {
+INLINE void prefetch_stream(const char *from, uint64_t at, uint64_t bytes) {
+  const char *line = from - at + at * LANES + ${STREAM_AHEAD};
   UNROLL(LANES)
-  for (u i = 0; i < LANES * apart; i += ${LINE}) __builtin_prefetch(from + ${STREAM_AHEAD} + i);
+  for (u i = 0; i < LANES * bytes; i += ${LINE}) __builtin_prefetch(line + i);
 }
 `;
 
@@ -96,8 +100,7 @@ function turnInC(lanes: number, words: number): string {
         `  if (streams) __builtin_prefetch(line + ${lane} * apart, 0, 3);`
       ),
     ]),
-    `  if (step && apart < ${LINE}) prefetch_stream(from, apart);`,
-    `  else if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
+    `  if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
     `  else if (!along) prefetch_next(from, at % apart, apart, step);`,
     `  else if (apart > ${STREAM_APART}) prefetch_along((const char *)array, from, at % apart, apart, step, along);`,
     "  vu a, b;",

@@ -45,6 +45,9 @@ export const STREAM_APART = 2 * LINE;
  */
 const STREAM_WORDS = 4;
 
+/** Bytes between blocks of a row, whose rows are longer. */
+const SUPER_BLOCK = 256;
+
 /** Vector registers of the smallest supported processor. */
 const REGISTERS = 16;
 
@@ -248,7 +251,8 @@ function tiledLoop(
     const aheadOf = ({ array, apart, bytes }: PointerGroup) => {
       if (!("binding" in x.memory(array))) return "none";
       const distance = (bytes ? 1 : 4) * apart;
-      if (distance < LINE) return fills ? "none" : "stream";
+      const isStream = distance < (bytes ? SUPER_BLOCK : LINE);
+      if (isStream) return fills ? "none" : "stream";
       // A repeated phase continues with the following rows, of which it may read a part.
       const next = readsHere || on.repeats && distance > STREAM_APART;
       return fills ? "later" : next ? "next" : "along";

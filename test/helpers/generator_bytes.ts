@@ -73,6 +73,12 @@ export function* ofMatmulBytes(): Generator<Launch> {
       yield productLaunch({ ...shape, tile: { ...tile, vector: 2 } });
     }
   }
+  // One row by the parts of columns.
+  const parts = { rows: 2, columns: 1, lanes: 16, vector: 8 } as const;
+  for (const tile of [parts, { ...parts, split: 2 }]) {
+    const shape = { stored: "q4_k", columns: 20, rows: 1, k: 2048 } as const;
+    yield productLaunch({ ...shape, tile });
+  }
 }
 
 function productLaunch(
