@@ -128,30 +128,32 @@ export function splitTokensOf(
   );
 }
 
-/** Heads of a workgroup with one block of keys, if as many read the same keys. */
-const SPLIT_HEADS = 4;
-
-/** Numbers of teams that may share a block of keys, and workgroups from which one team each fills a wide device. */
-const TEAMS = [4, 2], MANY_GROUPS = 2048;
+/** Teams that share a block of keys, and workgroups from which one team each fills a wide device. */
+const TEAMS = 4, MANY_GROUPS = 2048;
 
 /** Maximum words of workgroup memory for the block sums of teams. */
 const MAX_SUM_WORDS = 3072;
 
 /**
  * The queries of a workgroup with one block of keys: a few heads of one token that read the same keys. If workgroups are
- * few, teams sum different blocks of the dimension of keys, and different dimensions of values.
+ * few and vectors long, teams sum different blocks of the dimension of keys, and different dimensions of values.
  */
 export function splitTile(o: KeySpan): QueryTile {
   const { dim, valueDim = dim, stored = "f32" } = o;
-  const { heads } = queryTile({ ...o, queries: SPLIT_HEADS }, WIDE_SUMS);
-  const isOne = dim % KEY_BLOCK > 0 || heads * dim > MAX_SUM_WORDS ||
-    o.heads / heads * keyBlocks(o) >= MANY_GROUPS;
+  const headsOf = (queries: number) =>
+    queryTile({ ...o, queries }, WIDE_SUMS).heads;
+  const heads = headsOf(4);
+  if (o.heads / heads * keyBlocks(o) >= MANY_GROUPS) {
+    return { heads, tokens: 1 };
+  }
+  const lanes = TEAMS * KEY_BLOCK;
   // Two values of 16 bits are in a word.
-  const fits = (lanes: number) =>
-    lanes <= dim &&
+  const fits = dim % KEY_BLOCK === 0 && lanes <= dim &&
+    heads * dim <= MAX_SUM_WORDS &&
     (stored === "f32" ? lanes <= valueDim : valueDim % (2 * lanes) === 0);
-  const teams = isOne ? undefined : TEAMS.find((n) => fits(n * KEY_BLOCK));
-  return { heads, tokens: 1, teams: teams ?? 1 };
+  return fits
+    ? { heads, tokens: 1, teams: TEAMS }
+    : { heads: headsOf(2), tokens: 1 };
 }
 
 /** The grids of `attentionParts` and `attentionMerge`. */

@@ -435,8 +435,8 @@ function* splits(): Generator<{
     for (
       const { heads: [heads, kvHeads], dims, sees, ...o } of product(ATTENTION)
     ) {
-      // Two teams share keys of 64 elements.
-      const [dim, valueDim] = dims[0] === 32 && n % 2 > 0 ? [64, 64] : dims;
+      // Teams share keys of 128 elements.
+      const [dim, valueDim] = dims[0] === 32 && n % 2 > 0 ? [128, 128] : dims;
       // Variants cover all forms of a rank; the last token sees no key of a later rank.
       const [begin, context, shard] =
         rankOf[(n + heads + dim + (sees.window ?? 0) + Number(o.sinks)) % 3]!;
