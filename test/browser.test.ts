@@ -205,11 +205,13 @@ t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
       await generate(page);
       t.equal(await text(page, "#text"), recorded.prompt + recorded.text);
       const status = await text(page, "#status");
-      t.match(status, new RegExp(`^${ranks} ranks on ${name}`));
+      t.match(status, new RegExp(`^${ranks} ranks? on ${name}`));
       t.comment(`${device} ${ranks}: ${performance.now() - begun} ms`);
     }
   }
   t.strictSame(complaints, []);
+  const malformed = await fetch(new URL("/%ff", address));
+  t.equal(malformed.status, 400, "the server answers malformed requests");
 
   // Node on one rank, the page on one and four: bits do not depend on the mesh.
   const inputs = packedPrompts([9, 7, 5]);

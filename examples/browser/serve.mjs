@@ -20,32 +20,39 @@ async function bundled() {
   return outputFiles[0].contents;
 }
 
-/** Starts the server. Returns it after it listens. */
+/** Answers with a file of the package, or with the requested bytes of it. */
+async function answer({ url, headers: { range } }, response) {
+  const { pathname } = new URL(url, "http://localhost");
+  const file = join(ROOT, normalize(decodeURIComponent(pathname)));
+  const headers = {
+    "content-type": TYPES[extname(file)] ?? "application/octet-stream",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-embedder-policy": "require-corp",
+  };
+  const found = statSync(file, { throwIfNoEntry: false });
+  if (file === SCRIPT && existsSync(join(ROOT, "scripts/bundle.mjs"))) {
+    response.writeHead(200, headers).end(await bundled());
+  } else if (!found?.isFile()) {
+    response.writeHead(404).end();
+  } else if (range) {
+    const [start, end] = range.replace("bytes=", "").split("-").map(Number);
+    const stream = createReadStream(file, { start, end });
+    response.writeHead(206, {
+      ...headers,
+      "content-range": `bytes ${start}-${end}/${found.size}`,
+    });
+    stream.pipe(response);
+  } else {
+    response.writeHead(200, headers);
+    createReadStream(file).pipe(response);
+  }
+}
+
+/** Starts the server. Returns it after it listens. Malformed requests are answered with 400. */
 export async function serve(port) {
-  const server = createServer(async ({ url, headers: { range } }, response) => {
-    const { pathname } = new URL(url, "http://localhost");
-    const file = join(ROOT, normalize(decodeURIComponent(pathname)));
-    const headers = {
-      "content-type": TYPES[extname(file)] ?? "application/octet-stream",
-      "cross-origin-opener-policy": "same-origin",
-      "cross-origin-embedder-policy": "require-corp",
-    };
-    const found = statSync(file, { throwIfNoEntry: false });
-    if (file === SCRIPT && existsSync(join(ROOT, "scripts/bundle.mjs"))) {
-      response.writeHead(200, headers).end(await bundled());
-    } else if (!found?.isFile()) {
-      response.writeHead(404).end();
-    } else if (range) {
-      const [start, end] = range.replace("bytes=", "").split("-").map(Number);
-      response.writeHead(206, {
-        ...headers,
-        "content-range": `bytes ${start}-${end}/${found.size}`,
-      });
-      createReadStream(file, { start, end }).pipe(response);
-    } else {
-      response.writeHead(200, headers);
-      createReadStream(file).pipe(response);
-    }
+  const server = createServer((request, response) => {
+    answer(request, response)
+      .catch(() => response.writeHead(400).end());
   });
   await new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
   return server;
