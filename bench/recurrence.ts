@@ -29,7 +29,7 @@ const { values: flags } = parseArgs({
 });
 const [tokens, runs] = [Number(flags.tokens), Number(flags.runs)];
 
-/** Ops of a run, so that most of its time is not that of its inputs. */
+/** Ops by which two runs differ: the difference of their times contains no transfers of inputs. */
 const OPS = 4;
 
 /** A layer of a published model. */
@@ -75,9 +75,10 @@ function between(low: number, high: number, elements: number): Float32Array {
     .map((x) => low + (high - low) * (x + 1) / 2);
 }
 
-/** Loads the op on the native device. Returns a run of it. */
+/** Loads some ops on the native device. Returns a run of them. */
 async function openOurs(
   { rule, heads, kvHeads, dim, valueDim }: Layer,
+  ops: number,
 ): Promise<{ run(): Promise<unknown>; close(): Promise<void> }> {
   const axes = { head: heads, kvHead: kvHeads, dim, valueDim, sequence: 1 };
   const layer = model({ token: tokens, ...axes }, (m) => {
@@ -93,7 +94,7 @@ async function openOurs(
       position: at("position"),
     };
     const outputs: { [name: string]: Tensor } = {};
-    for (let i = 0; i < OPS; i++) {
+    for (let i = 0; i < ops; i++) {
       const { y, state } = linearRecurrence(query, key, value, {
         ...shared,
         state: m.state(`state${i}`, "sequence head dim valueDim"),
@@ -227,12 +228,12 @@ function openTheirs(
   };
 }
 
-/** Microseconds of CPU time per token of a run of some ops. */
-async function timed(run: () => unknown, ops = 1): Promise<number> {
+/** Microseconds of CPU time per token of a run. */
+async function timed(run: () => unknown): Promise<number> {
   const before = process.cpuUsage();
   await run();
   const { user, system } = process.cpuUsage(before);
-  return (user + system) / tokens / ops;
+  return (user + system) / tokens;
 }
 
 const folder = join(flags.peers, FOLDER);
@@ -244,16 +245,19 @@ if (!existsSync(folder)) {
 }
 console.log(machine());
 // The native device configures the foreign functions before any library is loaded.
-const opened: (Awaited<ReturnType<typeof openOurs>>)[] = [];
-for (const layer of LAYERS) opened.push(await openOurs(layer));
+const opened: (Awaited<ReturnType<typeof openOurs>>)[][] = [];
+for (const layer of LAYERS) {
+  opened.push([await openOurs(layer, 1), await openOurs(layer, 1 + OPS)]);
+}
 const ggml = openGgml(folder);
 for (const [i, layer] of LAYERS.entries()) {
-  const ours = opened[i]!;
+  const [one, more] = opened[i]!;
   const theirs = openTheirs(ggml, layer);
   const times: { ours: number; theirs: number }[] = [];
   for (let i = 0; i <= runs; i++) {
+    const rest = await timed(one!.run);
     times.push({
-      ours: await timed(ours.run, OPS),
+      ours: (await timed(more!.run) - rest) / OPS,
       theirs: await timed(theirs.run),
     });
   }
@@ -270,5 +274,6 @@ for (const [i, layer] of LAYERS.entries()) {
     } us, ${ratio.toFixed(2)} times as fast`,
   );
   theirs.close();
-  await ours.close();
+  await one!.close();
+  await more!.close();
 }

@@ -200,16 +200,14 @@ function update(o: RecurrenceOptions): KernelText {
     ...rule === "seen" ? [] : ["result"],
     ...rule === "add" ? [] : ["seen"],
   ];
+  const scales = o.stateful || rule === "seen";
   return wgsl`
+    ${scales && wgsl`let scale = ${o.names.rate}[at];`}
     ${
     each(
       o,
       wgsl`
-      let change[c] = ${
-        o.stateful || rule === "seen"
-          ? wgsl`${o.names.rate}[at] * ${rest}`
-          : rest
-      };
+      let change[c] = ${scales ? wgsl`scale * ${rest}` : rest};
       var result[c] = ${rule === "seen" ? wgsl`seen[c]` : wgsl`0.0`};
       seen[c] = 0.0;`,
     )
@@ -246,6 +244,7 @@ function erase(o: RecurrenceOptions): KernelText {
   const { lanes } = shapeOf(o);
   const cell = cellAt(o);
   return wgsl`
+    let scale = ${o.names.rate}[at];
     ${each(o, wgsl`seen[c] = 0.0;`)}
     ${
     eachRow(o, ["seen"], {
@@ -263,7 +262,7 @@ function erase(o: RecurrenceOptions): KernelText {
       o,
       wgsl`
       y[at * ${o.valueDim} + column + c * ${lanes}] = seen[c];
-      let change[c] = -(${o.names.rate}[at] * seen[c]);`,
+      let change[c] = -(scale * seen[c]);`,
     )
   }
     ${laterDecay(o)}

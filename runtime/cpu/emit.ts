@@ -420,7 +420,9 @@ export class Emitter {
         f.op("i32.add");
         return f.set(this.part.local);
       case "turn":
-        throw new Error("internal: tiles are not lowered for WebAssembly");
+      case "write":
+      case "fetch":
+        throw new Error("internal: '" + s.op + "' is for compiled loops");
     }
   }
 

@@ -318,6 +318,12 @@ export class Emitter {
       }
       case "store":
         return this.#store(s);
+      case "write": {
+        const [value] = this.values(s.value);
+        const type = s.value.type === "u" ? "word" : "run_of_words";
+        const to = `${this.name(s.pointer)} + ${s.offset}`;
+        return writer.line(`*(${type} *)(${to}) = ${value};`);
+      }
       case "if": {
         const [condition] = this.values(s.condition);
         this.#block(`if (${condition})`, s.then);
@@ -396,6 +402,11 @@ export class Emitter {
           writer.line(`prefetch_stream(${load}, ${inRow}, ${bytes});`);
         }
         return;
+      }
+      case "fetch": {
+        const [address] = this.values(s.address);
+        const write = s.write ? 1 : 0;
+        return writer.line(`__builtin_prefetch(${address}, ${write}, 3);`);
       }
       case "prefetch":
         return writer.line("prefetch_ahead(&later);");

@@ -142,6 +142,13 @@ export type Statement =
     readonly value: Value;
     readonly mask: Value | undefined;
   }
+  /** Stores a word or the lanes of a vector at a pointer, known to be in bounds. */
+  | {
+    readonly op: "write";
+    readonly pointer: Local;
+    readonly offset: number;
+    readonly value: Value;
+  }
   | {
     readonly op: "if";
     readonly condition: Value;
@@ -210,6 +217,12 @@ export type Statement =
     readonly ahead: "along" | "later" | "next" | "stream" | "none";
     /** Whether its words are multiplied by several rows. */
     readonly several: boolean;
+  }
+  /** Prefetches the line at an address, which may be out of bounds, to load from it or to write to it. */
+  | {
+    readonly op: "fetch";
+    readonly address: Value;
+    readonly write: boolean;
   }
   /** Prefetches some of the lines that a `turn` with `later` queued. */
   | { readonly op: "prefetch" };

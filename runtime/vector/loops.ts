@@ -1,15 +1,11 @@
 /**
- * Loops over uniform counters. Loads of innermost loops use pointers, whose range is checked once, before the loop or
- * the one around it (`Ahead`); a second loop checks each access.
+ * Loops over uniform counters. Loads of innermost loops, and stores where compiled loops load, use pointers, whose range
+ * is checked once, before the loop or the one around it (`Ahead`); a second loop checks each access.
  */
 
 import { endOf, mul } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import {
-  someExpression,
-  walkExpressions,
-  walkStatements,
-} from "../../spec/kernel/walk.ts";
+import { someExpression } from "../../spec/kernel/walk.ts";
 import { spanOf } from "./analyze.ts";
 import {
   addressOf,
@@ -22,13 +18,11 @@ import {
   word,
 } from "./ir.ts";
 import { coursesIn, findPointers, type PointerGroup } from "./pointers.ts";
+import { iterationsOf } from "./rounds.ts";
+import { fetchRows, isLong } from "./rows_ahead.ts";
 import type { Statements } from "./statement.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
-
-/** Maximum expressions of a loop body for unrolling four times, and twice. */
-const UNROLL_FOUR = 220;
-const UNROLL_TWO = 700;
 
 /** Iterations that a compiler unrolls. */
 const UNROLL = 4;
@@ -48,14 +42,8 @@ const STREAM_WORDS = 4;
 /** Bytes between blocks of a row, whose rows are longer. */
 const SUPER_BLOCK = 256;
 
-/** Vector registers of the smallest supported processor. */
-const REGISTERS = 16;
-
 /** Maximum iterations of a loop whose addresses are computed ahead. */
 const MAX_SPAN = 2 ** 24;
-
-/** Maximum elements by which a pointer advances in one iteration of an unrolled loop. */
-const MAX_LEAP = 2 ** 26;
 
 /** Addresses of the loads of a loop for all iterations of the outer one, and whether they are in bounds. */
 export interface Ahead {
@@ -88,6 +76,16 @@ interface Pointer {
 
 /** Lowers a loop that all lanes run equally often. */
 export function countedLoop(s: ForStmt, on: Statements): void {
+  const { around } = on;
+  if (around) on.around = { loop: around.loop, isInner: true };
+  else if (on.loops === "tiles" && isLong(s)) {
+    on.around = { loop: s, isInner: false };
+  }
+  lowerLoop(s, on);
+  on.around = around;
+}
+
+function lowerLoop(s: ForStmt, on: Statements): void {
   const [from, to] = [on.keepWord(s.from), on.keepWord(endOf(s))];
   const step = on.keepWord(s.step);
   const counter = on.localOf(s.name);
@@ -104,15 +102,18 @@ export function countedLoop(s: ForStmt, on: Statements): void {
   on.emit({ op: "block", label, body });
 }
 
-/** The loads of an innermost loop whose range can be checked once, before it. */
+/** The loads and stores of an innermost loop whose range can be checked once, before it. */
 function pointersOf(s: ForStmt, on: Statements): readonly PointerGroup[] {
   const { shapes } = on.x;
   if (!isStraight(s) || s.step.op !== "const" || !shapes.isUniform(s.from)) {
     return [];
   }
-  const apart = on.loops === "tiles" && Number(s.step.value) === 1;
+  const tiles = on.loops === "tiles";
+  const apart = tiles && Number(s.step.value) === 1;
   const turns = apart && tiledWords(s, on) !== undefined;
-  return findPointers(s, shapes, { writable: on.writable, apart, turns });
+  const stores = tiles && !on.isMasked;
+  const { writable } = on;
+  return findPointers(s, shapes, { writable, apart, turns, stores });
 }
 
 /** Numbers of words per lane that can be transposed at once. */
@@ -169,9 +170,15 @@ function within(
   { base, stride }: Pointer,
   { last, on }: { readonly last: Value; readonly on: Statements },
 ): Value {
-  const { bytes, apart, loads } = group;
-  const constant = Math.max(...loads.values()) + (bytes ? 3 : 0) +
-    (apart > 1 ? apart * (on.x.shapes.lanes - 1) : 0);
+  const { bytes, apart, loads, stores } = group;
+  const lanes = on.x.shapes.lanes - 1;
+  // Runs that are loaded may extend into the guard, those that are stored may not.
+  const constant = Math.max(
+    ...[...loads.values()].map((first) =>
+      first + (bytes ? 3 : 0) + (apart > 1 ? apart * lanes : 0)
+    ),
+    ...[...stores.values()].map((first) => first + apart * lanes),
+  );
   const of = on.x.memory(group.array);
   const args = [base, stride, last];
   return { op: "within", type: "u", of, constant, bytes, args };
@@ -185,10 +192,11 @@ function advance(
   on.set(pointer, addressOf(get(pointer), elements, bytes), false);
 }
 
-/** Removes pointers of loads. */
+/** Removes pointers of loads and stores. */
 function forget(groups: readonly PointerGroup[], on: Statements): void {
-  for (const { loads } of groups) {
+  for (const { loads, stores } of groups) {
     for (const load of loads.keys()) on.x.pointed.delete(load);
+    for (const store of stores.keys()) on.stored.delete(store);
   }
 }
 
@@ -220,11 +228,14 @@ function tiledLoop(
     within(group, pointers[i]!, { last, on })
   );
   const fast = () => {
-    groups.forEach(({ loads, apart, transposed }, i) => {
+    groups.forEach(({ loads, stores, apart, transposed }, i) => {
       if (transposed) return;
       const pointer = pointers[i]!.local;
       for (const [load, offset] of loads) {
         x.pointed.set(load, { pointer, offset, apart });
+      }
+      for (const [store, offset] of stores) {
+        on.stored.set(store, { pointer, offset });
       }
     });
     const iteration = () => {
@@ -242,6 +253,7 @@ function tiledLoop(
     );
     if (apart.length === 0) {
       if (on.prefetchesLater) on.emit({ op: "prefetch" });
+      fetchRows(groups, pointers, { words: spanOf(s), on });
       return on.count({ ...bounds, unroll: unrolled(UNROLL) }, iteration);
     }
     // Loops that fill workgroup memory are followed by loops that compute with it.
@@ -454,40 +466,4 @@ function lookAhead(outer: ForStmt, counter: Local, on: Statements): void {
     on.set(inRange, allOf(first!, ...rest));
     on.ahead.set(inner, { groups, inRange, starts, counter });
   }
-}
-
-/**
- * Iterations of a loop whose loads fit into registers together with the sums of the loop; engines load all of an
- * unrolled round before they compute. Infinity: not even one iteration fits, so sums are in memory, and longer rounds
- * load them less often.
- */
-function iterationsInRegisters(
-  body: readonly Stmt[],
-  groups: readonly PointerGroup[],
-): number {
-  const sums = new Set<string>();
-  walkStatements(body, (s) => {
-    if (s.op === "set" && s.value.type === "f32") sums.add(s.name);
-  });
-  const loads = groups.reduce((n, group) => n + group.loads.size, 0);
-  const room = REGISTERS - sums.size;
-  if (loads > room) return Infinity;
-  return [4, 2].find((unrolled) => unrolled * loads <= room) ?? 1;
-}
-
-/** Iterations in an unrolled round of a loop. */
-function iterationsOf(
-  s: ForStmt,
-  step: number,
-  groups: readonly PointerGroup[],
-): number {
-  // Not unrolled if strides are so large that offsets of an unrolled round would not fit 32 bits.
-  const far = groups.some(({ stride }) =>
-    step * (typeof stride === "number" ? Math.max(1, stride) : 1) >= MAX_LEAP
-  );
-  if (far) return 1;
-  let size = 0;
-  walkExpressions(s.body, () => size++);
-  const bySize = size > UNROLL_TWO ? 1 : size > UNROLL_FOUR ? 2 : 4;
-  return Math.min(bySize, iterationsInRegisters(s.body, groups));
 }

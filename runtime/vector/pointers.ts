@@ -1,6 +1,6 @@
 /**
- * Loads whose index is linear in a loop's counter: `invariant + counter * stride + constant`. The loop has their
- * addresses in locals; their range is checked once, before it or the outer loop starts.
+ * Loads and stores whose index is linear in a loop's counter: `invariant + counter * stride + constant`. The loop has
+ * their addresses in locals; their range is checked once, before it or the outer loop starts.
  */
 
 import { cachedJson } from "../../spec/kernel/exact_json.ts";
@@ -17,7 +17,10 @@ import type { Shapes } from "./shape.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
 
-/** Loads with the same invariant part and stride. */
+/** A store to a binding or to workgroup memory. */
+export type Store = Extract<Stmt, { op: "store" | "sharedStore" }>;
+
+/** Loads with the same invariant part and stride, and stores between them. */
 export interface PointerGroup {
   readonly array: string;
   /** Elements between lanes. */
@@ -32,6 +35,8 @@ export interface PointerGroup {
   readonly stride: number | readonly Expr[];
   /** Constant parts of the indices, by load. */
   readonly loads: Map<Expr, number>;
+  /** Constant parts of the indices, by store. A loop that updates what it loads needs no other pointer. */
+  readonly stores: Map<Store, number>;
 }
 
 interface Linear {
@@ -208,45 +213,55 @@ export interface PointerOptions {
   readonly apart?: boolean;
   /** Whether several iterations can be transposed. Default: no. */
   readonly turns?: boolean;
+  /** Also stores where the loop loads. Default: no. */
+  readonly stores?: boolean;
 }
 
-/** The loads of an innermost loop that can use pointers, grouped by common parts. */
+/** The loads and stores of an innermost loop that can use pointers, grouped by common parts. */
 export function findPointers(
   loop: ForStmt,
   shapes: Shapes,
-  { writable, apart = false, turns = false }: PointerOptions,
+  { writable, apart = false, turns = false, stores = false }: PointerOptions,
 ): PointerGroup[] {
   const known = new Invariants(loop, shapes, writable);
   const groups = new Map<string, PointerGroup>();
   const seen = new Set<Expr>();
+  /** The linear form of an index, and the key of its group. Undefined if it cannot use a pointer. */
+  const keyed = (array: string, index: Expr, bytes: boolean) => {
+    const { stride: lane } = shapes.of(index);
+    if (lane === null || lane < 0) return undefined;
+    if (lane > 0 && shapes.lanes === 1 || lane > 1 && !apart) return undefined;
+    const form = linear(index, known);
+    if (!form || form.constant >= 2 ** 26) return undefined;
+    if (form.factors.some((factor) => !shapes.isUniform(factor))) {
+      return undefined;
+    }
+    if (form.factors.length > 0 && form.stride !== 1) return undefined;
+    if (form.stride < 0 || form.stride >= 2 ** 24) return undefined;
+    const key = [
+      array,
+      bytes,
+      lane,
+      form.stride,
+      form.factors.map(cachedJson).sort().join("*"),
+      form.terms.map(cachedJson).sort().join("+"),
+    ].join(";");
+    return { form, key, lane };
+  };
   for (const s of loop.body) {
     for (const top of expressionsOf(s)) {
       walkExpression(top, (e) => {
         if (e.op !== "load" && e.op !== "shared") return;
-        const { stride: lane } = shapes.of(e.index);
-        if (lane === null || lane < 0) return;
-        if (lane > 0 && shapes.lanes === 1 || lane > 1 && !apart) return;
-        const index = linear(e.index, known);
-        if (!index || index.constant >= 2 ** 26) return;
-        if (index.factors.some((factor) => !shapes.isUniform(factor))) return;
-        const fixed = index.factors.length === 0;
-        if (!fixed && index.stride !== 1) return;
-        if (index.stride < 0 || index.stride >= 2 ** 24) return;
         const array = e.op === "load" ? e.binding : e.array;
         const bytes = isOfBytes(e);
-        const word = bytes ? 4 : 1;
+        const found = keyed(array, e.index, bytes);
+        if (!found) return;
+        const { form, key, lane } = found;
+        const fixed = form.factors.length === 0;
         const transposed = lane > 1 && turns && fixed &&
-          index.stride === word &&
+          form.stride === (bytes ? 4 : 1) &&
           known.keeps(array);
         if (lane > 1 && !transposed && !bytes) return;
-        const key = [
-          array,
-          bytes,
-          lane,
-          index.stride,
-          index.factors.map(cachedJson).sort().join("*"),
-          index.terms.map(cachedJson).sort().join("+"),
-        ].join(";");
         let group = groups.get(key);
         if (!group) {
           group = {
@@ -254,17 +269,43 @@ export function findPointers(
             apart: lane,
             bytes,
             transposed,
-            terms: index.terms,
-            stride: fixed ? index.stride : index.factors,
+            terms: form.terms,
+            stride: fixed ? form.stride : form.factors,
             loads: new Map(),
+            stores: new Map(),
           };
           groups.set(key, group);
         }
-        group.loads.set(e, index.constant);
+        group.loads.set(e, form.constant);
       }, seen);
     }
   }
+  if (stores) {
+    for (const s of loop.body) {
+      if (s.op !== "store" && s.op !== "sharedStore") continue;
+      const array = s.op === "store" ? s.binding : s.array;
+      const found = keyed(array, s.index, false);
+      if (!found || found.lane > 1) continue;
+      groups.get(found.key)?.stores.set(s, found.form.constant);
+    }
+  }
   return [...groups.values()];
+}
+
+/**
+ * An index as a linear form of the counter of a loop around it. Undefined if it is not, or if it does not advance by a
+ * constant.
+ */
+export function linearIn(
+  loop: ForStmt,
+  index: Expr,
+  { x, writable }: {
+    readonly x: { readonly shapes: Shapes };
+    readonly writable: ReadonlySet<string>;
+  },
+): { readonly constant: number; readonly stride: number } | undefined {
+  const form = linear(index, new Invariants(loop, x.shapes, writable));
+  return form?.factors.length === 0 ? form : undefined;
 }
 
 /** Index of a group's loads in all iterations of the outer loop: sum of terms + constant + stride * counter. */

@@ -23,6 +23,8 @@ import {
   type Value,
 } from "./ir.ts";
 import { type Ahead, countedLoop } from "./loops.ts";
+import type { Store } from "./pointers.ts";
+import { fetchLater } from "./rows_ahead.ts";
 import type { Shapes } from "./shape.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
@@ -48,12 +50,19 @@ export class Statements {
   /** Reserves memory for a vector. */
   readonly take: () => ScratchSlot;
   readonly ahead = new Map<ForStmt, Ahead>();
+  /** Stores that are known to be in bounds. */
+  readonly stored = new Map<
+    Store,
+    { readonly pointer: Local; readonly offset: number }
+  >();
   /** Variables that are declared around phases. */
   readonly outlived = new Set<string>();
   /** Workgroup memory that the phase at hand loads from. */
   readHere: ReadonlySet<string> = new Set();
   /** Whether the phase at hand is repeated by a loop around it. */
   repeats = false;
+  /** The loop whose later iterations are prefetched for, and whether the statement at hand is in a loop inside it. */
+  around: { readonly loop: ForStmt; readonly isInner: boolean } | undefined;
   /** Whether an earlier loop has queued prefetches. */
   prefetchesLater = false;
   #out: Statement[] = [];
@@ -169,12 +178,20 @@ export class Statements {
     return !(spanOf(s) <= SHORT_LOOP);
   }
 
+  /** Whether some lanes may be inactive. */
+  get isMasked(): boolean {
+    return this.#mask !== undefined;
+  }
+
   list(body: readonly Stmt[]): void {
     for (const s of body) this.statement(s);
   }
 
   statement(s: Stmt): void {
     this.x.begin();
+    if (this.around && !this.around.isInner && !this.isMasked) {
+      fetchLater(s, this.around.loop, this);
+    }
     switch (s.op) {
       case "let":
       case "var": {
@@ -272,22 +289,25 @@ export class Statements {
     this.emit({ op: "while", head, condition, body, long: this.isLong(s) });
   }
 
-  #store(s: Extract<Stmt, { op: "store" | "sharedStore" }>): void {
+  #store(s: Store): void {
     const { x } = this;
     const to = x.memory(s.op === "store" ? s.binding : s.array);
     const { stride } = x.shapes.of(s.index);
     const same = x.shapes.isUniform(s.value);
+    const stored = this.stored.get(s);
     if (stride === 0 && (same || !this.#mask)) {
       // All lanes store to one element; the last value wins.
       const value = same && x.isWord(s.value)
         ? x.word(s.value)
         : laneOf(x.bits(s.value), same ? 0 : x.shapes.lanes - 1);
+      if (stored) return this.emit({ op: "write", ...stored, value });
       const index = x.word(s.index);
       const mask = undefined;
       return this.emit({ op: "store", to, form: "one", index, value, mask });
     }
     const run = stride === 1;
     const value = x.bits(s.value);
+    if (stored) return this.emit({ op: "write", ...stored, value });
     this.emit({
       op: "store",
       to,
