@@ -106,7 +106,8 @@ export function lowerMatmul(
 ): void {
   const [first] = dots;
   const storage = targetStorage(lowering, target);
-  const of: MatmulParts = { target, dots, reordered, storage };
+  const matrices = matrixFormOf(lowering, { target, dots, reordered });
+  const of: MatmulParts = { target, dots, reordered, storage, matrices };
   const norm = reordered ? undefined : inlineNormOf(lowering, first!);
   const normed = norm && matmulOf(lowering, { ...of, norm, only: "one" });
   const { maxBindings } = lowering.options;
@@ -121,7 +122,7 @@ export function lowerMatmul(
     amendBuffer(lowering, buffer, { writers: 2 });
   }
   const more: MatmulParts = computesNorm ? { ...of, norm, only: "more" } : of;
-  const many = matmulOf(lowering, { ...of, only: "many" });
+  const many = matrices && matmulOf(lowering, { ...of, only: "many" });
   const launches = [
     ...computesNorm ? [normed] : [],
     matmulOf(lowering, more)!,
@@ -144,6 +145,8 @@ interface MatmulParts {
   readonly dots: readonly NodeOf<"dot">[];
   readonly reordered: Storage | undefined;
   readonly storage: Storage;
+  /** The form for many rows. Undefined if the operands have 32 bits for all rows. */
+  readonly matrices: ReturnType<typeof matricesOf>;
   readonly norm?: InlineNorm;
   readonly only?: "one" | "more" | "many";
 }
@@ -155,10 +158,35 @@ interface MatmulLaunch {
   readonly grid: Grid;
 }
 
-/** Creates the kernel of a matmul. Undefined if it cannot compute the norm, or if its operands have 32 bits. */
+/** Returns the form of a matmul for many rows whose operands have 16 bits. Undefined if it has none. */
+function matrixFormOf(
+  lowering: Lowering,
+  { target, dots, reordered }: Pick<
+    MatmulParts,
+    "target" | "dots" | "reordered"
+  >,
+): MatmulParts["matrices"] {
+  const [first] = dots;
+  const right = first!.inputs[1]!;
+  const isQ8 = reordered === undefined &&
+    lowering.model.layouts.get(right)?.q8 === true;
+  if (isQ8 || lowering.model.routers.has(right)) return undefined;
+  const { over, rows, columns } = dotShape(first!);
+  const group = lowering.model.dispatched.get(target);
+  const grouped = group ? lowering.values.groups.get(group)! : undefined;
+  return matricesOf(lowering, {
+    grouped,
+    weights: dots.length,
+    k: fixedProduct(lowering, first!, over),
+    columns: fixedProduct(lowering, first!, columns),
+    rows: grouped ? grouped.tileSize : sizeOf(lowering, rows),
+  });
+}
+
+/** Creates the kernel of a matmul. Undefined if it cannot compute the norm. */
 function matmulOf(
   lowering: Lowering,
-  { target, dots, reordered, storage, norm, only }: MatmulParts,
+  { target, dots, reordered, storage, matrices, norm, only }: MatmulParts,
 ): MatmulLaunch | undefined {
   const scope = new KernelScope(lowering);
   const [first] = dots;
@@ -216,15 +244,6 @@ function matmulOf(
     },
   };
   const all = grouped ? grouped.tileSize : sizeOf(lowering, rows);
-  const isFull = q8 || lowering.model.routers.has(first!.inputs[1]!);
-  const matrices = isFull ? undefined : matricesOf(lowering, {
-    grouped,
-    weights: weights.length,
-    k,
-    columns: width,
-    rows: all,
-  });
-  if (only === "many" && !matrices) return undefined;
   const byRows = matrices && only !== "one"
     ? forRows(all, { rows: matrices.by, most: matrices.above })
     : undefined;
