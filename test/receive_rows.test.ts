@@ -206,7 +206,7 @@ t.test("DeepSeek-V3 prefill of 4,096 tokens per rank fits with sized receive buf
     ]);
   const worst = await plan();
   t.equal(worst.code, 3);
-  t.match(worst.out, "each of 32 ranks needs 135.6 GiB, and has 78.6 GiB");
+  t.match(worst.out, "each of 32 ranks needs 135.7 GiB, and has 78.6 GiB");
   t.match(worst.out, "fix: --receive-rows 1.25x, or --max-tokens ");
   const needed = await plan("--receive-rows", "1.25x");
   t.equal(needed.code, 0, needed.out);
