@@ -173,6 +173,20 @@ t.test("stop texts, biases and penalties", async (t) => {
   t.not(fresh.text, plain);
 });
 
+t.test("tokens of log-probabilities have bytes, except parts of characters", async (t) => {
+  // In the vocabulary, 128 is the first byte of "é" and 33 is "A".
+  for (const [token, bytes] of [[128, null], [33, [0x41]]] as const) {
+    const { choices: [choice] } = await client.chat.completions.create({
+      model,
+      messages: [{ role: "user", content: PROMPT }],
+      max_tokens: 1,
+      logprobs: true,
+      logit_bias: { [token]: 100 },
+    });
+    t.strictSame(choice!.logprobs!.content![0]!.bytes, bytes);
+  }
+});
+
 t.test("echo has the log-probabilities of the prompt", async (t) => {
   const { choices: [all] } = await client.completions.create({
     model,

@@ -138,7 +138,11 @@ async function logprobsOf(
     { token, logprob }: { readonly token: number; readonly logprob: number },
   ) => {
     const text = await tokenTexts.of(token);
-    return { token: text, logprob, bytes: [...new TextEncoder().encode(text)] };
+    // The text of a part of a character is U+FFFD, which does not state its bytes.
+    const bytes = text.includes("\ufffd")
+      ? null
+      : [...new TextEncoder().encode(text)];
+    return { token: text, logprob, bytes };
   };
   const content: object[] = [];
   for (const { logprobs } of pieces) {
