@@ -22,6 +22,7 @@ import { TUNING } from "../engine/tuning.ts";
 import type { Config } from "../models/mod.ts";
 import { publishedModel } from "../models/published.ts";
 import { NATIVE_LIMITS } from "../runtime/native/mod.ts";
+import { collectFacts } from "../spec/plan/facts.ts";
 import { formatPlan, verifyPlan } from "../spec/mod.ts";
 import { graphWithGradients } from "./helpers/gradients.ts";
 import { countedRun } from "./helpers/counted_run.ts";
@@ -106,6 +107,21 @@ t.test("norms with gathered gains on wide devices", async (t) => {
       tuning: TUNING.gpu,
     },
   ]);
+});
+
+t.test("ZeRO-3 reads every buffer that launches write", async (t) => {
+  const plan = await compileCase(await stepCase(), {
+    mesh: { dp: 2, ep: 2 },
+    zero: 3,
+  });
+  const { programs, buffers } = collectFacts(plan);
+  const steps = programs.flatMap((program) => program.steps);
+  const read = new Set(steps.flatMap(({ reads }) => reads));
+  const launches = steps.filter(({ step }) => step.op === "launch");
+  const unread = launches.flatMap(({ writes }) => writes).filter((name) =>
+    buffers.get(name)!.kind === "scratch" && !read.has(name)
+  );
+  t.strictSame(unread, []);
 });
 
 t.test("partial sums are added and transposed before they are sent", async (t) => {
