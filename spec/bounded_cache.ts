@@ -14,13 +14,17 @@ export function cachedIn<K, V>(
   return value;
 }
 
-/** Returns the cached value of an object and a key, or creates it. */
+/** Returns the cached value of an object and a key, or creates it. `max`: of an object. Default: unlimited. */
 export function cachedWith<O extends object, V>(
   cache: WeakMap<O, Map<string, V>>,
   object: O,
-  { key, create }: { readonly key: string; readonly create: () => V },
+  { key, max = Infinity, create }: {
+    readonly key: string;
+    readonly max?: number;
+    readonly create: () => V;
+  },
 ): V {
   let values = cache.get(object);
   if (!values) cache.set(object, values = new Map());
-  return cachedIn(values, key, { max: Infinity, create });
+  return cachedIn(values, key, { max, create });
 }

@@ -1,6 +1,6 @@
 /** Common parts of kernels: construction, launch grids, dynamic lengths. */
 
-import { cachedIn } from "../bounded_cache.ts";
+import { cachedIn, cachedWith } from "../bounded_cache.ts";
 import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
 import { divergentBarriers } from "./barrier_control.ts";
@@ -115,14 +115,16 @@ export function kernelOf(parts: KernelParts): Kernel {
 /** Recent kernels of each generator, by its options. */
 const generated = new WeakMap<object, Map<string, Kernel>>();
 
-/** The kernel of a generator whose options are data: equal options share one, without writing its text again. */
+/**
+ * The kernel of a generator whose options are data, without functions, maps or sets. Equal options share one, without
+ * writing its text again.
+ */
 export function kernelFrom<O extends readonly unknown[]>(
   generator: (...options: O) => Kernel,
   ...options: O
 ): Kernel {
-  const known = generated.get(generator) ?? new Map<string, Kernel>();
-  generated.set(generator, known);
-  return cachedIn(known, exactJson(options), {
+  return cachedWith(generated, generator, {
+    key: exactJson(options),
     max: MADE,
     create: () => generator(...options),
   });
