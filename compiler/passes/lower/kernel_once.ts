@@ -1,6 +1,7 @@
-/** Kernels of equal expressions are built once: those of equal layers, meshes and loads. */
+/** Kernels of equal expressions, such as those of equal layers, are built once. */
 
 import { cachedIn } from "../../../spec/bounded_cache.ts";
+import { invariant } from "../../../spec/errors.ts";
 import type { Binding, Kernel } from "../../../spec/kernel/tree.ts";
 import type { Node } from "../../graph/graph.ts";
 import type { Storage } from "./context.ts";
@@ -13,7 +14,7 @@ interface Made {
   readonly bound: readonly (readonly [buffer: number, Binding])[];
 }
 
-/** The last kernels by their keys. */
+/** Recent kernels by their keys. */
 const made = new Map<string, Made>();
 
 /** Maximum number of these kernels. */
@@ -37,9 +38,11 @@ export function kernelOnce(
     max: MAX_MADE,
     create: (): Made => {
       const kernel = make();
-      const bound = scope.bound.map((buffer, i) =>
-        [key.buffers.indexOf(buffer), scope.bindings[i]!] as const
-      );
+      const bound = scope.bound.map(([buffer, binding]) => {
+        const at = key.buffers.indexOf(buffer);
+        invariant(at >= 0, `the key of a kernel has its buffer '${buffer}'`);
+        return [at, binding] as const;
+      });
       return { kernel, bound };
     },
   });

@@ -62,9 +62,9 @@ export class KernelScope {
     this.bindings.push(binding);
   }
 
-  /** The buffers of the bindings, in their order. */
-  get bound(): string[] {
-    return [...this.#byBuffer.keys()];
+  /** The buffers with their bindings, in the order of first use. */
+  get bound(): (readonly [buffer: string, Binding])[] {
+    return [...this.#byBuffer];
   }
 
   /** Adds a launch of the kernel for a node. */
