@@ -4,6 +4,7 @@
 import t from "tap";
 import {
   compile,
+  type CompileOptions,
   concat,
   map,
   mean,
@@ -90,17 +91,31 @@ const MODELS: { readonly [name: string]: Model } = {
   })),
 };
 
+/** The texts of the kernels of a model. */
+async function bodiesOf(
+  of: Model,
+  options: CompileOptions = {},
+): Promise<readonly string[]> {
+  const { kernels } = await compile(of, options);
+  return Object.values(kernels).map(({ tree }) => cachedJson(tree.body));
+}
+
 t.test("every fact of an expression distinguishes its kernel", async (t) => {
   const seen = new Map<string, string>();
   for (const [name, of] of Object.entries(MODELS)) {
-    const { kernels } = await compile(of);
-    const bodies = Object.values(kernels).map(({ tree }) =>
-      cachedJson(tree.body)
-    );
+    const bodies = await bodiesOf(of);
     t.ok(bodies.length > 0, `${name} has a kernel`);
     for (const body of bodies) {
       t.equal(seen.get(body), undefined, `${name} has distinct kernels`);
       seen.set(body, name);
     }
   }
+});
+
+t.test("a device with wide rows has its own norm", async (t) => {
+  const [usual, wide] = [
+    await bodiesOf(normed(1e-5, 4096)),
+    await bodiesOf(normed(1e-5, 4096), { tuning: { wideRows: true } }),
+  ];
+  t.not(usual.join(), wide.join());
 });
