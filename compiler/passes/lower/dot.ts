@@ -45,7 +45,7 @@ import {
 import { emitValue, loadFrom, rowIn } from "./emit.ts";
 import { resultOf, targetStorage, writeTarget } from "./epilogue.ts";
 import { rowMajorStorage } from "./elementwise.ts";
-import { dotShape } from "./dot_shape.ts";
+import { type DotShape, dotShape } from "./dot_shape.ts";
 import { joinedPart } from "./joined.ts";
 import { hasMatmulShape } from "./is_matmul.ts";
 import { filedAxes, isGathered, rightAxes } from "./params.ts";
@@ -106,8 +106,9 @@ export function lowerMatmul(
 ): void {
   const [first] = dots;
   const storage = targetStorage(lowering, target);
-  const matrices = matrixFormOf(lowering, { target, dots, reordered });
-  const of: MatmulParts = { target, dots, reordered, storage, matrices };
+  const shape = shapeOf(lowering, { target, dots, reordered });
+  const matrices = matricesOf(lowering, shape);
+  const of: MatmulParts = { target, reordered, storage, ...shape, matrices };
   const norm = reordered ? undefined : inlineNormOf(lowering, first!);
   const normed = norm && matmulOf(lowering, { ...of, norm, only: "one" });
   const { maxBindings } = lowering.options;
@@ -140,13 +141,12 @@ export function lowerMatmul(
  * A matmul. `only`: the launch for one row, which computes the norm, for more rows, or for so many that its operands have
  * 16 bits. A norm is given for the first two.
  */
-interface MatmulParts {
+interface MatmulParts extends MatmulShape {
   readonly target: Node;
-  readonly dots: readonly NodeOf<"dot">[];
   readonly reordered: Storage | undefined;
   readonly storage: Storage;
   /** The form for many rows. Undefined if the operands have 32 bits for all rows. */
-  readonly matrices: ReturnType<typeof matricesOf>;
+  readonly matrices: MatrixForm | undefined;
   readonly norm?: InlineNorm;
   readonly only?: "one" | "more" | "many";
 }
@@ -158,45 +158,54 @@ interface MatmulLaunch {
   readonly grid: Grid;
 }
 
-/** Returns the form of a matmul for many rows whose operands have 16 bits. Undefined if it has none. */
-function matrixFormOf(
+/** The axes and sizes of a matmul. */
+interface MatmulShape extends DotShape {
+  readonly dots: readonly NodeOf<"dot">[];
+  readonly k: number;
+  readonly width: number;
+  readonly grouped: GroupedRows | undefined;
+  /** The maximum number of rows, as known to the host. */
+  readonly all: Size;
+  /** Whether activations are quantized. */
+  readonly q8: boolean;
+}
+
+/** Returns the shape of a matmul. */
+function shapeOf(
   lowering: Lowering,
-  { target, dots, reordered }: Pick<
-    MatmulParts,
-    "target" | "dots" | "reordered"
-  >,
-): MatmulParts["matrices"] {
+  { target, dots, reordered }: {
+    readonly target: Node;
+    readonly dots: readonly NodeOf<"dot">[];
+    readonly reordered: Storage | undefined;
+  },
+): MatmulShape {
   const [first] = dots;
-  const right = first!.inputs[1]!;
-  const isQ8 = reordered === undefined &&
-    lowering.model.layouts.get(right)?.q8 === true;
-  if (isQ8 || lowering.model.routers.has(right)) return undefined;
-  const { over, rows, columns } = dotShape(first!);
+  const shape = dotShape(first!);
   const group = lowering.model.dispatched.get(target);
   const grouped = group ? lowering.values.groups.get(group)! : undefined;
-  return matricesOf(lowering, {
+  return {
+    ...shape,
+    dots,
+    k: fixedProduct(lowering, first!, shape.over),
+    width: fixedProduct(lowering, first!, shape.columns),
     grouped,
-    weights: dots.length,
-    k: fixedProduct(lowering, first!, over),
-    columns: fixedProduct(lowering, first!, columns),
-    rows: grouped ? grouped.tileSize : sizeOf(lowering, rows),
-  });
+    all: grouped ? grouped.tileSize : sizeOf(lowering, shape.rows),
+    q8: reordered === undefined &&
+      lowering.model.layouts.get(first!.inputs[1]!)?.q8 === true,
+  };
 }
 
 /** Creates the kernel of a matmul. Undefined if it cannot compute the norm. */
 function matmulOf(
   lowering: Lowering,
-  { target, dots, reordered, storage, matrices, norm, only }: MatmulParts,
+  parts: MatmulParts,
 ): MatmulLaunch | undefined {
+  const { target, dots, reordered, storage, matrices, norm, only } = parts;
+  const { over, rows, columns, k, width, grouped, all, q8 } = parts;
   const scope = new KernelScope(lowering);
   const [first] = dots;
-  const { over, rows, columns } = dotShape(first!);
   const left = lowering.values.storages.get(first!.inputs[0]!)!;
   invariant(left, "the left operand of a dot is not stored");
-  const k = fixedProduct(lowering, first!, over);
-  const width = fixedProduct(lowering, first!, columns);
-  const group = lowering.model.dispatched.get(target);
-  const grouped = group ? lowering.values.groups.get(group)! : undefined;
   const weights = weightsOf(scope, dots, { k, width, reordered });
   const contiguous =
     [...(left.rows ? [] : rows), ...over].join() === left.axes.join() &&
@@ -208,8 +217,6 @@ function matmulOf(
       : atJoined(over, inner, atFlat(scope, rows, row));
   };
   const leftAt = (row: Expr, k: Expr) => leftIn(scope, row, k);
-  const q8 = reordered === undefined &&
-    lowering.model.layouts.get(first!.inputs[1]!)?.q8 === true;
   const { tile: chosen, suffix } = tileFor(lowering.options.tuning, {
     grouped: grouped !== undefined,
     weights: weights.length,
@@ -243,7 +250,6 @@ function matmulOf(
       return writeTarget(to, at, sums);
     },
   };
-  const all = grouped ? grouped.tileSize : sizeOf(lowering, rows);
   const byRows = matrices && only !== "one"
     ? forRows(all, { rows: matrices.by, most: matrices.above })
     : undefined;
@@ -347,20 +353,20 @@ export function weightsOf(
   });
 }
 
-/** The tile of a matmul with 16-bit operands, and the tokens above which it is launched: `by` is more than `above`. */
+/** The form of a matmul for many rows: its tile, and the tokens of which more than `above` are multiplied in it. */
+interface MatrixForm extends MatrixTiling {
+  readonly by: Size;
+}
+
+/** Returns the form of a matmul for many rows whose operands have 16 bits. Undefined if it has none. */
 function matricesOf(
-  { options }: Lowering,
-  { grouped, rows, ...shape }: {
-    readonly grouped: GroupedRows | undefined;
-    readonly weights: number;
-    readonly k: number;
-    readonly columns: number;
-    readonly rows: Size;
-  },
-): MatrixTiling & { readonly by: Size } | undefined {
-  if (options.operands === "f32") return undefined;
+  { options, model }: Lowering,
+  { dots, k, width, grouped, all, q8 }: MatmulShape,
+): MatrixForm | undefined {
+  const isFull = q8 || model.routers.has(dots[0]!.inputs[1]!);
+  if (isFull || options.operands === "f32") return undefined;
   const sent = grouped?.received.sent;
-  const tiling = matrixTiling(shape, {
+  const tiling = matrixTiling({ weights: dots.length, k, columns: width }, {
     height: tileHeight(options.tile),
     memory: options.maxShared,
     ...sent
@@ -370,7 +376,7 @@ function matricesOf(
       }
       : {},
   });
-  return tiling && { ...tiling, by: grouped?.received.tokenSize ?? rows };
+  return tiling && { ...tiling, by: grouped?.received.tokenSize ?? all };
 }
 
 /** The index of a matmul result with these row and column axes. */
