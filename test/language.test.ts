@@ -1,7 +1,6 @@
 /** Tracing: the graph of a model, and mistakes that only the complete model shows. */
 
 import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import t from "tap";
 import {
   add,
@@ -11,7 +10,6 @@ import {
   dot,
   embedding,
   isModel,
-  map,
   model,
   mul,
   rename,
@@ -34,12 +32,14 @@ import {
   mistake,
   SIZES,
 } from "./helpers/mistakes.ts";
+import { mixtralLayer } from "./helpers/mixtral_layer.ts";
 
-const HERE = fileURLToPath(import.meta.url);
+const HERE = new URL(import.meta.url);
+const LAYER = new URL("./helpers/mixtral_layer.ts", import.meta.url);
 
-/** The first line of this file with a text, to compare with spans. */
-function lineOf(text: string): number {
-  const lines = readFileSync(HERE, "utf8").split("\n");
+/** Returns the first line of a file with a text, to compare with spans. */
+function lineOf(text: string, file = HERE): number {
+  const lines = readFileSync(file, "utf8").split("\n");
   return lines.findIndex((line) => line.includes(text)) + 1;
 }
 
@@ -68,28 +68,8 @@ t.test("trace() returns the nodes that outputs need, operands first", (t) => {
   const layer = model(
     { token: upTo(4096), embed: 512, ffn: 1024, expert: 8 },
     (m) => {
-      const x = m.input("x", "token embed");
       m.param("unused", "embed");
-      const logits = dot(x, m.param("router", "expert embed"), "embed");
-      const routing = route(logits, {
-        over: "expert",
-        topK: 2,
-        preset: "mixtral",
-      });
-      const sent = dispatch(x, routing);
-      const gate = dot(
-        sent,
-        m.param("{expert}.gate", "expert ffn embed"),
-        "embed",
-      );
-      const up = dot(sent, m.param("{expert}.up", "expert ffn embed"), "embed");
-      const hidden = map((g, u) => (g / (1 + Math.exp(-g))) * u, gate, up);
-      const done = dot(
-        hidden,
-        m.param("{expert}.down", "expert embed ffn"),
-        "ffn",
-      );
-      return { y: add(x, combine(done, routing)) };
+      return { y: mixtralLayer(m).y };
     },
   );
   t.ok(isModel(layer));
@@ -119,13 +99,13 @@ t.test("trace() returns the nodes that outputs need, operands first", (t) => {
     choice: { size: 2, dynamic: false },
   });
   const sent = graph.nodes[4]!;
-  t.match(sent.span?.file, /language\.test\.ts$/);
-  t.equal(sent.span?.line, lineOf("const sent = dispatch(x, routing);"));
+  t.match(sent.span?.file, /mixtral_layer\.ts$/);
+  t.equal(sent.span?.line, lineOf("const sent = dispatch(x, routing);", LAYER));
   const lambda = graph.nodes[9]!;
   t.ok(lambda.primitive === "map" && !lambda.params.lambda.lowered);
   t.equal(
     lambda.primitive === "map" ? lambda.params.lambda.span?.line : 0,
-    lineOf("const hidden = map((g, u) =>"),
+    lineOf("const hidden = map((g, u) =>", LAYER),
   );
   t.equal(
     graph.nodes[5]!.primitive === "param" ? graph.nodes[5]!.params.stack : "",
