@@ -11,7 +11,7 @@ import {
 import { selectDevices } from "../engine/devices.ts";
 import { createGpuDevice, listAdapters } from "../runtime/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
-import { LAUNCHERS, startWith } from "./helpers/mpi.ts";
+import { LAUNCHERS, skipWithoutMpi, startWith } from "./helpers/mpi.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 import {
   integers,
@@ -145,7 +145,7 @@ t.test(
 );
 
 const launcher = LAUNCHERS.find(({ skip }) => !skip);
-const skipJob = skip || (launcher ? false : "no MPI is installed");
+const skipJob = skip || skipWithoutMpi;
 
 t.test("each process uses one adapter", { skip: skipJob }, async (t) => {
   await twins(t, 2);

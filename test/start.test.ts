@@ -67,7 +67,7 @@ t.test("a limit of memory", { skip: SKIP }, (t) => {
   t.end();
 });
 
-t.test("other errors are named", { skip: SKIP }, (t) => {
+t.test("other errors are named", (t) => {
   const messages: { readonly [error: string]: string } = {
     "first line\\nsecond": "'first line'. Install the package again (npm ci)",
     "Array buffer allocation failed":
