@@ -510,8 +510,8 @@ t.test("the next-token loss", async (t) => {
     inputs: { ...inputs, labels: new Array(6).fill(-100) },
     params: { w: waves(15) },
   });
-  t.equal(outputs["ce"]!.data[0], 0, "no label has weight");
-  t.equal(outputs["weighted"]!.data[0], 0, "all weights are 0");
+  t.equal(outputs["ce"]!.data[0], 0, "all labels are ignored");
+  t.equal(outputs["weighted"]!.data[0], 0, "all weighted labels are ignored");
   t.same([...outputs["rows"]!.data], new Array(6).fill(0));
   t.throws(
     () =>

@@ -293,7 +293,7 @@ t.test("FP8 with blocks that do not divide the matrix, row scales, and one scale
   }
 });
 
-t.test("non-finite elements are rejected", async (t) => {
+t.test("NaN elements are rejected", async (t) => {
   const nan = Uint8Array.from({ length: 64 }, (_, i) => i === 9 ? 0x7f : 1);
   const tensors = withViews(
     new Map([

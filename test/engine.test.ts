@@ -83,6 +83,11 @@ t.test("randomNumbers() repeats by seed and stream, and is uniform", (t) => {
   t.ok(numbers.every((x) => x >= 0 && x < 1));
   const mean = numbers.reduce((a, b) => a + b) / numbers.length;
   t.ok(Math.abs(mean - 0.5) < 0.03, `mean ${mean}`);
+  const tenths = Array.from(
+    { length: 10 },
+    (_, i) => numbers.filter((x) => Math.floor(10 * x) === i).length,
+  );
+  t.ok(tenths.every((n) => Math.abs(n - 200) < 50), `tenths ${tenths}`);
   t.end();
 });
 

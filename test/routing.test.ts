@@ -223,7 +223,7 @@ t.test("hash: a table maps token ids to experts", (t) => {
   t.end();
 });
 
-t.test("forced: choices are equal over experts, in each group", (t) => {
+t.test("forced: choices cycle through the experts, in each group", (t) => {
   const { index, weight } = routed(3, { preset: "forced" });
   t.same(index, Array.from({ length: 3 * TOKENS }, (_, i) => i % EXPERTS));
   near(

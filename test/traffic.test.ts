@@ -149,7 +149,6 @@ function transposed(pitch: number): GroupCounts {
     }`);
 }
 
-// NVIDIA's "An Efficient Matrix Transpose in CUDA C/C++" has these three kernels.
 t.test("unknown integers differ", (t) => {
   const tree = kernelOf({
     name: "gathered",
@@ -167,6 +166,7 @@ t.test("unknown integers differ", (t) => {
   t.end();
 });
 
+// NVIDIA's "An Efficient Matrix Transpose in CUDA C/C++" has these three kernels.
 t.test("a transpose scatters stores, has bank conflicts, or neither", (t) => {
   const naive = count(wgsl`
     let column = lane % 32;

@@ -42,7 +42,7 @@ t.test("a training of a file, interrupted and resumed", async (t) => {
   t.same(records.map(({ step }) => step), [...Array(20)].map((_, i) => i + 1));
   t.ok(
     Math.abs(records[0]!.ceLoss - Math.log(256)) < 0.2,
-    "the initial loss is uniform",
+    "the initial loss is that of a uniform distribution",
   );
   t.ok(records[19]!.ceLoss < 4.2, `loss ${records[19]!.ceLoss}`);
   for (const { expertLoad, sentBytes, tokens, loss } of records) {

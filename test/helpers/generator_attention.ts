@@ -41,7 +41,7 @@ import { waves } from "./waves.ts";
 
 const name = "kernel";
 
-/** Up to three keys of those that each token sees; -1: none. */
+/** Positions of selected keys, [token, 3]: its own and the first two earlier ones. -1: no key. */
 function selectedOf(batch: (typeof BATCHES)[number]): number[] {
   return batch.flatMap(([, position]) =>
     position === 0 ? [0, -1, -1] : [position, 0, position > 1 ? 1 : -1]
