@@ -185,16 +185,21 @@ t.test("null fields count as omitted", async (t) => {
     { role: "assistant", content: "By the oak." },
     { role: "user", content: "Why?" },
   ];
-  const textOf = async (messages: readonly object[]) =>
-    (await complete({ max_tokens: 5, messages } as object)).message.content;
+  const textOf = async (messages: readonly object[], more = {}) => {
+    const asked = { max_tokens: 5, messages, ...more };
+    return (await complete(asked as object)).message.content;
+  };
   t.equal(
-    await textOf(bare.map((one) => ({
-      ...one,
-      name: null,
-      function_call: null,
-      tool_calls: null,
-      reasoning_content: null,
-    }))),
+    await textOf(
+      bare.map((one) => ({
+        ...one,
+        name: null,
+        function_call: null,
+        tool_calls: null,
+        reasoning_content: null,
+      })),
+      { response_format: { type: "text", schema: null } },
+    ),
     await textOf(bare),
   );
   const response = await server.post("/v1/responses", {
@@ -202,9 +207,28 @@ t.test("null fields count as omitted", async (t) => {
     input: [{ ...messages[0], id: null }, { type: "reasoning", content: null }],
     reasoning: { effort: null, summary: null },
     text: { format: null },
+    tools: [{
+      type: "function",
+      name: "climb",
+      description: null,
+      parameters: null,
+      strict: null,
+    }],
     max_output_tokens: 3,
   });
   t.equal(response.status, 200);
+  const schema = {
+    type: "object",
+    properties: { tree: { const: null } },
+    required: ["tree"],
+    additionalProperties: false,
+  };
+  const { output_text } = await client.responses.create({
+    model: "demo-lm",
+    input: "Where?",
+    text: { format: { type: "json_schema", name: "null", schema } },
+  });
+  t.strictSame(JSON.parse(output_text), { tree: null }, "schemas keep theirs");
 });
 
 t.test("bad requests", async (t) => {

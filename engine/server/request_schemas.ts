@@ -54,8 +54,8 @@ export const chatSchema: Schema = {"$schema":"http://json-schema.org/draft-07/sc
   "parallel_tool_calls":{"type":"boolean"},"reasoning_effort":{"type":"string"},"tool_choice":{"anyOf":[{"enum":["none",
   "auto","required"]},{"type":"object","properties":{"function":{"type":"object","properties":{"name":{"type":"string"}},
   "required":["name"]}},"required":["function"]}]},"tools":{"type":"array","items":{"type":"object","properties":{"type":{"const":"function"},
-  "function":{"type":"object","properties":{"name":{"type":"string","pattern":"^[\\w.-]{1,64}$"},"description":{"type":["string",
-  "null"]},"parameters":{"type":["object","null"]}},"required":["name"]}},"required":["type","function"]},
+  "function":{"type":"object","properties":{"name":{"type":"string","pattern":"^[\\w.-]{1,64}$"},"description":{"type":"string"},
+  "parameters":{"$ref":"#/definitions/AnyObject"}},"required":["name"]}},"required":["type","function"]},
   "maxItems":128},"top_logprobs":{"type":"integer","minimum":0,"maximum":20}},"required":["messages"],
   "definitions":{"AnyObject":{"type":"object"}}};
 
@@ -93,7 +93,7 @@ export const responseSchema: Schema = {"$schema":"http://json-schema.org/draft-0
   "required":["type","schema"]}]}},"required":[]},"tool_choice":{"anyOf":[{"enum":["none","auto","required"]},
   {"type":"object","properties":{"type":{"const":"function"},"name":{"type":"string"}},"required":["name"]}]},
   "tools":{"type":"array","items":{"type":"object","properties":{"name":{"type":"string","pattern":"^[\\w.-]{1,64}$"},
-  "description":{"type":["string","null"]},"parameters":{"type":["object","null"]},"type":{"const":"function"},
-  "strict":{"type":["boolean","null"]}},"required":["name","type"]},"maxItems":128}},"required":["input"],
-  "definitions":{"AnyObject":{"type":"object"},"InputText":{"type":"object","properties":{"text":{"type":"string"},
-  "type":{"enum":["input_text","output_text","reasoning_text"]}},"required":["text","type"]}}};
+  "description":{"type":"string"},"parameters":{"$ref":"#/definitions/AnyObject"},"type":{"const":"function"},
+  "strict":{"type":"boolean"}},"required":["name","type"]},"maxItems":128}},"required":["input"],"definitions":{"AnyObject":{"type":"object"},
+  "InputText":{"type":"object","properties":{"text":{"type":"string"},"type":{"enum":["input_text","output_text",
+  "reasoning_text"]}},"required":["text","type"]}}};

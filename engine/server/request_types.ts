@@ -225,9 +225,9 @@ export interface FunctionRequest {
    * @pattern ^[\w.-]{1,64}$
    */
   readonly name: string;
-  readonly description?: string | null;
+  readonly description?: string;
   /** JSON Schema of its arguments. */
-  readonly parameters?: AnyObject | null;
+  readonly parameters?: AnyObject;
 }
 
 /** A tool of a conversation. */
@@ -303,7 +303,7 @@ type InputItems = readonly InputItem[];
 /** A tool of a response. */
 interface ResponseTool extends FunctionRequest {
   readonly type: "function";
-  readonly strict?: boolean | null;
+  readonly strict?: boolean;
 }
 
 /** A body of `/v1/responses`. */

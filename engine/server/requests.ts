@@ -70,21 +70,27 @@ function refuseUnsupported(request: Body): void {
   }
 }
 
-/** Fields whose objects may have null fields, too. JSON Schemas keep theirs. */
-const NESTED = new Set(["input", "messages", "reasoning", "text"]);
+/** Fields with a JSON Schema or arguments of a template, where null is a value. */
+const KEPT = new Set([
+  "chat_template_kwargs",
+  "json_schema",
+  "parameters",
+  "schema",
+]);
 
-/** Removes null fields, which count as omitted. */
+/** Removes null fields, which count as omitted, at any depth. */
 function present(body: Body): Body {
   return Object.fromEntries(
-    Object.entries(body).filter(([, value]) => value !== null).map((
-      [name, value],
-    ) => [name, NESTED.has(name) ? presentIn(value) : value]),
+    Object.entries(body).filter(([, value]) => value !== null)
+      .map(([name, value]) => [name, KEPT.has(name) ? value : within(value)]),
   );
 }
 
-function presentIn(value: unknown): unknown {
-  if (typeof value !== "object" || value === null) return value;
-  return Array.isArray(value) ? value.map(presentIn) : present(value as Body);
+function within(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(within);
+  return typeof value === "object" && value !== null
+    ? present(value as Body)
+    : value;
 }
 
 function refuse(errors: readonly ErrorObject[]): void {
