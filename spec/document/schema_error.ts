@@ -1,6 +1,7 @@
 /** The schema error of a document, in words. */
 
 import type { ErrorObject } from "ajv";
+import { shown } from "../shown.ts";
 
 /** An error at a place of a document. */
 export interface SchemaError {
@@ -54,6 +55,6 @@ function stateOf(
   { keyword, params, message, propertyName }: ErrorObject,
 ): string {
   return propertyName !== undefined
-    ? `has an illegal name '${propertyName}'`
+    ? `has an illegal name '${shown(propertyName)}'`
     : STATES[keyword]?.(params) ?? message ?? keyword;
 }
