@@ -34,8 +34,8 @@ export function parseJsonObject(
   return value as { readonly [key: string]: unknown };
 }
 
-/** Strings, and numbers that Python writes and JSON does not have. */
-const LITERALS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?Infinity|NaN/g;
+/** Escapes and quotes of strings, and numbers that Python writes and JSON does not have. */
+const TOKENS = /\\.|"|(-?Infinity|NaN)/gs;
 
 /**
  * Parses JSON that Python may have written. `Infinity` is read as `{"__float__": "Infinity"}`, the encoding of
@@ -45,10 +45,13 @@ function parsePythonJson(text: string): unknown {
   try {
     return parseJson(text);
   } catch (error) {
-    const encoded = text.replace(
-      LITERALS,
-      (found) => found.startsWith('"') ? found : `{"__float__":"${found}"}`,
-    );
+    let isInString = false;
+    const encoded = text.replace(TOKENS, (found, number?: string) => {
+      if (found === '"') isInString = !isInString;
+      return isInString || number === undefined
+        ? found
+        : `{"__float__":"${number}"}`;
+    });
     if (encoded === text) throw error;
     return parseJson(encoded);
   }

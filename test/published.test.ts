@@ -95,9 +95,12 @@ t.test("a configuration with the numbers that Python writes", (t) => {
       b: { __float__: "-Infinity" },
     },
   );
-  t.throws(() => parseJsonObject('{"a": NaNa}', ""), {
-    message: "Cannot read '': it is not JSON. Copy it again",
-  });
+  const truncated = `{"a": "${'\\"'.repeat(1e6)}`;
+  for (const damaged of ['{"a": NaNa}', truncated]) {
+    t.throws(() => parseJsonObject(damaged, ""), {
+      message: "Cannot read '': it is not JSON. Copy it again",
+    });
+  }
   t.end();
 });
 
