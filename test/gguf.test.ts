@@ -718,6 +718,10 @@ t.test("damaged files are rejected with one message", async (t) => {
     t.equal(err.trim().split("\n").length, 1, err);
   };
   await refused(Buffer.from("not a model"), /^Cannot open .*header is damaged/);
+  await refused(
+    Buffer.from("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"),
+    /^Cannot open .*: it is a Git LFS pointer, .*\. Get the file again$/m,
+  );
   const part = { "split.no": { u32: 1 }, "split.count": { u32: 3 } };
   await refused(
     Buffer.concat([...writeGguf(part, {})]),

@@ -50,24 +50,20 @@ export async function readGguf(
   path: string,
   file: OpenFile,
 ): Promise<GgufHeader> {
-  const start = await file.read(0, Math.min(8, file.size));
-  if (isLfsPointer(new TextDecoder().decode(start))) {
-    throw new DataError(
-      `Cannot open '${path}': it ${LFS_POINTER}. Get the file again`,
-    );
-  }
   let parsed;
   // Loaded on demand: no other command waits for it.
   const { gguf } = await import("@huggingface/gguf");
   try {
     parsed = await gguf("https://file/model.gguf", { fetch: rangesOf(file) });
   } catch (error) {
-    throw new DataError(
-      `Cannot open '${path}': its header is damaged, ${
+    const start = await file.read(0, Math.min(8, file.size));
+    const state = isLfsPointer(new TextDecoder().decode(start))
+      ? `it ${LFS_POINTER}`
+      : `its header is damaged, ${
         shown(error instanceof Error ? error.message : String(error))
           .replace(/[.\s]+$/, "")
-      }. Get the file again`,
-    );
+      }`;
+    throw new DataError(`Cannot open '${path}': ${state}. Get the file again`);
   }
   const dataOffset = Number(parsed.tensorDataOffset);
   // The parser reads zeros past the end of a file.
