@@ -356,12 +356,14 @@ t.test("missing models and files are named", async (t) => {
     2,
   );
   await says(["pull", "nothing"], /it is no name on the hub/, {}, 2);
-  await says(
-    ["pull", DEMO],
-    /^Cannot use HF_ENDPOINT 'mirror.example': it is no URL/,
-    { endpoint: "mirror.example" },
-    2,
-  );
+  for (const endpoint of ["mirror.example", "ftp://mirror", "http://a b"]) {
+    await says(
+      ["pull", DEMO],
+      new RegExp(`^Cannot use HF_ENDPOINT '${endpoint}': it is no HTTP URL`),
+      { endpoint },
+      2,
+    );
+  }
   const pulled = await run(["plan", SHARDED, "--revision", "main"], token);
   t.equal(pulled.code, 0, pulled.err);
   t.notOk(

@@ -50,7 +50,7 @@ export async function openClient(
     throw new UsageError(
       `Cannot use HF_ENDPOINT '${
         shown(hubUrl)
-      }': it is no URL. Give one such as https://huggingface.co`,
+      }': it is no HTTP URL. Use one such as https://huggingface.co`,
     );
   }
   // Loaded on demand: other commands do not wait for it.
