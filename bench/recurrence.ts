@@ -1,7 +1,8 @@
 /**
  * `linearRecurrence` on the native device against llama.cpp's `gated_delta_net` and `ssm_scan`: microseconds per token
- * for a prompt of 2,048 tokens, by CPU time, interleaved, llama.cpp with one thread. The operators are those of the
- * library that `bench peers` installs. Linux on x64 only. Flags: `--tokens N`, `--runs N`, `--peers FOLDER`.
+ * for a prompt of 2,048 tokens, by CPU time, interleaved, llama.cpp with one thread. The time of `linearRecurrence` is the
+ * difference of two runs that transfer the same inputs. The operators are those of the library that `bench peers`
+ * installs. Linux on x64 only. Flags: `--tokens N`, `--runs N`, `--peers FOLDER`.
  */
 
 import { existsSync, readdirSync } from "node:fs";
@@ -29,7 +30,7 @@ const { values: flags } = parseArgs({
 });
 const [tokens, runs] = [Number(flags.tokens), Number(flags.runs)];
 
-/** Ops by which two runs differ: the difference of their times contains no transfers of inputs. */
+/** Ops by which two runs differ. */
 const OPS = 4;
 
 /** A layer of a published model. */
@@ -245,19 +246,20 @@ if (!existsSync(folder)) {
 }
 console.log(machine());
 // The native device configures the foreign functions before any library is loaded.
-const opened: (Awaited<ReturnType<typeof openOurs>>)[][] = [];
+const opened = [];
 for (const layer of LAYERS) {
-  opened.push([await openOurs(layer, 1), await openOurs(layer, 1 + OPS)]);
+  const one = await openOurs(layer, 1);
+  opened.push({ one, more: await openOurs(layer, 1 + OPS) });
 }
 const ggml = openGgml(folder);
 for (const [i, layer] of LAYERS.entries()) {
-  const [one, more] = opened[i]!;
+  const { one, more } = opened[i]!;
   const theirs = openTheirs(ggml, layer);
   const times: { ours: number; theirs: number }[] = [];
   for (let i = 0; i <= runs; i++) {
-    const rest = await timed(one!.run);
+    const rest = await timed(one.run);
     times.push({
-      ours: (await timed(more!.run) - rest) / OPS,
+      ours: (await timed(more.run) - rest) / OPS,
       theirs: await timed(theirs.run),
     });
   }
@@ -274,6 +276,6 @@ for (const [i, layer] of LAYERS.entries()) {
     } us, ${ratio.toFixed(2)} times as fast`,
   );
   theirs.close();
-  await one!.close();
-  await more!.close();
+  await one.close();
+  await more.close();
 }
