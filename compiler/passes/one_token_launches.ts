@@ -13,8 +13,9 @@ import { forRows } from "./lower/inline_norms.ts";
 /** The launch of a step for one token. */
 interface OneToken {
   readonly one: LaunchStep;
-  /** The step, and its launch for more tokens. Absent: the step is only for one. */
-  readonly split?: { readonly whole: LaunchStep; readonly more: LaunchStep };
+  /** The launch for more tokens. Absent: the step is only for one. */
+  readonly more?: LaunchStep;
+  readonly whole: LaunchStep;
 }
 
 /** Steps in which launches for one token are apart. */
@@ -37,7 +38,7 @@ export function splitForOne(
     const part = canMerge(step) ? oneTokenOf(lowering, step) : undefined;
     if (!part) return [step];
     parts.set(part.one, part);
-    return part.split ? [part.one, part.split.more] : [part.one];
+    return part.more ? [part.one, part.more] : [part.one];
   });
   return {
     steps: split,
@@ -45,13 +46,13 @@ export function splitForOne(
     rejoin: (merged) => {
       const dropped = new Set<Step>();
       const left = new Set(merged);
-      for (const [one, { split }] of parts) {
-        if (!split) continue;
-        if (left.has(one)) dropped.add(split.more);
-        else addWriter(lowering, split.more);
+      for (const [one, { more }] of parts) {
+        if (!more) continue;
+        if (left.has(one)) dropped.add(more);
+        else addWriter(lowering, more);
       }
       return merged.filter((step) => !dropped.has(step))
-        .map((step) => parts.get(step)?.split?.whole ?? step);
+        .map((step) => parts.get(step)?.whole ?? step);
     },
   };
 }
@@ -94,12 +95,9 @@ function oneTokenOf(
       : kernelAlongY(lowering, step.kernel, across),
     workgroups: [atMostOne, across * along, 1],
   };
-  if (isOnlyForOne(x)) return { one };
+  if (isOnlyForOne(x)) return { one, whole: step };
   const { more } = forRows(x, { rows: tokens });
-  return {
-    one,
-    split: { whole: step, more: { ...step, workgroups: [more, y, z] } },
-  };
+  return { one, more: { ...step, workgroups: [more, y, z] }, whole: step };
 }
 
 /** Whether a size is 0 for more than one token. */
