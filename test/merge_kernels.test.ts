@@ -15,6 +15,7 @@ import {
   mergeKernels,
 } from "../spec/kernel/merge.ts";
 import { f32, store, u32 } from "../spec/kernel/build.ts";
+import { GRID_LIMIT } from "../spec/kernel/make.ts";
 import { sharedBody } from "../spec/kernel/shared_body.ts";
 import type { Size } from "../spec/size.ts";
 import { interpretKernel, type Words } from "./helpers/interpret_kernel.ts";
@@ -191,6 +192,11 @@ t.test("incompatible launches are not merged", (t) => {
       x: "x",
       y: "z",
       grid: [2, TOKENS, 1],
+    }),
+    "a larger height than every device has": sums(2, {
+      x: "x",
+      y: "z",
+      grid: [TOKENS, GRID_LIMIT - 1, 1],
     }),
     "incomparable widths": sums(2, {
       x: "x",

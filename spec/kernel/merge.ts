@@ -2,6 +2,7 @@
 
 import { add, div, id, if_, load, lt, mul, select, sub, u32 } from "./build.ts";
 import { isSame } from "../same.ts";
+import { GRID_LIMIT } from "./make.ts";
 import { replaceIn } from "./replace.ts";
 import type { Binding, Expr, Kernel, SharedArray, Stmt } from "./tree.ts";
 import { vectorWidths } from "./vectors.ts";
@@ -85,6 +86,7 @@ export function mergeKernels(
       bodies.push(() => [if_(lt(id("group.x"), end), body())]);
     }
   }
+  if (from > GRID_LIMIT) return undefined;
   const names = parts.map(({ kernel }) => kernel.name);
   return {
     kernel: {
