@@ -3,6 +3,7 @@
  * more, if the first can then share a launch with another. For one token, all workgroups are along y.
  */
 
+import { cachedIn } from "../../spec/bounded_cache.ts";
 import { div, id, rem, u32 } from "../../spec/kernel/build.ts";
 import { replaceIn } from "../../spec/kernel/replace.ts";
 import type { LaunchStep, Step } from "../../spec/plan/plan.ts";
@@ -34,8 +35,17 @@ export function splitForOne(
   canMerge: (step: Step) => step is LaunchStep,
 ): SplitSteps {
   const parts = new Map<Step, OneToken>();
+  const known = new Map<string, string>();
+  /** Layers launch the same kernels. */
+  const alongY = (kernel: string, across: number) =>
+    cachedIn(known, `${across} ${kernel}`, {
+      max: Infinity,
+      create: () => kernelAlongY(lowering, kernel, across),
+    });
   const split = steps.flatMap((step): Step[] => {
-    const part = canMerge(step) ? oneTokenOf(lowering, step) : undefined;
+    const part = canMerge(step)
+      ? oneTokenOf(lowering, step, alongY)
+      : undefined;
     if (!part) return [step];
     parts.set(part.one, part);
     return part.more ? [part.one, part.more] : [part.one];
@@ -72,6 +82,7 @@ function addWriter(lowering: Lowering, { kernel, bindings }: LaunchStep): void {
 function oneTokenOf(
   lowering: Lowering,
   step: LaunchStep,
+  alongY: (kernel: string, across: number) => string,
 ): OneToken | undefined {
   const [x, y, z] = step.workgroups;
   const axes = new Set<string>();
@@ -90,9 +101,7 @@ function oneTokenOf(
   const { few: atMostOne } = forRows(tokens, { rows: tokens });
   const one: LaunchStep = {
     ...step,
-    kernel: across === 1
-      ? step.kernel
-      : kernelAlongY(lowering, step.kernel, across),
+    kernel: across === 1 ? step.kernel : alongY(step.kernel, across),
     workgroups: [atMostOne, across * along, 1],
   };
   if (isOnlyForOne(x)) return { one, whole: step };
