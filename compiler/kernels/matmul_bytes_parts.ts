@@ -5,9 +5,8 @@
  */
 
 import { Q8_BLOCK } from "../../spec/activations.ts";
-import { add as plus } from "../../spec/kernel/build.ts";
 import { SHARED_WORDS } from "../../spec/kernel/make.ts";
-import { declareEach, register } from "../../spec/kernel/registers.ts";
+import { declareEach } from "../../spec/kernel/registers.ts";
 import { addAsTree } from "../../spec/numerics.ts";
 import { range } from "../../spec/range.ts";
 import { teamsOf } from "../tuning/lanes.ts";
@@ -25,12 +24,9 @@ import {
   partsOf,
   storeHeader,
 } from "./matmul_bytes_operands.ts";
-import { addSums, finish, registersOf, rowsFrom } from "./matmul_bytes_sums.ts";
-import { u } from "./matmul_left.ts";
+import { addSums, registersOf } from "./matmul_bytes_sums.ts";
+import { rowByVectors, WORDS } from "./matmul_bytes_vectors.ts";
 import { HEADER_WORDS } from "./pieces/block.ts";
-
-/** Words of a block of quantized activations. */
-const WORDS = Q8_BLOCK / 4;
 
 /** Blocks of quantized activations in a part of a sum, and blocks of weights. */
 function inPart(
@@ -64,52 +60,38 @@ export function isByParts(o: BytesMatmul): boolean {
 export function rowByParts(o: BytesMatmul): KernelText {
   const lanes = partsOf(o);
   const operands = operandsOf(o);
-  const { i, left } = operands[0]!;
-  const { sums } = inPart(o, operands[0]!);
-  return wgsl`
-    var<workgroup> row_codes: array<u32, ${WORDS * sums * lanes}>;
-    var<workgroup> row_scales: array<u32, ${sums * lanes}>;
-    var<workgroup> row_sums: array<u32, ${sums * lanes}>;
-    ${
-    operands.map((weight) =>
+  return rowByVectors(o, {
+    lanes,
+    stored: o.k / Q8_BLOCK,
+    arrays: operands.map((weight) =>
       wgsl`
       var<workgroup> ${`header${weight.i}`}: array<u32, ${
         inPart(o, weight).blocks * HEADER_WORDS * lanes
       }>;
       var<workgroup> ${`parts${weight.i}`}: array<f32, ${lanes * lanes}>;
       var<workgroup> ${`transposed${weight.i}`}: array<f32, ${lanes * lanes}>;`
-    )
-  }
-    let team_first = first;
-    ${rowsFrom(o, 1)}
-    if (lane < ${lanes}) {
-      for (var n = 0u; n < ${sums}; n++) {
-        let block = lane_column * ${sums} + n;
-        row_scales[n * ${lanes} + lane_column] = ${left}[scale_at${i}[0] + block];
-        row_sums[n * ${lanes} + lane_column] = ${left}[sum_at${i}[0] + block];
-        for (var word = 0u; word < ${WORDS}; word++) {
-          row_codes[(n * ${WORDS} + word) * ${lanes} + lane_column] = ${left}[word_at${i}[0] + block * ${WORDS} + word];
-        }
-      }
-    }
-    for (var part = 0u; part < ${
-    o.tile.columns * teamsOf(o).lanes / lanes
-  }; part++) {
-      let part_column = first_column + part * ${lanes};
-      workgroupBarrier();
-      if (lane < ${lanes}) {
-        for (var of_column = 0u; of_column < ${lanes}; of_column++) {
-          ${operands.map((weight) => storeParts(o, weight))}
-        }
-      }
-      workgroupBarrier();
-      if (lane < ${lanes}) {
-        ${operands.map((weight) => addParts(o, weight))}
-        ${[finish(o, {
-    row: register("row", [0], "u32"),
-    column: plus(u("part_column"), u("lane_column")),
-    sum: (i) => register(`sum${i}`, [0, 0]),
-  })]}
+    ),
+    storeRow: storeRow(o, operands[0]!),
+    store: wgsl`
+      for (var of_column = 0u; of_column < ${lanes}; of_column++) {
+        ${operands.map((weight) => storeParts(o, weight))}
+      }`,
+    add: operands.map((weight) => addParts(o, weight)),
+  });
+}
+
+/** Stores the quantized row, the words of a lane's part apart by the number of lanes. */
+function storeRow(o: BytesMatmul, weight: BytesOperand): KernelText {
+  const { i, left } = weight;
+  const lanes = partsOf(o);
+  const { sums } = inPart(o, weight);
+  return wgsl`
+    for (var n = 0u; n < ${sums}; n++) {
+      let block = lane_column * ${sums} + n;
+      row_scales[n * ${lanes} + lane_column] = ${left}[scale_at${i}[0] + block];
+      row_sums[n * ${lanes} + lane_column] = ${left}[sum_at${i}[0] + block];
+      for (var word = 0u; word < ${WORDS}; word++) {
+        row_codes[(n * ${WORDS} + word) * ${lanes} + lane_column] = ${left}[word_at${i}[0] + block * ${WORDS} + word];
       }
     }`;
 }

@@ -5,10 +5,9 @@
  */
 
 import { Q8_BLOCK } from "../../spec/activations.ts";
-import { add as plus } from "../../spec/kernel/build.ts";
 import { addAsTree } from "../../spec/numerics.ts";
 import { SHARED_WORDS } from "../../spec/kernel/make.ts";
-import { declareEach, register } from "../../spec/kernel/registers.ts";
+import { declareEach } from "../../spec/kernel/registers.ts";
 import { range } from "../../spec/range.ts";
 import { teamsOf } from "../tuning/lanes.ts";
 import type { KernelText } from "./kernel.ts";
@@ -23,11 +22,8 @@ import {
   operandsOf,
   partsOf,
 } from "./matmul_bytes_operands.ts";
-import { u } from "./matmul_left.ts";
-import { addSums, finish, registersOf, rowsFrom } from "./matmul_bytes_sums.ts";
-
-/** Words of a block of quantized activations. */
-const WORDS = Q8_BLOCK / 4;
+import { addSums, registersOf } from "./matmul_bytes_sums.ts";
+import { rowByVectors, WORDS } from "./matmul_bytes_vectors.ts";
 
 /** Terms that are loaded together. */
 const TERMS = 4;
@@ -69,38 +65,18 @@ export function isByBlocks(o: BytesMatmul): boolean {
 export function rowByBlocks(o: BytesMatmul): KernelText {
   const lanes = vectorOf(o);
   const operands = operandsOf(o);
-  const vectors = o.tile.columns * teamsOf(o).lanes / lanes;
-  const stored = storedBlocks(o);
-  return wgsl`
-    var<workgroup> row_codes: array<u32, ${WORDS * stored}>;
-    var<workgroup> row_scales: array<u32, ${stored}>;
-    var<workgroup> row_sums: array<u32, ${stored}>;
-    ${
-    operands.map(({ i }) =>
+  return rowByVectors(o, {
+    lanes,
+    stored: storedBlocks(o),
+    arrays: operands.map(({ i }) =>
       wgsl`var<workgroup> ${`terms${i}`}: array<f32, ${
         lanes * o.k / Q8_BLOCK
       }>;`
-    )
-  }
-    let team_first = first;
-    ${rowsFrom(o, 1)}
-    if (lane < ${lanes}) { ${storeRow(o, operands[0]!)} }
-    for (var part = 0u; part < ${vectors}; part++) {
-      let part_column = first_column + part * ${lanes};
-      workgroupBarrier();
-      if (lane < ${lanes}) {
-        ${operands.map((weight) => storeTerms(o, weight))}
-      }
-      workgroupBarrier();
-      if (lane < ${lanes}) {
-        ${operands.map((weight) => addTerms(o, weight))}
-        ${[finish(o, {
-    row: register("row", [0], "u32"),
-    column: plus(u("part_column"), u("lane_column")),
-    sum: (i) => register(`sum${i}`, [0, 0]),
-  })]}
-      }
-    }`;
+    ),
+    storeRow: storeRow(o, operands[0]!),
+    store: operands.map((weight) => storeTerms(o, weight)),
+    add: operands.map((weight) => addTerms(o, weight)),
+  });
 }
 
 /** Stores the quantized row, the words of blocks with equal numbers next to each other. */
