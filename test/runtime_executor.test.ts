@@ -369,7 +369,7 @@ t.test("local and host exchanges move the same rows and bytes, as predicted", as
   t.pass();
 });
 
-t.test("launched work is submitted before the wait for an exchange", async (t) => {
+t.test("each wait for an exchange submits earlier work", async (t) => {
   const { plan } = exchangePlan({
     mesh: [{ name: "ep", size: 2 }],
     over: ["ep"],
