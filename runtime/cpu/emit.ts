@@ -421,7 +421,8 @@ export class Emitter {
         return f.set(this.part.local);
       case "turn":
       case "write":
-      case "fetch":
+      case "prefetch":
+      case "dequeue":
         throw new Error("internal: '" + s.op + "' is for compiled loops");
     }
   }

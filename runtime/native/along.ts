@@ -1,6 +1,6 @@
 /** Prefetches beside transposed loads of rows. */
 
-import { LINE } from "../vector/loops.ts";
+import { LINE } from "../vector/prefetch.ts";
 
 /**
  * Added to the words of a load in `along_binding`: if rows are blocks with scales, if several arrays are read, and if

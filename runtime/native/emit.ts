@@ -403,12 +403,12 @@ export class Emitter {
         }
         return;
       }
-      case "fetch": {
+      case "prefetch": {
         const [address] = this.values(s.address);
         const write = s.write ? 1 : 0;
         return writer.line(`__builtin_prefetch(${address}, ${write}, 3);`);
       }
-      case "prefetch":
+      case "dequeue":
         return writer.line("prefetch_ahead(&later);");
     }
   }

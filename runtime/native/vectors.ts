@@ -3,8 +3,9 @@
  * functions of the vector IR; compiled without contraction.
  */
 
-import { LINE, STREAM_APART, tileWidths } from "../vector/loops.ts";
+import { STREAM_APART, tileWidths } from "../vector/loops.ts";
 import { MATH } from "../vector/math.ts";
+import { LINE } from "../vector/prefetch.ts";
 import { Emitter } from "./emit.ts";
 import { Writer } from "./writer.ts";
 import { FUSED_MACROS } from "./compiler.ts";
@@ -60,8 +61,8 @@ INLINE void prefetch_next(const char *from, uint64_t at, uint64_t apart, uint64_
 const STREAM_AHEAD = 8192;
 
 /**
- * Prefetches lines of rows that are adjacent in memory: next to a load of some bytes of each row, from its byte `at` on,
- * as large a part of all following rows.
+ * Prefetches a stream, rows that are adjacent in memory. A load reads `bytes` bytes of each lane's row, from byte `at` on,
+ * and prefetches an equal part of the rows ahead.
  */
 const STREAM_IN_C = `
 INLINE void prefetch_stream(const char *from, uint64_t at, uint64_t bytes) {

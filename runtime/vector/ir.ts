@@ -218,14 +218,14 @@ export type Statement =
     /** Whether its words are multiplied by several rows. */
     readonly several: boolean;
   }
-  /** Prefetches the line at an address, which may be out of bounds, to load from it or to write to it. */
+  /** Prefetches the line at an address, which may be out of bounds, for loads or for stores. */
   | {
-    readonly op: "fetch";
+    readonly op: "prefetch";
     readonly address: Value;
     readonly write: boolean;
   }
   /** Prefetches some of the lines that a `turn` with `later` queued. */
-  | { readonly op: "prefetch" };
+  | { readonly op: "dequeue" };
 
 /**
  * A kernel, or one part of a merged one: the work of a workgroup. Emitters set `groups`, the numbers of the workgroup.

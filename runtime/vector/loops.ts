@@ -1,6 +1,6 @@
 /**
- * Loops over uniform counters. Loads of innermost loops, and stores where compiled loops load, use pointers, whose range
- * is checked once, before the loop or the one around it (`Ahead`); a second loop checks each access.
+ * Loops over uniform counters. Loads of innermost loops use pointers; in C, stores to the same rows use them too. Their
+ * range is checked once, before the loop or the one around it (`Ahead`). A second loop checks each access.
  */
 
 import { endOf, mul } from "../../spec/kernel/build.ts";
@@ -17,9 +17,14 @@ import {
   type Value,
   word,
 } from "./ir.ts";
-import { coursesIn, findPointers, type PointerGroup } from "./pointers.ts";
+import {
+  coursesIn,
+  findPointers,
+  Invariants,
+  type PointerGroup,
+} from "./pointers.ts";
+import { LINE, prefetchesRows, prefetchRows } from "./prefetch.ts";
 import { iterationsOf } from "./rounds.ts";
-import { fetchRows, isLong } from "./rows_ahead.ts";
 import type { Statements } from "./statement.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
@@ -27,10 +32,7 @@ type ForStmt = Extract<Stmt, { op: "for" }>;
 /** Iterations that a compiler unrolls. */
 const UNROLL = 4;
 
-/** Bytes of a cache line. Rows of fewer bytes are one stream. */
-export const LINE = 64;
-
-/** Bytes between the loads of lanes up to which the loads of a loop are one stream: a block of 32 values. */
+/** Maximum bytes between the loads of lanes that are one stream: a block of 32 values. */
 export const STREAM_APART = 2 * LINE;
 
 /**
@@ -39,7 +41,7 @@ export const STREAM_APART = 2 * LINE;
  */
 const STREAM_WORDS = 4;
 
-/** Bytes between blocks of a row, whose rows are longer. */
+/** Lanes that load bytes at a smaller distance read adjacent blocks of one row: rows are longer. */
 const SUPER_BLOCK = 256;
 
 /** Maximum iterations of a loop whose addresses are computed ahead. */
@@ -77,9 +79,10 @@ interface Pointer {
 /** Lowers a loop that all lanes run equally often. */
 export function countedLoop(s: ForStmt, on: Statements): void {
   const { around } = on;
-  if (around) on.around = { loop: around.loop, isInner: true };
-  else if (on.loops === "tiles" && isLong(s)) {
-    on.around = { loop: s, isInner: false };
+  if (around) on.around = { ...around, isInner: true };
+  else if (on.loops === "tiles" && prefetchesRows(s)) {
+    const invariants = new Invariants(s, on.x.shapes, on.writable);
+    on.around = { invariants, isInner: false };
   }
   lowerLoop(s, on);
   on.around = around;
@@ -172,7 +175,7 @@ function within(
 ): Value {
   const { bytes, apart, loads, stores } = group;
   const lanes = on.x.shapes.lanes - 1;
-  // Runs that are loaded may extend into the guard, those that are stored may not.
+  // Vectors that are loaded may extend past the end, into guard bytes. Stored vectors may not.
   const constant = Math.max(
     ...[...loads.values()].map((first) =>
       first + (bytes ? 3 : 0) + (apart > 1 ? apart * lanes : 0)
@@ -252,18 +255,20 @@ function tiledLoop(
       group.transposed ? [{ group, pointer: pointers[i]!.local }] : []
     );
     if (apart.length === 0) {
-      if (on.prefetchesLater) on.emit({ op: "prefetch" });
-      fetchRows(groups, pointers, { words: spanOf(s), on });
+      if (on.prefetchesLater) on.emit({ op: "dequeue" });
+      prefetchRows(groups, pointers, { words: spanOf(s), on });
       return on.count({ ...bounds, unroll: unrolled(UNROLL) }, iteration);
     }
     // Loops that fill workgroup memory are followed by loops that compute with it.
     const stores = s.body.flatMap((s) => s.op === "sharedStore" ? [s] : []);
     const readsHere = stores.some(({ array }) => on.readHere.has(array));
     const fills = stores.length > 0 && !readsHere;
-    const aheadOf = ({ array, apart, bytes }: PointerGroup) => {
-      if (!("binding" in x.memory(array))) return "none";
-      const distance = (bytes ? 1 : 4) * apart;
-      const isStream = distance < (bytes ? SUPER_BLOCK : LINE);
+    const distanceOf = ({ apart, bytes }: PointerGroup) =>
+      (bytes ? 1 : 4) * apart;
+    const aheadOf = (group: PointerGroup) => {
+      if (!("binding" in x.memory(group.array))) return "none";
+      const distance = distanceOf(group);
+      const isStream = distance < (group.bytes ? SUPER_BLOCK : LINE);
       if (isStream) return fills ? "none" : "stream";
       // A repeated phase continues with the following rows, of which it may read a part.
       const next = readsHere || on.repeats && distance > STREAM_APART;
@@ -275,7 +280,7 @@ function tiledLoop(
     // Some iterations at a time, along which words are loaded.
     const start = newLocal("start", "u");
     const streams = apart.every(({ group }) =>
-      aheadOf(group) === "along" && 4 * group.apart <= STREAM_APART
+      aheadOf(group) === "along" && distanceOf(group) <= STREAM_APART
     );
     const max = streams && x.shapes.lanes === 8 ? STREAM_WORDS : Infinity;
     const words = tiledWords(s, on, max)!;

@@ -52,7 +52,7 @@ interface Linear {
 const MAX_PARTS = 32;
 
 /** Invariants of a loop. */
-class Invariants {
+export class Invariants {
   /** Linear forms of earlier definitions: many others may refer to one. */
   readonly known = new Map<string, Linear | undefined>();
   /** Depth of followed definitions. */
@@ -63,6 +63,7 @@ class Invariants {
   readonly counter: string;
   readonly shapes: Shapes;
 
+  /** `writable`: bindings that the kernel writes. */
   constructor(
     loop: ForStmt,
     shapes: Shapes,
@@ -292,19 +293,12 @@ export function findPointers(
   return [...groups.values()];
 }
 
-/**
- * An index as a linear form of the counter of a loop around it. Undefined if it is not, or if it does not advance by a
- * constant.
- */
+/** An index as a linear form of a loop's counter. Undefined unless it advances by a constant. */
 export function linearIn(
-  loop: ForStmt,
+  invariants: Invariants,
   index: Expr,
-  { x, writable }: {
-    readonly x: { readonly shapes: Shapes };
-    readonly writable: ReadonlySet<string>;
-  },
 ): { readonly constant: number; readonly stride: number } | undefined {
-  const form = linear(index, new Invariants(loop, x.shapes, writable));
+  const form = linear(index, invariants);
   return form?.factors.length === 0 ? form : undefined;
 }
 

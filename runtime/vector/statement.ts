@@ -24,7 +24,7 @@ import {
 } from "./ir.ts";
 import { type Ahead, countedLoop } from "./loops.ts";
 import type { Store } from "./pointers.ts";
-import { fetchLater } from "./rows_ahead.ts";
+import { prefetchAccesses, type PrefetchLoop } from "./prefetch.ts";
 import type { Shapes } from "./shape.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
@@ -61,8 +61,8 @@ export class Statements {
   readHere: ReadonlySet<string> = new Set();
   /** Whether the phase at hand is repeated by a loop around it. */
   repeats = false;
-  /** The loop whose later iterations are prefetched for, and whether the statement at hand is in a loop inside it. */
-  around: { readonly loop: ForStmt; readonly isInner: boolean } | undefined;
+  /** The loop around the statement at hand whose later iterations are prefetched for. */
+  around: PrefetchLoop | undefined;
   /** Whether an earlier loop has queued prefetches. */
   prefetchesLater = false;
   #out: Statement[] = [];
@@ -190,7 +190,7 @@ export class Statements {
   statement(s: Stmt): void {
     this.x.begin();
     if (this.around && !this.around.isInner && !this.isMasked) {
-      fetchLater(s, this.around.loop, this);
+      prefetchAccesses(s, this.around.invariants, this);
     }
     switch (s.op) {
       case "let":

@@ -1,0 +1,93 @@
+/**
+ * Prefetches in a loop that contains loops, such as one over tokens: the lines that a later iteration loads or stores at
+ * an index that advances by a constant of at least a cache line. Inner loops take so long that processors do not look
+ * that far ahead.
+ */
+
+import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
+import { expressionsOf, walkExpression } from "../../spec/kernel/walk.ts";
+import { spanOf } from "./analyze.ts";
+import { addressOf, get, type Local, u, type Value, word } from "./ir.ts";
+import { type Invariants, linearIn, type PointerGroup } from "./pointers.ts";
+import type { Statements } from "./statement.ts";
+
+type ForStmt = Extract<Stmt, { op: "for" }>;
+
+/** Bytes of a cache line. */
+export const LINE = 64;
+
+/** Words of a cache line. */
+const LINE_WORDS = LINE / 4;
+
+/** Iterations between a prefetch and its use. The next iteration's rows may be loaded in this one. */
+const AHEAD = 2;
+
+/** Maximum words of a row that are prefetched at once. */
+const MAX_ROW = 64;
+
+/** The loop whose later iterations are prefetched for. */
+export interface PrefetchLoop {
+  readonly invariants: Invariants;
+  /** Whether the statement at hand is in a loop inside it. */
+  readonly isInner: boolean;
+}
+
+/** Whether a loop contains loops and has enough iterations to prefetch for. */
+export function prefetchesRows(s: ForStmt): boolean {
+  return s.step.op === "const" && Number(s.step.value) === 1 &&
+    !(spanOf(s) <= AHEAD) && s.body.some(({ op }) => op === "for");
+}
+
+function prefetch(address: Value, write: boolean, on: Statements): void {
+  on.emit({ op: "prefetch", address, write });
+}
+
+/** Prefetches the lines that a statement of a loop accesses in a later iteration. */
+export function prefetchAccesses(
+  s: Stmt,
+  invariants: Invariants,
+  on: Statements,
+): void {
+  const { x } = on;
+  const later = (array: string, index: Expr, write: boolean) => {
+    const { stride: lane } = x.shapes.of(index);
+    if (lane !== 0 && lane !== 1) return;
+    const form = linearIn(invariants, index);
+    // Of the accesses of a row, the first in each line.
+    if (!form || form.stride < LINE_WORDS) return;
+    if (form.constant % LINE_WORDS !== 0) return;
+    const ahead = u.add(x.word(index), AHEAD * form.stride);
+    prefetch(addressOf(x.memory(array), ahead), write, on);
+  };
+  for (const top of expressionsOf(s)) {
+    walkExpression(top, (e) => {
+      if (e.op === "load") later(e.binding, e.index, false);
+    });
+  }
+  if (s.op === "store") later(s.binding, s.index, true);
+}
+
+/** Prefetches the rows that an inner loop loads in a later iteration of the loop around it. */
+export function prefetchRows(
+  groups: readonly PointerGroup[],
+  pointers: readonly { readonly local: Local }[],
+  { words, on }: {
+    /** Words of a row. */
+    readonly words: number;
+    readonly on: Statements;
+  },
+): void {
+  const { around } = on;
+  if (!around || !(words <= MAX_ROW)) return;
+  groups.forEach(({ terms, stride, apart, bytes, array }, i) => {
+    if (stride !== 1 || apart !== 0 || bytes || on.writable.has(array)) return;
+    const forms = terms.map((term) => linearIn(around.invariants, term));
+    const advance = forms.reduce((n, form) => n + (form?.stride ?? 0), 0);
+    // Processors prefetch rows that follow each other in memory.
+    if (advance <= Math.max(LINE_WORDS, words)) return;
+    for (let at = 0; at < words; at += LINE_WORDS) {
+      const ahead = word(AHEAD * advance + at);
+      prefetch(addressOf(get(pointers[i]!.local), ahead), false, on);
+    }
+  });
+}
