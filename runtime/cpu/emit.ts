@@ -350,7 +350,6 @@ export class Emitter {
     const { f } = this;
     switch (s.op) {
       case "declare":
-      case "prefetch":
         return;
       case "set":
         return this.#set(s.local, s.value);
