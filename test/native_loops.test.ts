@@ -12,8 +12,10 @@ import {
   add,
   for_,
   id,
+  if_,
   load,
   local,
+  lt,
   mul,
   store,
   u32,
@@ -85,20 +87,21 @@ t.test("stores of a loop end with their binding", { skip }, async (t) => {
   await pool.close();
 });
 
-/** y[n] = the sum of row n of x, over some rows of 32 words. */
-function overRows(count: number, apart: number): Kernel {
+/** Row n of y: the last word of row n of x plus 31, over rows of 32 words. */
+function overRows(
+  count: number,
+  apart: number,
+  around: (loop: Stmt) => Stmt = (loop) => loop,
+): Kernel {
   const index = add(mul(n, u32(apart)), i);
-  return kernelOf([
-    for_("n", u32(0), u32(count), [
-      for_("i", u32(0), u32(32), [
-        store(
-          "y",
-          add(mul(n, u32(64)), id("local")),
-          add(load("x", index, "u32"), i),
-        ),
-      ]),
-    ]),
+  const row = for_("i", u32(0), u32(32), [
+    store(
+      "y",
+      add(mul(n, u32(64)), id("local")),
+      add(load("x", index, "u32"), i),
+    ),
   ]);
+  return kernelOf([for_("n", u32(0), u32(count), [around(row)])]);
 }
 
 t.test("a loop over rows prefetches two rows ahead", (t) => {
@@ -106,10 +109,11 @@ t.test("a loop over rows prefetches two rows ahead", (t) => {
     printKernel(kernel, { lanes: 8 }).text.match(
       /__builtin_prefetch\(.* \(uint64_t\)\d+u\)/g,
     ) ?? [];
-  const ahead = fetches(overRows(10, 100)).map((text) =>
-    Number(/(\d+)u\)$/.exec(text)![1])
-  );
-  t.strictSame(ahead, [200, 216], "each line of a row");
+  const ahead = (kernel: Kernel) =>
+    fetches(kernel).map((text) => Number(/(\d+)u\)$/.exec(text)![1]));
+  t.strictSame(ahead(overRows(10, 100)), [200, 216], "each line of a row");
+  const some = overRows(10, 100, (row) => if_(lt(n, id("group.y")), [row]));
+  t.strictSame(ahead(some), [200, 216], "a row in a branch");
   t.strictSame(fetches(overRows(2, 100)), [], "there is no such row");
   t.strictSame(fetches(overRows(10, 8)), [], "rows share lines");
   t.strictSame(fetches(overRows(10, 32)), [], "rows follow each other");

@@ -5,7 +5,11 @@
  */
 
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import { expressionsOf, walkExpression } from "../../spec/kernel/walk.ts";
+import {
+  expressionsOf,
+  someStatement,
+  walkExpression,
+} from "../../spec/kernel/walk.ts";
 import { spanOf } from "./analyze.ts";
 import { addressOf, get, type Local, u, type Value, word } from "./ir.ts";
 import { type Invariants, linearIn, type PointerGroup } from "./pointers.ts";
@@ -32,10 +36,10 @@ export interface PrefetchLoop {
   readonly isInner: boolean;
 }
 
-/** Whether a loop contains loops and has enough iterations to prefetch for. */
+/** Whether a loop contains loops, also in branches, and has enough iterations to prefetch for. */
 export function prefetchesRows(s: ForStmt): boolean {
   return s.step.op === "const" && Number(s.step.value) === 1 &&
-    !(spanOf(s) <= AHEAD) && s.body.some(({ op }) => op === "for");
+    !(spanOf(s) <= AHEAD) && someStatement(s.body, ({ op }) => op === "for");
 }
 
 function prefetch(address: Value, write: boolean, on: Statements): void {
