@@ -31,7 +31,8 @@ async function answer({ url, headers: { range } }, response) {
   };
   const found = statSync(file, { throwIfNoEntry: false });
   if (file === SCRIPT && existsSync(join(ROOT, "scripts/bundle.mjs"))) {
-    response.writeHead(200, headers).end(await bundled());
+    const script = await bundled();
+    response.writeHead(200, headers).end(script);
   } else if (!found?.isFile()) {
     response.writeHead(404).end();
   } else if (range) {
@@ -48,11 +49,11 @@ async function answer({ url, headers: { range } }, response) {
   }
 }
 
-/** Starts the server. Returns it after it listens. Malformed requests are answered with 400. */
+/** Starts the server. Returns it after it listens. Failed requests are answered with 400 and the error. */
 export async function serve(port) {
   const server = createServer((request, response) => {
     answer(request, response)
-      .catch(() => response.writeHead(400).end());
+      .catch(({ message }) => response.writeHead(400).end(message));
   });
   await new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
   return server;
