@@ -390,13 +390,14 @@ export class Emitter {
         const along = isAlong ? `&along_${s.several ? "several" : "one"}` : "0";
         const apart = width * s.apart;
         const isStream = s.ahead === "stream";
-        // No load is in the first 0 bytes of a line, so none prefetches.
+        // Loads in the first bytes of a line prefetch: for 0 bytes, none.
         const own = s.ahead === "none" || isStream ? 0 : step;
         writer.line(
           `turn${s.words}(${tile}, ${address}, ${at}, ${apart}, ${own}, ${later}, ${along});`,
         );
         if (isStream) {
           const load = `(const char *)${address} + (${at})`;
+          // A load of complete rows starts at their first byte.
           const inRow = step < apart ? `(${at}) % ${apart}` : "0";
           const bytes = Math.min(step, apart);
           writer.line(`prefetch_stream(${load}, ${inRow}, ${bytes});`);

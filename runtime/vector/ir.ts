@@ -204,7 +204,7 @@ export type Statement =
   | { readonly op: "own" }
   /**
    * Loads some words per lane, with a stride of `apart` elements, and transposes them into a tile. `ahead`: prefetches
-   * `along` rows, of the `next` rows, of rows in one `stream`, or of what is needed `later`.
+   * further `along` the rows, in the `next` rows, or in the `stream` of adjacent rows; `later` queues prefetches.
    */
   | Counted & {
     readonly op: "turn";
