@@ -47,7 +47,7 @@ export function isByParts(o: BytesMatmul): boolean {
       sum + parts * (2 * parts + HEADER_WORDS * inPart(o, weight).blocks),
     o.k / Q8_BLOCK * (WORDS + 2),
   );
-  return o.tile.vector === parts && teamsOf(o).lanes >= parts &&
+  return o.tile.vector === parts && teamsOf(o).lanes % parts === 0 &&
     operands.every((weight) =>
       weight.inside === "k" && weight.block?.unit === 1 && hasHeader(weight) &&
       weight.left === first!.left &&

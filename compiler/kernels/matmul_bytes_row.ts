@@ -31,7 +31,8 @@ const TERMS = 4;
 /** Lanes of a vector: all vectors of a longer team would read the first of their blocks before the second. */
 function vectorOf(o: BytesMatmul): number {
   const { lanes } = teamsOf(o);
-  return Math.min(lanes, o.tile.vector ?? lanes);
+  const { vector = lanes } = o.tile;
+  return lanes % vector === 0 ? vector : lanes;
 }
 
 /**

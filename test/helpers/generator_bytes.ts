@@ -70,7 +70,10 @@ export function* ofMatmulBytes(): Generator<Launch> {
       const tile = TILES.at(-1)!;
       const shape = { stored: "q8_0", columns: 12, rows, k } as const;
       yield productLaunch({ ...shape, tile });
-      yield productLaunch({ ...shape, tile: { ...tile, vector: 2 } });
+      // Teams have four lanes.
+      for (const vector of [2, 3]) {
+        yield productLaunch({ ...shape, tile: { ...tile, vector } });
+      }
     }
   }
   // One row by the parts of columns.
