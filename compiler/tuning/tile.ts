@@ -53,8 +53,9 @@ export interface MatmulTile {
    */
   readonly right?: "scalar" | "vector" | "workgroup";
   /**
-   * Lanes of a vector that is shorter than a team. Of weights with k innermost, one row reads blocks vector by vector,
-   * 16-bit weights as one stream, also short columns, and f32 weights in several streams. Default: those of a team.
+   * Lanes of the device's vectors. If they divide a team into several vectors, one row reads weights with k innermost
+   * otherwise: blocks vector by vector, 16-bit weights as one stream even if columns are short, and f32 weights in
+   * several streams. Default: the lanes of a team.
    *
    * @integer
    * @minimum 1
