@@ -27,26 +27,23 @@ const MAX_KNOWN = 4096;
 
 /** The location of the call of `op` in a module, whose code never changes. Undefined elsewhere. */
 function locationOf(op: AnyFunction): string | undefined {
-  const holder: { readonly stack?: readonly NodeJS.CallSite[] } = {};
-  const { prepareStackTrace, stackTraceLimit } = Error;
-  Error.stackTraceLimit = 1;
+  const { prepareStackTrace } = Error;
   Error.prepareStackTrace = (_, frames) => frames;
   try {
-    Error.captureStackTrace(holder, op);
-    const frame = Array.isArray(holder.stack) ? holder.stack[0] : undefined;
+    const { stack } = callerOf<readonly NodeJS.CallSite[]>(op);
+    const frame = Array.isArray(stack) ? stack[0] : undefined;
     const file = frame?.getFileName();
     return file?.startsWith("file:")
       ? `${file}:${frame.getLineNumber()}:${frame.getColumnNumber()}`
       : undefined;
   } finally {
-    Error.stackTraceLimit = stackTraceLimit;
     Error.prepareStackTrace = prepareStackTrace;
   }
 }
 
-/** `callSite` for rare use: the stack is formatted when the returned function is called. */
-export function laterCallSite(op: AnyFunction): () => Span | undefined {
-  const holder: { stack?: string } = {};
+/** An object with the stack of the caller of `op`, one frame, which is formatted when it is read. */
+function callerOf<Stack>(op: AnyFunction): { readonly stack?: Stack } {
+  const holder: { readonly stack?: Stack } = {};
   const limit = Error.stackTraceLimit;
   Error.stackTraceLimit = 1;
   try {
@@ -54,7 +51,13 @@ export function laterCallSite(op: AnyFunction): () => Span | undefined {
   } finally {
     Error.stackTraceLimit = limit;
   }
-  return () => parseFrame(holder.stack ?? "");
+  return holder;
+}
+
+/** `callSite` for rare use: the stack is formatted when the returned function is called. */
+export function laterCallSite(op: AnyFunction): () => Span | undefined {
+  const caller = callerOf<string>(op);
+  return () => parseFrame(caller.stack ?? "");
 }
 
 /** The path of this file in call sites. */
