@@ -313,7 +313,7 @@ export function weights(of: Queries): KernelText {
     }`;
 }
 
-/** The same weights of one token by all teams: a lane has keys of some heads. */
+/** The same weights for one token, by several teams: each lane weights one key for some heads. */
 export function weightsInTeams(of: Queries): KernelText {
   const { heads, lanes } = of;
   return wgsl`
@@ -454,7 +454,7 @@ export function dimensionOf(of: Queries): KernelText {
     : plainDimension(of);
 }
 
-/** Statements for the dimensions of a lane that exist. */
+/** Executes `body` for the dimensions of a lane that values have. */
 export function insideValue(of: Queries, body: KernelText): KernelText {
   return of.width % of.lanes === 0
     ? body

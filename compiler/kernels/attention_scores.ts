@@ -1,6 +1,6 @@
 /**
- * Scores of a block of 32 keys in attention: lane j takes key j of the block for all queries of a workgroup. Teams of such
- * lanes sum different blocks of the dimension.
+ * Scores of a block of 32 keys in attention: lane j of a team computes those of key j for all queries of a workgroup.
+ * Several teams sum different blocks of the dimension.
  */
 
 import type { HalfDType } from "../../spec/dtype.ts";

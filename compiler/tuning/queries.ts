@@ -11,7 +11,7 @@ export const KEY_BLOCK = 32;
 export interface QueryTile {
   readonly heads: number;
   readonly tokens: number;
-  /** Teams that share a block of keys, of one token. Default: 1. */
+  /** Teams of lanes that share a block of keys. More than 1 only for one token. Default: 1. */
   readonly teams?: number;
 }
 
@@ -128,15 +128,18 @@ export function splitTokensOf(
   );
 }
 
-/** Teams that share a block of keys, and workgroups from which one team each fills a wide device. */
-const TEAMS = 4, MANY_GROUPS = 2048;
+/** Teams of a workgroup that shares a block of keys. */
+const TEAMS = 4;
+
+/** Number of workgroups that fill a wide device with one team each. */
+const MANY_GROUPS = 2048;
 
 /** Maximum words of workgroup memory for the block sums of teams. */
 const MAX_SUM_WORDS = 3072;
 
 /**
  * The queries of a workgroup with one block of keys: a few heads of one token that read the same keys. If workgroups are
- * few and vectors long, teams sum different blocks of the dimension of keys, and different dimensions of values.
+ * few and keys and values long, teams sum different blocks of a score and different dimensions of values.
  */
 export function splitTile(o: KeySpan): QueryTile {
   const { dim, valueDim = dim, stored = "f32" } = o;
@@ -147,7 +150,7 @@ export function splitTile(o: KeySpan): QueryTile {
     return { heads, tokens: 1 };
   }
   const lanes = TEAMS * KEY_BLOCK;
-  // Two values of 16 bits are in a word.
+  // Every lane has dimensions of values: two of 16 bits, which share a word.
   const fits = dim % KEY_BLOCK === 0 && lanes <= dim &&
     heads * dim <= MAX_SUM_WORDS &&
     (stored === "f32" ? lanes <= valueDim : valueDim % (2 * lanes) === 0);
