@@ -8,8 +8,9 @@ import { div, id, rem, u32 } from "../../spec/kernel/build.ts";
 import { replaceIn } from "../../spec/kernel/replace.ts";
 import type { LaunchStep, Step } from "../../spec/plan/plan.ts";
 import { evaluateSize, type Size } from "../../spec/size.ts";
-import { addKernel, amendBuffer, type Lowering } from "./lower/context.ts";
+import { addKernel, type Lowering } from "./lower/context.ts";
 import { forRows } from "./lower/inline_norms.ts";
+import { changeWriters, writesOf } from "./lower/writers.ts";
 
 /** The launch of a step for one token. */
 interface OneToken {
@@ -59,23 +60,12 @@ export function splitForOne(
       for (const [one, { more }] of parts) {
         if (!more) continue;
         if (left.has(one)) dropped.add(more);
-        else addWriter(lowering, more);
+        else changeWriters(lowering, writesOf(lowering, more), 1);
       }
       return merged.filter((step) => !dropped.has(step))
         .map((step) => parts.get(step)?.whole ?? step);
     },
   };
-}
-
-/** Counts another step that writes the buffers of a launch. */
-function addWriter(lowering: Lowering, { kernel, bindings }: LaunchStep): void {
-  const { kernels, buffers } = lowering.draft;
-  for (const { name, access } of kernels.get(kernel)!.bindings) {
-    if (access === "read") continue;
-    const buffer = bindings[name]!;
-    const { writers = 1 } = buffers.get(buffer)!;
-    amendBuffer(lowering, buffer, { writers: writers + 1 });
-  }
 }
 
 /** The launch of a step for one token. Undefined: it has none, or its grid depends on more than tokens of this rank. */

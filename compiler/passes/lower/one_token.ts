@@ -5,12 +5,11 @@
  */
 
 import { storedDType } from "../../../spec/dtype.ts";
-import type { Step } from "../../../spec/plan/plan.ts";
 import { isSame } from "../../../spec/same.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { sharedBytes } from "../limits.ts";
-import { addScratch, amendBuffer, type Lowering, sizeOf } from "./context.ts";
+import { addScratch, type Lowering, sizeOf } from "./context.ts";
 import { type ExpertChain, expertChain } from "./expert_chain.ts";
 import { restAxes } from "./index_space.ts";
 import { forRows } from "./inline_norms.ts";
@@ -21,6 +20,7 @@ import {
   type OneTokenKernel,
 } from "./one_token_kernels.ts";
 import type { KernelScope } from "./scope.ts";
+import { changeWriters, writesOf } from "./writers.ts";
 
 /**
  * Launches the experts of a combine for one token, and all earlier launches of them for more tokens. `storage`: that of
@@ -62,9 +62,7 @@ export function lowerOneToken(
   const { few: one } = forRows(size, { rows: size });
   const { steps } = lowering.draft;
   const { index, weight } = chain.choices;
-  for (const name of [index, weight, storage.buffer]) {
-    changeWriters(lowering, name, 1);
-  }
+  changeWriters(lowering, [index, weight, storage.buffer], 1);
   keepForMore(lowering, separate, size);
   first.scope.launch(chain.hidden, first.kernel, [one, first.groups, 1]);
   // Before the steps that read choices.
@@ -106,14 +104,6 @@ function separateSteps(
   return found;
 }
 
-/** Buffers that a launch writes. */
-function writesOf({ draft: { kernels } }: Lowering, step: Step): string[] {
-  if (step.op !== "launch") return [];
-  return kernels.get(step.kernel)!.bindings
-    .filter(({ access }) => access !== "read")
-    .map(({ name }) => step.bindings[name]!);
-}
-
 /** Whether no step from `at` on writes what a kernel reads. */
 function writtenBefore(
   lowering: Lowering,
@@ -142,9 +132,7 @@ function keepForMore(
       steps[i] = { ...step, workgroups: [moreThanOne(x, tokens), y, z] };
       continue;
     }
-    for (const name of writesOf(lowering, step)) {
-      changeWriters(lowering, name, -1);
-    }
+    changeWriters(lowering, writesOf(lowering, step), -1);
     steps.splice(i, 1);
   }
 }
@@ -160,10 +148,4 @@ function moreThanOne(size: Size, tokens: Size): Size {
   const isMore = typeof size !== "number" && "above" in size &&
     size.above[1] >= 1 && isSame(size.above[0], tokens);
   return isMore ? size : forRows(size, { rows: tokens }).more;
-}
-
-/** Changes the number of steps that write a buffer. */
-function changeWriters(lowering: Lowering, name: string, by: number): void {
-  const { writers = 1 } = lowering.draft.buffers.get(name)!;
-  amendBuffer(lowering, name, { writers: writers + by });
 }
