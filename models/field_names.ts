@@ -161,6 +161,7 @@ const CHANGE_NOTHING: ReadonlySet<string> = new Set([
   "router_aux_loss_coef",
   "time_step_floor",
   "time_step_max",
+  // transformers clamps to it only without its kernels.
   "time_step_min",
   "torch_dtype",
   "transformers_version",
