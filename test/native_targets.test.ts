@@ -12,21 +12,11 @@ import { matmulGrid } from "../compiler/tuning/mod.ts";
 import { compilerFlags } from "../runtime/native/compiler.ts";
 import { printKernel } from "../runtime/native/print.ts";
 import { vectorsInC } from "../runtime/native/vectors.ts";
-import {
-  add,
-  call,
-  f32,
-  id,
-  let_,
-  load,
-  local,
-  mul,
-  store,
-  u32,
-} from "../spec/kernel/build.ts";
-import type { CallName, Kernel } from "../spec/kernel/tree.ts";
+import { add, load, mul, store, u32 } from "../spec/kernel/build.ts";
+import type { Kernel } from "../spec/kernel/tree.ts";
 import { evaluateSize } from "../spec/size.ts";
 import { LENGTH, randomKernel } from "./fuzz/random_kernel.ts";
+import { FUNCTIONS, functions, INPUTS } from "./helpers/functions_kernel.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 import { runWasm } from "./helpers/run_wasm.ts";
 import { repeatWith } from "./helpers/seed.ts";
@@ -85,36 +75,14 @@ function floats(length: number, of: (i: number) => number): Uint32Array {
   return new Uint32Array(Float32Array.from({ length }, (_, i) => of(i)).buffer);
 }
 
-const FUNCTIONS: readonly CallName[] = [
-  ...["exp", "log", "sin", "cos", "tanh", "sign", "roundF16"] as const,
-  ...["sqrt", "rsqrt", "floor", "round"] as const,
-];
-
 /** All functions of floats. */
-function functions(): Case {
-  const [at, x] = [local("at", "u32"), local("x", "f32")];
-  const rows = FUNCTIONS.length + 1;
-  const body = [
-    let_("at", add(mul(id("group.x"), u32(32)), id("local"))),
-    let_("x", load("x", at)),
-    ...FUNCTIONS.map((fn, i) => store("y", add(at, u32(64 * i)), call(fn, x))),
-    store("y", add(at, u32(64 * (rows - 1))), call("pow", x, f32(1.7))),
-  ];
+function allFunctions(): Case {
   const special = [0, -0, 1e-40, Infinity, -Infinity, 89, -104, 65520];
   return {
-    kernel: {
-      name: "functions",
-      workgroupSize: 32,
-      bindings: [
-        { name: "x", type: "f32", access: "read" },
-        { name: "y", type: "f32", access: "write" },
-      ],
-      shared: [],
-      body,
-    },
+    kernel: functions,
     words: {
-      x: floats(64, (i) => special[i] ?? (i - 20) * 0.37),
-      y: new Uint32Array(64 * rows),
+      x: floats(INPUTS, (i) => special[i] ?? (i - 20) * 0.37),
+      y: new Uint32Array(INPUTS * FUNCTIONS.length),
     },
     groups: [2, 1, 1],
   };
@@ -205,10 +173,10 @@ static void run(kernel_function *f, u scratch, u x, u y, u z, const u *lengths, 
 
 /** A program that reads the bindings of all cases, runs the kernels, and writes the bindings. */
 function programOf(cases: readonly Case[], lanes: number): string {
-  const functions = cases.map(({ kernel }) => printKernel(kernel, { lanes }));
+  const printed = cases.map(({ kernel }) => printKernel(kernel, { lanes }));
   const calls = cases.map(({ kernel, words, groups }, i) => {
     const lengths = kernel.bindings.map(({ name }) => words[name]!.length);
-    const { scratch } = functions[i]!;
+    const { scratch } = printed[i]!;
     return `  run(f${i}, ${scratch}, ${groups.join(", ")}, (u[]){ ${
       lengths.join(", ")
     } }, ${lengths.length});`;
@@ -216,7 +184,7 @@ function programOf(cases: readonly Case[], lanes: number): string {
   return [
     vectorsInC({ lanes, fused: false, bytes: true }),
     "#include <stdio.h>\n#include <stdlib.h>",
-    ...functions.map(({ text }, i) => `static void f${i}${text}`),
+    ...printed.map(({ text }, i) => `static void f${i}${text}`),
     MAIN,
     `int main(void) {\n${calls.join("\n")}\n  return 0;\n}\n`,
   ].join("\n");
@@ -284,7 +252,7 @@ function bindingsOf({ kernel, words }: Case): Uint32Array[] {
 
 const unasked = skipUnasked("cpu");
 const cases = unasked ? [] : [
-  functions(),
+  allFunctions(),
   product(),
   product("workgroup"),
   product("workgroup", 1),
