@@ -10,7 +10,7 @@ import {
   withoutAdapter,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
-import { UsageError } from "../values.ts";
+import { refuseFlags } from "../values.ts";
 import { machineCommand, type MachineFlags } from "./machine.ts";
 
 /** The limits that decide whether a plan fits. */
@@ -32,18 +32,17 @@ export async function devicesCommand(
   flags: DevicesFlags,
 ): Promise<number> {
   if (flags.all) return await machineCommand(io, flags);
-  const [useless] = [
-    ...flags.out === undefined ? [] : ["--out"],
-    ...flags.ranks === undefined ? [] : ["--ranks"],
-    ...flags.repetitions === undefined ? [] : ["--repetitions"],
-    ...flags.devices === "shared" ? [] : ["--devices"],
-    ...flags.adapter === "auto" ? [] : ["--adapter"],
-  ];
-  if (useless !== undefined) {
-    throw new UsageError(
-      `Cannot use ${useless} without --all: the list has every adapter. Add --all to measure`,
-    );
-  }
+  const { devices, adapter: only } = flags;
+  refuseFlags(
+    {
+      "--out": flags.out,
+      "--ranks": flags.ranks,
+      "--repetitions": flags.repetitions,
+      "--devices": devices === "shared" ? undefined : devices,
+      "--adapter": only === "auto" ? undefined : only,
+    },
+    "without --all: the list has every adapter. Add --all to measure",
+  );
   const adapters = await listAdapters({ systemInfo: io.systemInfo });
   const native = await nativeCompiler();
   const { adapter, why } = chooseAdapter(adapters, native.missing);

@@ -176,15 +176,10 @@ async function trainingPlan(
     ? { kind: "checkpoint" as const }
     : { kind: "model" as const };
   const isPublished = typeof what === "string" || isFamily(what);
-  for (
-    const [flag, value] of [
-      ["--lora", lora],
-      ["--rollout-mesh", rolloutMesh],
-    ] as const
-  ) {
-    if (value === undefined || isPublished) continue;
-    throw new UsageError(
-      `Cannot use ${flag} with a model file: it is for checkpoints and families. Leave it out`,
+  if (!isPublished) {
+    refuseFlags(
+      { "--lora": lora, "--rollout-mesh": rolloutMesh },
+      "with a model file: it is for checkpoints and families. Leave it out",
     );
   }
   const options = {

@@ -164,18 +164,12 @@ export function settingsOf(
 
 function optimizerOf(flags: SettingFlags): TrainSettings["optimizer"] {
   const { optimizer = "adamw", beta1, beta2, momentum } = flags;
-  const useless = optimizer === "sgd"
-    ? (["beta1", "beta2"] as const).find((name) => flags[name] !== undefined)
-    : momentum === undefined
-    ? undefined
-    : "momentum";
-  if (useless !== undefined) {
-    throw new UsageError(
-      `Cannot use ${
-        SETTINGS[useless]
-      } with ${optimizer}: it has no such setting. Leave it out`,
-    );
-  }
+  refuseFlags(
+    optimizer === "sgd"
+      ? { [SETTINGS.beta1]: beta1, [SETTINGS.beta2]: beta2 }
+      : { [SETTINGS.momentum]: momentum },
+    `with ${optimizer}: it has no such setting. Leave it out`,
+  );
   const decay = flags.weightDecay === undefined
     ? {}
     : { weightDecay: flags.weightDecay };
