@@ -212,14 +212,14 @@ function update(o: RecurrenceOptions): KernelText {
       seen[c] = 0.0;`,
     )
   }
-    ${laterDecay(o)}
+    ${laterDecay(o, "head")}
     ${
     eachRow(o, sums, {
       loads: wgsl`
       let k = ${o.names.keys}[row + i];
       ${rule !== "seen" && wgsl`let q = ${o.names.query}[query_row + i];`}
       ${rule !== "add" && wgsl`let next_k = ${o.names.keys}[next_row + i];`}
-      ${laterDecayOf(o)}`,
+      ${laterDecay(o, "row")}`,
       column: wgsl`
       let s = fma(k, change[c], cells[${cell}]);
       ${rule !== "seen" && wgsl`result_block[c] = fma(s, q, result_block[c]);`}
@@ -265,12 +265,12 @@ function erase(o: RecurrenceOptions): KernelText {
       let change[c] = -(scale * seen[c]);`,
     )
   }
-    ${laterDecay(o)}
+    ${laterDecay(o, "head")}
     ${
     eachRow(o, [], {
       loads: wgsl`
       let k = ${o.names.keys}[row + i];
-      ${laterDecayOf(o)}`,
+      ${laterDecay(o, "row")}`,
       column: wgsl`
       let s = fma(k, change[c], cells[${cell}]);
       cells[${cell}] = later_decay * s;`,
@@ -278,18 +278,14 @@ function erase(o: RecurrenceOptions): KernelText {
   }`;
 }
 
-/** Declares the decay of the next token, 1 without one, if it is the same for all rows. */
-function laterDecay({ perKey, names }: RecurrenceOptions): KernelText {
-  return perKey
-    ? wgsl``
-    : wgsl`let later_decay = select(1.0, ${names.decay}[next_factor], goes_on);`;
-}
-
-/** Declares the decay of a row for the next token, if it differs between rows. */
-function laterDecayOf({ perKey, names }: RecurrenceOptions): KernelText {
-  return perKey
-    ? wgsl`let later_decay = select(1.0, ${names.decay}[next_factor + i], goes_on);`
-    : wgsl``;
+/** Declares the decay of the next token, 1 without one, where it is per head or per row. */
+function laterDecay(
+  { perKey, names }: RecurrenceOptions,
+  of: "head" | "row",
+): KernelText | false {
+  if (perKey !== (of === "row")) return false;
+  const at = perKey ? wgsl`next_factor + i` : wgsl`next_factor`;
+  return wgsl`let later_decay = select(1.0, ${names.decay}[${at}], goes_on);`;
 }
 
 /** Offset of the decays of a token's head. */
