@@ -8,7 +8,7 @@ import { matmulCombined } from "../../compiler/kernels/matmul_combine.ts";
 import { bindings, type Expr } from "../../compiler/kernels/kernel.ts";
 import { matmulShape, type MatmulTile } from "../../compiler/tuning/mod.ts";
 import { add, load, local, mul, store, u32 } from "../../spec/kernel/build.ts";
-import { range } from "./generator_dispatch.ts";
+import { range } from "../../spec/range.ts";
 import { product } from "./generator_sums.ts";
 import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";

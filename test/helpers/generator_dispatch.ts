@@ -25,6 +25,8 @@ import {
 } from "../../compiler/kernels/wire.ts";
 import { load, store } from "../../spec/kernel/build.ts";
 import { expr } from "../../spec/kernel/resolve.ts";
+import { range } from "../../spec/range.ts";
+import { sum } from "../../spec/sum.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import { type WireFormat, wireWords } from "../../spec/wire.ts";
 import { type Contents, type Launch, resultsOf } from "./launch_faults.ts";
@@ -33,13 +35,6 @@ import { waves } from "./waves.ts";
 const name = "kernel";
 
 const tokens = lengthAt(0);
-
-/** Returns the integers from 0 to n - 1. */
-export const range = (n: number): number[] =>
-  Array.from({ length: n }, (_, i) => i);
-
-export const total = (list: readonly number[]): number =>
-  list.reduce((a, b) => a + b, 0);
 
 /** Returns a function that builds a list on its first call. */
 function once<T>(make: () => Iterable<T>): () => readonly T[] {
@@ -129,8 +124,8 @@ function* assigned(): Generator<Assigned> {
             const counts = range(experts).map((c) =>
               index.filter((e, a) => kept[a] && expert(e) === c).length
             );
-            const rows = total(counts);
-            const tiles = total(
+            const rows = sum(counts);
+            const tiles = sum(
               counts.map((n) => Math.ceil(n / (tileRows ?? 1))),
             );
             const options: AssignOptions = {
@@ -322,7 +317,7 @@ export function* ofListRows(): Generator<Launch> {
     const got = resultsOf(launch);
     const maxChoices = Math.min(k, experts - 1);
     const local = [...got["counts"]!.slice(0, experts + 2)];
-    const sent = total(local.slice(experts));
+    const sent = sum(local.slice(experts));
     for (const me of [0, 1]) {
       const other = range(experts + 2).map((e) => e + 1);
       yield {
@@ -377,9 +372,9 @@ export function* ofRegroup(): Generator<Launch> {
       for (const me of range(groupSize)) {
         const [first, end] = experts?.[me] ?? [splits[me]!, splits[me + 1]!];
         const ofExpert = range(end - first).map((e) =>
-          total(range(groupSize).map((s) => counts[s * all + first + e]!))
+          sum(range(groupSize).map((s) => counts[s * all + first + e]!))
         );
-        const rows = total(ofExpert);
+        const rows = sum(ofExpert);
         const tileRows = 1 + n % 3;
         yield {
           kernel: regroup({
@@ -406,7 +401,7 @@ export function* ofRegroup(): Generator<Launch> {
             expertOf: rows,
             tokenOf: rows,
             rowCount: once ? 2 : 1,
-            tiles: 1 + 3 * total(ofExpert.map((n) => Math.ceil(n / tileRows))),
+            tiles: 1 + 3 * sum(ofExpert.map((n) => Math.ceil(n / tileRows))),
           },
         };
       }

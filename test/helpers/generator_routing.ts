@@ -23,12 +23,9 @@ import { rowsGrid } from "../../compiler/kernels/rows.ts";
 import { slots, slotsGrid } from "../../compiler/kernels/slots.ts";
 import type { RoutingRule } from "../../compiler/graph/graph.ts";
 import { u32 } from "../../spec/kernel/build.ts";
-import {
-  allChoices,
-  type Choices,
-  range,
-  total,
-} from "./generator_dispatch.ts";
+import { range } from "../../spec/range.ts";
+import { sum } from "../../spec/sum.ts";
+import { allChoices, type Choices } from "./generator_dispatch.ts";
 import { product } from "./generator_sums.ts";
 import { type Launch, resultsOf } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
@@ -183,7 +180,7 @@ export function* ofSlots(): Generator<Launch> {
       }
       for (const order of ["choice", "token"] as const) {
         for (const room of [1, "table", "largest"] as const) {
-          const n = total(index) + order.length + drop.length;
+          const n = sum(index) + order.length + drop.length;
           const group = GROUPS[n % 3]!;
           if (drop !== "position" && (room !== 1 || n % 4 > 0)) continue;
           if (count > 3 && (room !== 1 || group !== GROUPS[2])) continue;
@@ -248,7 +245,7 @@ function slotsLaunch(
       random: waves(count * experts),
       room: range(count + 1).map(free),
     },
-    stores: { slot: { count: total(used), among: range(index.length) } },
+    stores: { slot: { count: sum(used), among: range(index.length) } },
   };
 }
 
