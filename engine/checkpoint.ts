@@ -11,7 +11,7 @@ import { DataError } from "../spec/errors.ts";
 import type { Grammars } from "./grammar.ts";
 import type { FileSystem } from "./files.ts";
 import { parseJsonObject, readJsonObject } from "./json_file.ts";
-import { readQuantization } from "./stored_as.ts";
+import { readQuantization } from "./quantization_config.ts";
 import { sum } from "../spec/sum.ts";
 import { stopTokens } from "./stop_tokens.ts";
 import { withTensors } from "./tensors.ts";
@@ -23,6 +23,9 @@ type JsonObject = { readonly [key: string]: unknown };
 
 /** File that lists the weight files of a sharded checkpoint. */
 export const WEIGHT_INDEX = "model.safetensors.index.json";
+
+/** File of ModelOpt that describes the quantization. */
+export const QUANTIZATION_FILE = "hf_quant_config.json";
 
 /** Optional files of a checkpoint besides configuration and weights. */
 export const COMPANION_FILES = [
@@ -83,10 +86,7 @@ export async function openConfiguration(
       }`,
     );
   }
-  const config = await readJsonObject(
-    files.join(folder, "config.json"),
-    files,
-  );
+  const config = await readConfig(folder, files);
   if (!family) await refuseUnknown(config, folder, files);
   const generation = await readGeneration(folder, files);
   const maxNewTokens = generation["max_new_tokens"];
@@ -154,6 +154,28 @@ async function describeFiles(
   return typeof bytes === "number"
     ? `Its index counts ${format(bytes)} bytes of tensors`
     : undefined;
+}
+
+/** config.json, with the quantization of hf_quant_config.json if only that file names it, as ModelOpt writes it. */
+export async function readConfig(
+  folder: string,
+  files: FileSystem,
+): Promise<JsonObject> {
+  const config = await readJsonObject(
+    files.join(folder, "config.json"),
+    files,
+  );
+  const path = files.join(folder, QUANTIZATION_FILE);
+  return config["quantization_config"] !== undefined ||
+      await files.stat(path) === undefined
+    ? config
+    : {
+      ...config,
+      quantization_config: {
+        quant_method: "modelopt",
+        ...await readJsonObject(path, files),
+      },
+    };
 }
 
 /** generation_config.json; an empty object if it does not exist. */

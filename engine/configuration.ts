@@ -5,7 +5,7 @@ import { readFamily } from "../models/family.ts";
 import type { Family, PublishedModel } from "../models/mod.ts";
 import { publishedModel } from "../models/published.ts";
 import { DataError } from "../spec/errors.ts";
-import { type FamilyOption, refuseUnknown } from "./checkpoint.ts";
+import { type FamilyOption, readConfig, refuseUnknown } from "./checkpoint.ts";
 import type { FileSystem } from "./files.ts";
 import { readJsonObject } from "./json_file.ts";
 import { readStoredAs, type StoredAs } from "./stored_as.ts";
@@ -74,7 +74,7 @@ export async function findConfiguration(
     const names = await files.list(path);
     if (!names.includes("config.json")) return undefined;
     const file = files.join(path, "config.json");
-    const config = await readJsonObject(file, files);
+    const config = await readConfig(path, files);
     const found = isGguf(path) ||
       names.some((name) => name.endsWith(".safetensors"));
     if (!options.family) await refuseUnknown(textPart(config), path, files);

@@ -7,16 +7,16 @@ import {
   isFileDType,
   type WeightEncoding,
 } from "../spec/encoding.ts";
-import {
-  FILED_DTYPES,
-  packedBy,
-  type PackedDType,
-  packingOf,
-  PACKINGS,
-} from "../spec/packed.ts";
+import { packingOf } from "../spec/packed.ts";
 import type { FileDType } from "../spec/dtype.ts";
 import { shown } from "../spec/shown.ts";
 import { DataError } from "../spec/errors.ts";
+import {
+  objectOf,
+  type Quantization,
+  quantizedAs,
+  readQuantization,
+} from "./quantization_config.ts";
 
 type Config = { readonly [key: string]: unknown };
 
@@ -32,10 +32,6 @@ const DTYPES: { readonly [name: string]: EncodingName } = {
   float16: "f16",
   bfloat16: "bf16",
 };
-
-/** Embeddings, outputs and routers, which published quantizations do not change. */
-const UNQUANTIZED =
-  /(^|\.)(embed_tokens|lm_head)(\.|$)|(^|\.)(gate|router)$|\.router\./;
 
 /** Reads storage dtypes. `dtype` overrides the file. Throws DataError for an unknown quantization. */
 export function readStoredAs(
@@ -67,7 +63,7 @@ export function readStoredAs(
     ? objectOf(config["quantization_config"])
     : undefined;
   const packed = dtype !== undefined
-    ? { encoding: defaultForm(dtype), skipped: [] }
+    ? quantizedAs(defaultForm(dtype))
     : quantization && readQuantization(quantization);
   const notes = named === undefined
     ? [
@@ -75,10 +71,8 @@ export function readStoredAs(
     ]
     : [];
   if (!packed) return { of: (param) => storedPlain(param, plain), notes };
-  const { encoding, skipped } = packed;
   return {
-    of: (param) =>
-      isPacked(param, encoding, skipped) ? encoding : storedPlain(param, plain),
+    of: (param) => encodingOf(param, packed) ?? storedPlain(param, plain),
     notes,
   };
 }
@@ -108,130 +102,17 @@ function defaultForm(name: EncodingName): WeightEncoding {
   return name === "fp8" ? { name, block: [128, 128] } : { name };
 }
 
-/** Every matrix except embeddings, outputs and routers, or experts only. */
-function isPacked(
+/** Every matrix that the configuration says is quantized, or experts only. */
+function encodingOf(
   param: ParamFacts,
-  { name }: WeightEncoding,
-  skipped: readonly string[],
-): boolean {
-  if (param.use !== "matrix") return false;
-  const packing = isFileDType(name) ? packingOf(name) : undefined;
-  if (packing?.file?.expertsOnly && param.expert === undefined) return false;
-  const module = param.tensor.replace(/\.weight$/, "");
-  return !UNQUANTIZED.test(module) &&
-    !skipped.some((pattern) => matchesModule(pattern, module));
-}
-
-/** A pattern is a regular expression (`re:`), a glob, or the name of a module or of a parent module. */
-function matchesModule(pattern: string, module: string): boolean {
-  if (pattern.startsWith("re:")) {
-    return new RegExp(`^(?:${pattern.slice(3)})`).test(module);
-  }
-  const words = pattern.split("*").map((word) =>
-    word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")
-  );
-  return new RegExp(`(^|\\.)${words.join("[^.]*")}(\\.|$)`).test(module);
-}
-
-interface Quantization {
-  readonly encoding: WeightEncoding;
-  readonly skipped: readonly string[];
-}
-
-/** By `quant_method`. */
-const METHODS: {
-  readonly [method: string]: (config: Config) => WeightEncoding;
-} = {
-  fp8: (config) => {
-    const block = config["weight_block_size"];
-    return { name: "fp8", ...isPair(block) ? { block } : {} };
-  },
-  gptq: (config) => ({ name: "gptq", ...groupOf(config) }),
-  awq: (config) => ({
-    name: "awq",
-    ...groupOf(config),
-    zeros: config["zero_point"] !== false,
-  }),
-  "compressed-tensors": (config) => {
-    const weights = weightsOf(config);
-    if (weights["type"] === "float" && weights["num_bits"] === 8) {
-      const block = weights["block_structure"];
-      return { name: "fp8", ...isPair(block) ? { block } : {} };
-    }
-    if (weights["type"] !== "int") {
-      throw unknown(`weights of type ${JSON.stringify(weights["type"])}`);
-    }
-    return {
-      name: "int4",
-      ...groupOf(weights),
-      zeros: weights["symmetric"] === false,
-    };
-  },
-};
-
-/** Names of methods, for messages. */
-const KNOWN = [
-  ...new Set([
-    ...Object.keys(METHODS),
-    ...FILED_DTYPES.map((dtype) =>
-      PACKINGS[dtype].file!.config["quant_method"]
-    ),
-  ]),
-];
-
-/** Parses a `quantization_config`. Throws DataError for an unknown method. */
-export function readQuantization(config: Config): Quantization {
-  const method = config["quant_method"];
-  const packed = packedOf(config);
-  const read = packed
-    ? () => ({ name: packed })
-    : typeof method === "string" && Object.hasOwn(METHODS, method)
-    ? METHODS[method]
+  quantization: Quantization,
+): WeightEncoding | undefined {
+  if (param.use !== "matrix") return undefined;
+  const encoding = quantization(param.tensor.replace(/\.weight$/, ""));
+  const packing = encoding && isFileDType(encoding.name)
+    ? packingOf(encoding.name)
     : undefined;
-  if (read === undefined) {
-    throw unknown(`'quant_method' is ${JSON.stringify(method)}`);
-  }
-  const skipped = ["modules_to_not_convert", "ignored_layers", "ignore"]
-    .flatMap((key): unknown => config[key] ?? [])
-    .filter((name): name is string => typeof name === "string");
-  return { encoding: read(config), skipped };
-}
-
-/** The encoding of a `quantization_config` that kernels read directly. */
-function packedOf(config: Config): PackedDType | undefined {
-  return packedBy({ ...weightsOf(config), ...config });
-}
-
-/** The weights of the first group of compressed-tensors. */
-function weightsOf(config: Config): Config {
-  const [group] = Object.values(objectOf(config["config_groups"]) ?? {});
-  return objectOf(objectOf(group)?.["weights"]) ?? {};
-}
-
-function groupOf(config: Config): { bits?: number; group?: number } {
-  const bits = config["bits"] ?? config["num_bits"];
-  const group = config["group_size"] ?? config["q_group_size"];
-  return {
-    ...typeof bits === "number" && bits > 0 ? { bits } : {},
-    ...typeof group === "number" && group > 0 ? { group } : {},
-  };
-}
-
-function isPair(value: unknown): value is readonly [number, number] {
-  return Array.isArray(value) && value.length === 2 &&
-    value.every((n) => Number.isInteger(n) && n > 0);
-}
-
-function objectOf(value: unknown): Config | undefined {
-  return typeof value === "object" && value !== null && !Array.isArray(value)
-    ? value as Config
-    : undefined;
-}
-
-function unknown(what: string): DataError {
-  return new DataError(
-    `Cannot read config.json: 'quantization_config' is not known, ${what}. Known methods are ${
-      KNOWN.join(", ")
-    }; or say how weights are stored with --dtype`,
-  );
+  return packing?.file?.expertsOnly && param.expert === undefined
+    ? undefined
+    : encoding;
 }

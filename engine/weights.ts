@@ -19,8 +19,12 @@ const STORED: { readonly [dtype: string]: StoredDType } = {
   U32: "u32",
 };
 
-/** Buffers and copies in published checkpoints besides their parameters. */
-const HARMLESS = /\.rotary_emb\.inv_freq$|^lm_head\.weight$/;
+/**
+ * Buffers and copies in published checkpoints besides their parameters. Scales of activations and of KV caches are for
+ * kernels that quantize those.
+ */
+const HARMLESS =
+  /\.rotary_emb\.inv_freq$|^lm_head\.weight$|\.(input(_global)?_scale|[kv]_scale)$/;
 
 /**
  * The storage dtypes of parameters with fewer than 32 bits, for the compiler; all others must have the compute dtype.

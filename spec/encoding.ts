@@ -93,6 +93,17 @@ export const WEIGHT_ENCODINGS = {
       rows * columns +
       4 * Math.ceil(rows / block[0]) * Math.ceil(columns / block[1]),
   },
+  // A byte (E4M3) per element, and a power of two (E8M0) per 32.
+  mxfp8: {
+    title: () => "mxfp8",
+    bytes: ({ rows, columns }) => rows * (columns + groups(columns, 32)),
+  },
+  // 4-bit floats (E2M1), an E4M3 per 16, and an f32 per matrix.
+  nvfp4: {
+    title: () => "nvfp4",
+    bytes: ({ rows, columns }) =>
+      rows * (columns / 2 + groups(columns, 16)) + 4,
+  },
   // compressed-tensors, `pack-quantized`: words along rows, a bf16 per group, and the shape in two i32.
   int4: {
     title: ({ bits = 4, group = 32 }) => `int${bits} group ${group}`,
@@ -132,7 +143,7 @@ export const STORED_NAMES: readonly EncodingName[] = [
   ...["f32", "f16", "bf16", "fp8"] as const,
   ...FILED_DTYPES,
   ...BLOCK_DTYPES.filter((name) => name !== "mxfp4_block"),
-  ...["int4", "gptq", "awq"] as const,
+  ...["int4", "gptq", "awq", "nvfp4", "mxfp8"] as const,
 ];
 
 /** Encoding of a weight: an entry of the table, and its parameters. */
@@ -175,6 +186,8 @@ const READ_AS: {
   ) => { readonly element: PackedElementName; readonly group?: number };
 } = {
   fp8: ({ block = [128, 128] }) => ({ element: "fp8", group: block[1] }),
+  mxfp8: () => ({ element: "fp8", group: 32 }),
+  nvfp4: () => ({ element: "fp4", group: 16 }),
   int4: ({ group = 32, zeros = false }) => ({
     element: zeros ? "uint4" : "int4",
     group,

@@ -188,6 +188,16 @@ const TENSORS: readonly (readonly [WeightEncoding, string, number])[] = [
     7168 * 72 * 4 + 56 * 72 * 4 + 56 * 576 * 2,
   ],
   [
+    { name: "nvfp4" },
+    "weight [576, 3584] u8, weight_scale [576, 448] f8, weight_scale_2 f32",
+    576 * 3584 + 576 * 448 + 4,
+  ],
+  [
+    { name: "mxfp8" },
+    "weight [576, 7168] f8, weight_scale [576, 224] u8",
+    576 * 7168 + 576 * 224,
+  ],
+  [
     { name: "mxfp4" },
     "blocks [576, 224, 16] u8, scales [576, 224] u8",
     576 * 224 * 17,
@@ -262,7 +272,7 @@ t.test("a quantization configuration selects the packed tensors", (t) => {
     {
       name: "DataError",
       message:
-        `Cannot read config.json: 'quantization_config' is not known, 'quant_method' is "hqq". Known methods are fp8, gptq, awq, compressed-tensors, mxfp4; or say how weights are stored with --dtype`,
+        `Cannot read config.json: 'quantization_config' is not known, 'quant_method' is "hqq". Known methods are fp8, gptq, awq, compressed-tensors, modelopt, mxfp4; or say how weights are stored with --dtype`,
     },
   );
   t.equal(

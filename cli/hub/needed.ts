@@ -3,6 +3,7 @@
 import {
   COMPANION_FILES,
   indexedFiles,
+  QUANTIZATION_FILE,
   WEIGHT_INDEX,
 } from "../../engine/checkpoint.ts";
 import type { FileSystem } from "../../engine/files.ts";
@@ -14,6 +15,7 @@ import type { HubFile } from "./client.ts";
 
 const SMALL: readonly string[] = [
   "config.json",
+  QUANTIZATION_FILE,
   ...COMPANION_FILES,
   WEIGHT_INDEX,
 ];

@@ -1,11 +1,11 @@
-/** FP8 (E4M3) with an f32 scale per block of rows and columns, per row, or per matrix. */
+/** FP8 (E4M3) with a scale per block of rows and columns, per row, or per matrix: a float, or E8M0 (MXFP8). */
 
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import type { StoredMatrix } from "./matrix.ts";
 import { bytesIn, floatsIn, rowsOf } from "./read.ts";
 import { refuseNaN } from "./refuse.ts";
 
-/** Suffixes of the name of the scales: `fp8` configurations; compressed-tensors. */
+/** Suffixes of the name of the scales: `fp8` configurations; compressed-tensors and ModelOpt. */
 const SCALES = ["_scale_inv", "_scale"];
 
 /** The matrix of a tensor with codes, if it is one of these. */
@@ -18,12 +18,15 @@ export function fp8Matrix(
     .find((entry) => entry !== undefined);
   if (scales === undefined) return undefined;
   const [rows, columns] = codes.shape as [number, number];
-  const [down, across] = scales.shape.length === 2
-    ? scales.shape as [number, number]
-    : [1, 1];
+  // ModelOpt stores blocks as [blocks of rows, 1, blocks of columns, 1].
+  const { shape } = scales;
+  const [down = 1, across = 1] = shape.length === 4
+    ? [shape[0], shape[2]]
+    : shape;
   const height = blockSize(rows, down);
   const group = blockSize(columns, across);
   if (height === undefined || group === undefined) return undefined;
+  if (shape.length === 1 && down !== 1 && down !== rows) return undefined;
   return {
     param: codes.name,
     of: [codes.name, scales.name],

@@ -35,19 +35,27 @@ export async function wordsIn(entry: TensorEntry): Promise<Uint32Array> {
   return new Uint32Array(bytes.buffer, 0, bytes.length / 4);
 }
 
-/** Floats of a tensor as f32: F32, F16, BF16, or F8_E4M3. Throws DataError for one that is not finite or above 2^40. */
+/** Values of 8-bit scales, by dtype: E4M3, and the exponents of E8M0. */
+const BYTES: { readonly [dtype: string]: (code: number) => number } = {
+  F8_E4M3: (code) =>
+    (code & 127) === 127 ? NaN : PACKED_ELEMENTS.fp8.value(code),
+  U8: (code) => code === 255 ? NaN : 2 ** (code - 127),
+};
+
+/**
+ * Scales of a tensor as f32: F32, F16, BF16, F8_E4M3, or E8M0 as U8. Throws DataError for one that is not finite or
+ * above 2^40.
+ */
 export async function floatsIn(entry: TensorEntry): Promise<Float32Array> {
-  const { value } = PACKED_ELEMENTS.fp8;
-  const values = entry.dtype === "F8_E4M3"
-    ? new Float32Array(await bytesIn(entry)).map((code) =>
-      (code & 127) === 127 ? NaN : value(code)
-    )
+  const value = BYTES[entry.dtype];
+  const values = value
+    ? new Float32Array(await bytesIn(entry)).map(value)
     : (await readTensor(entry)).data;
   if (!(values instanceof Float32Array)) {
     throw new DataError(
       `Cannot read tensor '${
         shown(entry.name)
-      }' of '${entry.source.name}': its dtype is ${entry.dtype}, and scales are F32, F16, BF16 or F8_E4M3. Get the file again`,
+      }' of '${entry.source.name}': its dtype is ${entry.dtype}, and scales are F32, F16, BF16, F8_E4M3 or U8. Get the file again`,
     );
   }
   const bad = values.findIndex((x) => !isAllowedScale(x));

@@ -1,0 +1,275 @@
+/** Checkpoints of NVIDIA ModelOpt have the bits of the same elements and scales as compressed-tensors, and decoded. */
+// needs: cpu
+
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import t from "tap";
+import {
+  checkTarget,
+  generate,
+  loadTarget,
+  readTensors,
+  summarizeTarget,
+} from "../engine/mod.ts";
+import { readQuantization } from "../engine/quantization_config.ts";
+import { whyNotNative } from "../runtime/native/mod.ts";
+import { checkpointFolder, files, loadFolder } from "./helpers/checkpoints.ts";
+import {
+  fp8In,
+  type MatrixSize,
+  nvfp4,
+  type Quantized,
+} from "./helpers/modelopt_checkpoint.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+import {
+  type FileTensor,
+  outputsOf,
+  writeCheckpoint,
+} from "./helpers/quantized_checkpoint.ts";
+
+const MODEL = checkpointFolder("qwen3moe-16e");
+
+type Config = { readonly [key: string]: unknown };
+
+/** The form of a module. Undefined: not quantized. */
+type FormOf = (
+  module: string,
+) =>
+  | ((x: Float32Array, size: MatrixSize) => Quantized)
+  | undefined;
+
+const NVFP4: FormOf = (module) =>
+  /experts|o_proj/.test(module) ? nvfp4 : undefined;
+
+const FORMS = {
+  q_proj: "FP8",
+  k_proj: "FP8_PER_CHANNEL_PER_TOKEN",
+  v_proj: "FP8_PB_WO",
+  o_proj: "MXFP8",
+} as const;
+
+/** FP8 attention, one form per projection, and NVFP4 experts. */
+const MIXED: FormOf = (module) => {
+  if (module.includes("experts")) return nvfp4;
+  const name = module.split(".").at(-1)! as keyof typeof FORMS;
+  const form = FORMS[name];
+  return form && ((x, size) => fp8In(form, x, size));
+};
+
+/** Writes a recorded checkpoint as ModelOpt, as compressed-tensors, and with decoded values. */
+async function writeAll(
+  root: string,
+  form: FormOf,
+  quantization: Config,
+): Promise<void> {
+  const tensors = await readTensors(join(MODEL, "model.safetensors"), files);
+  const written: {
+    readonly [name in "modelopt" | "compressed" | "plain"]: {
+      [name: string]: FileTensor;
+    };
+  } = { modelopt: {}, compressed: {}, plain: {} };
+  for (const [name, { shape, data }] of Object.entries(tensors)) {
+    const values = Float32Array.from(data);
+    const module = name.replace(/\.weight$/, "");
+    const quantized = form(module)?.(values, shape as MatrixSize);
+    const plain = {
+      dtype: "F32",
+      shape,
+      data: quantized?.values ?? values,
+    } as const;
+    written.plain[name] = plain;
+    if (!quantized) {
+      written.modelopt[name] = written.compressed[name] = plain;
+      continue;
+    }
+    for (const spelling of ["modelopt", "compressed"] as const) {
+      for (const [suffix, tensor] of Object.entries(quantized[spelling])) {
+        written[spelling][`${module}.${suffix}`] = tensor;
+      }
+    }
+  }
+  // Scales of an FP8 KV cache.
+  for (const name of ["k_proj.k_scale", "v_proj.v_scale"]) {
+    written.modelopt[`model.layers.0.self_attn.${name}`] = {
+      dtype: "F32",
+      shape: [],
+      data: Float32Array.of(1),
+    };
+  }
+  const config = JSON.parse(
+    await readFile(join(MODEL, "config.json"), "utf8"),
+  ) as object;
+  const folder = (name: string) => join(root, name);
+  await writeCheckpoint(folder("plain"), written.plain, config);
+  await writeCheckpoint(folder("compressed"), written.compressed, {
+    ...config,
+    quantization_config: COMPRESSED,
+  });
+  await writeCheckpoint(folder("modelopt"), written.modelopt, {
+    ...config,
+    quantization_config: quantization,
+  });
+}
+
+const COMPRESSED = {
+  quant_method: "compressed-tensors",
+  format: "nvfp4-pack-quantized",
+  config_groups: {
+    group_0: { weights: { num_bits: 4, type: "float", group_size: 16 } },
+  },
+  ignore: ["lm_head"],
+};
+
+const MODELOPT = {
+  quant_method: "modelopt",
+  quant_algo: "NVFP4",
+  kv_cache_scheme: { dynamic: false, num_bits: 8, type: "float" },
+  ignore: [
+    "lm_head",
+    "model.layers.*.mlp.gate",
+    ..."qkv".split("").map((name) => `*.self_attn.${name}_proj*`),
+  ],
+};
+
+t.test("NVFP4 in both spellings", { skip: skipUnasked("cpu") }, async (t) => {
+  const root = t.testdir({});
+  const folder = (name: string) => join(root, name);
+  await writeAll(root, NVFP4, MODELOPT);
+  const wanted = await outputsOf(folder("plain"), "ep=1");
+  const native = await whyNotNative() === undefined ? "native" : "cpu";
+  for (
+    const [spelling, mesh, adapter] of [
+      ["modelopt", "ep=1", "cpu"],
+      ["modelopt", "ep=4", native],
+      ["modelopt", "tp=2", native],
+      ["modelopt", "dp=2,tp=2,ep=2", "cpu"],
+      ["compressed", "tp=2,ep=2", "cpu"],
+    ] as const
+  ) {
+    t.equal(
+      await outputsOf(folder(spelling), mesh, adapter),
+      wanted,
+      `${spelling} on ${mesh}`,
+    );
+  }
+  t.strictSame(await checkTarget(folder("modelopt"), files), []);
+  const [first, second] = await Promise.all(
+    ["modelopt", "plain"].map((name) => tokensOf(folder(name))),
+  );
+  t.strictSame(first, second, "generated tokens");
+});
+
+t.test("several algorithms", { skip: skipUnasked("cpu") }, async (t) => {
+  const root = t.testdir({});
+  const layers = (layer: number) =>
+    Object.fromEntries([
+      ...Object.entries(FORMS).map(([name, quant_algo]) =>
+        [`model.layers.${layer}.self_attn.${name}`, { quant_algo }] as const
+      ),
+      [`model.layers.${layer}.mlp.experts`, {
+        quant_algo: "W4A16_NVFP4",
+        group_size: 16,
+      }] as const,
+    ]);
+  const quantization = {
+    quant_method: "modelopt",
+    quant_algo: "MIXED_PRECISION",
+    quantized_layers: { ...layers(0), ...layers(1), ...layers(2) },
+  };
+  await writeAll(root, MIXED, quantization);
+  const wanted = await outputsOf(join(root, "plain"), "ep=1");
+  for (const mesh of ["ep=1", "tp=2,ep=2"]) {
+    t.equal(await outputsOf(join(root, "modelopt"), mesh), wanted, mesh);
+  }
+  // The same bytes are planned from config.json alone.
+  const config = JSON.parse(
+    await readFile(join(root, "modelopt/config.json"), "utf8"),
+  );
+  const { stored } = await planned(join(root, "config.json"), config);
+  const experts = 3 * 16 * 3 * (64 * 32 * 9 / 16 + 4);
+  t.equal(stored["nvfp4"], experts);
+  t.equal(stored["mxfp8"], 3 * 64 * 128 * 33 / 32);
+});
+
+t.test("quantizations are read from both files of ModelOpt", async (t) => {
+  const root = t.testdir({});
+  const plain = JSON.parse(await readFile(join(MODEL, "config.json"), "utf8"));
+  const fromConfig = await planned(join(root, "config.json"), {
+    ...plain,
+    quantization_config: MODELOPT,
+  });
+  await writeFile(join(root, "config.json"), JSON.stringify(plain));
+  await writeFile(
+    join(root, "hf_quant_config.json"),
+    JSON.stringify({
+      producer: { name: "modelopt", version: "0.29.0" },
+      quantization: {
+        quant_algo: "NVFP4",
+        kv_cache_quant_algo: "FP8",
+        group_size: 16,
+        exclude_modules: MODELOPT.ignore,
+      },
+    }),
+  );
+  t.strictSame(await planned(root), fromConfig);
+  t.equal(
+    fromConfig.stored["nvfp4"],
+    3 * (16 * 3 * (64 * 32 * 9 / 16 + 4) + 64 * 128 * 9 / 16 + 4),
+  );
+});
+
+t.test("other algorithms and tensors are rejected by name", async (t) => {
+  for (
+    const [config, name] of [
+      [{ quant_algo: "W4A16_AWQ" }, "W4A16_AWQ"],
+      [{ quantization: { quant_algo: "NVFP4_AWQ" } }, "NVFP4_AWQ"],
+      [{
+        quant_algo: "MIXED_PRECISION",
+        quantized_layers: { "model.layers.0": { quant_algo: "W8A16" } },
+      }, "W8A16"],
+    ] as const
+  ) {
+    t.throws(() => readQuantization({ quant_method: "modelopt", ...config }), {
+      name: "DataError",
+      message:
+        `Cannot read config.json: 'quant_algo' is "${name}". Use a model in one of FP8, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8, NVFP4, W4A16_NVFP4, MIXED_PRECISION`,
+    });
+  }
+  const root = t.testdir({});
+  const smoothed: FormOf = (module) =>
+    module.endsWith("0.self_attn.o_proj")
+      ? (x, size) => {
+        const { modelopt, ...rest } = nvfp4(x, size);
+        const data = new Float32Array(size[1]);
+        const scale = { dtype: "F32", shape: [size[1]], data } as const;
+        return { ...rest, modelopt: { ...modelopt, pre_quant_scale: scale } };
+      }
+      : undefined;
+  await writeAll(root, smoothed, MODELOPT);
+  const folder = join(root, "modelopt");
+  t.strictSame(await checkTarget(folder, files), [{
+    message:
+      `Cannot load '${folder}': tensor 'model.layers.0.self_attn.o_proj.pre_quant_scale' is not part of the model. Remove it, or check that the model is the right one`,
+  }]);
+});
+
+/** Generated tokens of a prompt. */
+async function tokensOf(folder: string): Promise<readonly number[]> {
+  const { decoder, close } = await loadFolder(folder, { mesh: "ep=2" });
+  try {
+    const { sequences } = await generate(decoder, [[5, 100, 7, 3]], {
+      maxNewTokens: 8,
+      stop: new Set(),
+    });
+    return sequences[0]!.tokens;
+  } finally {
+    await close();
+  }
+}
+
+/** Plans a path, after writing a config.json there. */
+async function planned(path: string, config?: Config) {
+  if (config) await writeFile(path, JSON.stringify(config));
+  const target = await loadTarget(path, files, { withoutWeights: true });
+  return (await summarizeTarget(target, files)).summary.model;
+}
