@@ -171,9 +171,10 @@ t.test(
         ? hold(one, { ...tile, vector: 8 }, "pairs")
         : hold(one, tile));
     }
-    // A vector has the parts of a column.
+    // A vector has the parts of a column, or of several.
     for (const [i, stored] of (["q4_k", "q5_k"] as const).entries()) {
-      const shape = { rows: 1, k: 2048, columns: 40 };
+      const k = [2048, 1024, 512, 256][(INNER_SEED + i) % 4]!;
+      const shape = { rows: 1, k, columns: 40 };
       const one = { stored, shape, kind: (INNER_SEED + i) % KINDS.length };
       await hold(one, { ...low, vector: 8 }, "pairs");
     }

@@ -76,11 +76,13 @@ export function* ofMatmulBytes(): Generator<Launch> {
       }
     }
   }
-  // One row by the parts of columns.
+  // One row by the parts of columns: a block is a part of the sum, or several.
   const parts = { rows: 2, columns: 1, lanes: 16, vector: 8 } as const;
-  for (const tile of [parts, { ...parts, split: 2 }]) {
-    const shape = { stored: "q4_k", columns: 20, rows: 1, k: 2048 } as const;
-    yield productLaunch({ ...shape, tile });
+  for (const k of [2048, 1024, 256]) {
+    for (const tile of [parts, { ...parts, split: 2 }]) {
+      const shape = { stored: "q4_k", columns: 20, rows: 1, k } as const;
+      yield productLaunch({ ...shape, tile });
+    }
   }
 }
 
