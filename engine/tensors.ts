@@ -11,17 +11,24 @@ import type { HostTensor } from "../runtime/mod.ts";
 import { withViews } from "./encodings/mod.ts";
 import { isGguf } from "./gguf/folder.ts";
 import { type GgufHeader, readGguf } from "./gguf/header.ts";
-import { ggufTensors } from "./gguf/tensors.ts";
+import { ggufTensors, storedTensors } from "./gguf/tensors.ts";
 import type { FileSystem, OpenFile } from "./files.ts";
 
 /** Keeps the files of tensors open, unless the call of `withTensors` fails. Returns the function that closes them. */
 export type KeepFiles = () => () => Promise<void>;
+
+/** Options of `withTensors`. */
+export interface WithTensorsOptions {
+  /** Add the views of quantized matrices, under checkpoint names. Without them, tensors are those of the files. Default: true. */
+  readonly views?: boolean;
+}
 
 /** Runs `use` with the tensors of some files, which are closed afterwards unless they are kept. */
 export async function withTensors<T>(
   paths: readonly string[],
   files: FileSystem,
   use: (tensors: TensorDirectory, keep: KeepFiles) => Promise<T>,
+  { views = true }: WithTensorsOptions = {},
 ): Promise<T> {
   const open: OpenFile[] = [];
   let [done, kept] = [false, false];
@@ -48,11 +55,14 @@ export async function withTensors<T>(
         first ??= header;
         const { tensors } = header;
         entries.push(
-          ...ggufTensors(name, source, { keys: first.keys, tensors }),
+          ...views
+            ? ggufTensors(name, source, { keys: first.keys, tensors })
+            : storedTensors(source, tensors),
         );
       } else sources.push(source);
     }
-    const tensors = withViews(await openSafetensors(sources));
+    const stored = await openSafetensors(sources);
+    const tensors = views ? withViews(stored) : stored;
     const result = await use(
       entries.length === 0
         ? tensors

@@ -4,6 +4,9 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
+import { hashCheckpoint } from "../engine/mod.ts";
+import { listWeightFiles } from "../engine/checkpoint.ts";
+import { files } from "./helpers/checkpoints.ts";
 import { copyCheckpoint, switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { startServer } from "./helpers/serve.ts";
 
@@ -138,6 +141,35 @@ t.test("a receipt is replayed on other meshes, and differences are named", async
     differences,
     /^tokenizer\.json differs\nweights of 'model\.layers\.2' differ/,
   );
+});
+
+t.test("elements of quantized weights are hashed", async (t) => {
+  const hashes = async (folder: string) => {
+    const weightFiles = await listWeightFiles(folder, files);
+    return (await hashCheckpoint({ folder, weightFiles }, files)).weights;
+  };
+  const gguf = path.join(folder, "model.gguf");
+  const { code } = await switchyard([
+    ...["quantize", checkpoint, "--to", "q8_0", "--out", gguf],
+  ]);
+  t.equal(code, 0);
+  const fp8 = await copyCheckpoint("deepseekv3-16e-fp8", folder);
+  for (
+    const [model, file, before] of [
+      [gguf, gguf, await hashes(gguf)],
+      [fp8, path.join(fp8, "model.safetensors"), await hashes(fp8)],
+    ] as const
+  ) {
+    const bytes = readFileSync(file);
+    // The last tensor of both files is quantized.
+    bytes[bytes.length - 1]! ^= 1;
+    writeFileSync(file, bytes);
+    const after = await hashes(model);
+    const changed = Object.keys(after).filter((block) =>
+      after[block] !== before[block]
+    );
+    t.equal(changed.length, 1, `${path.basename(file)}: ${changed}`);
+  }
 });
 
 t.test("fast numerics have no receipt", async (t) => {

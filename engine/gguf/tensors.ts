@@ -46,7 +46,18 @@ interface BlockRows {
   readonly type: BlockType;
 }
 
-/** The tensors of a file. */
+/** The tensors of a file as stored, under its names. */
+export function storedTensors(
+  source: FileSource,
+  tensors: readonly GgufTensor[],
+): TensorEntry[] {
+  return tensors.map(({ name, shape, type, offset, bytes }) => {
+    const dtype = isBlockType(type) ? type.block : type.dtype;
+    return { name, dtype, shape, source, offset, bytes };
+  });
+}
+
+/** The tensors of a file under checkpoint names, with the views of blocks. */
 export function ggufTensors(
   path: string,
   source: FileSource,

@@ -29,7 +29,9 @@ export async function hashCheckpoint(
   return {
     config: await text("config.json"),
     ...tokenizer ? { tokenizer: await text("tokenizer.json") } : {},
-    weights: await withTensors(weightFiles, files, hashWeights),
+    weights: await withTensors(weightFiles, files, hashWeights, {
+      views: false,
+    }),
   };
 }
 
@@ -37,8 +39,8 @@ async function hashWeights(
   tensors: ReadonlyMap<string, TensorEntry>,
 ): Promise<{ readonly [block: string]: string }> {
   const blocks = new Map<string, string>();
-  // In the order of names, which no file changes. Views are parts of other tensors.
-  const entries = [...tensors.values()].filter(({ of }) => !of)
+  // In the order of names, which no file changes.
+  const entries = [...tensors.values()]
     .sort((a, b) => a.name < b.name ? -1 : 1);
   for (const entry of entries) {
     const [block] = /^.*?\.\d+(?=\.)/.exec(entry.name) ?? [entry.name];
