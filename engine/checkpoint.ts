@@ -127,12 +127,16 @@ async function describeFiles(
   if ([...names].some((name) => name.endsWith(".safetensors"))) {
     const paths = await listWeightFiles(folder, files);
     return await withTensors(paths, files, (tensors) => {
-      // What a view stands for counts once.
+      // What a view stands for counts once, as the first view of it.
       const behind = new Set(
         [...tensors.values()].flatMap(({ of = [] }) => of),
       );
+      const seen = new Set<string>();
+      const isFirst = (name: string) => seen.size < seen.add(name).size;
       const counted = [...tensors.values()].filter(({ name, of, packed }) =>
-        packed !== undefined || of === undefined && !behind.has(name)
+        packed !== undefined
+          ? isFirst(of?.[0] ?? name)
+          : of === undefined && !behind.has(name)
       );
       const parameters = sum(
         counted.map(({ shape }) => shape.reduce((n, size) => n * size, 1)),

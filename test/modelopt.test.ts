@@ -56,35 +56,63 @@ const MIXED: FormOf = (module) => {
   return form && ((x, size) => fp8In(form, x, size));
 };
 
+/** The matrices of a tensor as quantized checkpoints have them: those of experts are separate. */
+function* matricesOf(
+  name: string,
+  [first = 1, ...rest]: readonly number[],
+  values: Float32Array<ArrayBuffer>,
+): Generator<{
+  readonly module: string;
+  readonly size: MatrixSize;
+  readonly values: Float32Array;
+}> {
+  const [, experts, last] = /^(.*\.experts)\.(gate_up_proj|down_proj)$/
+    .exec(name) ?? [];
+  if (experts === undefined) {
+    const size = [first, rest[0] ?? 1] as const;
+    yield { module: name.replace(/\.weight$/, ""), size, values };
+    return;
+  }
+  const names = last === "down_proj" ? ["down_proj"] : ["gate_proj", "up_proj"];
+  const [rows, columns] = [rest[0]! / names.length, rest[1]!] as const;
+  for (let at = 0; at < first * names.length; at++) {
+    const expert = Math.floor(at / names.length);
+    yield {
+      module: `${experts}.${expert}.${names[at % names.length]}`,
+      size: [rows, columns] as const,
+      values: values.subarray(at * rows * columns, (at + 1) * rows * columns),
+    };
+  }
+}
+
 /** Writes a recorded checkpoint as ModelOpt, as compressed-tensors, and with decoded values. */
 async function writeAll(
   root: string,
   form: FormOf,
   quantization: Config,
+  model = MODEL,
 ): Promise<void> {
-  const tensors = await readTensors(join(MODEL, "model.safetensors"), files);
+  const tensors = await readTensors(join(model, "model.safetensors"), files);
   const written: {
     readonly [name in "modelopt" | "compressed" | "plain"]: {
       [name: string]: FileTensor;
     };
   } = { modelopt: {}, compressed: {}, plain: {} };
   for (const [name, { shape, data }] of Object.entries(tensors)) {
-    const values = Float32Array.from(data);
-    const module = name.replace(/\.weight$/, "");
-    const quantized = form(module)?.(values, shape as MatrixSize);
-    const plain = {
-      dtype: "F32",
-      shape,
-      data: quantized?.values ?? values,
-    } as const;
+    const decoded = Float32Array.from(data);
+    const plain = { dtype: "F32", shape, data: decoded } as const;
     written.plain[name] = plain;
-    if (!quantized) {
-      written.modelopt[name] = written.compressed[name] = plain;
-      continue;
-    }
-    for (const spelling of ["modelopt", "compressed"] as const) {
-      for (const [suffix, tensor] of Object.entries(quantized[spelling])) {
-        written[spelling][`${module}.${suffix}`] = tensor;
+    for (const { module, size, values } of matricesOf(name, shape, decoded)) {
+      const quantized = form(module)?.(values, size);
+      if (!quantized) {
+        written.modelopt[name] = written.compressed[name] = plain;
+        continue;
+      }
+      values.set(quantized.values);
+      for (const spelling of ["modelopt", "compressed"] as const) {
+        for (const [suffix, tensor] of Object.entries(quantized[spelling])) {
+          written[spelling][`${module}.${suffix}`] = tensor;
+        }
       }
     }
   }
@@ -97,7 +125,7 @@ async function writeAll(
     };
   }
   const config = JSON.parse(
-    await readFile(join(MODEL, "config.json"), "utf8"),
+    await readFile(join(model, "config.json"), "utf8"),
   ) as object;
   const folder = (name: string) => join(root, name);
   await writeCheckpoint(folder("plain"), written.plain, config);
@@ -157,6 +185,31 @@ t.test("NVFP4 in both spellings", { skip: skipUnasked("cpu") }, async (t) => {
     ["modelopt", "plain"].map((name) => tokensOf(folder(name))),
   );
   t.strictSame(first, second, "generated tokens");
+});
+
+t.test("separate experts of a model that has them in one tensor", {
+  skip: skipUnasked("cpu"),
+}, async (t) => {
+  const root = t.testdir({});
+  const quantization = { quant_method: "modelopt", quant_algo: "NVFP4" };
+  await writeAll(
+    root,
+    (module) => /\.experts\./.test(module) ? nvfp4 : undefined,
+    quantization,
+    checkpointFolder("qwen35moe-8e-wrapped"),
+  );
+  const wanted = await outputsOf(join(root, "plain"), "ep=1");
+  for (
+    const [spelling, mesh] of [
+      ["modelopt", "ep=1"],
+      ["modelopt", "tp=2,ep=2"],
+      ["compressed", "ep=4"],
+    ] as const
+  ) {
+    const digest = await outputsOf(join(root, spelling), mesh);
+    t.equal(digest, wanted, `${spelling} on ${mesh}`);
+  }
+  t.strictSame(await checkTarget(join(root, "modelopt"), files), []);
 });
 
 t.test("several algorithms", { skip: skipUnasked("cpu") }, async (t) => {

@@ -28,6 +28,8 @@ export interface StoredMatrix {
   readonly of: readonly string[];
   readonly rows: number;
   readonly columns: number;
+  /** Experts, if the tensor has an axis of them: each has an equal part of the rows. */
+  readonly experts?: number;
   readonly element: PackedElementName;
   /** Columns per scale; the last group of a row may be shorter. */
   readonly group: number;
@@ -92,6 +94,11 @@ export function rowSource(
   };
 }
 
+/** Sizes of the axes before the columns. */
+function rowAxes({ experts, rows }: StoredMatrix): readonly number[] {
+  return experts === undefined ? [rows] : [experts, rows / experts];
+}
+
 /** An entry with computed rows. `read` returns the bytes of some rows. */
 function computed(
   matrix: StoredMatrix,
@@ -108,7 +115,7 @@ function computed(
   return {
     name,
     dtype,
-    shape: [rows, ...rowShape],
+    shape: [...rowAxes(matrix), ...rowShape],
     source,
     offset: 0,
     bytes: source.size,
@@ -217,7 +224,7 @@ function blocksOf(
 
 /** The tensor names under which kernels and loaders find a matrix. */
 export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
-  const { param, rows, columns, element, codes, blocks } = matrix;
+  const { param, columns, element, codes, blocks } = matrix;
   const decoded = computed(matrix, {
     name: param,
     dtype: "F32",
@@ -252,7 +259,7 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
       ...codes,
       name: param + names.elements,
       dtype: "U8",
-      shape: [rows, groups, 4 * inGroup],
+      shape: [...rowAxes(matrix), groups, 4 * inGroup],
       of: matrix.of,
     }
     : computed(matrix, {
