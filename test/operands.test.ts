@@ -296,7 +296,8 @@ t.test("Tint accepts subgroup matrices", { skip: skipTint }, async (t) => {
       [false, true].flatMap((pair) =>
         [16, 32].map((depth) => ({
           kernel: kernelOf({ stored, pair }, { rows: 128, depth }),
-          fits: depth === 16,
+          // Nor for the table of 4-bit floats besides.
+          fits: depth === 16 && stored !== "mxfp4",
         }))
       )
     ),

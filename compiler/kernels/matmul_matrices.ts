@@ -14,8 +14,9 @@ import { groupedTile } from "./matmul.ts";
 import { guarded, u } from "./matmul_left.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { columnsAndWeights } from "./matmul_columns.ts";
-import { indicesOfTerms, rightAt, termsOf } from "./matmul_right.ts";
+import { indicesOfTerms, rightAt, type Term, termsOf } from "./matmul_right.ts";
 import { scalesOfBlock } from "./matmul_scales.ts";
+import { beginWords, nextTerms, termsInWord } from "./matmul_words.ts";
 import { range } from "../../spec/range.ts";
 import { MATRIX_LANES, type MatrixShape } from "../tuning/matrices.ts";
 
@@ -27,7 +28,7 @@ export function matmulMatrices(
   const { k, weights } = options;
   const { depth } = shape;
   invariant(typeof k === "number" && k % depth === 0, "k consists of matrices");
-  const terms = termsOf(options).length;
+  const terms = termsOfLoad({ ...options, segments: 1 });
   // Every lane loads some columns of one index of k, or of one word along k.
   const across = Math.min(shape.columns, MATRIX_LANES * terms / depth);
   const tile = {
@@ -65,6 +66,11 @@ export function matmulMatrices(
           if (tile_first < end) { ${inside} }`,
     });
   });
+}
+
+/** Indices of k that a lane loads at once: those of a word along k. */
+function termsOfLoad(o: MatmulOptions): number {
+  return Math.max(termsOf(o).length, termsInWord(o));
 }
 
 /** One tile of results, from row `tile_first`. */
@@ -167,7 +173,7 @@ function loadRight(
     readonly across: number;
   },
 ): Panel {
-  const terms = termsOf(o);
+  const { terms, ...words } = wordsOf(o);
   const busy = across * depth / terms.length;
   const each = range(o.tile.columns);
   const to = (c: number, n: number) =>
@@ -185,15 +191,14 @@ function loadRight(
     )
   );
   const load = wgsl`
-    let k = k_start / ${terms.length} + lane_turn;
-    ${indicesOfTerms(o)}
     ${
     o.weights.flatMap((_, i) => scalesOfBlock(o, i, { start: wgsl`k_start` }))
   }
-    ${o.weights.flatMap((_, i) => rightAt(o, i))}
+    ${words.load}
     ${stored}`;
   return {
     prepare: wgsl`
+      ${words.begin}
       let lane_turn = lane / ${across};
       ${
       // Lanes of several rows of k store to different banks.
@@ -210,5 +215,34 @@ function loadRight(
       )
     }`,
     load: wgsl`${guarded(busy < MATRIX_LANES, wgsl`lane < ${busy}`, load)}`,
+  };
+}
+
+/** The terms of a lane, and the load of their words: those along k are decoded together. */
+function wordsOf(o: MatmulOptions): {
+  readonly terms: readonly Term[];
+  readonly begin: readonly KernelText[];
+  readonly load: KernelText;
+} {
+  const count = termsInWord(o);
+  if (count > 1 && termsOf(o).length === 1) {
+    const { terms, loaded, values } = nextTerms(o, count);
+    return {
+      terms,
+      begin: beginWords(o),
+      load: wgsl`
+        let k = k_start + lane_turn * ${count};
+        ${loaded}
+        ${range(count).flatMap(values)}`,
+    };
+  }
+  const terms = termsOf(o);
+  return {
+    terms,
+    begin: [],
+    load: wgsl`
+      let k = k_start / ${terms.length} + lane_turn;
+      ${indicesOfTerms(o)}
+      ${o.weights.flatMap((_, i) => rightAt(o, i))}`,
   };
 }

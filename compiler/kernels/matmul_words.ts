@@ -27,10 +27,10 @@ import { range } from "../../spec/range.ts";
 const WORDS_AT_ONCE = 16;
 
 /**
- * Consecutive indices of k whose weights a lane of a team loads at once: a power of two, whole words if several
- * elements along k share one. 1: one after another.
+ * Indices of k whose elements share a word of packed weights. 1: elements are decoded one after another, because blocks
+ * of a sum or groups with a scale are not whole words.
  */
-export function termsAtOnce(o: MatmulOptions): number {
+export function termsInWord(o: MatmulOptions): number {
   const { length = 1, last = 1 } = sumBlocks(o) ?? {};
   const inWord = Math.max(
     ...o.weights.map(({ stored }) => packingOf(stored)?.perWord ?? 1),
@@ -41,7 +41,19 @@ export function termsAtOnce(o: MatmulOptions): number {
     (scalesInBlock(o, i) === 0 || perScaleOf(o, i) % inWord !== 0)
   );
   const whole = [length, last, segment].every((n) => n % inWord === 0);
-  if (apart || !whole) return 1;
+  return apart || !whole ? 1 : inWord;
+}
+
+/**
+ * Consecutive indices of k whose weights a lane of a team loads at once: a power of two, whole words if several
+ * elements along k share one. 1: one after another.
+ */
+export function termsAtOnce(o: MatmulOptions): number {
+  const { length = 1, last = 1 } = sumBlocks(o) ?? {};
+  const inWord = termsInWord(o);
+  if (inWord === 1 && o.weights.some(({ stored }) => packingOf(stored))) {
+    return 1;
+  }
   const each = sum(
     o.weights.map(({ stored }) => o.tile.columns / perWord(stored)),
   );

@@ -108,7 +108,7 @@ export function blocksInPanel(
 }
 
 /** Words of workgroup memory for the table of 4-bit floats. */
-function tableWords({ weights }: StoredWeights): number {
+export function tableWords({ weights }: StoredWeights): number {
   return weights.some(({ stored }) => packingOf(stored)?.element === "fp4")
     ? 16
     : 0;

@@ -48,11 +48,13 @@ export function matrixTiling(
     readonly k: number;
     readonly columns: number;
   },
-  { height, memory, experts, topK = 1 }: {
+  { height, memory, table = 0, experts, topK = 1 }: {
     /** Rows of a tile of other kernels, and of listed tiles of experts. */
     readonly height: number;
     /** Bytes of workgroup memory. */
     readonly memory: number;
+    /** Words of it for a table of decoded weights. Default: 0. */
+    readonly table?: number;
     /** Number of experts over all ranks, and of choices per token. Absent: rows are not grouped. */
     readonly experts?: number;
     readonly topK?: number;
@@ -64,23 +66,24 @@ export function matrixTiling(
   const above = experts === undefined
     ? FEW_ROWS
     : Math.ceil(FEW_EXPERT_ROWS * experts / topK);
-  const { rows: side, depth } = NARROW;
+  const fits = (
+    { rows, depth }: Pick<MatrixShape, "rows" | "depth">,
+    columns: number,
+  ) => k % depth === 0 && 4 * (depth * (rows + columns) + table) <= memory;
+  const { rows: side } = NARROW;
   const isNarrow = experts === undefined &&
-    weights * columns <= MAX_NARROW_COLUMNS && k % depth === 0 &&
-    4 * depth * 2 * side <= memory;
+    weights * columns <= MAX_NARROW_COLUMNS && fits(NARROW, side);
   if (isNarrow) {
     return { shape: { ...NARROW, columns: side / weights }, above };
   }
   const needed = Math.max(MATRIX_SIZE, 2 ** Math.ceil(Math.log2(height)));
   const rows = Math.min(MAX_ROWS, needed);
-  const isDeep = k % MAX_DEPTH === 0 &&
-    4 * MAX_DEPTH * (rows + MAX_COLUMNS) <= memory;
-  return {
-    shape: {
-      rows,
-      columns: MAX_COLUMNS / weights,
-      depth: isDeep ? MAX_DEPTH : MATRIX_SIZE,
-    },
+  const shapes = [rows, Math.max(MATRIX_SIZE, rows / 2)].flatMap((rows) =>
+    [MAX_DEPTH, MATRIX_SIZE].map((depth) => ({ rows, depth }))
+  );
+  const shape = shapes.find((shape) => fits(shape, MAX_COLUMNS));
+  return shape && {
+    shape: { ...shape, columns: MAX_COLUMNS / weights },
     above,
   };
 }

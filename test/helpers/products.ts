@@ -17,6 +17,7 @@ import {
   matrixGrid,
   matrixTiling,
   sumsInTeams,
+  tableWords,
 } from "../../compiler/tuning/mod.ts";
 import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
@@ -191,12 +192,13 @@ export async function resultOfMatrices(
   height: number,
 ): Promise<Words> {
   const { columns, grouped, k, pair } = product;
+  const options = optionsOf(product, DEFAULT_TILE);
   const { shape } = matrixTiling(
     { weights: pair ? 2 : 1, k, columns },
-    { height, memory: 16 * 1024 },
+    { height, memory: 16 * 1024, table: tableWords(options) },
   )!;
   return await runProduct(target, product, {
-    kernel: matmulMatrices(optionsOf(product, DEFAULT_TILE), shape),
+    kernel: matmulMatrices(options, shape),
     height,
     grid: (size) => matrixGrid(shape, { grouped, width: columns, size }),
   });

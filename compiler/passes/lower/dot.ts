@@ -22,7 +22,12 @@ import type {
   MatmulOptions,
   MatmulWeight,
 } from "../../kernels/matmul_options.ts";
-import { blocksInRound, matmulGrid, sumsInTeams } from "../../tuning/lanes.ts";
+import {
+  blocksInRound,
+  matmulGrid,
+  sumsInTeams,
+  tableWords,
+} from "../../tuning/lanes.ts";
 import {
   matrixGrid,
   type MatrixTiling,
@@ -360,15 +365,20 @@ interface MatrixForm extends MatrixTiling {
 
 /** Returns the form of a matmul for many rows whose operands have 16 bits. Undefined if it has none. */
 function matricesOf(
-  { options, model }: Lowering,
+  { options, model, values }: Lowering,
   { dots, k, width, grouped, all, q8 }: MatmulShape,
 ): MatrixForm | undefined {
   const isFull = q8 || model.routers.has(dots[0]!.inputs[1]!);
   if (isFull || options.operands === "f32") return undefined;
   const sent = grouped?.received.sent;
+  const weights = dots.map(({ inputs: [, right] }) => {
+    const { packed, dtype } = values.storages.get(right!)!;
+    return { stored: packed?.stored ?? dtype };
+  });
   const tiling = matrixTiling({ weights: dots.length, k, columns: width }, {
     height: tileHeight(options.tile),
     memory: options.maxShared,
+    table: tableWords({ weights }),
     ...sent
       ? {
         experts: sent.splits.at(-1)!,
