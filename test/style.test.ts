@@ -130,6 +130,8 @@ const BROKEN: [path: string, text: string, finding: RegExp][] = [
   ["spec/a.ts", "export function f(): void {}", /no doc comment/],
   ["spec/a.ts", "export interface A { a: 1 }", /no doc comment/],
   ["spec/a.ts", "export const A = 1;", /no doc comment/],
+  ["spec/a.ts", "const A = 1; export { A };", /'A' has no doc comment/],
+  ["spec/a.ts", "function f() {} export { f };", /no return type/],
   ["spec/a.ts", "/** A. */ export class A { f() {} }", /no return type/],
   ["spec/a.ts", 'throw new Error("bad thing")', /begin with 'Cannot'/],
   ["spec/a.ts", "throw new AError(`Cannot a: ${1}.`)", /full stop/],

@@ -1,6 +1,11 @@
 /** House rules as checks of parsed files, without a type checker. */
 
-import { Node, type SourceFile, SyntaxKind } from "ts-morph";
+import {
+  type ExportableNode,
+  Node,
+  type SourceFile,
+  SyntaxKind,
+} from "ts-morph";
 
 /** Imports allowed between layers. A name with a file allows only that file. */
 const MAY_IMPORT: { readonly [layer: string]: readonly string[] } = {
@@ -460,7 +465,18 @@ function checkExports(
   file: SourceFile,
   { path, report, published }: Check & { published: Published },
 ): void {
-  for (const fn of file.getFunctions().filter((f) => f.isExported())) {
+  const listed = new Set(
+    file.getExportDeclarations().filter((one) => !one.hasModuleSpecifier())
+      .flatMap((one) => one.getNamedExports().map((name) => name.getName())),
+  );
+  // `isExported` of ts-morph would bind all files and open a type checker.
+  const isExported = (
+    node: ExportableNode,
+    ...named: readonly { getName(): string | undefined }[]
+  ) =>
+    node.hasExportKeyword() ||
+    named.some((one) => listed.has(one.getName() ?? ""));
+  for (const fn of file.getFunctions().filter((f) => isExported(f, f))) {
     const name = fn.getName() ?? "";
     const parameters = fn.getParameters().filter((p) => p.getName() !== "this");
     const third = parameters[2];
@@ -491,17 +507,17 @@ function checkExports(
       ...file.getTypeAliases(),
     ]
   ) {
-    if (node.isExported() && !hasDoc(node)) {
+    if (isExported(node, node) && !hasDoc(node)) {
       report(node, `'${node.getName()}' has no doc comment`);
     }
   }
   for (const node of file.getVariableStatements()) {
-    if (node.isExported() && !hasDoc(node)) {
+    if (isExported(node, ...node.getDeclarations()) && !hasDoc(node)) {
       const names = node.getDeclarations().map((d) => d.getName()).join(", ");
       report(node, `'${names}' has no doc comment`);
     }
   }
-  for (const owner of file.getClasses().filter((c) => c.isExported())) {
+  for (const owner of file.getClasses().filter((c) => isExported(c, c))) {
     for (const method of owner.getMethods()) {
       if (
         !method.getName().startsWith("#") &&
