@@ -78,6 +78,11 @@ INLINE vu strided(const word *p, uint64_t apart) {
   return r;
 }
 #endif
+// The same in bounds, of less than 2^32 bytes.
+INLINE vu strided_bytes(const word *a, u n, u at, u apart) {
+  uint64_t last = at + (LANES - 1) * (uint64_t)apart + 3;
+  return last >> 32 == 0 && last < 4 * (uint64_t)n ? strided(ON(a, at), apart) : gather_bytes(a, n, at + IOTA * apart);
+}
 #ifdef BY_SIGNED
 INLINE vu v_dot4_unsigned(vu a, vu b) { return v_dot4(a ^ 0x80808080u, b) + (v_dot4(splat(0x01010101u), b) << 7); }
 #endif

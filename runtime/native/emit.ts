@@ -126,7 +126,9 @@ export class Emitter {
 
   #text(value: Value): string {
     const args = value.args;
-    const emitsOperands = ["apply", "wide", "address"].includes(value.op);
+    const strided = value.op === "load" ? stridedBytes(value) : undefined;
+    const emitsOperands = ["apply", "wide", "address"].includes(value.op) ||
+      strided !== undefined;
     const texts = emitsOperands ? [] : args.map((arg) => this.#value(arg));
     const [a, b, c] = texts;
     const cast = `(${value.type})`;
@@ -156,6 +158,10 @@ export class Emitter {
         return `(${a})[${value.lane}]`;
       case "load": {
         const { address, length } = this.arrays.get(value.from)!;
+        if (strided) {
+          const first = this.#value(strided.first);
+          return `strided_bytes(${address}, ${length}, ${first}, ${strided.apart})`;
+        }
         const at = `${
           value.bytes ? "_bytes" : ""
         }(${address}, ${length}, ${a})`;
@@ -443,6 +449,18 @@ export class Emitter {
     else if (masked) args.push(mask);
     this.writer.line(`${names[s.form]}${masked}(${args.join(", ")});`);
   }
+}
+
+/** The first byte of a load of bytes at a known distance, and the distance. */
+function stridedBytes(
+  { form, bytes, rare, args: [index] }: Extract<Value, { op: "load" }>,
+): { readonly first: Value; readonly apart: number } | undefined {
+  if (form !== "anywhere" || !bytes || rare) return undefined;
+  if (index?.op !== "apply" || index.fn !== "v.add") return undefined;
+  const [splat, iota] = index.args;
+  return splat?.op === "apply" && splat.fn === "v.splat" && iota?.op === "iota"
+    ? { first: splat.args[0]!, apart: iota.stride }
+    : undefined;
 }
 
 function declared(type: Type, name: string): string {
