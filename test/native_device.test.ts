@@ -275,12 +275,12 @@ t.test("buffers may be larger than 4 GiB", { skip }, async (t) => {
 
 const K = 512, COLUMNS = 80, ROWS = 8;
 
-/** y = x · w with 8 rows; w is [k, n] or [n, k] in memory. */
+/** y = x · w with 8 rows by default; w is [k, n] or [n, k] in memory. */
 function product(
   stored: "f32" | "bf16" | "mxfp4",
   inside: "n" | "k",
   tile: MatmulTile = { rows: 3, columns: 2, lanes: 16 },
-  k = K,
+  { k = K, rows = ROWS } = {},
 ): { kernel: Kernel; groups: [number, number, number] } {
   const shape = {
     name: "product",
@@ -305,7 +305,7 @@ function product(
       ...stored === "mxfp4" ? { scales: "scales" } : {},
     }],
     tile,
-    rows: u32(ROWS),
+    rows: u32(rows),
   };
   return {
     kernel: matmul({
@@ -316,7 +316,7 @@ function product(
         store("y", add(mul(row, u32(COLUMNS)), column), sum!),
       ],
     }),
-    groups: matmulGrid(shape, ROWS).map((size) =>
+    groups: matmulGrid(shape, rows).map((size) =>
       evaluateSize(size, () => NaN)
     ) as [number, number, number],
   };
@@ -361,6 +361,14 @@ const FILED_TILES: readonly MatmulTile[] = [
   { rows: 3, columns: 2, lanes: 16 },
   { rows: 1, columns: 2, lanes: 64, split: 4, right: "workgroup" },
   { rows: 2, columns: 1, lanes: 32, split: 2, right: "workgroup" },
+  {
+    rows: 8,
+    columns: 2,
+    lanes: 64,
+    split: 4,
+    right: "workgroup",
+    vector: 8,
+  },
 ];
 
 /** Transposes [k, n] to [n, k]. */
@@ -378,6 +386,8 @@ function stores(stored: "f32" | "bf16" | "mxfp4", k: number) {
   if (stored === "mxfp4") {
     const { words, scales } = weights4([k, COLUMNS], 3);
     const bytes = Uint8Array.from(scales!);
+    // The smallest scales: 0, and powers of two that are subnormal if halved.
+    bytes.set([0, 1, 2]);
     return {
       n: { w: words, scales: inWords(bytes) },
       k: {
@@ -417,21 +427,24 @@ for (
       { length: ROWS * k },
       (_, i) => Math.sin((i + 7) * 1.37),
     );
-    const data = (weights: { readonly w: Uint32Array }) => ({
+    const data = (weights: { readonly w: Uint32Array }, rows = ROWS) => ({
       x: new Uint32Array(x.buffer),
       ...weights,
-      y: new Uint32Array(ROWS * COLUMNS),
+      y: new Uint32Array(rows * COLUMNS),
     });
     const both = stores(stored, k);
     const wanted = data(both.n);
-    const usual = product(stored, "n", undefined, k);
+    const usual = product(stored, "n", undefined, { k });
     runWasm(usual.kernel, wanted, usual.groups);
     t.ok(wanted.y.every((word) => word !== 0));
-    for (const tile of FILED_TILES) {
-      const found = data(both.k);
-      const { kernel, groups } = product(stored, "k", tile, k);
+    const tiles = FILED_TILES.flatMap((tile) =>
+      [1, 4, ROWS].map((rows) => ({ tile, rows }))
+    );
+    for (const { tile, rows } of tiles) {
+      const found = data(both.k, rows);
+      const { kernel, groups } = product(stored, "k", tile, { k, rows });
       await runNative(pool!, kernel, { bindings: found, groups });
-      t.strictSame(found.y, wanted.y);
+      t.strictSame(found.y, wanted.y.slice(0, rows * COLUMNS));
       t.match(
         printKernel(kernel, { lanes: 16 }).text,
         /turn\d+\(tile/,

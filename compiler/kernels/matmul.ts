@@ -7,16 +7,24 @@
 
 import { invariant } from "../../spec/errors.ts";
 import { packingOf } from "../../spec/packed.ts";
-import { fma, u32 } from "../../spec/kernel/build.ts";
+import { u32 } from "../../spec/kernel/build.ts";
 import { whereBelow } from "../../spec/kernel/guards.ts";
 import type { Kernel, KernelText, Stmt } from "./kernel.ts";
 import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
 import { type MatmulResult, sumsOfTeams } from "./matmul_blocks.ts";
-import { type Left, leftOf, u } from "./matmul_left.ts";
-import { columnsAndWeights } from "./matmul_columns.ts";
-import { indicesOfTerms, rightAt, termsOf } from "./matmul_right.ts";
+import { leftOf, u } from "./matmul_left.ts";
+import { byteTableOf, columnsAndWeights } from "./matmul_columns.ts";
+import {
+  addProducts,
+  allSums,
+  products,
+  productsOfTerms,
+  registersOf,
+  type SumsOfWeight,
+} from "./matmul_products.ts";
+import { termsOf } from "./matmul_right.ts";
 import { scalesOfBlock } from "./matmul_scales.ts";
-import { beginWords, nextTerms, termsAtOnce } from "./matmul_words.ts";
+import { beginWords, termsAtOnce } from "./matmul_words.ts";
 import { sumsByPanels } from "./matmul_panels.ts";
 import { rowInLanes, sumsInLanes } from "./matmul_row.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
@@ -34,9 +42,7 @@ import { range } from "../../spec/range.ts";
 import {
   indicesBelow,
   letRegister,
-  type Register,
   register,
-  setEach,
 } from "../../spec/kernel/registers.ts";
 
 /** A matrix multiplication with its tile, and the epilogue: `result<weight>` at `row`, `column`. */
@@ -172,10 +178,11 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
     const all = [...new Set([...heights, rows])];
     // For weights with columns innermost, one team loads as fast as all teams together.
     const inRows = o.weights.every(({ inside }) => inside !== "k");
-    // More than half of the rows of a team would decode packed weights; all teams together decode them once.
-    const isPacked = o.weights.some(({ stored }) => packingOf(stored));
+    // More than half of the rows of a team would decode packed weights; with panels, all teams together decode them once.
+    const decodesOnce = blocksInPanel(o) > 0 &&
+      o.weights.some(({ stored }) => packingOf(stored));
     const half = Math.ceil(rows / 2);
-    const alongK = isPacked ? [half] : [half, rows];
+    const alongK = decodesOnce ? [half] : [half, rows];
     const parts = inRows
       ? all
       : [...heights, ...alongK.filter((n) => n > heights.at(-1)!)];
@@ -211,10 +218,15 @@ function rowsInPasses(o: Matmul, rows: number): KernelText {
 /** So few rows that the first team processes all of them. Time is dominated by weight loads. */
 function ofFirstTeam(o: Matmul, rows: number): KernelText {
   if (rows === 1 && isByColumn(o) && sumsInLanes(o)) return oneRow(o);
-  return wgsl`
-    if (lane < ${teamsOf(o).lanes}) {
-      ${isByColumn(o) ? columnByColumn(o, rows) : rowsTimesColumns(o, rows)}
-    }`;
+  const { lanes } = teamsOf(o);
+  const looksUp = o.weights.every((_, i) => byteTableOf(o, i) !== undefined);
+  const body = !isByColumn(o)
+    ? rowsTimesColumns(o, rows)
+    : rows === 1 && looksUp
+    // A sum alone would wait for its additions.
+    ? wgsl`${columnsAndWeights(o, { lanes })} ${rowsTimesColumns(o, rows)}`
+    : columnByColumn(o, rows);
+  return wgsl`if (lane < ${lanes}) { ${body} }`;
 }
 
 /** One row, by all teams. */
@@ -223,7 +235,7 @@ function oneRow(o: Matmul): KernelText {
   return rowInLanes(o, {
     left: leftOf(o, { rows: 1, ofGroup: 1, stretch: SUM_BLOCK, waits: false }),
     add: (weight) =>
-      addProducts(o, 1, { prefixes, sums: [{ weight, columns: [0] }] }),
+      addProducts(o, [0], { prefixes, sums: [{ weight, columns: [0] }] }),
     finish: (column) => [finish(o, {
       row: register("row", [0], "u32"),
       column,
@@ -252,16 +264,6 @@ function columnByColumn(o: Matmul, rows: number): KernelText {
     : body;
 }
 
-/** Sums of a lane for some columns of a weight. */
-interface SumsOfWeight {
-  readonly weight: number;
-  readonly columns: readonly number[];
-}
-
-function allSums({ weights, tile }: Matmul): readonly SumsOfWeight[] {
-  return weights.map((_, weight) => ({ weight, columns: range(tile.columns) }));
-}
-
 /**
  * `rows` rows by all columns of a lane: their sums and epilogues. `joint`: every team has this many rows. `inOrder`:
  * sums computed together, one group after another.
@@ -286,7 +288,7 @@ function rowsTimesColumns(
     ${left.prepare}
     ${
     inOrder.map((sums) =>
-      blockedSum(registersOf(rows, sums), {
+      blockedSum(registersOf(range(rows), sums), {
         length: o.k,
         segments: o.segments,
         terms: termsOf(o).length,
@@ -325,12 +327,12 @@ function rowsByPanels(o: Matmul): KernelText {
     ${prepare}
     ${
     sumsByPanels(o, {
-      sums: registersOf(rows, allSums(o)),
+      sums: registersOf(range(rows), allSums(o)),
       add: (right) =>
         wgsl`
           ${range(rows).map((r) => letRegister("a", [r], at(r, "at_k")))}
           ${right}
-          ${addProducts(o, rows, { prefixes: [""] })}`,
+          ${addProducts(o, range(rows), { prefixes: [""] })}`,
       finish: finishAll(o, rows),
     })
   }`;
@@ -367,88 +369,6 @@ export function fewRows(o: Matmul, rows: number, first = "first"): KernelText {
       finish: (result) => finish(o, result),
     })
   }`;
-}
-
-/** The products of one iteration of a sum, for one index k, or for two if words contain both. */
-function products(
-  o: Matmul,
-  left: Pick<Left, "at">,
-  { rows, sums = allSums(o) }: {
-    readonly rows: number;
-    readonly sums?: readonly SumsOfWeight[];
-  },
-): KernelText {
-  const terms = termsOf(o);
-  const prefixes = terms.map(({ prefix }) => prefix);
-  invariant(
-    terms.length === 1 || !isStaged(o),
-    "several terms are summed in a plain tile",
-  );
-  const loaded = range(rows).flatMap((r) =>
-    terms.map(({ prefix, k }) => letRegister(`${prefix}a`, [r], left.at(r, k)))
-  );
-  return wgsl`
-    ${indicesOfTerms(o)}
-    ${loaded}
-    ${sums.flatMap(({ weight, columns }) => rightAt(o, weight, columns))}
-    ${addProducts(o, rows, { prefixes, sums })}`;
-}
-
-/** The products of `count` consecutive indices from k: all loads come before the first sum. */
-export function productsOfTerms(
-  o: Matmul,
-  left: Pick<Left, "at">,
-  { rows, count }: { readonly rows: number; readonly count: number },
-): KernelText {
-  const { terms, loaded, values } = nextTerms(o, count);
-  return wgsl`
-    ${loaded}
-    ${
-    terms.flatMap(({ prefix, k }) =>
-      range(rows).map((r) => letRegister(`${prefix}a`, [r], left.at(r, k)))
-    )
-  }
-    ${
-    terms.flatMap(({ prefix }, n) => [
-      ...values(n),
-      ...addProducts(o, rows, { prefixes: [prefix] }),
-    ])
-  }`;
-}
-
-/** sum<i>_block[r][c] = fma(a[r], b<i>[c], sum<i>_block[r][c]), for each weight and each operand prefix. */
-function addProducts(
-  o: Matmul,
-  rows: number,
-  { prefixes, sums = allSums(o) }: {
-    readonly prefixes: readonly string[];
-    readonly sums?: readonly SumsOfWeight[];
-  },
-): readonly Stmt[] {
-  return sums.flatMap((of) =>
-    registersOf(rows, [of]).flatMap((sum) =>
-      prefixes.flatMap((prefix) =>
-        setEach([sum], "_block", (sumOf, { indices: [r, c] }) =>
-          fma(
-            register(`${prefix}a`, [r!]),
-            register(`${prefix}b${of.weight}`, [c!]),
-            sumOf("_block"),
-          ))
-      )
-    )
-  );
-}
-
-/** The sums of a lane for this many rows. */
-function registersOf(
-  rows: number,
-  sums: readonly SumsOfWeight[],
-): readonly Register[] {
-  return sums.flatMap(({ weight, columns }) =>
-    range(rows).flatMap((r) =>
-      columns.map((c) => ({ base: `sum${weight}`, indices: [r, c] }))
-    )
-  );
 }
 
 /** Epilogues of `rows` rows of a lane. */

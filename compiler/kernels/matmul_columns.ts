@@ -7,6 +7,7 @@ import { u32 } from "../../spec/kernel/build.ts";
 import type { KernelText } from "./kernel.ts";
 import { bindingsOf, wgsl } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_options.ts";
+import { type Bytes, bytesOf } from "./pieces/bytes.ts";
 import { perWord } from "./pieces/decode.ts";
 
 /** Consecutive columns of one invocation: those of a vector load, two per word for packed weights. */
@@ -43,6 +44,20 @@ export function termCount({ weights }: Pick<MatmulOptions, "weights">): number {
       inside === "k" ? perWord(stored) : 1
     ),
   );
+}
+
+/**
+ * The table of the elements of weight i, if a device with vectors that load along k looks them up, four at a time: bytes
+ * that are not in the order of codes. Their step is a factor of the scale, which is exact for powers of two.
+ */
+export function byteTableOf(o: MatmulOptions, i: number): Bytes | undefined {
+  const { stored, inside } = o.weights[i]!;
+  const packing = packingOf(stored);
+  if (o.tile.right !== "workgroup" || inside !== "k") return undefined;
+  if (packing?.element === "iq4") return bytesOf("iq4", "signed");
+  return packing?.element === "fp4" && packing.scale === "u8"
+    ? bytesOf("fp4", "signed")
+    : undefined;
 }
 
 /**

@@ -5,7 +5,7 @@ import { type PackedDType, packingOf } from "../../spec/packed.ts";
 import { invariant } from "../../spec/errors.ts";
 import type { Expr, KernelText, Stmt } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
-import { termCount, widthOf } from "./matmul_columns.ts";
+import { byteTableOf, termCount, widthOf } from "./matmul_columns.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { scaleOf, scalesOfIteration } from "./matmul_scales.ts";
 import { decoderOf, perWord, unpackHalves } from "./pieces/decode.ts";
@@ -75,7 +75,10 @@ export function rightAt(
   columns: readonly number[] = range(o.tile.columns),
 ): readonly (Stmt | KernelText)[] {
   const { stored } = o.weights[i]!;
-  if (termCount(o) > 1) return wordsAlongK(o, i, columns);
+  if (termCount(o) > 1) {
+    const { loaded, values } = wordsAlongK(o, i, columns);
+    return [...loaded, ...termsOf(o).flatMap((_, n) => values(n))];
+  }
   if (packingOf(stored)) return packedRow(o, i);
   const at = { i, columns, prefix: "", k: K };
   return [...wordsAt(o, at), ...valuesAt(o, at)];
@@ -176,11 +179,16 @@ export function codesAt(
 }
 
 /** `rightAt` of several terms whose elements share words along k. */
-function wordsAlongK(
+export function wordsAlongK(
   o: MatmulOptions,
   i: number,
   columns: readonly number[],
-): readonly (Stmt | KernelText)[] {
+): {
+  /** Loads the words of all terms. */
+  readonly loaded: readonly (Stmt | KernelText)[];
+  /** Declares <prefix>b<i>[c] of term `n`. */
+  values(n: number): readonly Stmt[];
+} {
   const { stored, inside, binding, offsets } = o.weights[i]!;
   invariant(inside === "k", "all weights of a matmul are laid out equally");
   const terms = termsOf(o);
@@ -196,41 +204,64 @@ function wordsAlongK(
     });
     return (c: number) => load(base, c);
   });
+  const table = byteTableOf(o, i);
+  const bytesOf = (word: number, half: number) => `bytes${word}_${half}_${i}`;
   const k = expr`${K} * ${terms.length}`;
-  return columns.flatMap((c) => [
-    ...loads.map((load) => load(c)),
-    ...scalesOfIteration(o, { i, column: c }),
-    ...per === 1 ? [] : terms.map(({ prefix }, n) => {
-      const word = register(`word${Math.floor(n / per)}_${i}`, [c], "u32");
-      return letRegister(
-        `${prefix}b${i}`,
-        [c],
-        isHalf(stored)
-          ? unpackHalves(stored, word)[n % 2]!
-          : packedElement(stored as PackedDType, {
-            bits: expr`${word} >> ${(n % per) * 32 / per}u`,
-            factor: scaleOf(o, "factor", { i, column: c, k, n }),
-            offset: offsets === undefined
-              ? undefined
-              : scaleOf(o, "offset", { i, column: c, k, n }),
-          }),
-      );
-    }),
-  ]);
+  const valueOf = (n: number, c: number) => {
+    const [at, inWord] = [Math.floor(n / per), n % per];
+    const word = register(`word${at}_${i}`, [c], "u32");
+    if (isHalf(stored)) return unpackHalves(stored, word)[inWord]!;
+    const element = () => {
+      if (!table) {
+        const bits = wgsl`(${word} >> ${inWord * 32 / per}u)`;
+        return decoderOf(stored as PackedDType).element(bits);
+      }
+      const bytes = register(bytesOf(at, inWord % 2), [c], "u32");
+      const above = 24 - 8 * (inWord >> 1);
+      return wgsl`f32(i32(${bytes} << ${above}u) >> 24u)`;
+    };
+    return scaled(element(), {
+      factor: scaleOf(o, "factor", { i, column: c, k, n }),
+      offset: offsets === undefined
+        ? undefined
+        : scaleOf(o, "offset", { i, column: c, k, n }),
+    });
+  };
+  return {
+    loaded: columns.flatMap((c) => [
+      ...loads.map((load) => load(c)),
+      ...scalesOfIteration(o, { i, column: c }),
+      ...table === undefined ? [] : loads.flatMap((_, n) => {
+        const word = register(`word${n}_${i}`, [c], "u32");
+        return table.of(word).map((bytes, half) =>
+          letRegister(bytesOf(n, half), [c], expr`${bytes}`)
+        );
+      }),
+    ]),
+    values: (n) =>
+      per === 1
+        ? []
+        : columns.map((c) =>
+          letRegister(`${terms[n]!.prefix}b${i}`, [c], valueOf(n, c))
+        ),
+  };
 }
 
-/** An element times its scale, plus its offset if there is one. */
+/** An element from its code in the lowest bits, times its scale, plus its offset if there is one. */
 export function packedElement(
   stored: PackedDType,
-  { bits, factor, offset }: {
-    /** Its code is in the lowest bits. */
-    readonly bits: Expr;
-    readonly factor: Expr;
-    readonly offset: Expr | undefined;
-  },
+  { bits, ...scales }: { readonly bits: Expr } & Scales,
 ): Expr {
-  const scaled = expr`${
-    decoderOf(stored).element(wgsl`(${bits})`)
-  } * ${factor}`;
-  return offset ? expr`${scaled} + ${offset}` : scaled;
+  return scaled(decoderOf(stored).element(wgsl`(${bits})`), scales);
+}
+
+/** The scale and the offset of an element. */
+interface Scales {
+  readonly factor: Expr;
+  readonly offset: Expr | undefined;
+}
+
+function scaled(element: KernelText, { factor, offset }: Scales): Expr {
+  const product = expr`${element} * ${factor}`;
+  return offset ? expr`${product} + ${offset}` : product;
 }

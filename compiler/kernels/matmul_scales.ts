@@ -7,7 +7,7 @@ import { EXACT } from "../../spec/numerics.ts";
 import { sumBlocks } from "../tuning/tile.ts";
 import type { Expr, KernelText } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
-import { termCount, widthOf } from "./matmul_columns.ts";
+import { byteTableOf, termCount, widthOf } from "./matmul_columns.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { decoderOf } from "./pieces/decode.ts";
 import { range } from "../../spec/range.ts";
@@ -65,11 +65,37 @@ export function scalesOfBlock(
   const last = Number(o.k) / perScale - 1;
   const group = (g: number) =>
     g === 0 ? wgsl`group_${i}` : wgsl`min(group_${i} + 1, ${last})`;
-  return [
+  const declared = [
     wgsl`let group_${i} = (${start}) >> ${Math.log2(perScale)}u;`,
     ...count === 1
       ? []
       : [wgsl`let boundary_${i} = (group_${i} + 1) * ${perScale};`],
+  ];
+  if (loadsScalesAtOnce(o, i)) {
+    const shift = (g: number) => `scale_shift${g}_${i}`;
+    return [
+      ...declared,
+      // No load goes beyond the scales of a column.
+      wgsl`let first_group_${i} = min(group_${i}, ${last + 1 - BYTES});`,
+      ...range(count).map((g) =>
+        wgsl`let ${shift(g)} = (${group(g)} - first_group_${i}) * 8;`
+      ),
+      ...columns.flatMap((column) => {
+        const stored = register(`scale_bytes${i}`, [column], "u32");
+        return [
+          wgsl`
+      let scale_bytes${i}[${column}] = bytesAt(${o.weights[i]!
+            .scales!}, scale${i}[${column}] + first_group_${i});`,
+          ...range(count).map((g) => {
+            const byte = expr`(${stored} >> ${local(shift(g), "u32")}) & 255`;
+            return factorOf(o, { i, column, group: g, stored: byte });
+          }),
+        ];
+      }),
+    ];
+  }
+  return [
+    ...declared,
     ...columns.flatMap((column) =>
       range(count).map((g) => {
         const word = sharesScaleWords(o, i) && wordOfScale(g, i, column);
@@ -95,6 +121,13 @@ export function scalesOfBlock(
 
 /** Scales of one byte in a word. */
 const BYTES = 4;
+
+/** Whether the scales of a block of a sum are in one load: four bytes along k. */
+function loadsScalesAtOnce(o: MatmulOptions, i: number): boolean {
+  return byteTableOf(o, i) !== undefined &&
+    packingOf(o.weights[i]!.stored)!.scale === "u8" &&
+    Number(o.k) / perScaleOf(o, i) >= BYTES;
+}
 
 /** Whether the columns of a vector load share words of one-byte scales. */
 function sharesScaleWords(o: MatmulOptions, i: number): boolean {
@@ -193,5 +226,9 @@ function factorOf(
   },
 ): KernelText {
   const { scale } = decoderOf(o.weights[i]!.stored as PackedDType);
-  return wgsl`let factor${group}_${i}[${column}] = ${scale(stored)};`;
+  const step = byteTableOf(o, i)?.step ?? 1;
+  const factor = scale(stored);
+  return wgsl`let factor${group}_${i}[${column}] = ${
+    step === 1 ? factor : wgsl`${factor} * ${step}`
+  };`;
 }

@@ -94,7 +94,7 @@ export function blockWords(
   const [{ bits, stripe }, ...more] = codes as readonly [Plane, ...Plane[]];
   const together = pairs && bits === 4 && stripe === group ? 2 : 1;
   const parts = bits === 4 && stripe < group * together ? 2 : 1;
-  const bytes: Bytes = above === undefined && element !== "uint8"
+  const bytes: Omit<Bytes, "step"> = above === undefined && element !== "uint8"
     ? bytesOf(element, sign)
     : { of: (word) => [wgsl`${word}`], above: above ?? 0 };
   const words = group * together / 4 / parts;

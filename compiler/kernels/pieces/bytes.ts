@@ -17,6 +17,8 @@ export interface Bytes {
   of(word: Hole): readonly KernelText[];
   /** The offset of bytes from integers. */
   readonly above: number;
+  /** Factor from integers to elements. */
+  readonly step: number;
 }
 
 /** Signed or unsigned bytes of an element kind. */
@@ -39,6 +41,7 @@ export function bytesOf(
         above % 256 === 0 ? wgsl`${word}` : wgsl`(${word} ^ 0x80808080u)`,
       ],
       above,
+      step,
     };
   }
   const inOrder = integers.every((integer, code) => integer === code + min);
@@ -57,5 +60,6 @@ export function bytesOf(
   return {
     of: (word) => [byte(wgsl`${word}`), byte(wgsl`(${word} >> 4)`)],
     above,
+    step,
   };
 }
