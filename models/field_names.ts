@@ -149,6 +149,7 @@ const CHANGE_NOTHING: ReadonlySet<string> = new Set([
   "model_type",
   "moe_router_dtype",
   "moe_shared_expert_overlap",
+  "mtp_hybrid_override_pattern",
   "mtp_layers_block_type",
   "name_or_path",
   "_name_or_path",

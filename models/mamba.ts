@@ -59,7 +59,10 @@ export function checkMamba(
   const [low, high]: readonly unknown[] = Array.isArray(limit) ? limit : [];
   const infinite = typeof high === "object" && high !== null &&
     "__float__" in high && high.__float__ === "Infinity";
-  if (low !== 0 || !(infinite || high === Infinity)) {
+  // No f32 exceeds larger numbers, such as 1e308.
+  const unlimited = infinite ||
+    typeof high === "number" && Math.fround(high) === Infinity;
+  if (low !== 0 || !unlimited) {
     throw fieldError(
       "time_step_limit",
       limit,

@@ -28,8 +28,10 @@ import {
   groupedFields,
   ignoreFields,
   integerField,
+  type Layer,
   type Mamba,
   mamba,
+  optionalIntegerField,
   projectHeads,
   requireField,
   routeShared,
@@ -49,6 +51,8 @@ export const family = defineFamily({
 /** A Nemotron-H configuration. */
 interface NemotronHConfig extends GroupedDecoder, Mamba, SharedExperts {
   readonly kindOf: GroupedDecoder["kindOf"];
+  /** Size of the rows of experts, between two projections. Undefined: experts have the rows of the model. */
+  readonly latent: number | undefined;
   /** The name of the embedding. */
   readonly embedding: string;
 }
@@ -77,7 +81,6 @@ function readConfig(config: Config): NemotronHConfig {
   requireField(config, "use_bias", false);
   requireField(config, "mlp_hidden_act", "relu2");
   requireField(config, "mamba_hidden_act", "silu");
-  requireField(config, "moe_latent_size", null);
   requireField(config, "sliding_window", null);
   // Kernels have other chunks, and heads have their own sizes.
   ignoreFields(config, ["chunk_size", "expand", "norm_eps"]);
@@ -125,6 +128,7 @@ function readConfig(config: Config): NemotronHConfig {
       normalize: true,
     }),
     // Transformers 5 writes a name that differs from published checkpoints.
+    latent: optionalIntegerField(config, "moe_latent_size"),
     embedding: /^5\./.test(String(anyField(config, "transformers_version")))
       ? "backbone.embedding.weight"
       : "backbone.embeddings.weight",
@@ -158,7 +162,7 @@ function readKinds(config: Config): readonly string[] {
 
 /** Builds the model of a configuration. */
 function build(config: NemotronHConfig, options: DecoderOptions): Model {
-  const { epsilon, ffn, denseFfn, sharedFfn } = config;
+  const { epsilon, denseFfn } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),
     names: {
@@ -199,26 +203,41 @@ function build(config: NemotronHConfig, options: DecoderOptions): Model {
         if (mixer === "mlp") {
           return squared(m, ready, { name: "mixer", ffn: denseFfn });
         }
-        return m.block("mixer", { ffn }, (m) => {
-          const routing = routeShared(m, ready, layer, config);
-          const up = m.param(
-            "experts.{expert}.up_proj.weight",
-            "expert ffn embed",
-          );
-          const down = m.param(
-            "experts.{expert}.down_proj.weight",
-            "expert embed ffn",
-          );
-          const hidden = square(dot(dispatch(ready, routing), up, "embed"));
-          const shared = { name: "shared_experts", ffn: sharedFfn };
-          return add(
-            combine(dot(hidden, down, "ffn"), routing),
-            squared(m, ready, shared),
-          );
-        });
+        return feed(m, ready, layer, config);
       });
     },
   }, options);
+}
+
+const UP = "experts.{expert}.up_proj.weight";
+const DOWN = "experts.{expert}.down_proj.weight";
+
+/** The block `mixer` of a layer with experts. The router and the shared expert have the rows of the model. */
+function feed(
+  m: DecoderScope,
+  rows: Rows,
+  layer: Layer,
+  config: NemotronHConfig,
+): Rows {
+  const { ffn, sharedFfn, latent } = config;
+  return m.block("mixer", { ffn, latent: latent ?? 1 }, (m) => {
+    const routing = routeShared(m, rows, layer, config);
+    const shared = squared(m, rows, { name: "shared_experts", ffn: sharedFfn });
+    if (latent === undefined) {
+      const up = m.param(UP, "expert ffn embed");
+      const hidden = square(dot(dispatch(rows, routing), up, "embed"));
+      const down = m.param(DOWN, "expert embed ffn");
+      return add(combine(dot(hidden, down, "ffn"), routing), shared);
+    }
+    const inward = m.param("fc1_latent_proj.weight", "latent embed");
+    const sent = dispatch(dot(rows, inward, "embed"), routing);
+    const up = m.param(UP, "expert ffn latent");
+    const hidden = square(dot(sent, up, "latent"));
+    const down = m.param(DOWN, "expert latent ffn");
+    const outward = m.param("fc2_latent_proj.weight", "embed latent");
+    const routed = combine(dot(hidden, down, "ffn"), routing);
+    return add(dot(routed, outward, "latent"), shared);
+  });
 }
 
 /** The matrices `up_proj` and `down_proj` of a dense block. */

@@ -109,6 +109,7 @@ export const NEMOTRON_H: GgufArchitecture = {
     ssm_state_size: "ssm.state_size",
     n_groups: "ssm.group_count",
     mamba_num_heads: "ssm.time_step_rank",
+    moe_latent_size: "moe_latent_size",
   },
   constants: {
     attention_bias: false,
@@ -118,7 +119,6 @@ export const NEMOTRON_H: GgufArchitecture = {
     use_conv_bias: true,
     mlp_hidden_act: "relu2",
     mamba_hidden_act: "silu",
-    moe_latent_size: null,
   },
   products: { "ssm.inner_size": ["mamba_head_dim", "mamba_num_heads"] },
   tensors: {
@@ -130,6 +130,8 @@ export const NEMOTRON_H: GgufArchitecture = {
     ffn_gate_inp: "mixer.gate",
     ffn_up_exps: "mixer.experts.{expert}.up_proj",
     ffn_down_exps: "mixer.experts.{expert}.down_proj",
+    ffn_latent_down: "mixer.fc1_latent_proj",
+    ffn_latent_up: "mixer.fc2_latent_proj",
     ffn_up_shexp: "mixer.shared_experts.up_proj",
     ffn_down_shexp: "mixer.shared_experts.down_proj",
     exp_probs_b: { name: "mixer.gate.e_score_correction_bias", bare: "bias" },
