@@ -179,3 +179,23 @@ for (const [name, count] of Object.entries(OF_ONE_TOKEN)) {
     t.ok(launches(2) > count, "several tokens need more launches");
   });
 }
+
+t.test("a step of few tokens has workgroups for the rows of a team", async (t) => {
+  const { kernels, programs: [{ steps } = { steps: [] }] } = await gpuPlan(
+    "qwen3-30b-a3b",
+    { layers: 1 },
+  );
+  const output = (tokens: number) =>
+    steps.flatMap((step) => {
+      if (step.op !== "launch") return [];
+      const { name } = kernels[step.kernel]!.tree;
+      const grid = step.workgroups.map((size) =>
+        evaluateSize(size, () => tokens)
+      );
+      return /^matmul_4096x2048/.test(name) && !grid.includes(0) ? [grid] : [];
+    });
+  t.strictSame(output(1), [[1, 128, 1]]);
+  t.strictSame(output(8), [[2, 128, 1]]);
+  t.strictSame(output(16), [[4, 128, 1]]);
+  t.strictSame(output(17), [[1, 128, 1]]);
+});

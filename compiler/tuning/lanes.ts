@@ -8,6 +8,7 @@ import type { FileDType } from "../../spec/dtype.ts";
 import type { Size } from "../../spec/size.ts";
 import {
   equalBlocks,
+  type MatmulTile,
   sharesAnyBlocks,
   sumBlocks,
   type TiledMatmul,
@@ -62,6 +63,28 @@ const FEW_COLUMNS = 512;
 export function sumsInTeams(o: TiledMatmul & StoredWeights): boolean {
   return !o.grouped && o.columns < FEW_COLUMNS && sharesAnyBlocks(o.tile) &&
     blocksInRound(o, o.tile.rows) > 0;
+}
+
+/** Maximum rows of a launch for few rows: the same for all matmuls, so that their launches can be merged. */
+export const DECODE_ROWS = 16;
+
+/** Workgroups of a row from which a launch for few rows gains nothing. */
+const MANY_WORKGROUPS = 1024;
+
+/**
+ * The tile of a launch for few rows, in which a workgroup has the rows of one team: in a decode step, workgroups with
+ * more rows are too few. Undefined: such a launch gains nothing, or memory is too small.
+ */
+export function tileOfFewRows(
+  o: TiledMatmul & StoredWeights,
+): MatmulTile | undefined {
+  const groups = Math.ceil(o.columns / matmulShape(o).columns);
+  if (o.grouped || !sharesAnyBlocks(o.tile) || groups >= MANY_WORKGROUPS) {
+    return;
+  }
+  let { rows } = o.tile;
+  while (rows > 1 && blocksInRound(o, rows) === 0) rows = Math.floor(rows / 2);
+  return blocksInRound(o, rows) > 0 ? { ...o.tile, rows } : undefined;
 }
 
 /**

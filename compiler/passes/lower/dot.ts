@@ -24,9 +24,11 @@ import type {
 } from "../../kernels/matmul_options.ts";
 import {
   blocksInRound,
+  DECODE_ROWS,
   matmulGrid,
   sumsInTeams,
   tableWords,
+  tileOfFewRows,
 } from "../../tuning/lanes.ts";
 import {
   matrixGrid,
@@ -56,12 +58,12 @@ import { hasMatmulShape } from "./is_matmul.ts";
 import { filedAxes, isGathered, rightAxes } from "./params.ts";
 import { atRow } from "./index_space.ts";
 import {
-  forRows,
   type InlineNorm,
   inlineNormOf,
   launchForAllRows,
   normOperands,
 } from "./inline_norms.ts";
+import { type LaunchRows, rowsOfLaunch } from "./launch_rows.ts";
 import { KernelScope } from "./scope.ts";
 
 /**
@@ -127,10 +129,12 @@ export function lowerMatmul(
     const { buffer } = lowering.values.storages.get(norm.node)!;
     amendBuffer(lowering, buffer, { writers: 2 });
   }
-  const more: MatmulParts = computesNorm ? { ...of, norm, only: "more" } : of;
+  const more: MatmulParts = computesNorm ? { ...of, norm } : of;
+  const few = of.inPlace && matmulOf(lowering, { ...more, only: "few" });
   const many = matrices && matmulOf(lowering, { ...of, only: "many" });
   const launches = [
     ...computesNorm ? [normed] : [],
+    ...few ? [few] : [],
     matmulOf(lowering, more)!,
     ...many ? [many] : [],
   ];
@@ -142,18 +146,14 @@ export function lowerMatmul(
   }
 }
 
-/**
- * A matmul. `only`: the launch for one row, which computes the norm, for more rows, or for so many that its operands have
- * 16 bits. A norm is given for the first two.
- */
-interface MatmulParts extends MatmulShape {
+/** A launch of a matmul; `norm` and `only` are those of `LaunchRows`. */
+interface MatmulParts extends MatmulShape, Pick<LaunchRows, "only"> {
   readonly target: Node;
   readonly reordered: Storage | undefined;
   readonly storage: Storage;
   /** The form for many rows. Undefined if the operands have 32 bits for all rows. */
   readonly matrices: MatrixForm | undefined;
   readonly norm?: InlineNorm;
-  readonly only?: "one" | "more" | "many";
 }
 
 /** The kernel of a matmul and its launch. */
@@ -173,6 +173,8 @@ interface MatmulShape extends DotShape {
   readonly all: Size;
   /** Whether activations are quantized. */
   readonly q8: boolean;
+  /** Whether weights are read where they are stored. */
+  readonly inPlace: boolean;
 }
 
 /** Returns the shape of a matmul. */
@@ -197,16 +199,21 @@ function shapeOf(
     all: grouped ? grouped.tileSize : sizeOf(lowering, shape.rows),
     q8: reordered === undefined &&
       lowering.model.layouts.get(first!.inputs[1]!)?.q8 === true,
+    inPlace: reordered === undefined &&
+      dots.every(({ inputs: [, right] }) =>
+        !lowering.values.storages.get(right!)!.bucket
+      ),
   };
 }
 
-/** Creates the kernel of a matmul. Undefined if it cannot compute the norm. */
+/** Creates the kernel of a matmul. Undefined if it cannot compute the norm, or is not worth a launch for few rows. */
 function matmulOf(
   lowering: Lowering,
   parts: MatmulParts,
 ): MatmulLaunch | undefined {
   const { target, dots, reordered, storage, matrices, norm, only } = parts;
-  const { over, rows, columns, k, width, grouped, all, q8 } = parts;
+  const { over, rows, columns, k, width, grouped, all, q8, inPlace } = parts;
+  const isGrouped = grouped !== undefined;
   const scope = new KernelScope(lowering);
   const [first] = dots;
   const left = lowering.values.storages.get(first!.inputs[0]!)!;
@@ -223,7 +230,7 @@ function matmulOf(
   };
   const leftAt = (row: Expr, k: Expr) => leftIn(scope, row, k);
   const { tile: chosen, suffix } = tileFor(lowering.options.tuning, {
-    grouped: grouped !== undefined,
+    grouped: isGrouped,
     weights: weights.length,
     stored: weights[0]!.stored,
     k,
@@ -239,7 +246,7 @@ function matmulOf(
     segments: first!.params.segments ?? segmentsOf(k),
     columns: width,
     tile: tileOfWeights(chosen, weights, {
-      grouped: grouped !== undefined,
+      grouped: isGrouped,
       k,
       columns: width,
     }),
@@ -255,13 +262,11 @@ function matmulOf(
       return writeTarget(to, at, sums);
     },
   };
-  const byRows = matrices && only !== "one"
-    ? forRows(all, { rows: matrices.by, most: matrices.above })
-    : undefined;
-  const size = byRows?.[only === "many" ? "more" : "few"] ?? all;
-  const tiles = norm
-    ? forRows(size, { rows: norm.rows })[only === "one" ? "few" : "more"]
-    : size;
+  const fewTile = q8 || !inPlace || typeof all === "number"
+    ? undefined
+    : tileOfFewRows({ ...common, weights });
+  const tiles = rowsOfLaunch(parts, fewTile ? DECODE_ROWS : 0);
+  if (tiles === undefined) return undefined;
   if (q8) {
     const quantized = weights.map(({ stored }) =>
       quantizedValue(lowering, first!, {
@@ -317,12 +322,14 @@ function matmulOf(
     return {
       scope,
       kernel: matmulMatrices(options, shape),
-      grid: matrixGrid(shape, { grouped: grouped !== undefined, width, size }),
+      grid: matrixGrid(shape, { grouped: isGrouped, width, size: tiles }),
     };
   }
   if (!norm || only !== "one") {
-    const inTeams = { ...options, inTeams: sumsInTeams(options) };
-    return { scope, kernel: matmul(inTeams), grid: matmulGrid(inTeams, tiles) };
+    const shared = only === "few"
+      ? { ...options, tile: fewTile!, inTeams: true }
+      : { ...options, inTeams: sumsInTeams(options) };
+    return { scope, kernel: matmul(shared), grid: matmulGrid(shared, tiles) };
   }
   const tile = { ...options.tile, rows: 1 };
   const normed = { ...options, ...normOperands(scope, norm, first!), tile };
@@ -358,10 +365,8 @@ export function weightsOf(
   });
 }
 
-/** The form of a matmul for many rows: its tile, and the tokens of which more than `above` are multiplied in it. */
-interface MatrixForm extends MatrixTiling {
-  readonly by: Size;
-}
+/** The form of a matmul for many rows: its tile and its rows. */
+type MatrixForm = MatrixTiling & NonNullable<LaunchRows["matrices"]>;
 
 /** Returns the form of a matmul for many rows whose operands have 16 bits. Undefined if it has none. */
 function matricesOf(
