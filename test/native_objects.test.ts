@@ -12,6 +12,7 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
+import { availableParallelism } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import t from "tap";
@@ -67,6 +68,43 @@ t.test("functions are printed and compiled once", { skip }, async (t) => {
     ),
     /^Cannot compile a kernel: .* error: .*\. Name another compiler/,
   );
+});
+
+t.test("the longest function is compiled first", { skip }, async (t) => {
+  const folder = t.testdir();
+  const wrapper = path.join(folder, "cc");
+  // Shorter texts wait for the longest; without it, the compiler fails after a minute.
+  writeFileSync(
+    wrapper,
+    `#!/bin/sh
+begun='${folder}/begun'
+if [ "$(wc -c)" -gt 90000 ]; then : >"$begun"; fi
+left=600
+until [ -e "$begun" ]; do
+  [ $((left -= 1)) -gt 0 ] || exit 1
+  sleep 0.1
+done
+for last; do to=$next; next=$last; done
+: >"$to"
+`,
+    { mode: 0o755 },
+  );
+  const cores = availableParallelism();
+  const lengths = [...new Array<number>(cores).fill(10), 90_000, 20];
+  const objects = new ObjectCache(
+    { ...compiler!, command: wrapper },
+    path.join(folder, "objects"),
+  );
+  const found = await objects.functions(
+    () =>
+      lengths.map((length, i) => ({
+        prelude: `// ${i}`,
+        text: "x".repeat(length),
+        scratch: i,
+      })),
+    { of: undefined, progress: () => {} },
+  );
+  t.strictSame(found.map(({ scratch }) => scratch), [...lengths.keys()]);
 });
 
 t.test("a library is compiled once", { skip }, async (t) => {

@@ -15,6 +15,7 @@ import path from "node:path";
 import process from "node:process";
 import { MachineError } from "../../spec/errors.ts";
 import { sum } from "../../spec/sum.ts";
+import { rankIdentity } from "../mpi/world.ts";
 import { CompileError, compileObject, type Compiler } from "./compiler.ts";
 import { codeOf } from "../cache/folders.ts";
 import {
@@ -229,8 +230,9 @@ export class ObjectCache {
     };
     await look([...missing.keys()]);
     const batches = batchesOf(missing);
-    // Processes that start together begin with different batches, so that each finds the results of others.
-    const first = process.pid * 7;
+    const workers = availableParallelism();
+    // Ranks that start together begin with different batches, so that each finds the results of others.
+    const first = (rankIdentity()?.rank ?? 0) * workers;
     let next = 0;
     let failed = false;
     const worker = async () => {
@@ -257,7 +259,7 @@ export class ObjectCache {
     };
     const ended = await Promise.allSettled(
       Array.from(
-        { length: availableParallelism() },
+        { length: workers },
         () =>
           worker().catch((error) => {
             failed = true;
@@ -359,20 +361,23 @@ function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** Names of functions that are compiled together: equal prelude, and about equal text length per core. */
+/**
+ * Names of functions that are compiled together, of equal prelude and at most an equal part of all text per core. The
+ * longest text is first, because a compiler process that starts last with it would run alone.
+ */
 function batchesOf(functions: ReadonlyMap<string, CFunction>): string[][] {
   const all = sum(Array.from(functions.values(), ({ text }) => text.length));
   const max = Math.min(MAX_CHARACTERS, all / availableParallelism());
-  const batches: string[][] = [];
-  const open = new Map<string, { names: string[]; length: number }>();
+  const batches: { readonly names: string[]; length: number }[] = [];
+  const open = new Map<string, { readonly names: string[]; length: number }>();
   for (const [name, { prelude, text }] of functions) {
     let batch = open.get(prelude);
     if (!batch || batch.length + text.length > max) {
       open.set(prelude, batch = { names: [], length: 0 });
-      batches.push(batch.names);
+      batches.push(batch);
     }
     batch.names.push(name);
     batch.length += text.length;
   }
-  return batches;
+  return batches.sort((a, b) => b.length - a.length).map(({ names }) => names);
 }
