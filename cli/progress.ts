@@ -1,4 +1,4 @@
-/** Progress of loading: a bar on a terminal, and nothing elsewhere. */
+/** Progress of loading: a bar on a terminal, and for servers occasional lines elsewhere. */
 
 import { Presets, SingleBar } from "cli-progress";
 import type { Progress } from "../engine/mod.ts";
@@ -10,11 +10,16 @@ export interface ProgressBar {
   stop(): void;
 }
 
-const TITLES: { readonly [S in Progress["stage"]]: string } = {
-  kernels: "Preparing kernels",
-  weights: "Loading weights",
-  files: "Reading files",
-};
+/** Texts of a bar of a stage: before it, and after it. */
+const TEXTS: { readonly [S in Progress["stage"]]: readonly [string, string] } =
+  {
+    kernels: ["Compiling kernels", "{value} of {total}"],
+    weights: ["Loading weights", "{percentage} %"],
+    files: ["Reading files", "{percentage} %"],
+  };
+
+/** Milliseconds between lines without a terminal. */
+const LINE_MS = 10_000;
 
 /** A progress bar with explicit amounts. */
 export interface Bar {
@@ -24,7 +29,7 @@ export interface Bar {
 
 /**
  * Creates a bar on standard error, silent if it is not a terminal. `format` contains `{bar}` and optionally
- * `{percentage}`.
+ * `{percentage}`, `{value}` and `{total}`.
  */
 export function createBar(io: CliIo, format: string, total: number): Bar {
   if (!io.terminal) return { update: () => {}, stop: () => {} };
@@ -38,8 +43,17 @@ export function createBar(io: CliIo, format: string, total: number): Bar {
   return { update: (done) => bar.update(done), stop: () => bar.stop() };
 }
 
-/** Creates a progress bar of loading on standard error, silent if it is not a terminal. */
-export function createProgressBar(io: CliIo): ProgressBar {
+/**
+ * Creates a progress bar of loading on standard error. Without a terminal it is silent, or prints a line each ten
+ * seconds if `lines`.
+ */
+export function createProgressBar(
+  io: CliIo,
+  { lines = false }: { readonly lines?: boolean } = {},
+): ProgressBar {
+  if (!io.terminal) {
+    return { update: lines ? lineWriter(io) : () => {}, stop: () => {} };
+  }
   let bar: Bar | undefined;
   let stage: Progress["stage"] | undefined;
   const stop = (): void => {
@@ -51,14 +65,26 @@ export function createProgressBar(io: CliIo): ProgressBar {
       if (progress.stage !== stage) {
         stop();
         stage = progress.stage;
-        bar = createBar(
-          io,
-          `${TITLES[progress.stage]} {bar} {percentage} %`,
-          progress.total,
-        );
+        const [before, after] = TEXTS[stage];
+        bar = createBar(io, `${before} {bar} ${after}`, progress.total);
       }
       bar?.update(progress.done);
     },
     stop,
+  };
+}
+
+/** Writes progress as lines on standard error, such as `Compiling kernels: 12 of 57`. */
+function lineWriter(io: CliIo): (progress: Progress) => void {
+  let last = io.now();
+  return ({ stage, done, total }) => {
+    if (io.now() - last < LINE_MS || done === total) return;
+    last = io.now();
+    const [before, after] = TEXTS[stage];
+    const amount = after
+      .replace("{value}", `${done}`)
+      .replace("{total}", `${total}`)
+      .replace("{percentage}", `${Math.floor(100 * done / total)}`);
+    io.err(`${before}: ${amount}`);
   };
 }

@@ -4,6 +4,7 @@ import { text as readAll } from "node:stream/consumers";
 import {
   type ChatMessage,
   type ChatTemplate,
+  type FileSystem,
   openChatTemplate,
   type Tokenizer,
 } from "../engine/mod.ts";
@@ -124,6 +125,17 @@ export function firstMessages(
       : [{ role: "system" as const, content: system }],
     { role: "user", content: text },
   ];
+}
+
+/** Throws DataError before weights are loaded if a folder to serve has no tokenizer. */
+export async function checkTokenizer(
+  folder: string,
+  files: FileSystem,
+): Promise<void> {
+  if (await files.stat(files.join(folder, "tokenizer.json"))) return;
+  throw new DataError(
+    `Cannot serve '${folder}': it has no tokenizer.json. Copy one there`,
+  );
 }
 
 /** Returns the tokenizer, or throws an error. */

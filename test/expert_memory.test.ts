@@ -400,7 +400,10 @@ t.test("--stats of streamed experts, and a progress bar of --preload", {
     errorStream: bar,
   });
   t.equal(loaded.code, 0, loaded.err);
-  t.match(shown.join(""), /Loading weights.*Reading files/s);
+  t.match(
+    shown.join(""),
+    /Compiling kernels.* (\d+) of \1.*Loading weights.*Reading files/s,
+  );
   const both = await switchyard([...limited, "--preload"]);
   t.match(both.err, /^Cannot use --preload with --expert-memory/);
   t.equal(both.code, 2);

@@ -22,6 +22,7 @@ import { pageAssets } from "../page_assets.ts";
 import { grammarsOf, loopPort, startHttp } from "../http_thread.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
+import { checkTokenizer } from "../prompts.ts";
 import type { HttpSettings } from "../http_program.ts";
 import { receiptOfRun } from "../receipts.ts";
 import {
@@ -79,7 +80,8 @@ export async function serveCommand(
   const context = flags.maxContext ??
     Math.min(CONTEXT, checkpoint.published.decoder.maxPositions);
   const { companions, hidden } = draftedOptions(flags, target, io.files);
-  const bar = createProgressBar(io);
+  await checkTokenizer(folder, io.files);
+  const bar = createProgressBar(io, { lines: true });
   const opened = await openTarget(target, io.files, {
     ...await openOptions(io, target, {
       ...flags,

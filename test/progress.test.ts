@@ -1,0 +1,46 @@
+// Progress of loading on standard error.
+
+import { Writable } from "node:stream";
+import t from "tap";
+import { createProgressBar } from "../cli/progress.ts";
+import { withOutput } from "./helpers/cli.ts";
+
+/** Standard error after progress of 1 to `total` kernels, one every four seconds. */
+async function shown(
+  total: number,
+  { lines, terminal }: { readonly lines: boolean; readonly terminal: boolean },
+): Promise<string> {
+  let clock = 0;
+  let written = "";
+  const errorStream = new Writable({
+    write: (text, _, done) => {
+      written += text;
+      done();
+    },
+  });
+  const { err } = await withOutput((io) => {
+    const bar = createProgressBar(io, { lines });
+    for (let done = 0; done <= total; done++) {
+      bar.update({ stage: "kernels", done, total });
+      clock += 4000;
+    }
+    bar.update({ stage: "weights", done: 20, total: 70 });
+    bar.stop();
+    return Promise.resolve(0);
+  }, {
+    now: () => clock,
+    terminal,
+    errorStream: Object.assign(errorStream, { isTTY: terminal, columns: 80 }),
+  });
+  return written + err;
+}
+
+t.test("a terminal shows a bar, and a log of a server a line each ten seconds", async (t) => {
+  const bar = await shown(5, { lines: true, terminal: true });
+  t.match(bar, /Compiling kernels .*0 of 5.*Loading weights /s);
+  t.equal(
+    await shown(5, { lines: true, terminal: false }),
+    "Compiling kernels: 3 of 5\nLoading weights: 28 %\n",
+  );
+  t.equal(await shown(5, { lines: false, terminal: false }), "");
+});
