@@ -12,6 +12,7 @@ import type { Grammars } from "./grammar.ts";
 import type { FileSystem } from "./files.ts";
 import { parseJsonObject, readJsonObject } from "./json_file.ts";
 import { readQuantization } from "./quantization_config.ts";
+import { shown } from "../spec/shown.ts";
 import { sum } from "../spec/sum.ts";
 import { stopTokens } from "./stop_tokens.ts";
 import { withTensors } from "./tensors.ts";
@@ -207,7 +208,7 @@ function withoutQuantization(config: JsonObject): JsonObject {
 
 /**
  * The weight files of a checkpoint: a GGUF file with its other parts, or the safetensors files of a folder: those of
- * its index if it has one, else model.safetensors, else all of them.
+ * its index if all exist, else model.safetensors, else all of them.
  */
 export async function listWeightFiles(
   folder: string,
@@ -215,19 +216,20 @@ export async function listWeightFiles(
 ): Promise<string[]> {
   if (isGguf(folder)) return ggufParts(folder);
   const names = new Set(await files.list(folder));
+  const single = names.has("model.safetensors");
   if (names.has(WEIGHT_INDEX)) {
     const shards = await indexedFiles(folder, files);
-    const missing = shards.find((shard) => !names.has(shard));
-    if (missing !== undefined) {
+    const paths = shards.map((shard) => files.join(folder, shard));
+    const found = await Promise.all(paths.map((path) => files.stat(path)));
+    const missing = shards.find((_, i) => found[i] === undefined);
+    if (missing === undefined) return paths;
+    if (!single) {
       throw new DataError(
         `Cannot read '${folder}': '${missing}', which ${WEIGHT_INDEX} names, is missing. Copy it there`,
       );
     }
-    return shards.map((shard) => files.join(folder, shard));
   }
-  if (names.has("model.safetensors")) {
-    return [files.join(folder, "model.safetensors")];
-  }
+  if (single) return [files.join(folder, "model.safetensors")];
   const all = [...names].filter((name) => name.endsWith(".safetensors")).sort();
   if (all.length === 0) {
     throw new DataError(
@@ -237,7 +239,7 @@ export async function listWeightFiles(
   return all.map((name) => files.join(folder, name));
 }
 
-/** Names of the weight files in the index of a folder. */
+/** Names of the weight files in the index of a folder; they may be in subfolders. */
 export async function indexedFiles(
   folder: string,
   files: Pick<FileSystem, "join" | "readText">,
@@ -248,11 +250,19 @@ export async function indexedFiles(
   const shards: unknown[] = typeof map === "object" && map !== null
     ? [...new Set(Object.values(map))]
     : [];
-  if (shards.length > 0 && shards.every((s) => typeof s === "string")) {
-    return shards;
+  if (shards.length === 0 || !shards.every((s) => typeof s === "string")) {
+    throw new DataError(
+      `Cannot read '${path}': it has no 'weight_map' of file names. Copy it again`,
+    );
   }
+  const outside = shards.find((shard) =>
+    shard.split(/[/\\]/).some((part) => part === "" || part === "..")
+  );
+  if (outside === undefined) return shards;
   throw new DataError(
-    `Cannot read '${path}': it has no 'weight_map' of file names. Copy it again`,
+    `Cannot read '${path}': it names '${
+      shown(outside)
+    }', which is not in its folder. Copy it again`,
   );
 }
 
@@ -295,11 +305,33 @@ async function readTokenizer(
   if (await files.stat(path) === undefined) return undefined;
   const config = files.join(folder, "tokenizer_config.json");
   const text = await files.readText(path);
+  const tokenizer = parseJsonObject(text, path);
+  checkTokenizerModel(tokenizer["model"], folder);
   return {
-    tokenizer: parseJsonObject(text, path),
+    tokenizer,
     config: await files.stat(config) === undefined
       ? {}
       : await readJsonObject(config, files),
     size: text.length,
   };
+}
+
+/** Types of models of tokenizers. A file without a type is of an old version, and its model shows the type. */
+const TOKENIZER_MODELS: readonly unknown[] = [
+  "BPE",
+  "Unigram",
+  "WordPiece",
+  "WordLevel",
+  undefined,
+];
+
+/** Throws DataError for a type of model that would be read as another one. */
+function checkTokenizerModel(model: unknown, folder: string): void {
+  const { type } = (model ?? {}) as { readonly type?: unknown };
+  if (TOKENIZER_MODELS.includes(type)) return;
+  throw new DataError(
+    `Cannot read the tokenizer of '${folder}': its model has the type '${
+      shown(String(type))
+    }', and only BPE, Unigram, WordPiece and WordLevel are known. Check tokenizer.json`,
+  );
 }

@@ -187,12 +187,24 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
   },
   {
     title: "an index that names a missing shard",
-    damage: file(
-      "model.safetensors.index.json",
-      (f) => writeFileSync(f, `{"weight_map": {"a": "part-1.safetensors"}}`),
-    ),
+    damage: (folder) => {
+      rmSync(path.join(folder, "model.safetensors"));
+      writeFileSync(
+        path.join(folder, "model.safetensors.index.json"),
+        `{"weight_map": {"a": "part-1.safetensors"}}`,
+      );
+    },
     message:
       "Cannot read 'FOLDER': 'part-1.safetensors', which model.safetensors.index.json names, is missing. Copy it there",
+  },
+  {
+    title: "an index that names a file outside of the folder",
+    damage: file(
+      "model.safetensors.index.json",
+      (f) => writeFileSync(f, `{"weight_map": {"a": "../a.safetensors"}}`),
+    ),
+    message:
+      "Cannot read 'FOLDER/model.safetensors.index.json': it names '../a.safetensors', which is not in its folder. Copy it again",
   },
 ];
 
@@ -441,6 +453,12 @@ const COMMANDS: readonly BadCommand[] = [
     code: 1,
     message:
       "Cannot read a prompt: the checkpoint has no tokenizer.json. Give token ids with --tokens",
+  },
+  {
+    line: `serve ${MIXTRAL}`,
+    code: 1,
+    message:
+      `Cannot serve '${MIXTRAL}': it has no tokenizer.json. Copy one there`,
   },
   {
     line: `generate ${MIXTRAL} --tokens 1,2,3 --max-context 2`,

@@ -1,6 +1,6 @@
 // Storage of a checkpoint: 16 or 32 bits, one file or several, tied or separate output matrix.
 // needs: cpu
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
 import {
@@ -88,7 +88,10 @@ t.test("files of an index give the bytes of one file", async (t) => {
   await writeRaw(weights, stored);
   const wanted = await outputs("whole");
   const names = Object.keys(stored);
-  const file = (i: number) => `model-0000${i + 1}-of-00003.safetensors`;
+  const parts = path.join(checkpoint, "parts");
+  mkdirSync(parts);
+  const file = (i: number) =>
+    `${i === 1 ? "parts/" : ""}model-0000${i + 1}-of-00003.safetensors`;
   const shards = [0, 1, 2].map((i) => names.filter((_, n) => n % 3 === i));
   for (const [i, names] of shards.entries()) {
     await writeRaw(
@@ -101,8 +104,10 @@ t.test("files of an index give the bytes of one file", async (t) => {
   writeFileSync(index, JSON.stringify({ weight_map: map }));
   rmSync(weights);
   t.ok((await outputs("shards")).equals(wanted));
-  rmSync(index);
   await writeRaw(weights, stored);
+  rmSync(parts, { recursive: true });
+  t.ok((await outputs("stale")).equals(wanted), "a shard is missing");
+  rmSync(index);
 });
 
 t.test("a tied checkpoint gives the bytes of one that stores its table twice", async (t) => {

@@ -103,9 +103,14 @@ t.test("a tokenizer of an unknown type", async (t) => {
   t.equal(code, 1);
   t.match(
     err,
-    /^Cannot read the tokenizer of 'FOLDER': .*\\u\{1b\}\[2J\. Check tokenizer\.json\n$/,
+    /^Cannot read the tokenizer of 'FOLDER': .*\\u\{1b\}\[2J', .* Check tokenizer\.json\n$/,
   );
   t.notMatch(err.trimEnd(), /\p{Cc}/u, "control characters are escaped");
+  withTokenizer({ model: { ...TOKENIZER.model, type: "Superword" } });
+  t.equal(
+    (await generate("--prompt", "Hello")).err,
+    "Cannot read the tokenizer of 'FOLDER': its model has the type 'Superword', and only BPE, Unigram, WordPiece and WordLevel are known. Check tokenizer.json\n",
+  );
 });
 
 t.test("a chat template that is too long does not affect the tokenizer", async (t) => {
