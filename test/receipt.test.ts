@@ -90,6 +90,11 @@ t.test("a receipt is replayed on other meshes, and differences are named", async
   for (const mesh of ["ep=1", "ep=4", "tp=2,ep=2"]) {
     t.strictSame(await replay("--mesh", mesh), equal, mesh);
   }
+  await switchyard([
+    ...["generate", checkpoint, "--adapter", "cpu", "--tokens", "5"],
+    ...["-n", "1", "--receipt", file],
+  ]);
+  t.strictSame(await replay(), [0, "1 token and 1 row of logits are equal"]);
   const edited = async (edit: (receipt: Receipt) => unknown) => {
     const changed = structuredClone(receipt);
     edit(changed);

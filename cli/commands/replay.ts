@@ -106,9 +106,16 @@ async function report(
     await io.out(`${JSON.stringify(document, null, 2)}\n`);
   } else if (equal) {
     await io.out(
-      `${tokens} tokens and ${logits} rows of logits are equal\n`,
+      `${counted(tokens, "token")} and ${
+        counted(logits, "row")
+      } of logits are equal\n`,
     );
   } else {
     for (const difference of differences) io.err(printable(difference));
   }
+}
+
+/** Returns a number with its unit, such as `1 row` or `2 rows`. */
+function counted(count: number, unit: string): string {
+  return `${count} ${unit}${count === 1 ? "" : "s"}`;
 }
