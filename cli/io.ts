@@ -48,7 +48,7 @@ export interface CliIo {
    * Registers an action for the first Ctrl-C or SIGTERM, which then does not end the process. Returns a function that
    * removes it.
    */
-  onInterrupt(action: () => void): () => void;
+  onInterrupt(action: (signal: number) => void): () => void;
 }
 
 /** Signals that request the end of a process. */
@@ -98,9 +98,9 @@ export function processIo(): CliIo {
       const release = (): void => {
         for (const name of ENDING) process.off(name, once);
       };
-      const once = (): void => {
+      const once = (_: NodeJS.Signals, signal: number): void => {
         release();
-        action();
+        action(signal);
       };
       for (const name of ENDING) process.on(name, once);
       return release;

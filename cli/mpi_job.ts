@@ -64,8 +64,10 @@ export interface EndedJob {
   readonly finished: boolean;
   /** The job was done but had to be ended. Its results are complete. */
   readonly late: boolean;
-  /** The signal that asked this process to end. */
+  /** The signal that ended the job. */
   readonly signal: number | undefined;
+  /** The signal that asked the ranks to stop by themselves. */
+  readonly asked: number | undefined;
   /** The failed rank as a sentence, and its exit code. */
   readonly failure:
     | { readonly text: string; readonly code: number }
@@ -137,10 +139,10 @@ export async function runJob(
     }, freeingMs);
   };
   let signal: number | undefined;
-  let reported = false;
+  let asked: number | undefined;
   const forward = (name: NodeJS.Signals, number: number): void => {
-    if (job.stops && begun && name !== "SIGHUP" && !reported) {
-      reported = true;
+    if (job.stops && begun && name !== "SIGHUP" && !asked) {
+      asked = number;
       mkdirSync(job.folder, { recursive: true });
       writeFileSync(stopFile(job.folder), "");
       io.err(job.stops);
@@ -202,6 +204,7 @@ export async function runJob(
   return {
     code,
     signal,
+    asked,
     finished: output.finished,
     late,
     cause: text.cause(),

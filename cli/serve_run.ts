@@ -47,7 +47,7 @@ export async function serveRun(
   );
   await io.out(`Open ${address} (Ctrl-C ends it)\n`);
   if (open) io.browse(address);
-  await new Promise<void>((resolve) => io.onInterrupt(resolve));
+  await new Promise<number>((resolve) => io.onInterrupt(resolve));
   server.close();
   server.closeAllConnections();
 }

@@ -66,7 +66,7 @@ export async function startWatch(
       if (io.terminal) {
         io.err("Done. The page can still be looked at; Ctrl-C ends it");
         server.ref();
-        await new Promise<void>((resolve) => io.onInterrupt(resolve));
+        await new Promise<number>((resolve) => io.onInterrupt(resolve));
       }
       const reported = [...watchers].map((watcher) =>
         new Promise<void>((resolve) => watcher.end(resolve))

@@ -8,7 +8,7 @@ import {
   rm,
   writeFile,
 } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { constants, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
@@ -254,7 +254,7 @@ export const doubled = model({ token: 4 }, (m) => {
         await (answers[found.length - 1] ?? interrupt)();
       },
       onInterrupt: (action) => {
-        interrupt = action;
+        interrupt = () => action(constants.signals.SIGINT);
         return () => {};
       },
     },

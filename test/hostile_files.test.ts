@@ -11,6 +11,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
+import { constants } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
@@ -284,7 +285,7 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
     child.kill(signal);
     const [code, by] = await once(child, "close");
     t.strictSame({ code, by, err }, {
-      code: 0,
+      code: 128 + constants.signals[signal],
       by: null,
       err: "Stopping after this step; interrupt again to stop immediately\n",
     });

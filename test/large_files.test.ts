@@ -3,6 +3,7 @@
 import { once } from "node:events";
 import { mkdirSync, truncateSync, writeFileSync } from "node:fs";
 import { get, type IncomingMessage } from "node:http";
+import { constants } from "node:os";
 import path from "node:path";
 import t, { type Test } from "tap";
 import { serveRun } from "../cli/serve_run.ts";
@@ -149,7 +150,7 @@ async function served(
         },
         onInterrupt: (end) => {
           t.teardown(async () => {
-            end();
+            end(constants.signals.SIGINT);
             await ended;
           });
           return () => {};

@@ -79,13 +79,15 @@ export async function launchCommand(
     deadline: Number(valueOf(rest, "--deadline")) || DEADLINE_MS / 1000,
   });
   if (ended.signal !== undefined) return 128 + ended.signal;
+  // Ranks that were asked to stop have saved a training, which may be incomplete.
+  const code = command === "train" && ended.asked ? 128 + ended.asked : 0;
   // The launcher and the ranks may print messages after a requested end.
-  if (ended.late) return 0;
+  if (ended.late) return code;
   if (ended.failure) {
     io.err(ended.failure.text);
     return ended.failure.code;
   }
-  if (ended.code === 0 && ended.finished) return 0;
+  if (ended.code === 0 && ended.finished) return code;
   throw new MachineError(
     `Cannot finish: ${
       ended.cause ??

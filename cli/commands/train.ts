@@ -98,13 +98,15 @@ export async function trainCommand(
   const interrupted = new AbortController();
   const loading = createProgressBar(io);
   let release = () => {};
+  let signal: number | undefined;
   const run = await startTraining(io, given, {
     ...flags,
     checkpoint: what,
     signal: interrupted.signal,
     onBegin: () => {
       if (flags.devices !== "mpi") {
-        release = io.onInterrupt(() => {
+        release = io.onInterrupt((number) => {
+          signal = number;
           io.err(
             "Stopping after this step; interrupt again to stop immediately",
           );
@@ -143,7 +145,9 @@ export async function trainCommand(
   if (!flags.json) await io.out(text);
   if (flags.job !== undefined) await io.out(`${finishLine(flags.job)}\n`);
   await watch.end(text);
-  return 0;
+  // Scripts must not continue with an incomplete training.
+  const isComplete = signal === undefined || recent.at(-1)?.step === steps;
+  return isComplete ? 0 : 128 + signal!;
 }
 
 /** Returns whether 'launch' was asked to stop. All ranks stop after the same step if one of them has the request. */

@@ -1,6 +1,7 @@
 /** Runs `switchyard serve` in this process. */
 
 import { readFileSync, writeFileSync } from "node:fs";
+import { constants } from "node:os";
 import path from "node:path";
 import OpenAI from "openai";
 import type { CliIo } from "../../cli/io.ts";
@@ -78,7 +79,7 @@ export async function startServerWith(
           if (found) resolve(found);
         },
         onInterrupt: (action) => {
-          interrupt = action;
+          interrupt = () => action(constants.signals.SIGINT);
           return () => {};
         },
       }), overrides);

@@ -162,7 +162,7 @@ t.test("Ctrl-C ends after a saved step", {
   await printed;
   child.kill("SIGINT");
   const { code, err } = await ended;
-  t.equal(code, 0, err);
+  t.equal(code, 130, err);
   t.match(err, /Stopping after this step; interrupt again to stop immediately/);
   const { step } = await readOnDisk(out);
   t.ok(step >= 1, `step ${step}`);
