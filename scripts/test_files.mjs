@@ -88,11 +88,6 @@ export function chooseFiles(words) {
   return { files, kinds };
 }
 
-/** Returns whether a test is one of the longest. */
-export function isLong(file) {
-  return place(file) < LONG.length;
-}
-
 /** Returns the position of a file in the order. */
 function place(file) {
   const found = LONG.findIndex((part) => file.startsWith(join("test", part)));

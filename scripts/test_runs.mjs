@@ -10,7 +10,6 @@ import process from "node:process";
 import { Parser } from "tap-parser";
 import { processorSeconds } from "./processor_seconds.mjs";
 import { ROOT } from "./setup.mjs";
-import { isLong, kindsOf } from "./test_files.mjs";
 import { summarise, TIMEOUT, watch } from "./test_results.mjs";
 
 /** Resident bytes of a process after which no other file runs in it. */
@@ -29,16 +28,13 @@ const OPTIMIZED_C =
 const UNOPTIMIZED_C = unoptimizedCompiler();
 
 /**
- * Returns whether a file has a process without other files: it is long, so that sharing saves little; it has settings or
- * processes of its own; or its line `// own process: REASON` requests it.
+ * Returns whether a file has a process without other files: it has settings of its own, or its line `// own process:
+ * REASON` requests it.
  */
 export function hasOwnProcess(file) {
-  const kind = kindsOf(file).at(-1);
   const path = join(ROOT, file);
   const text = existsSync(path) ? readFileSync(path, "utf8") : "";
-  return isLong(file) || OPTIMIZED_C.test(file) ||
-    ["mpi", "browser"].includes(kind) ||
-    /^\/\/ own process: /m.test(text);
+  return OPTIMIZED_C.test(file) || /^\/\/ own process: /m.test(text);
 }
 
 /**
