@@ -11,24 +11,24 @@ const MESHES = {
   separate: ["ep=4", "tp=2,ep=2"],
 };
 
-// Besides one rank, each mesh runs on one of these checkpoints, by SEED.
+// Besides one rank, each checkpoint runs one of six meshes, by SEED. Half of the meshes run.
 for (const [i, name] of ["olmoe-16e", "mixtral-8e", "demo-lm"].entries()) {
-  const rotated = (meshes: readonly string[]) =>
-    meshes.filter((_, n) => isInTurn(i + n, 3));
+  const rotated = (meshes: readonly string[], every: number) =>
+    meshes.filter((_, n) => isInTurn(i + n, every));
   testReferences(
     [name],
     {
-      shared: ["ep=1", ...rotated(MESHES.shared.slice(1))],
-      separate: rotated(MESHES.separate),
+      shared: ["ep=1", ...rotated(MESHES.shared.slice(1), 6)],
+      separate: rotated(MESHES.separate, 3),
     },
-    { shared: rotated(["ep=1", "dp=2,ep=2", "tp=2,ep=2"]), separate: [] },
+    { shared: rotated(["ep=1", "dp=2,ep=2", "tp=2,ep=2"], 3), separate: [] },
   );
 }
-// Six experts: 4 and 8 ranks have unequal numbers, including none. Half of the other meshes run.
+// Six experts: 4 and 8 ranks have unequal numbers, including none. One of them and a quarter of the other meshes run.
 const others = MESHES.shared.filter((mesh) => !/^ep=[148]$/.test(mesh));
 testReferences(["mixtral-6e"], {
-  shared: ["ep=1", "ep=4", "ep=8", ...inTurn(others, 2)],
-  separate: MESHES.separate,
+  shared: ["ep=1", ...inTurn(["ep=4", "ep=8"], 2), ...inTurn(others, 4)],
+  separate: inTurn(MESHES.separate, 2),
 }, {
   shared: inTurn(["ep=1", "dp=2,ep=2", "tp=2,ep=2"], 3),
   separate: oneInTurn(MESHES.separate),
