@@ -1,6 +1,6 @@
 /**
  * Class `lengths`: caches of compiled kernels ignore damaged files. A case truncates each file of both caches to every
- * length and flips 1,000 bits. Class `cache` tests the rebuild.
+ * length and flips 1,000 bits, or to each n-th length, with fewer bits. Class `cache` tests the rebuild.
  */
 
 import {
@@ -103,11 +103,11 @@ function contentOf(file: string) {
   return { bytes, put, cut, min: 0 };
 }
 
-/** Truncates a file to all lengths and flips bits. Returns the number of variants. */
+/** Truncates a file to each `every`-th length and flips bits. Returns the number of variants. */
 async function damage(
   file: string,
   isUsed: () => Promise<boolean>,
-  seed: number,
+  { seed, every }: Case & { readonly every: number },
 ): Promise<number> {
   const { bytes, put, cut, min } = contentOf(file);
   const check = async (expected: boolean, state: string) => {
@@ -117,12 +117,15 @@ async function damage(
     );
   };
   await check(true, "it is intact");
-  for (let length = bytes.length - 1; length >= min; length--) {
+  let cuts = 0;
+  const longest = bytes.length - 1 - Math.abs(seed) % every;
+  for (let length = longest; length >= min; length -= every) {
+    cuts++;
     cut(length);
     await check(false, `it is truncated to ${length} of ${bytes.length} bytes`);
   }
   const bits = fc.sample(fc.nat(8 * bytes.length - 1), {
-    numRuns: FLIPS,
+    numRuns: Math.ceil(FLIPS / every),
     seed,
   });
   for (const bit of bits) {
@@ -133,11 +136,11 @@ async function damage(
   }
   put(bytes);
   await check(true, "it is restored");
-  return bytes.length - min + bits.length;
+  return cuts + bits.length;
 }
 
-/** Damages every file of both caches. */
-export function lengthsClass(): FuzzClass<Case> {
+/** Damages every file of both caches. `every`: truncates to each length of that distance, from a random one. */
+export function lengthsClass({ every = 1 } = {}): FuzzClass<Case> {
   const cleanups: (() => void)[] = [];
   const t = { teardown: (clean: () => void) => cleanups.push(clean) };
   const scratch = temporaryFolder(t);
@@ -164,7 +167,8 @@ export function lengthsClass(): FuzzClass<Case> {
         const isUsed = () => kind.isUsed(folder);
         const files = names.filter((name) => kind.name.test(name));
         if (files.length !== 1) throw new Error(`no file ${kind.name}`);
-        ways += await damage(path.join(folder, files[0]!), isUsed, seed);
+        const file = path.join(folder, files[0]!);
+        ways += await damage(file, isUsed, { seed, every });
       }
       return `damaged in ${ways} ways${compiler ? "" : ", without C"}`;
     },
