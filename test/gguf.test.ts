@@ -187,7 +187,7 @@ t.test(
       deduplicate: true,
     });
     t.equal(once, wanted, "ep=4, deduplicated");
-    for (const adapter of [native, "cpu"] as const) {
+    for (const adapter of inTurn([native, "cpu"] as const, 2)) {
       const gathered = await outputsOf(blocks, "tp=2,ep=2", {
         adapter,
         activations: "q8",
@@ -261,7 +261,7 @@ export const m = model({ token: 9, vocab: 14, embed: 512 }, (m) => {
     t.equal((await switchyard([...argv, "--to", "q8_0"])).code, 0);
     writeFileSync(at("machine.json"), JSON.stringify(cpuMachine(native)));
     const bounds = "--max-tokens 24 --max-sequences 3 --max-context 8";
-    for (const mesh of ["ep=1", "tp=2"]) {
+    for (const mesh of inTurn(["ep=1", "tp=2"], 2)) {
       const flags = ["--mesh", mesh, ...bounds.split(" ")];
       const planned = await switchyard([
         ...["plan", tied, "--target", at("machine.json"), "--json", ...flags],

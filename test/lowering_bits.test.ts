@@ -354,7 +354,7 @@ t.test("wide devices have fewer launches, and the same bits", {
     // A latent vector is normalized, rotated and cached by one kernel; queries need no concat.
     "deepseekv3-16e": /^(?!.*(cacheWrite|concat|slice))/,
   };
-  for (const [name, kernels] of Object.entries(cases)) {
+  for (const [name, kernels] of inTurn(Object.entries(cases), 2)) {
     const { logits, kernels: narrow } = await logitsOf(name, { mesh: "ep=1" });
     t.notMatch(narrow, kernels);
     for (const mesh of ["ep=1", "ep=2", "tp=2,ep=2"]) {
@@ -408,7 +408,7 @@ const EXPERTS = [
 t.test("experts of one token need two launches, with the same bits", {
   skip: skipUnasked("cpu"),
 }, async (t) => {
-  for (const name of inTurn(EXPERTS, 4)) {
+  for (const name of inTurn(EXPERTS, 8)) {
     const mesh = "ep=1";
     const { logits, kernels: narrow } = await logitsOf(name, { mesh });
     t.notMatch(narrow, /choices_matmul|combined_matmul/);

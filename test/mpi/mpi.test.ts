@@ -285,12 +285,12 @@ for (const launcher of LAUNCHERS) {
   const launch = (n: number, argv: readonly string[]) =>
     startWith(launcher, scratch, ["launch", "-n", String(n), "--", ...argv]);
 
-  /** Half of the cases for one MPI, none for the other, in rotation. */
-  const rotated = <T>(cases: readonly T[]) =>
-    launchersInTurn().includes(launcher) ? inTurn(cases, 2) : [];
+  /** A third of the cases for one MPI, none for the other, in rotation. */
+  const rotated = <T>(cases: readonly T[], every = 3) =>
+    launchersInTurn().includes(launcher) ? inTurn(cases, every) : [];
 
   const launched = CASES.filter(({ launched }) => launched.length > 0);
-  for (const one of rotated(launched)) {
+  for (const one of rotated(launched, 2)) {
     for (const mesh of one.launched) {
       t.test(
         `${name}: ${one.name} on ${mesh} computes the bytes of a shared device`,
@@ -364,7 +364,7 @@ for (const launcher of LAUNCHERS) {
     );
   }
 
-  for (const mesh of rotated(["ep=2", "pp=2"])) {
+  for (const mesh of rotated(["ep=2", "pp=2"], 2)) {
     t.test(
       `${name}: generate on ${mesh} prints the output of a shared device`,
       {

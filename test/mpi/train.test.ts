@@ -21,7 +21,7 @@ import {
   TEXT,
   tinyModel,
 } from "../helpers/tiny_training.ts";
-import { inTurn } from "../helpers/seed.ts";
+import { inTurn, isInTurn, repeatWith } from "../helpers/seed.ts";
 
 /** Returns the command line of a training on a mesh. */
 function training(
@@ -112,9 +112,13 @@ for (const { name, mesh, ranks, more } of inTurn(JOBS, JOBS.length)) {
   });
 }
 
+// test/train_policy.test.ts copies weights between meshes of one process.
 t.test("policy gradients copy weights between meshes of processes", {
   skip: skipWithoutMpi,
 }, async (t) => {
+  if (!isInTurn(0, 2)) {
+    return t.comment(`Not in this rotation. ${repeatWith()}`);
+  }
   const launcher = LAUNCHERS.find(({ skip }) => !skip)!;
   const scratch = temporaryFolder(t);
   const at = (name: string) => path.join(scratch, name);

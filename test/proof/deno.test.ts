@@ -116,7 +116,7 @@ const CHECKPOINTS = [
 
 /**
  * Kernels for narrow and wide devices. The context is long enough for attention split over keys. A software GPU runs
- * one of nine, by `SEED`.
+ * one of thirteen, by `SEED`.
  */
 const PLANS = {
   "one rank, wide kernels": {
@@ -130,7 +130,7 @@ const PLANS = {
 
 for (const [i, name] of CHECKPOINTS.entries()) {
   const plans = Object.entries(PLANS).filter((_, at) =>
-    !gpuIsSoftware || isInTurn(2 * i + at, 9)
+    !gpuIsSoftware || isInTurn(2 * i + at, 13)
   );
   if (plans.length === 0) continue;
   t.test(`${name} with wgpu`, { skip: skipWithoutGpu }, async (t) => {
