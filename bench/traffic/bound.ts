@@ -35,7 +35,7 @@ export interface Launch {
 /** GPU facts that bounds use. */
 export type GpuCores = Omit<
   Gpu,
-  "machine" | "name" | "multiplyAdds" | "launch" | "subgroup"
+  "machine" | "name" | "multiplyAdds" | "launch" | "subgroup" | "cache"
 >;
 
 /** Iterations until latency and use of the bandwidth agree. */

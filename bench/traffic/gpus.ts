@@ -24,6 +24,8 @@ interface Cores {
   readonly warps: number;
   readonly groups: number;
   readonly port: number;
+  /** Bytes of the last cache that all cores share. */
+  readonly cache: number;
   /** Words of workgroup memory per core. */
   readonly words: number;
   /** Lanes of a subgroup. */
@@ -67,6 +69,7 @@ const CORES = {
     warps: 64,
     groups: 32,
     port: 64,
+    cache: 50e6,
     words: 57_344,
     subgroup: 32,
     // The full rate needs instructions of four warps, which subgroup matrices do not use.
@@ -85,6 +88,7 @@ const CORES = {
     warps: 48,
     groups: 24,
     port: 64,
+    cache: 72e6,
     words: 25_600,
     subgroup: 32,
     multiplies: 0.9,
@@ -102,6 +106,7 @@ const CORES = {
     warps: 64,
     groups: 32,
     port: 64,
+    cache: 256e6,
     words: 16_384,
     subgroup: 64,
     multiplies: 0.9,

@@ -31,9 +31,10 @@ export interface LaunchTraffic {
   readonly workgroups: number;
   /** Lanes of a workgroup. */
   readonly lanes: number;
-  /** Distinct bytes touched: all, and those of weights and states. */
+  /** Distinct bytes touched: all, those of weights and states, and those in device memory when the launch begins or ends. */
   readonly bytes: number;
   readonly streamed: number;
+  readonly device: number;
   readonly multiplyAdds: number;
   /** Seconds of multiply-adds at the full rate of their class: f32, or matrix units. */
   readonly arithmetic: number;
@@ -74,7 +75,7 @@ export interface StepTraffic {
   readonly arithmetic: number;
   /** Seconds of launches whose operands have 16 bits, and of their multiply-adds at the rate of matrix units. */
   readonly matrices: { readonly seconds: number; readonly arithmetic: number };
-  /** Seconds of `bytes` at full bandwidth. */
+  /** Seconds of the bytes in device memory at full bandwidth: weights, states, and values that no cache can keep. */
   readonly floor: number;
   /** Memory of the rank in bytes, and whether the GPU has as much. */
   readonly memory: number;
@@ -137,11 +138,11 @@ export async function countStep(
     if (!executes(plan.mesh, 0, step)) continue;
     const counted = meter.launch(step, { rank: 0, fullness: "max" });
     if (counted === undefined) continue;
-    const cold = (binding: string) =>
+    const kept = (binding: string) =>
       isPersistent(plan.buffers[step.bindings[binding]!]!.kind);
     const traffic = known.get(counted) ?? trafficOf(counted, {
       kernel: plan.kernels[step.kernel]!.tree,
-      cold,
+      kept,
       gpu,
       unroll,
     });
@@ -174,39 +175,49 @@ export async function countStep(
         matrices ? arithmetic : 0
       ),
     },
-    floor: bytes / gpu.bandwidth,
+    floor: total(({ device }) => device) / gpu.bandwidth,
     memory: rank!.bytes.total,
     fits: (rank!.headroom ?? 0) >= 0,
   };
 }
 
-/** Whether a buffer is too large for the L2 cache to keep it between steps. */
+/** Whether a buffer is read in every step: caches cannot keep all of these from step to step. */
 function isPersistent(kind: string): boolean {
   return kind === "weight" || kind === "state";
 }
 
 function trafficOf(
-  { work, setup, bytes, weights, states }: CountedLaunch,
-  { kernel, cold, gpu, unroll }: {
+  { work, setup, bytes, weights, states, buffers }: CountedLaunch,
+  { kernel, kept, gpu, unroll }: {
     readonly kernel: Kernel;
-    readonly cold: (binding: string) => boolean;
+    readonly kept: (binding: string) => boolean;
     readonly gpu: Gpu;
     readonly unroll: number;
   },
 ): LaunchTraffic {
+  const inDevice = buffers.flatMap(({ read, stored }, i) => {
+    const { name } = kernel.bindings[i]!;
+    return kept(name) || read + stored > gpu.cache
+      ? [{ name, read, stored }]
+      : [];
+  });
+  const cold = (binding: string) =>
+    inDevice.some(({ name }) => name === binding);
   const counts = countSampled(kernel, setup, {
     cold,
+    kept,
     unroll,
     matrices: gpu.subgroup,
   });
   const { workgroups, lanes, multiplyAdds } = work;
   const streamed = weights + states;
+  const distinct = sum(inDevice.map(({ read }) => read));
   const bound = boundOf(gpu, counts, {
     workgroups,
     lanes,
     words: sum(kernel.shared.map(({ length }) => length)),
     cold,
-    ...streamed > 0 ? { distinct: streamed } : {},
+    ...distinct > 0 ? { distinct } : {},
   });
   const rate = work.matrices ? gpu.matrix.rate : gpu.multiplyAdds;
   const arithmetic = multiplyAdds / rate;
@@ -218,6 +229,7 @@ function trafficOf(
     lanes,
     bytes,
     streamed,
+    device: distinct + sum(inDevice.map(({ stored }) => stored)),
     multiplyAdds,
     arithmetic,
     matrices: work.matrices,
@@ -239,13 +251,14 @@ function countSampled(
   setup: LaunchSetup,
   options: {
     readonly cold: (binding: string) => boolean;
+    readonly kept: (binding: string) => boolean;
     readonly unroll: number;
     readonly matrices: number;
   },
 ) {
   const typical = typicalLoad(kernel, setup);
   const load = (binding: string, index: number) =>
-    options.cold(binding) ? storedWord(index) : typical(binding, index);
+    options.kept(binding) ? storedWord(index) : typical(binding, index);
   return meanCounts(
     sampledGroups(kernel, setup).map(({ group, share }) => ({
       counts: countGroup(kernel, { ...options, group, load }),

@@ -41,6 +41,8 @@ export interface AssignOptions {
    * at once.
    */
   readonly grouped?: { readonly tileRows: number };
+  /** Words of workgroup memory for the counts of lanes: more words allow more lanes. Default: those of all devices. */
+  readonly words?: number;
 }
 
 /** The operands and results of assignments. */
@@ -72,7 +74,7 @@ export function assign(o: AssignOptions): Kernel {
   const units = (o.units?.length ?? 1) - 1;
   const stride = cellStride(experts);
   const lanes = lanesFor(o.units ? [experts, units] : [experts], {
-    words: SHARED_WORDS,
+    words: o.words ?? SHARED_WORDS,
     others: o.units ? 2 : 1,
   });
   const sent = o.units && tokensSent(o, { lanes, units: o.units });

@@ -164,7 +164,9 @@ export function launchAssign(
     launches.push([few, above(routed, max > FEW_CHOICES ? upTo : 1)]);
   }
   if (max > FEW_CHOICES) {
-    launches.push([kernelFrom(assign, options), above(FEW_CHOICES, 1)]);
+    const words = Math.floor(lowering.options.maxShared / 4);
+    const many = kernelFrom(assign, { ...options, words });
+    launches.push([many, above(FEW_CHOICES, 1)]);
   }
   for (const { name, access } of few.bindings) {
     // The router does not write counts.

@@ -64,6 +64,11 @@ export interface CountedLaunch {
   readonly weights: number;
   readonly experts: number;
   readonly states: number;
+  /** Of these bytes, those of each binding. */
+  readonly buffers: readonly {
+    readonly read: number;
+    readonly stored: number;
+  }[];
   /** Bytes of all experts of a grouped matmul, used or not. */
   readonly bound: number;
 }
@@ -253,16 +258,20 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     { loads, stores }: LaunchWork,
   ): Omit<CountedLaunch, "work" | "setup" | "bound"> {
     const sums = { bytes: 0, weights: 0, experts: 0, states: 0 };
+    // Weights that are planned with fewer bytes than compiled are read once.
+    const buffers = room.map((most, i) => ({
+      read: Math.min(loads[i]!, most),
+      stored: Math.min(stores[i]!, most),
+    }));
     for (const [i, name] of names.entries()) {
       const buffer = plan.buffers[name]!;
-      // Weights that are planned with fewer bytes than compiled are read once.
-      const read = Math.min(loads[i]!, room[i]!);
-      sums.bytes += read + Math.min(stores[i]!, room[i]!);
+      const { read, stored } = buffers[i]!;
+      sums.bytes += read + stored;
       if (buffer.kind === "weight") sums.weights += read;
       if (buffer.kind === "state") sums.states += read;
       if (isExpert(plan, buffer)) sums.experts += read;
     }
-    return sums;
+    return { ...sums, buffers };
   }
 
   function countLocal(
