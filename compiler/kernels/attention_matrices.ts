@@ -9,10 +9,13 @@ import { isHalf } from "../../spec/dtype.ts";
 import { operand16, statement } from "../../spec/kernel/matrices.ts";
 import { loadRegisters, register } from "../../spec/kernel/registers.ts";
 import { range } from "../../spec/range.ts";
+import { invariant } from "../../spec/errors.ts";
 import {
   ATTENTION_TILE,
   rightElements,
   SCORE_STRIDE,
+  type ValueParts,
+  valueParts,
 } from "../tuning/attention_matrices.ts";
 import type { QueryTile } from "../tuning/queries.ts";
 import {
@@ -28,20 +31,22 @@ import { type Cache, cacheOf } from "./pieces/cache.ts";
 import { LOWEST } from "./pieces/numbers.ts";
 import { firstSeenText } from "./pieces/seen_keys.ts";
 
-const { lanes, queries, keys, depth } = ATTENTION_TILE;
+const { queries, keys, depth } = ATTENTION_TILE;
 
 /** Dimensions per load of a lane. */
 const WIDTH = 4;
-
-/** Adjacent lanes with one query, each with an equal part of the keys. */
-const PER_QUERY = lanes / queries;
 
 /** A kernel: its options, heads and tokens of a workgroup, and the cache of its sequence. */
 interface Tiled {
   readonly o: AttentionOptions;
   readonly tile: QueryTile;
   readonly cache: Cache;
+  readonly parts: ValueParts;
+  /** Elements of a value, and the names of the sums of its parts. */
   readonly width: number;
+  readonly sums: readonly string[];
+  /** Adjacent lanes with one query, each with an equal part of the keys. */
+  readonly perQuery: number;
 }
 
 /** Creates the kernel. Its grid is `matrixQueriesGrid`. */
@@ -52,7 +57,12 @@ export function attentionMatrices(
   const { valueDim: width = o.dim } = o;
   const kvHead = wgsl`group.x / ${o.heads / o.kvHeads / tile.heads}`;
   const cache = cacheOf(o, { token: "token", kvHead, scattered: true });
-  const of = { o, tile, cache, width };
+  const parts = valueParts(o);
+  invariant(parts, "parts of values are equally long");
+  const { lanes } = parts;
+  const perQuery = lanes / queries;
+  const sums = range(width / parts.width).map((n) => `sums${n}`);
+  const of = { o, tile, cache, parts, width, sums, perQuery };
   return kernelOf({
     name: `${o.name}_f16`,
     workgroupSize: lanes,
@@ -63,12 +73,12 @@ export function attentionMatrices(
     body: wgsl`
       var<workgroup> scores: array<f32, ${queries * SCORE_STRIDE}>;
       var<workgroup> left_tile: array<f32, ${queries * depth}>;
-      var<workgroup> right_tile: array<f32, ${rightElements(o)}>;
+      var<workgroup> right_tile: array<f32, ${rightElements(parts)}>;
       var<workgroup> of_lanes: array<f32, ${lanes}>;
 
       let first_token = ${GROUP_YZ} * ${tile.tokens};
-      let query = lane / ${PER_QUERY};
-      let part = lane % ${PER_QUERY};
+      let query = lane / ${perQuery};
+      let part = lane % ${perQuery};
       ${eachTokenRun(o, tile, ofRun(of))}`,
   });
 }
@@ -102,9 +112,9 @@ function ofRun(of: Tiled): KernelText {
     ${[
     statement({
       op: "matrices",
-      names: ["sums"],
+      names: of.sums,
       rows: queries,
-      columns: of.width,
+      columns: of.parts.width,
     }),
   ]}
     ${weightedValues(of)}
@@ -117,8 +127,8 @@ function largestScores(of: Tiled): KernelText {
     var top = ${of.o.sinks ? wgsl`sink` : wgsl`f32(${LOWEST})`};
     for (var start = first_key; start < keys_end; start += ${keys}) {
       ${scoresOf(of)}
-      for (var j = 0u; j < ${keys / PER_QUERY}; j++) {
-        let column = j * ${PER_QUERY} + part;
+      for (var j = 0u; j < ${keys / of.perQuery}; j++) {
+        let column = j * ${of.perQuery} + part;
         let score = ${scoreAt(of)};
         top = select(top, max(top, score), ${isSeen("column")});
       }
@@ -126,15 +136,15 @@ function largestScores(of: Tiled): KernelText {
     of_lanes[lane] = top;
     workgroupBarrier();
     let row_top = ${
-    partsOf(u("query")).reduce((a, b) => expr`max(${a}, ${b})`)
+    partsOf(of, u("query")).reduce((a, b) => expr`max(${a}, ${b})`)
   };
     workgroupBarrier();`;
 }
 
 /** The numbers in `of_lanes` of all lanes with a query. */
-function partsOf(query: Expr): readonly Expr[] {
-  return range(PER_QUERY).map((n) =>
-    shared("of_lanes", expr`${query} * ${PER_QUERY} + ${n}`)
+function partsOf({ perQuery }: Tiled, query: Expr): readonly Expr[] {
+  return range(perQuery).map((n) =>
+    shared("of_lanes", expr`${query} * ${perQuery} + ${n}`)
   );
 }
 
@@ -146,26 +156,33 @@ function isSeen(column: string): KernelText {
   return wgsl`seen_first <= start + ${column} && start + ${column} < seen_end`;
 }
 
-/** Lanes with adjacent dimensions of a query, and queries that all lanes load at once. */
-const UNITS = depth / WIDTH, QUERIES_AT_ONCE = lanes / UNITS;
-/** Loads of each lane per panel of queries, and dimensions of a panel of keys per lane. */
-const QUERY_LOADS = queries / QUERIES_AT_ONCE, KEY_DIMS = depth * keys / lanes;
+/** Lanes with adjacent dimensions of a query. */
+const UNITS = depth / WIDTH;
+
+/** Queries that all lanes load at once, and loads of each lane per panel of queries. */
+function queriesAtOnce({ parts }: Tiled): { each: number; loads: number } {
+  const each = parts.lanes / UNITS;
+  return { each, loads: queries / each };
+}
 
 /** Declares where each lane's loads of queries start. After the last token, the last one is loaded again. */
-function queryLoads({ o, tile }: Tiled): KernelText {
+function queryLoads(of: Tiled): KernelText {
+  const { o, tile } = of;
+  const { each, loads } = queriesAtOnce(of);
   return wgsl`
-    @unroll (i < ${QUERY_LOADS}) {
-      let loaded = lane / ${UNITS} + i * ${QUERIES_AT_ONCE};
+    @unroll (i < ${loads}) {
+      let loaded = lane / ${UNITS} + i * ${each};
       let loaded_row = min(first_token + loaded / ${tile.heads}, end_token - 1) * ${o.heads} + (group.x * ${tile.heads} + loaded % ${tile.heads});
       let query_from[i] = loaded_row * ${o.dim / WIDTH} + lane % ${UNITS};
     }`;
 }
 
 /** `scores` f32 [query, key]: the products of all queries with the block of keys from `start`. */
-function scoresOf({ o, cache }: Tiled): KernelText {
+function scoresOf(of: Tiled): KernelText {
+  const { o, cache, parts } = of;
   const { stored = "f32" } = o;
-  const perLoad = isHalf(stored) ? 2 * WIDTH : WIDTH;
-  const query = range(QUERY_LOADS).flatMap((i) => [
+  const { each, loads } = queriesAtOnce(of);
+  const query = range(loads).flatMap((i) => [
     loadRegisters(`query_value${i}`, range(WIDTH), {
       binding: "q",
       type: "f32",
@@ -174,18 +191,22 @@ function scoresOf({ o, cache }: Tiled): KernelText {
     ...range(WIDTH).map((m) =>
       sharedStore(
         "left_tile",
-        expr`lane * ${WIDTH} + ${i * QUERIES_AT_ONCE * depth + m}`,
+        expr`lane * ${WIDTH} + ${i * each * depth + m}`,
         operand16(register(`query_value${i}`, [m])),
       )
     ),
   ]);
-  const key = range(KEY_DIMS / perLoad).flatMap((n) => [
-    loadRegisters(`key_word${n}`, range(WIDTH), {
+  // Dimensions of a panel of keys per lane, and per load.
+  const dims = depth * keys / parts.lanes;
+  const perLoad = Math.min(dims, isHalf(stored) ? 2 * WIDTH : WIDTH);
+  const words = isHalf(stored) ? perLoad / 2 : perLoad;
+  const key = range(dims / perLoad).flatMap((n) => [
+    loadRegisters(`key_word${n}`, range(words), {
       binding: "keys",
       type: isHalf(stored) ? "u32" : "f32",
       index: expr`${u("key_from")} + ${u("d")} / ${perLoad} + ${n}`,
     }),
-    ...elementsOf(o, { base: `key_word${n}`, words: WIDTH }).map((value, m) =>
+    ...elementsOf(o, { base: `key_word${n}`, words }).map((value, m) =>
       sharedStore(
         "right_tile",
         expr`${u("key_to")} + ${(n * perLoad + m) * keys}`,
@@ -198,9 +219,9 @@ function scoresOf({ o, cache }: Tiled): KernelText {
   );
   return wgsl`
     let key_from = (${vector}) * ${o.dim / perLoad} + lane / ${keys} * ${
-    KEY_DIMS / perLoad
+    dims / perLoad
   };
-    let key_to = lane / ${keys} * ${KEY_DIMS * keys} + lane % ${keys};
+    let key_to = lane / ${keys} * ${dims * keys} + lane % ${keys};
     ${[
     statement({
       op: "matrices",
@@ -246,22 +267,59 @@ function elementsOf(
 
 /** The sums of values, and of the weights of each lane, `of_lanes`. */
 function weightedValues(of: Tiled): KernelText {
-  const { o, cache, width } = of;
+  const { o, perQuery } = of;
+  const ofSink = wgsl`select(0.0, exp(sink - row_top), part == 0)`;
+  return wgsl`
+    var sum = ${o.sinks ? ofSink : wgsl`0.0`};
+    for (var start = first_key; start < keys_end; start += ${keys}) {
+      ${scoresOf(of)}
+      for (var c = 0u; c < ${keys}; c += ${depth}) {
+        workgroupBarrier();
+        @unroll (i < ${depth / perQuery}) {
+          let column = c + part * ${depth / perQuery} + i;
+          let weight = select(0.0, exp(${scoreAt(of)} - row_top), ${
+    isSeen("column")
+  });
+          sum += weight;
+          left_tile[query * ${depth} + part * ${
+    depth / perQuery
+  } + i] = roundF16(weight);
+        }
+        ${
+    of.sums.flatMap((name, n) => [
+      ...n > 0 ? [wgsl`workgroupBarrier();`] : [],
+      ...valuesOf(of, n),
+      multiply(name),
+    ])
+  }
+      }
+    }
+    of_lanes[lane] = sum;`;
+}
+
+/** `right_tile` f16 [key, element]: part `n` of the values of the keys from `start + c`. */
+function valuesOf(
+  { o, cache, parts: { lanes, width: part }, width }: Tiled,
+  n: number,
+): readonly (Stmt | KernelText)[] {
   const { stored = "f32" } = o;
-  const perKey = width / WIDTH;
-  const values = range(depth * perKey / lanes).flatMap((i) => {
+  const perKey = part / WIDTH;
+  const rowUnits = (o.shared ? o.dim : width) / WIDTH;
+  return range(depth * perKey / lanes).flatMap((i) => {
     const element = wgsl`(lane + ${i * lanes})`;
     const key = wgsl`start + c + ${element} / ${perKey}`;
     const vector = cache.vectorOf(wgsl`min(${key}, keys_end - 1)`);
     const words = isHalf(stored) ? WIDTH / 2 : WIDTH;
-    const base = `value_word${i}`;
+    const base = `value_word${n}_${i}`;
     return [
       wgsl`
-      let value_from[${i}] = (${vector}) * ${perKey} + ${element} % ${perKey};`,
+      let value_from${n}[${i}] = (${vector}) * ${rowUnits} + ${
+        n * perKey
+      } + ${element} % ${perKey};`,
       loadRegisters(base, range(words), {
-        binding: "values",
+        binding: o.shared ? "keys" : "values",
         type: isHalf(stored) ? "u32" : "f32",
-        index: register("value_from", [i], "u32"),
+        index: register(`value_from${n}`, [i], "u32"),
       }),
       ...elementsOf(o, { base, words }).map((value, m) =>
         sharedStore(
@@ -272,47 +330,25 @@ function weightedValues(of: Tiled): KernelText {
       ),
     ];
   });
-  const ofSink = wgsl`select(0.0, exp(sink - row_top), part == 0)`;
-  return wgsl`
-    var sum = ${o.sinks ? ofSink : wgsl`0.0`};
-    for (var start = first_key; start < keys_end; start += ${keys}) {
-      ${scoresOf(of)}
-      for (var c = 0u; c < ${keys}; c += ${depth}) {
-        workgroupBarrier();
-        @unroll (i < ${depth / PER_QUERY}) {
-          let column = c + part * ${depth / PER_QUERY} + i;
-          let weight = select(0.0, exp(${scoreAt(of)} - row_top), ${
-    isSeen("column")
-  });
-          sum += weight;
-          left_tile[query * ${depth} + part * ${
-    depth / PER_QUERY
-  } + i] = roundF16(weight);
-        }
-        ${values}
-        ${[multiply("sums")]}
-      }
-    }
-    of_lanes[lane] = sum;`;
 }
 
 /** Stores the sums of values, divided by those of weights. */
-function results({ o, tile, width }: Tiled): KernelText {
+function results(of: Tiled): KernelText {
+  const { o, tile, width, parts, sums } = of;
   const [row, token] = [u("of_query"), u("result_token")];
-  const total = partsOf(row).reduce((a, b) => expr`${a} + ${b}`);
+  const total = partsOf(of, row).reduce((a, b) => expr`${a} + ${b}`);
   const head = expr`group.x * ${tile.heads} + ${row} % ${tile.heads}`;
-  const index = expr`(${token} * ${o.heads} + ${head}) * ${width} + ${
+  const first = expr`(${token} * ${o.heads} + ${head}) * ${width} + ${
     u("column")
   }`;
   const isOfRun = expr`${u("token")} <= ${token} && ${token} < ${u("run_end")}`;
-  const value = expr`${local("value", "f32")} / ${total}`;
   return wgsl`${[
     statement({
       op: "results",
-      names: ["sums"],
+      names: sums,
       row: { name: "of_query", from: expr`0u`, end: expr`${queries}u` },
-      column: { name: "column", from: expr`0u`, end: expr`${width}u` },
-      values: ["value"],
+      column: { name: "column", from: expr`0u`, end: expr`${parts.width}u` },
+      values: sums.map((_, n) => `value${n}`),
       body: [
         {
           op: "let",
@@ -322,7 +358,12 @@ function results({ o, tile, width }: Tiled): KernelText {
         {
           op: "if",
           condition: isOfRun,
-          then: [{ op: "store", binding: "y", index, value }],
+          then: sums.map((_, n) => ({
+            op: "store",
+            binding: "y",
+            index: expr`${first} + ${n * parts.width}`,
+            value: expr`${local(`value${n}`, "f32")} / ${total}`,
+          })),
         },
       ],
     }),

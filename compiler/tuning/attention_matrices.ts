@@ -5,9 +5,8 @@ import { MATRIX_SIZE } from "../../spec/kernel/matrices.ts";
 import type { Size } from "../../spec/size.ts";
 import type { KeySpan, QueryTile } from "./queries.ts";
 
-/** Lanes, queries and keys of a workgroup, and the indices of a product in memory at a time. */
+/** Queries and keys of a workgroup, and the indices of a product in memory at a time. */
 export const ATTENTION_TILE = {
-  lanes: 128,
   queries: 64,
   keys: 64,
   depth: MATRIX_SIZE,
@@ -22,11 +21,32 @@ export interface MatrixAttention extends KeySpan {
   readonly shared?: boolean;
 }
 
-/** Elements of the right operand in memory: of a panel of keys, or of one of values. */
-export function rightElements(
-  { dim, valueDim = dim }: MatrixAttention,
-): number {
-  return ATTENTION_TILE.depth * Math.max(ATTENTION_TILE.keys, valueDim);
+/** The lanes of a workgroup, and the elements of values that are multiplied at a time. */
+export interface ValueParts {
+  readonly lanes: number;
+  readonly width: number;
+}
+
+/** Most elements of all values of 128 lanes, which keep their sums in registers. */
+const MAX_SUMS = 256;
+
+/** The parts of values. Undefined: they are not equally long. */
+export function valueParts(
+  { dim, valueDim = dim, shared = false }: MatrixAttention,
+): ValueParts | undefined {
+  // Vectors of keys and of values of one binding are equally long.
+  const lanes = shared || valueDim > MAX_SUMS ? 256 : 128;
+  // Each lane loads a vector of four elements of values.
+  const each = lanes / 4;
+  for (let width = lanes; width > 0; width -= each) {
+    if (valueDim % width === 0) return { lanes, width };
+  }
+  return undefined;
+}
+
+/** Elements of the right operand in memory: of a panel of keys, or of a part of one of values. */
+export function rightElements({ width }: ValueParts): number {
+  return ATTENTION_TILE.depth * Math.max(ATTENTION_TILE.keys, width);
 }
 
 /**
@@ -37,13 +57,15 @@ export function matrixQueries(
   o: MatrixAttention,
   memory: number,
 ): QueryTile | undefined {
-  const { heads, kvHeads, dim, valueDim = dim } = o;
-  const { queries, lanes, depth } = ATTENTION_TILE;
-  const words = queries * (SCORE_STRIDE + depth) + rightElements(o) + lanes;
-  const isSupported = dim % depth === 0 && valueDim % (2 * depth) === 0 &&
-    !o.shared && o.selected === undefined && o.entries === undefined &&
-    o.shard === undefined;
-  if (!isSupported || 4 * words > memory) return undefined;
+  const { heads, kvHeads, dim } = o;
+  const { queries, depth } = ATTENTION_TILE;
+  const parts = valueParts(o);
+  const isSupported = dim % depth === 0 && o.selected === undefined &&
+    o.entries === undefined && o.shard === undefined;
+  if (!parts || !isSupported) return undefined;
+  const words = queries * (SCORE_STRIDE + depth) + rightElements(parts) +
+    parts.lanes;
+  if (4 * words > memory) return undefined;
   const group = heads / kvHeads;
   let shared = Math.min(group, queries);
   while (group % shared !== 0 || queries % shared !== 0) shared--;

@@ -213,11 +213,13 @@ function multiplied(
   { left, depth, products }: MultiplyStmt,
   { columns, share }: SharedTile,
 ): readonly Stmt[] {
+  // Several products may be in one scope.
+  const first = `${products[0]!.name}_left`;
   const k = local("tile_k", "u32");
-  const from = local("tile_left", "u32"), right = local("tile_right", "u32");
+  const from = local(first, "u32"), right = local("tile_right", "u32");
   return [
     barrier(),
-    let_("tile_left", mul(ROW, u32(depth))),
+    let_(first, mul(ROW, u32(depth))),
     for_("tile_k", u32(0), u32(depth), [
       let_("tile_right", add(mul(k, u32(columns)), COLUMN)),
       ...range(share.rows).map((r) =>

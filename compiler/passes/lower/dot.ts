@@ -3,6 +3,7 @@
 import type { PackedDType } from "../../../spec/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { add, loadStored, mul, u32 } from "../../../spec/kernel/build.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import type { Grid } from "../../../spec/kernel/make.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
@@ -49,6 +50,7 @@ import {
   sizeOf,
   type Storage,
 } from "./context.ts";
+import { contractForm, launchContract } from "./contract_matrices.ts";
 import { emitValue, loadFrom, rowIn } from "./emit.ts";
 import { resultOf, targetStorage, writeTarget } from "./epilogue.ts";
 import { rowMajorStorage } from "./elementwise.ts";
@@ -58,6 +60,7 @@ import { hasMatmulShape } from "./is_matmul.ts";
 import { filedAxes, isGathered, rightAxes } from "./params.ts";
 import { atRow } from "./index_space.ts";
 import {
+  forRows,
   type InlineNorm,
   inlineNormOf,
   launchForAllRows,
@@ -433,7 +436,11 @@ export function lowerContract(
   joined?: NodeOf<"concat">,
 ): void {
   const { over } = node.params;
-  const { scope, space, epilogue, launch } = resultOf(lowering, joined ?? node);
+  const target = joined ?? node;
+  const { scope, space, storage, epilogue, launch } = resultOf(
+    lowering,
+    target,
+  );
   const part = joined && joinedPart(scope, joined, node);
   const wide = lowering.options.tuning.wideRows === true;
   const { length, segments = 1 } = contracted(scope, node.params);
@@ -463,9 +470,20 @@ export function lowerContract(
   };
   const inTeams = wide && !part && typeof length === "number" &&
     segments >= REDUCE_TEAMS && resultsOfToken(lowering, node) < FEW_RESULTS;
-  launch(
-    inTeams ? reduceInTeams({ ...options, length, segments }) : reduce(options),
-  );
+  const kernel = inTeams
+    ? reduceInTeams({ ...options, length, segments })
+    : reduce(options);
+  const form = contractForm(lowering, node);
+  if (!form) return launch(kernel);
+  const { by: rows, above: most } = form;
+  const { few } = forRows(space.size, { rows, most });
+  scope.launch(target, kernel, elementwiseGrid(few));
+  const launches = launchContract(lowering, node, {
+    form,
+    target: { node: target, storage },
+    joined,
+  });
+  amendBuffer(lowering, storage.buffer, { writers: 1 + launches });
 }
 
 /** Results of a token below which a lane per result leaves most of a wide device idle. */
