@@ -11,7 +11,11 @@ import { DataError } from "../spec/errors.ts";
 import type { Grammars } from "./grammar.ts";
 import type { FileSystem } from "./files.ts";
 import { parseJsonObject, readJsonObject } from "./json_file.ts";
-import { readQuantization } from "./quantization_config.ts";
+import { configField } from "./config_field.ts";
+import {
+  readQuantization,
+  withoutQuantization,
+} from "./quantization_config.ts";
 import { shown } from "../spec/shown.ts";
 import { sum } from "../spec/sum.ts";
 import { stopTokens } from "./stop_tokens.ts";
@@ -94,7 +98,7 @@ export async function openConfiguration(
   return {
     folder,
     config,
-    published: publishedModel(withoutQuantization(config), family),
+    published: publishedModel(modelOf(config), family),
     stop: stopTokens(config, generation),
     maxNewTokens: typeof maxNewTokens === "number" && maxNewTokens >= 1
       ? Math.floor(maxNewTokens)
@@ -109,13 +113,12 @@ export async function refuseUnknown(
   files: FileSystem,
 ): Promise<void> {
   if (!isUnknown(config)) return;
-  const { quantization_config: _, ...model } = config;
   const contents = await describeFiles(folder, files).catch((error) => {
     // Files that cannot be read say nothing.
     if (error instanceof DataError) return undefined;
     throw error;
   });
-  throw unknownError(model, contents);
+  throw unknownError(withoutQuantization(config), contents);
 }
 
 /** A sentence on the size of a model, from the headers of its files, or from their index. */
@@ -171,7 +174,7 @@ export async function readConfig(
     files,
   );
   const path = files.join(folder, QUANTIZATION_FILE);
-  return config["quantization_config"] !== undefined ||
+  return configField(config, "quantization_config") !== undefined ||
       await files.stat(path) === undefined
     ? config
     : {
@@ -194,16 +197,13 @@ export async function readGeneration(
     : await readJsonObject(path, files);
 }
 
-/**
- * Removes the storage description from a configuration: the files contain it too. Throws DataError for an unknown
- * quantization.
- */
-function withoutQuantization(config: JsonObject): JsonObject {
-  const { quantization_config: quantization, ...model } = config;
+/** The configuration of the model. Throws DataError for an unknown quantization. */
+function modelOf(config: JsonObject): JsonObject {
+  const quantization = configField(config, "quantization_config");
   if (typeof quantization === "object" && quantization !== null) {
     readQuantization(quantization as JsonObject);
   }
-  return model;
+  return withoutQuantization(config);
 }
 
 /**

@@ -8,6 +8,7 @@ import { DataError } from "../spec/errors.ts";
 import { type FamilyOption, readConfig, refuseUnknown } from "./checkpoint.ts";
 import type { FileSystem } from "./files.ts";
 import { readJsonObject } from "./json_file.ts";
+import { withoutQuantization } from "./quantization_config.ts";
 import { readStoredAs, type StoredAs } from "./stored_as.ts";
 import type { EncodingName } from "../spec/encoding.ts";
 
@@ -33,12 +34,12 @@ export function configurationOf(
   path: string,
   { family }: FamilyOption = {},
 ): Configuration {
-  const { quantization_config: _, ...model } = textPart(config);
+  const model = withoutQuantization(textPart(config));
   return {
     path,
     published: publishedModel(model, family),
     storedAs: (dtype) => readStoredAs(config, dtype),
-    notes: config === model || config["text_config"] === undefined ? [] : [
+    notes: config["text_config"] === undefined ? [] : [
       "only the text part of the model is planned; images and what reads them are left out",
     ],
   };

@@ -135,6 +135,15 @@ const KNOWN = [
   ]),
 ];
 
+/** config.json without the `quantization_config` of the model or of its text model: files say how they are stored. */
+export function withoutQuantization(config: Config): Config {
+  const { quantization_config: _, ...model } = config;
+  const text = objectOf(config["text_config"]);
+  if (text?.["quantization_config"] === undefined) return model;
+  const { quantization_config: __, ...rest } = text;
+  return { ...model, text_config: rest };
+}
+
 /** Parses a `quantization_config`. Throws DataError for an unknown method. */
 export function readQuantization(given: Config): Quantization {
   // hf_quant_config.json of ModelOpt has one more level.

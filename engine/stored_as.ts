@@ -11,6 +11,7 @@ import { packingOf } from "../spec/packed.ts";
 import type { FileDType } from "../spec/dtype.ts";
 import { shown } from "../spec/shown.ts";
 import { DataError } from "../spec/errors.ts";
+import { configField } from "./config_field.ts";
 import {
   objectOf,
   type Quantization,
@@ -60,7 +61,7 @@ export function readStoredAs(
     return { of: () => ({ name: dtype }), notes: [] };
   }
   const quantization = dtype === undefined
-    ? objectOf(config["quantization_config"])
+    ? objectOf(configField(config, "quantization_config"))
     : undefined;
   const packed = dtype !== undefined
     ? quantizedAs(defaultForm(dtype))

@@ -9,6 +9,7 @@ import {
   booleanField,
   type Config,
   decoderModel,
+  type DecoderNames,
   type DecoderOptions,
   defineFamily,
   feedShared,
@@ -26,13 +27,13 @@ import {
 /** The family of `DeepseekV3ForCausalLM`. */
 export const family = defineFamily({
   architectures: ["DeepseekV3ForCausalLM"],
-  config: readConfig,
+  config: readDeepseekV3,
   build: buildDeepseek,
   unused: predictorTensors,
 });
 
 /** Reads a config.json of `DeepseekV3ForCausalLM`. Missing fields have transformers' defaults. */
-function readConfig(config: Config): DeepseekConfig {
+export function readDeepseekV3(config: Config): DeepseekConfig {
   requireField(config, "topk_method", "noaux_tc");
   requireField(config, "scoring_func", "sigmoid");
   requireField(config, "moe_layer_freq", 1);
@@ -42,15 +43,17 @@ function readConfig(config: Config): DeepseekConfig {
   });
 }
 
-/** Builds the model of a configuration. */
+/** Builds the model of a configuration. `names`: those of tensors, if they differ. */
 export function buildDeepseek(
   config: DeepseekConfig,
   options: DecoderOptions,
+  names: Partial<DecoderNames> = {},
 ): Model {
   return decoderModel(config, {
     axes: latentAxes(config),
     attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
     feed: feedShared(config),
-    predictor: nextLayer(config),
+    names,
+    predictor: nextLayer(config, names.layer),
   }, options);
 }

@@ -171,7 +171,7 @@ const CHANGE_NOTHING: ReadonlySet<string> = new Set([
 ]);
 
 /** Fields of the parts of a model besides its text model, such as `vision_config` and `image_token_id`. */
-const OTHER_PARTS = /^(vision|image|video|audio|bo[ai]|eo[ai])_/;
+const OTHER_PARTS = /^(vision|image|video|audio|media|bo[ai]|eo[ai])_/;
 
 /** Returns whether a field of config.json has no effect on the computation. */
 export function changesNothing(key: string): boolean {

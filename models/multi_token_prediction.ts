@@ -31,8 +31,11 @@ export interface NoPredictor {
 export type PredictorAxis = "pair";
 
 /** A further layer with the next number: DeepSeek-V3 and GLM. */
-export function nextLayer({ layers, kindOf }: Decoder): Predictor {
-  const layer = `model.layers.${layers}`;
+export function nextLayer(
+  { layers, kindOf }: Decoder,
+  start = "model.layers",
+): Predictor {
+  const layer = `${start}.${layers}`;
   return {
     kind: kindOf(layers),
     layer,

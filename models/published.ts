@@ -19,6 +19,7 @@ import { family as gptOss } from "./gpt_oss.ts";
 import { family as graniteMoe } from "./granite_moe.ts";
 import { family as graniteMoeHybrid } from "./granite_moe_hybrid.ts";
 import { family as hunyuanMoe } from "./hunyuan_moe.ts";
+import { family as kimiK25 } from "./kimi_k2_5.ts";
 import { family as lfm2Moe } from "./lfm2_moe.ts";
 import { family as llama4 } from "./llama4.ts";
 import { family as longcatFlash } from "./longcat_flash.ts";
@@ -46,6 +47,7 @@ const BUILT_IN: readonly Family[] = [
   graniteMoe,
   graniteMoeHybrid,
   hunyuanMoe,
+  kimiK25,
   lfm2Moe,
   llama4,
   longcatFlash,

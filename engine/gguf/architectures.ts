@@ -145,7 +145,11 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ffn_down_shexp: "mlp.shared_expert.down_proj",
     },
   },
-  deepseek2: { architecture: "DeepseekV3ForCausalLM", ...DEEPSEEK_V3 },
+  deepseek2: {
+    architecture: "DeepseekV3ForCausalLM",
+    wrapped: "KimiK25ForConditionalGeneration",
+    ...DEEPSEEK_V3,
+  },
   // Only for writing: files are read as those of DeepSeek-V3.
   deepseek2_glm: {
     name: "deepseek2",
