@@ -4,6 +4,7 @@
 import t from "tap";
 import { bindings, kernelOf } from "../compiler/kernels/mod.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
+import { printKernel } from "../runtime/native/print.ts";
 import { ByteBounds } from "../runtime/vector/byte_bounds.ts";
 import {
   binary,
@@ -17,7 +18,7 @@ import {
   store,
   u32,
 } from "../spec/kernel/build.ts";
-import { wgsl } from "../spec/kernel/text.ts";
+import { type KernelText, wgsl } from "../spec/kernel/text.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
 import { readTree } from "../spec/kernel/verify_tree.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
@@ -192,6 +193,56 @@ t.test(
     await pool.close();
   },
 );
+
+/** Lanes add products of rows of 16 words. `last`: a statement of the loop. */
+function rowsKernel(last: KernelText): Kernel {
+  return kernelOf({
+    name: "rows",
+    workgroupSize: 8,
+    bindings: bindings({ a: "u32", b: "u32" }, { y: "i32" }),
+    body: wgsl`
+      var low = 0i;
+      var high = 1i;
+      for (var k = 0u; k < 16; k++) {
+        let word = a[lane * 16 + k];
+        let upper = word >> 4;
+        low += dot4U8I8(word & 0x0f0f0f0fu, b[k]);
+        high += dot4U8I8(upper & 0x0f0f0f0fu, b[2 * k + 1] | k);
+        ${last}
+      }
+      y[lane] = low + high * 3;`,
+  });
+}
+
+t.test("small products of a sum are added in pairs", async (t) => {
+  const pairs = (kernel: Kernel, lanes: number) =>
+    printKernel(kernel, { lanes }).text.split("v_dot8_small_add(").length - 1;
+  const kernel = rowsKernel(wgsl``);
+  t.equal(pairs(kernel, 8), 4, "two of each sum for four words");
+  t.equal(pairs(kernel, 4), 0, "only on vectors of 8 lanes");
+  const others = [
+    wgsl`high += low;`,
+    wgsl`low += i32(word);`,
+    wgsl`if (k > 3) { low += 1i; }`,
+  ].map(rowsKernel);
+  for (const other of others) t.equal(pairs(other, 8), 0);
+  if (skip) return;
+  const pool = await NativePool.open(1);
+  for (const one of [kernel, ...others]) {
+    const words = (length: number) =>
+      Uint32Array.from({ length }, (_, i) => Math.imul(i + 1, 0x9e3779b1));
+    const inputs = { a: words(128), b: words(32) };
+    const [found, wanted] = [new Uint32Array(8), new Uint32Array(8)];
+    const on = {
+      bindings: { ...inputs, y: found },
+      groups: [1, 1, 1],
+    } as const;
+    await runNative(pool, one, on);
+    interpretKernel(one, { ...inputs, y: wanted }, [1, 1, 1]);
+    t.strictSame(found, wanted);
+  }
+  await pool.close();
+});
 
 t.test("WGSL uses the packed dot product of devices that have it", (t) => {
   const kernel = bytesKernel(16);

@@ -211,17 +211,15 @@ export function addSums(
       wgsl`codes${i}_${part}[${r}]`,
     );
   // Products of one sum are added in one statement, in fewer bits where they fit.
-  const products = all((r, c) =>
-    wgsl`${
-      every.map(({ end }, next) => {
-        const terms = range(parts)
-          .filter((part) => together === 1 || part === next)
-          .map((part) => productOf(part, r, c));
-        return wgsl`${`dot${end}`}[${r}][${c}] += ${
-          terms.reduce((sum, term) => wgsl`${sum} + ${term}`)
-        };`;
-      })
-    }`
+  const products = every.flatMap(({ end }, next) =>
+    all((r, c) => {
+      const terms = range(parts)
+        .filter((part) => together === 1 || part === next)
+        .map((part) => productOf(part, r, c));
+      return wgsl`${`dot${end}`}[${r}][${c}] += ${
+        terms.reduce((sum, term) => wgsl`${sum} + ${term}`)
+      };`;
+    })
   );
   return wgsl`
     ${every.map(({ begin }) => begin)}

@@ -253,9 +253,9 @@ export class Emitter {
     const isOnce = (value: Value, ...fns: readonly Op[]) =>
       value.op === "apply" && fns.includes(value.fn) &&
       !this.#repeated.has(value);
-    const terms = args.flatMap((arg) =>
-      isOnce(arg, "v.add") ? arg.args : [arg]
-    );
+    const termsOf = (value: Value): readonly Value[] =>
+      isOnce(value, "v.add") ? value.args.flatMap(termsOf) : [value];
+    const terms = args.flatMap(termsOf);
     const all = terms.filter((term) => isOnce(term, "v.dot4_unsigned"));
     const small = terms.filter((term) => isOnce(term, "v.dot4_small"));
     if (all.length + small.length === 0) return undefined;

@@ -117,6 +117,12 @@ export class Expressions {
     return e.type === "f32" ? v.bits(value) : value;
   }
 
+  /** Whether a value is a product of bytes of which two are added in 16 bits. */
+  isSmallProduct(e: Expr): boolean {
+    return e.op === "call" && OPERATORS[e.fn]?.startsWith("v.dot4") === true &&
+      this.#bytes.of(e.args[0]!) <= SMALL;
+  }
+
   /** The variable of a name. */
   local(name: string): Local {
     const local = this.locals.get(name);
@@ -223,9 +229,7 @@ export class Expressions {
       case "call": {
         const args = e.args.map((arg) => this.vector(arg));
         const fn = OPERATORS[e.fn];
-        if (fn?.startsWith("v.dot4") && this.#bytes.of(e.args[0]!) <= SMALL) {
-          return apply("v.dot4_small", ...args);
-        }
+        if (this.isSmallProduct(e)) return apply("v.dot4_small", ...args);
         if (fn) return apply(fn, ...args);
         if (e.fn === "rsqrt") {
           return f.div(1, f.sqrt(...args));

@@ -17,12 +17,9 @@ import {
   type Value,
   word,
 } from "./ir.ts";
-import {
-  coursesIn,
-  findPointers,
-  Invariants,
-  type PointerGroup,
-} from "./pointers.ts";
+import { coursesIn, findPointers, Invariants } from "./pointers.ts";
+import type { PointerGroup } from "./pointers.ts";
+import { addRound, byteSums } from "./byte_rounds.ts";
 import { LINE, prefetchesRows, prefetchRows } from "./prefetch.ts";
 import { iterationsOf } from "./rounds.ts";
 import type { Statements } from "./statement.ts";
@@ -231,23 +228,33 @@ function tiledLoop(
     within(group, pointers[i]!, { last, on })
   );
   const fast = () => {
-    groups.forEach(({ loads, stores, apart, transposed }, i) => {
-      if (transposed) return;
-      const pointer = pointers[i]!.local;
-      for (const [load, offset] of loads) {
-        x.pointed.set(load, { pointer, offset, apart });
+    const rows = groups.flatMap((group, i) =>
+      group.transposed ? [] : [{ ...group, ...pointers[i]! }]
+    );
+    /** Sets the loads of an iteration after that of the pointers. */
+    const setLoads = (iteration: number) => {
+      for (const { loads, apart, local: pointer, stride } of rows) {
+        const by = stride.op === "const" ? Number(stride.value) : 0;
+        for (const [load, constant] of loads) {
+          const offset = constant + iteration * by;
+          x.pointed.set(load, { pointer, offset, apart });
+        }
       }
+    };
+    const advanceRows = (by: Value) => {
+      for (const { local, stride, bytes } of rows) {
+        advance(local, u.mul(stride, by), { on, bytes });
+      }
+    };
+    setLoads(0);
+    for (const { stores, local: pointer } of rows) {
       for (const [store, offset] of stores) {
         on.stored.set(store, { pointer, offset });
       }
-    });
+    }
     const iteration = () => {
       on.list(s.body);
-      groups.forEach(({ transposed, bytes }, i) => {
-        if (transposed) return;
-        const { local, stride } = pointers[i]!;
-        advance(local, u.mul(stride, step), { on, bytes });
-      });
+      advanceRows(step);
     };
     // If lanes are loaded one by one, an iteration is long enough.
     const unrolled = (max: number) => gathers(s, on) ? 1 : max;
@@ -288,7 +295,10 @@ function tiledLoop(
     const several = groups.length > 2 * apart.length;
     const run = word(words);
     const index = newLocal("i", "u");
+    const isFixed = rows.every(({ stride }) => stride.op === "const");
+    const sums = x.shapes.lanes === 8 && isFixed ? byteSums(s, on) : undefined;
     on.count({ counter: start, from, to, step: run, long }, () => {
+      const tiles = new Map<Expr, Local>();
       for (const { group, pointer } of apart) {
         const memory = x.memory(group.array);
         const { bytes } = group;
@@ -306,10 +316,22 @@ function tiledLoop(
             ahead: aheadOf(group),
             several,
           });
-          x.pointed.set(load, { tile, index: get(index) });
+          tiles.set(load, tile);
         }
         advance(pointer, bytes ? word(4 * words) : run, { on, bytes });
       }
+      const setTiles = (index: Value) => {
+        for (const [load, tile] of tiles) x.pointed.set(load, { tile, index });
+      };
+      if (sums) {
+        const begin = (iteration: number) => {
+          setTiles(word(iteration));
+          setLoads(iteration);
+        };
+        addRound(sums, { start: get(start), iterations: words, begin, on });
+        return advanceRows(run);
+      }
+      setTiles(get(index));
       // Few enough iterations that compilers unroll all of them and need no tile in memory.
       const tile = { counter: index, from: word(0), to: run, step: word(1) };
       const unroll = unrolled(words);
