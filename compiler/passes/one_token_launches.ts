@@ -3,9 +3,10 @@
  * more, if the first can then share a launch with another. For one token, all workgroups are along y.
  */
 
-import { cachedIn } from "../../spec/bounded_cache.ts";
+import { cachedIn, cachedWith } from "../../spec/bounded_cache.ts";
 import { div, id, rem, u32 } from "../../spec/kernel/build.ts";
 import { replaceIn } from "../../spec/kernel/replace.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { LaunchStep, Step } from "../../spec/plan/plan.ts";
 import { evaluateSize, type Size } from "../../spec/size.ts";
 import { addKernel, type Lowering } from "./lower/context.ts";
@@ -111,12 +112,22 @@ function kernelAlongY(
   across: number,
 ): string {
   const kernel = lowering.draft.kernels.get(name)!;
+  const body = cachedWith(bodiesAlongY, kernel.body, {
+    key: `${across}`,
+    create: () => bodyAlongY(kernel.body, across),
+  });
+  return addKernel(lowering, { ...kernel, body });
+}
+
+type Body = Kernel["body"];
+
+/** Bodies with all workgroups along y, by the original body: plans share most bodies. */
+const bodiesAlongY = new WeakMap<Body, Map<string, Body>>();
+
+function bodyAlongY(body: Body, across: number): Body {
   const ids = new Map([
     ["group.x", rem(id("group.y"), u32(across))],
     ["group.y", div(id("group.y"), u32(across))],
   ]);
-  return addKernel(lowering, {
-    ...kernel,
-    body: replaceIn(kernel.body, { id: (name) => ids.get(name) }),
-  });
+  return replaceIn(body, { id: (name) => ids.get(name) });
 }

@@ -46,8 +46,16 @@ export function wordLoads(e: Extract<Expr, { op: "load" }>): Expr | undefined {
   );
 }
 
-/** The width of vector loads from each binding that has them. */
-export function vectorWidths({ body }: Kernel): Map<string, number> {
+const widthsByBody = new WeakMap<Kernel["body"], ReadonlyMap<string, number>>();
+
+/** The width of vector loads from each binding that has them. Cached by body. */
+export function vectorWidths({ body }: Kernel): ReadonlyMap<string, number> {
+  const known = widthsByBody.get(body) ?? widthsIn(body);
+  widthsByBody.set(body, known);
+  return known;
+}
+
+function widthsIn(body: Kernel["body"]): ReadonlyMap<string, number> {
   const widths = new Map<string, number>();
   walkStatements(body, (s) => {
     if (s.op !== "loads") return;
