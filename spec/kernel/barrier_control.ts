@@ -16,9 +16,13 @@ interface Nested {
   readonly outer: Nested | undefined;
 }
 
+/** The control of each body, which is read once for each choice of writable bindings. */
+const controls = new WeakMap<Kernel["body"], readonly Stmt[]>();
+
 /** Barriers that some invocations may not reach: those of `readTree`. */
 export function divergentBarriers(kernel: Kernel): ReadonlySet<Stmt> {
-  const body = barrierControl(kernel.body);
+  const body = controls.get(kernel.body) ?? barrierControl(kernel.body);
+  controls.set(kernel.body, body);
   if (body.length === 0) return new Set();
   // With options, facts are not cached.
   return readTree({ ...kernel, body }, {}).divergent;
