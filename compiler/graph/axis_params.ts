@@ -19,16 +19,24 @@ const AXIS_PARAMETERS: ReadonlySet<string> = new Set([
   "context",
 ]);
 
-/** Returns the parameters with every named axis renamed. */
+/** Returns the parameters with every named axis renamed; the same object if none changes. */
 export function renameAxes<T extends object>(
   params: T,
   rename: (axis: string) => string,
 ): T {
-  return Object.fromEntries(
-    Object.entries(params).map(([key, value]: [string, unknown]) => {
-      if (!AXIS_PARAMETERS.has(key)) return [key, value];
-      if (typeof value === "string") return [key, rename(value)];
-      return [key, Array.isArray(value) ? value.map(rename) : value];
-    }),
-  ) as T;
+  const renamed: { [name: string]: unknown } = {};
+  for (const [name, value] of Object.entries(params)) {
+    if (!AXIS_PARAMETERS.has(name)) continue;
+    const now = renamedIn(value, rename);
+    if (now !== value) renamed[name] = now;
+  }
+  return Object.keys(renamed).length === 0 ? params : { ...params, ...renamed };
+}
+
+/** An axis or a list of axes after renaming; the same value if none changes. */
+function renamedIn(value: unknown, rename: (axis: string) => string): unknown {
+  if (typeof value === "string") return rename(value);
+  if (!Array.isArray(value)) return value;
+  const axes = value.map(rename);
+  return axes.every((axis, i) => axis === value[i]) ? value : axes;
 }

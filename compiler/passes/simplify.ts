@@ -3,7 +3,7 @@
  * twice is stored once. Dead code is already absent: tracing starts from the outputs. Values do not change.
  */
 
-import { exactJson } from "../../spec/kernel/exact_json.ts";
+import { cachedJson } from "../../spec/kernel/exact_json.ts";
 import type { Graph, Lambda, Node } from "../graph/graph.ts";
 
 /** Merges nodes with equal primitive, parameters and inputs. */
@@ -45,10 +45,10 @@ export function simplify(graph: Graph): Graph {
  * Key of a node's parameters. Lambdas are equal if they are one function, or have the same source position and text.
  */
 function paramsKey(node: Node, lambdas: Map<string | Lambda, number>): string {
-  if (node.primitive !== "map") return exactJson(node.params);
+  if (node.primitive !== "map") return cachedJson(node.params);
   const { lambda } = node.params;
   const location = lambda.lowered
-    ? exactJson(lambda.lowered)
+    ? cachedJson(lambda.lowered)
     : lambda.span
     ? `${lambda.span.file}:${lambda.span.line}:${lambda.span.column} ${lambda.js}`
     : lambda;
