@@ -68,11 +68,12 @@ export function agree(
     rank(a, x, isRagged) - rank(b, y, isRagged)
   );
   for (const [axis, { over, exactly, ...about }] of order) {
-    const meets = (other: string) =>
-      together(node, [axis, about], [other, found.get(other)!]);
-    const taken = [...agreed].filter(([other]) => meets(other))
-      .flatMap(([, names]) => names);
-    const clash = over.findIndex((name) => taken.includes(name));
+    const clash = over.findIndex((name) =>
+      [...agreed].some(([other, names]) =>
+        names.includes(name) &&
+        together(node, [axis, about], [other, found.get(other)!])
+      )
+    );
     agreed.set(axis, exactly || clash < 0 ? over : over.slice(0, clash));
   }
   const reduced = [...found].flatMap(([axis, { reduces }]) =>

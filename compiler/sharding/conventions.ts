@@ -131,33 +131,30 @@ function hiddenOf(
   { ofExperts = false }: { readonly ofExperts?: boolean } = {},
 ): string[] {
   const dispatched = dispatchedNodes(graph);
-  const made = new Set<string>();
-  const contracted = new Set<string>();
-  const other = new Set<string>();
+  const axes = {
+    made: new Set<string>(),
+    contracted: new Set<string>(),
+    other: new Set<string>(),
+  };
   for (const node of graph.nodes) {
-    const axes = new Set([node, ...node.inputs].flatMap((n) => n.axes));
-    if (node.phase || node.primitive === "param") continue;
-    if (dispatched.has(node) !== ofExperts) {
-      for (const axis of axes) other.add(axis);
-      continue;
-    }
-    for (const axis of axes) {
-      const role = hiddenRole(node, axis);
-      if (role === "made") made.add(axis);
-      else if (role === "contracted") contracted.add(axis);
-      else if (role === "other") other.add(axis);
+    const { primitive } = node;
+    if (node.phase || primitive === "param") continue;
+    const isOther = dispatched.has(node) !== ofExperts;
+    if (!isOther && (primitive === "map" || primitive === "cast")) continue;
+    for (const axis of new Set([node, ...node.inputs].flatMap((n) => n.axes))) {
+      axes[isOther ? "other" : hiddenRole(node, axis)].add(axis);
     }
   }
-  return [...made].filter((axis) =>
-    contracted.has(axis) && !other.has(axis) && !graph.axes[axis]!.dynamic
+  return [...axes.made].filter((axis) =>
+    axes.contracted.has(axis) && !axes.other.has(axis) &&
+    !graph.axes[axis]!.dynamic
   );
 }
 
 function hiddenRole(
   node: Node,
   axis: string,
-): "made" | "contracted" | "passed" | "other" {
-  if (node.primitive === "map" || node.primitive === "cast") return "passed";
+): "made" | "contracted" | "other" {
   if (node.primitive !== "dot") return "other";
   const [left, right] = node.inputs as [Node, Node];
   if (right.primitive !== "param" || !right.axes.includes(axis)) return "other";
