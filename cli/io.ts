@@ -1,10 +1,10 @@
 /** The interface of the command line to the process: output, files and clock. */
 
 import { spawn } from "node:child_process";
-import { availableParallelism } from "node:os";
 import process from "node:process";
 import type { Readable, Writable } from "node:stream";
 import type { AdapterSystemInfo, FileSystem } from "../engine/mod.ts";
+import { availableCores } from "../runtime/available_cores.ts";
 import { userCache } from "../runtime/cache/folders.ts";
 import { adapterSystemInfo } from "./adapter_system_info.ts";
 import { fileError, hasGraphics, nodeFiles } from "./files.ts";
@@ -30,7 +30,7 @@ export interface CliIo {
   readonly hub: HubSettings;
   /** Environment variables. */
   readonly environment: { readonly [name: string]: string | undefined };
-  /** Number of hardware threads. */
+  /** Number of cores that this process may use. */
   readonly threads: number;
   /** Starts another thread for a search. Default: there is none. */
   readonly searchThread?: typeof startSearchThread;
@@ -85,7 +85,7 @@ export function processIo(): CliIo {
     cache: userCache(),
     hub: hubSettings(),
     environment: process.env,
-    threads: availableParallelism(),
+    threads: availableCores(),
     searchThread: startSearchThread,
     graphics: hasGraphics(),
     systemInfo: adapterSystemInfo,

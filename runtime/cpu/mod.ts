@@ -7,7 +7,7 @@
  * ```
  */
 
-import { availableParallelism } from "node:os";
+import { availableCores } from "../available_cores.ts";
 import type { Device } from "../device.ts";
 import { HostDevice } from "../host_device.ts";
 import { MAX_THREADS } from "./control.ts";
@@ -49,7 +49,7 @@ export async function createCpuDevice(
   options: CpuDeviceOptions = {},
 ): Promise<Device> {
   const threads = options.threads ??
-    Math.min(availableParallelism(), MAX_THREADS);
+    Math.min(availableCores(), MAX_THREADS);
   const pool = options.pool ?? await openCpuPool(threads);
   return new HostDevice(pool, {
     closesPool: options.pool === undefined,

@@ -1,9 +1,10 @@
 /** All processes of an MPI job, and collectives among them with a deadline that keep the event loop responsive. */
 
-import { availableParallelism, hostname } from "node:os";
+import { hostname } from "node:os";
 import process from "node:process";
 import { MachineError } from "../../spec/errors.ts";
 import { sum } from "../../spec/sum.ts";
+import { availableCores } from "../available_cores.ts";
 import { type Handle, launcherFacts } from "./abi.ts";
 import { type Argument, type Binding, loadBinding } from "./binding.ts";
 import {
@@ -159,7 +160,7 @@ export class MpiWorld implements MpiGroup {
     this.#groups.push(host[0]!);
     this.localRank = this.#ask("Comm_rank", host[0]!);
     this.localSize = this.#ask("Comm_size", host[0]!);
-    const alone = this.localSize <= availableParallelism();
+    const alone = this.localSize <= availableCores();
     this.#progress = new ProgressEngine(
       mpi,
       alone ? "dedicatedCore" : "sharedCore",

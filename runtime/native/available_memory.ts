@@ -1,8 +1,8 @@
 /** Memory available to this process: of the machine, and of its control groups. */
 
-import { readFileSync } from "node:fs";
 import { freemem } from "node:os";
 import { sum } from "../../spec/sum.ts";
+import { groupFolders, readText } from "../control_groups.ts";
 
 /** Fraction of available memory that is reserved for everything else. */
 export const SPARE = 0.1;
@@ -18,10 +18,12 @@ const VERSIONS = [
 ] as const;
 
 /** Available bytes. `read` returns the text of a file, empty if there is none. */
-export function availableMemory(read: (file: string) => string = text): number {
+export function availableMemory(
+  read: (file: string) => string = readText,
+): number {
   const available = /^MemAvailable:\s+(\d+) kB/m.exec(read("/proc/meminfo"));
   const machine = available ? 1024 * Number(available[1]) : freemem();
-  const folders = foldersOf(read("/proc/self/cgroup"));
+  const folders = groupFolders(read("/proc/self/cgroup"), "memory");
   const groups = VERSIONS.flatMap(({ root, limit, used }) =>
     folders.map((folder) => {
       const all = Number(read(`${root}${folder}/${limit}`) || Infinity);
@@ -30,20 +32,6 @@ export function availableMemory(read: (file: string) => string = text): number {
     })
   ).filter((left) => !Number.isNaN(left));
   return Math.floor((1 - SPARE) * Math.min(machine, ...groups));
-}
-
-/** Folders of the control groups of this process and of their ancestors. */
-function foldersOf(groups: string): string[] {
-  const folders = new Set([""]);
-  for (const line of groups.split("\n")) {
-    const [, controllers = "-", path = ""] = line.split(":");
-    if (controllers !== "" && !controllers.split(",").includes("memory")) {
-      continue;
-    }
-    const names = path.split("/").filter((name) => name !== "");
-    names.forEach((_, i) => folders.add(`/${names.slice(0, i + 1).join("/")}`));
-  }
-  return [...folders];
 }
 
 /** Bytes of cached files of a control group, which the system frees on demand. */
@@ -55,12 +43,4 @@ function cachedIn(stat: string): number {
       bytes(`total_${key}`) || bytes(key)
     ),
   );
-}
-
-function text(file: string): string {
-  try {
-    return readFileSync(file, "utf8");
-  } catch {
-    return "";
-  }
 }

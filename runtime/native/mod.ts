@@ -9,7 +9,7 @@
  * ```
  */
 
-import { availableParallelism } from "node:os";
+import { availableCores } from "../available_cores.ts";
 import type { Device } from "../device.ts";
 import { HostDevice } from "../host_device.ts";
 import { type Compiler, findCompiler } from "./compiler.ts";
@@ -54,7 +54,7 @@ export async function createNativeDevice(
   options: NativeDeviceOptions = {},
 ): Promise<Device> {
   const threads = options.threads ??
-    Math.min(availableParallelism(), MAX_NATIVE_THREADS);
+    Math.min(availableCores(), MAX_NATIVE_THREADS);
   const pool = options.pool ?? await NativePool.open(threads);
   return new HostDevice(pool, {
     closesPool: options.pool === undefined,

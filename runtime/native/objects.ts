@@ -10,12 +10,13 @@ import {
   rm,
   symlink,
 } from "node:fs/promises";
-import { availableParallelism, tmpdir } from "node:os";
+import { tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { MachineError } from "../../spec/errors.ts";
 import { sum } from "../../spec/sum.ts";
 import { rankIdentity } from "../mpi/world.ts";
+import { availableCores } from "../available_cores.ts";
 import { CompileError, compileObject, type Compiler } from "./compiler.ts";
 import { codeOf } from "../cache/folders.ts";
 import {
@@ -230,7 +231,7 @@ export class ObjectCache {
     };
     await look([...missing.keys()]);
     const batches = batchesOf(missing);
-    const workers = availableParallelism();
+    const workers = availableCores();
     // Ranks that start together begin with different batches, so that each finds the results of others.
     const first = (rankIdentity()?.rank ?? 0) * workers;
     let next = 0;
@@ -367,7 +368,7 @@ function messageOf(error: unknown): string {
  */
 function batchesOf(functions: ReadonlyMap<string, CFunction>): string[][] {
   const all = sum(Array.from(functions.values(), ({ text }) => text.length));
-  const max = Math.min(MAX_CHARACTERS, all / availableParallelism());
+  const max = Math.min(MAX_CHARACTERS, all / availableCores());
   const batches: { readonly names: string[]; length: number }[] = [];
   const open = new Map<string, { readonly names: string[]; length: number }>();
   for (const [name, { prelude, text }] of functions) {

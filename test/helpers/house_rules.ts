@@ -16,7 +16,13 @@ const MAY_IMPORT: { readonly [layer: string]: readonly string[] } = {
   engine: ["models", "compiler", "runtime", "spec"],
   view: ["spec"],
   browser: ["engine", "compiler", "runtime", "spec"],
-  cli: ["engine", "view", "spec", "runtime/cache/folders.ts"],
+  cli: [
+    "engine",
+    "view",
+    "spec",
+    "runtime/available_cores.ts",
+    "runtime/cache/folders.ts",
+  ],
   examples: [],
 };
 
@@ -55,7 +61,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
 
 /** Files that may access the file system and the process. */
 const AT_THE_EDGE =
-  /^(cli\/|compiler\/(source|editor)\/|runtime\/(adapters|quietly)\.ts$|runtime\/(cache|cpu|mpi|native)\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
+  /^(cli\/|compiler\/(source|editor)\/|runtime\/(adapters|available_cores|control_groups|quietly)\.ts$|runtime\/(cache|cpu|mpi|native)\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
 
 /** Words to replace in code, comments, messages and docs, with the standard term. */
 const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [
