@@ -24,6 +24,9 @@ import {
   positive,
 } from "./values.ts";
 
+/** Maximum number of CPU threads, as of pools of `runtime/native`. */
+const MAX_THREADS = 256;
+
 /** Description of `--experts`. */
 const EXPERTS =
   "Expert load: even, zipf:S (weight 1/n^S for expert n), or the outputs of a run. Default: even.";
@@ -187,6 +190,11 @@ export function deviceFlags(command: Command): Command {
       )
         .default("auto")
         .argParser(parseAdapter),
+    )
+    .option(
+      "-t, --threads <n>",
+      "Threads of CPU devices; processes on one host divide them. Results do not depend on their number. Default: the number of cores, or the CPU quota of the container.",
+      integer("--threads", 1, MAX_THREADS),
     )
     .option(
       "--deadline <seconds>",

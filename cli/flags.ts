@@ -34,6 +34,8 @@ export interface PlanFlags extends Strategy, ModelFlags {
 export interface DeviceFlags {
   readonly devices: "shared" | "separate" | "mpi";
   readonly adapter: AdapterChoice;
+  /** Number of CPU threads. */
+  readonly threads?: number;
   /** Maximum wait for another rank process, in seconds. */
   readonly deadline?: number;
   /** Bytes of memory for experts that are read on demand. */

@@ -45,6 +45,7 @@ const OTHER_NAMES: { readonly [option: string]: string } = {
   "--temp": "--temperature",
   "--tensor-model-parallel-size": "--mesh tp=N",
   "--tensor-parallel-size": "--mesh tp=N",
+  "--threads-batch": "--threads",
   "--warmup-steps": "--warmup",
   "-c": "--max-context",
   "-f": "--prompt-file",

@@ -4,8 +4,14 @@ import { openSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { deviceOptions } from "../cli/commands/options.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
-import { type Finished, switchyard, temporaryFolder } from "./helpers/cli.ts";
+import {
+  type Finished,
+  switchyard,
+  temporaryFolder,
+  withOutput,
+} from "./helpers/cli.ts";
 
 const MIXTRAL = checkpointFolder("mixtral-6e");
 const LAYER = fileURLToPath(new URL("../examples/layer.ts", import.meta.url));
@@ -40,6 +46,14 @@ const USAGE: readonly (readonly [string, string])[] = [
   [
     "generate x --temp 0.5",
     "Cannot run the command: unknown option '--temp'. Give --temperature, or see 'switchyard generate --help'",
+  ],
+  [
+    "generate x --threads-batch 4",
+    "Cannot run the command: unknown option '--threads-batch'. Give --threads, or see 'switchyard generate --help'",
+  ],
+  [
+    "generate x -t 0",
+    "Cannot use --threads '0'. Give a whole number from 1 to 256",
   ],
   // 'plan' has no --temperature.
   [
@@ -208,6 +222,23 @@ t.test("an invalid command line has exit code 2", async (t) => {
     );
     t.strictSame({ code, out, err }, { code: 2, out: "", err: `${message}\n` });
   }
+});
+
+t.test("--threads sets the number of threads", async (t) => {
+  await withOutput((io) => {
+    const flags = { devices: "shared", adapter: "cpu" } as const;
+    t.equal(deviceOptions(io, flags).threads, io.threads);
+    t.equal(deviceOptions(io, { ...flags, threads: 5 }).threads, 5);
+    return Promise.resolve(0);
+  });
+  const [one, five] = await Promise.all(["1", "5"].map((threads) =>
+    switchyard([
+      ...["generate", checkpointFolder("demo-lm"), "--adapter", "cpu"],
+      ...["-p", "The fox", "-n", "4", "-t", threads],
+    ])
+  ));
+  t.equal(one!.code, 0, one!.err);
+  t.strictSame(five, one, "the same text");
 });
 
 t.test("help and version have exit code 0 and print on standard output", async (t) => {

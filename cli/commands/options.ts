@@ -127,7 +127,7 @@ export function deviceOptions(
     adapter,
     ...deadline === undefined ? {} : { deadlineMs: 1000 * deadline },
     ...expertMemory === undefined ? {} : { expertMemory },
-    threads: io.threads,
+    threads: flags.threads ?? io.threads,
     graphics: io.graphics,
     systemInfo: io.systemInfo,
     notice: (text: string) => io.err(text),
