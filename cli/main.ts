@@ -2,7 +2,7 @@
 
 import { type Command, CommanderError } from "commander";
 import { type CliIo, OutputClosed, processIo } from "./io.ts";
-import { optionFor } from "./other_names.ts";
+import { isModelOption, optionFor } from "./other_names.ts";
 import { createProgram } from "./program.ts";
 import { UsageError } from "./values.ts";
 
@@ -67,10 +67,15 @@ function usageError(
     .split("\n");
   const state = text!.replace(/\.$/, "");
   const [, option] = /^unknown option '(.*)'$/.exec(state) ?? [];
-  const named = option === undefined || !command ? undefined : optionFor(
-    option,
-    command.options.flatMap(({ long }) => long ?? []),
-  );
+  const options = command?.options.flatMap(({ long }) => long ?? []) ?? [];
+  const [argument] = command?.registeredArguments ?? [];
+  const named = option === undefined
+    ? state.startsWith("too many arguments") && options.includes("--prompt")
+      ? "a prompt with --prompt"
+      : undefined
+    : argument && isModelOption(option)
+    ? `the ${argument.name()} without an option`
+    : optionFor(option, options);
   const [, near] = /^\(Did you mean (.*)\?\)$/.exec(hint) ?? [];
   const meant = named ?? (near === "--help" ? undefined : near);
   const remedy = meant === undefined ? "See" : `Give ${meant}, or see`;

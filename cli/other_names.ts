@@ -51,6 +51,22 @@ const OTHER_NAMES: { readonly [option: string]: string } = {
   "-f": "--prompt-file",
 };
 
+/** Options for a model. Here it is an argument. */
+const MODEL_OPTIONS: ReadonlySet<string> = new Set([
+  "--hf-repo",
+  "--load",
+  "--model",
+  "--model-path",
+  "--model_name_or_path",
+  "-hf",
+  "-m",
+]);
+
+/** Returns whether an unknown option means the model of a command. */
+export function isModelOption(unknown: string): boolean {
+  return MODEL_OPTIONS.has(unknown.replace(/=.*/s, ""));
+}
+
 /** Returns the option of a command that an unknown one means. Undefined: none is known. */
 export function optionFor(
   unknown: string,

@@ -55,6 +55,14 @@ const USAGE: readonly (readonly [string, string])[] = [
     "generate x -t 0",
     "Cannot use --threads '0'. Give a whole number from 1 to 256",
   ],
+  [
+    "serve --model x",
+    "Cannot run the command: unknown option '--model'. Give the checkpoint without an option, or see 'switchyard serve --help'",
+  ],
+  [
+    "generate x hello",
+    "Cannot run the command: too many arguments for 'generate'. Expected 1 argument but got 2. Give a prompt with --prompt, or see 'switchyard generate --help'",
+  ],
   // 'plan' has no --temperature.
   [
     "plan x.ts --temp 0.5",
