@@ -17,6 +17,7 @@ import { compileRepresentatives } from "../../engine/planner/summary/compiled.ts
 import { summarizeRanks } from "../../engine/planner/summary/ranks.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
+import { subgroupTiles } from "../../spec/kernel/wgsl_matrices.ts";
 import { layersOf } from "../../spec/plan/layers.ts";
 import { executes } from "../../spec/plan/members.ts";
 import type { NumericsClass } from "../../spec/numerics.ts";
@@ -212,10 +213,13 @@ function trafficOf(
   const { workgroups, lanes, multiplyAdds } = work;
   const streamed = weights + states;
   const distinct = sum(inDevice.map(({ read }) => read));
+  const inMatrices = subgroupTiles(kernel, gpu.subgroup);
   const bound = boundOf(gpu, counts, {
     workgroups,
     lanes,
-    words: sum(kernel.shared.map(({ length }) => length)),
+    words: inMatrices === undefined
+      ? sum(kernel.shared.map(({ length }) => length))
+      : inMatrices.bytes / 4,
     cold,
     ...distinct > 0 ? { distinct } : {},
   });

@@ -58,6 +58,8 @@ export interface SubgroupTiles {
   /** Invocations of a subgroup, and subgroups of the workgroup. */
   readonly size: number;
   readonly subgroups: number;
+  /** Workgroup memory, with that for results. */
+  readonly bytes: number;
   /** Arrays with elements of f16. */
   readonly operands: ReadonlySet<string>;
 }
@@ -104,7 +106,7 @@ export function subgroupTiles(
     return parts.sort((a, b) => loads(a) - loads(b)).slice(0, 1);
   });
   return tiles.length === forms.length
-    ? { tiles, size, subgroups, operands }
+    ? { tiles, size, subgroups, bytes, operands }
     : undefined;
 }
 
