@@ -293,6 +293,36 @@ t.test("FP8 with blocks that do not divide the matrix, row scales, and one scale
   }
 });
 
+t.test("matrices of all experts are one tensor too, if none is missing", (t) => {
+  const matrix = (expert: number, name: string, rows = 4) => {
+    const weight = `mlp.experts.${expert}.${name}.weight`;
+    const [codes, one] = [new Uint8Array(rows * 16), Float32Array.of(1)];
+    return [
+      entry(weight, "F8_E4M3", [rows, 16], codes),
+      entry(`${weight}_scale`, "F32", [], one),
+    ];
+  };
+  const stacks = (...entries: [string, TensorEntry][][]) =>
+    Object.fromEntries(
+      [...withViews(new Map(entries.flat())).values()]
+        .filter(({ name }) => /experts\.[a-z_]+$/.test(name))
+        .map(({ name, shape }) => [name, shape]),
+    );
+  const all = [0, 1].flatMap((expert) =>
+    ["gate_proj", "up_proj", "down_proj"].map((name) => matrix(expert, name))
+  );
+  const down = { "mlp.experts.down_proj": [2, 4, 16] };
+  t.strictSame(stacks(...all), {
+    "mlp.experts.gate_up_proj": [2, 8, 16],
+    ...down,
+  });
+  t.strictSame(stacks(...all.slice(1)), down, "without a gate");
+  t.strictSame(stacks(...all.slice(1), matrix(0, "gate_proj", 2)), down);
+  t.strictSame(stacks(all[0]!), {}, "a gate alone");
+  t.strictSame(stacks(all[5]!), {}, "the last expert alone");
+  t.end();
+});
+
 t.test("NaN elements are rejected", async (t) => {
   const nan = Uint8Array.from({ length: 64 }, (_, i) => i === 9 ? 0x7f : 1);
   const tensors = withViews(

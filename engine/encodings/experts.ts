@@ -26,9 +26,10 @@ export function stackedExperts(
     const known = modules.get(module) ?? new Map<string, StoredMatrix>();
     modules.set(module, known.set(`${expert}.${name}`, matrix));
   }
-  return [...modules].flatMap(([module, known]) =>
-    Object.entries(STACKS).flatMap(([name, names]) => {
-      const experts = Math.round(known.size / 3);
+  return [...modules].flatMap(([module, known]) => {
+    const experts = [...known.keys()]
+      .filter((name) => name.endsWith(".down_proj")).length;
+    return Object.entries(STACKS).flatMap(([name, names]) => {
       const pieces = Array.from(
         { length: experts },
         (_, expert) => names.map((name) => known.get(`${expert}.${name}`)),
@@ -36,11 +37,11 @@ export function stackedExperts(
       return isUniform(pieces)
         ? [stackOf(pieces, { param: `${module}.${name}`, experts })]
         : [];
-    })
-  );
+    });
+  });
 }
 
-/** Whether all matrices exist and have the same form. */
+/** Whether there are matrices, and all exist and have the same form. */
 function isUniform(
   pieces: readonly (StoredMatrix | undefined)[],
 ): pieces is readonly StoredMatrix[] {
@@ -48,9 +49,10 @@ function isUniform(
     piece &&
     [piece.rows, piece.columns, piece.element, piece.group, !piece.codes]
       .join();
-  return pieces.every((piece) =>
-    piece !== undefined && form(piece) === form(pieces[0])
-  );
+  return pieces.length > 0 &&
+    pieces.every((piece) =>
+      piece !== undefined && form(piece) === form(pieces[0])
+    );
 }
 
 /** The rows of all matrices, which have the same form. */
