@@ -40,8 +40,8 @@ import { LOOPS } from "./large/bandwidth.ts";
 import { measureDecode } from "./large/decode.ts";
 import { writeOlmoe } from "./large/olmoe.ts";
 import {
+  publishedBytes,
   type PublishedConfig,
-  publishedStepBytes,
   withLayers,
   writePublished,
 } from "./large/published.ts";
@@ -215,7 +215,7 @@ if (only === undefined || only === "decode") {
     adapter,
     prompt,
     runs,
-    ...published ? { step: publishedStepBytes(published) } : {},
+    ...published ? { step: (await publishedBytes(published)).used } : {},
   });
   const rate = ({ bytes, stepsMs }: typeof steps[string]) =>
     bytes / median(stepsMs) / 1e6;

@@ -30,16 +30,6 @@ export function withLayers(
   };
 }
 
-/** Returns the bytes of weights that a one-token step reads. */
-export function publishedStepBytes(config: PublishedConfig): number {
-  const facts = paramFacts(trace(modelOf(config)));
-  // Of a table, one row is read.
-  return 2 * sum(
-    facts.filter(({ use }) => use !== "table")
-      .map(({ active }) => active),
-  );
-}
-
 /** Writes the files of a checkpoint with the storage dtypes of the configuration, in the order of the model. */
 export async function writePublished(
   config: PublishedConfig,
@@ -86,14 +76,17 @@ export async function publishedBytes(
   config: PublishedConfig,
 ): Promise<{ readonly all: number; readonly used: number }> {
   const plan = await planOf(config);
-  const topK = Number(config["num_experts_per_tok"]);
+  const { num_experts_per_tok: topK } = config.text_config ?? config;
   const weights = plan.weights.map((weight) => {
     const name = weight.stack ?? weight.axes[0]!;
     const { experts, size } = plan.axes[name]!;
     const copies = weight.stack === undefined ? 1 : size;
     const all = copies * tensorBytes({ name: "", ...tensorOf(weight) });
     const isTable = weight.source.includes("embed_tokens");
-    return { all, used: isTable ? 0 : experts ? all * topK / size : all };
+    return {
+      all,
+      used: isTable ? 0 : experts ? all * Number(topK) / size : all,
+    };
   });
   return {
     all: sum(weights.map(({ all }) => all)),
