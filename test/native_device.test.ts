@@ -446,7 +446,7 @@ for (
       await runNative(pool!, kernel, { bindings: found, groups });
       t.strictSame(found.y, wanted.y.slice(0, rows * COLUMNS));
       t.match(
-        printKernel(kernel, { lanes: 16 }).text,
+        printKernel(kernel, { lanes: 16 })[0]!.text,
         /turn\d+\(tile/,
         "vectorized, not per lane",
       );
@@ -459,7 +459,7 @@ t.test(
   { skip },
   async (t) => {
     const { kernel, groups } = product("f32", "k");
-    t.match(printKernel(kernel, { lanes: 16 }).text, /turn\d+\(tile/);
+    t.match(printKernel(kernel, { lanes: 16 })[0]!.text, /turn\d+\(tile/);
     const device = await createNativeDevice({ pool: pool! });
     await device.prepare({ product: { tree: kernel } });
     const filled = (label: string, values: Float32Array) => {
@@ -566,7 +566,7 @@ t.test(
       ],
     };
     const traits = "{ { 0, 0, 0 }, 1 }";
-    const textOf = (one: Kernel) => printKernel(one, { lanes: 4 }).text;
+    const textOf = (one: Kernel) => printKernel(one, { lanes: 4 })[0]!.text;
     t.match(textOf(kernel), traits);
     // Not skipped: workgroups may change the list, or work after the last tile.
     const bindings = kernel.bindings.map((binding) => ({
@@ -596,14 +596,69 @@ t.test(
   },
 );
 
+t.test("a kernel with branches by group.y is one function per branch", {
+  skip,
+}, async (t) => {
+  // Word [x, y] = 1 + the sum of a row of the input, staged once per x, plus the number of the branch and y.
+  const branch = (number: number) => [
+    sharedStore(
+      "row",
+      id("local"),
+      load("x", add(mul(id("group.x"), u32(32)), id("local")), "u32"),
+    ),
+    barrier(),
+    var_("sum", u32(1000 * number + 1)),
+    for_("i", u32(0), u32(32), [
+      set(
+        "sum",
+        add(local("sum", "u32"), shared("row", local("i", "u32"), "u32")),
+      ),
+    ]),
+    store(
+      "y",
+      add(mul(id("group.x"), u32(8)), id("group.y")),
+      add(local("sum", "u32"), mul(id("group.y"), u32(100))),
+    ),
+  ];
+  const isBefore = (end: number) => lt(id("group.y"), u32(end));
+  const kernel: Kernel = {
+    name: "branches",
+    workgroupSize: 32,
+    bindings: [
+      { name: "x", type: "u32", access: "read" },
+      { name: "y", type: "u32", access: "write" },
+    ],
+    shared: [{ name: "row", type: "u32", length: 32 }],
+    body: [
+      if_(isBefore(2), branch(1), [if_(isBefore(5), branch(2), branch(3))]),
+    ],
+  };
+  const printed = printKernel(kernel, { lanes: 8 });
+  t.same(printed.map(({ end }) => end), [2, 5, undefined]);
+  t.ok(printed.every(({ text }) => /if \(saved != /.test(text)), "staged once");
+  const rows = 300;
+  const x = Uint32Array.from({ length: 32 * rows }, (_, i) => i * i);
+  // A grid may end in each branch.
+  for (const height of [8, 4, 1]) {
+    const [found, wanted] = [0, 0].map(() => ({
+      x,
+      y: new Uint32Array(8 * rows),
+    }));
+    const groups = [rows, height, 1] as const;
+    await runNative(pool!, kernel, { bindings: found!, groups });
+    interpretKernel(kernel, wanted!, groups);
+    t.same(found, wanted, `${height} workgroups along y`);
+  }
+});
+
 t.test("names of a plan are not C code", { skip }, async (t) => {
-  const { text } = printKernel({
+  const [printed] = printKernel({
     ...functions,
     bindings: [
       { name: 'x; system("ls"); //', type: "f32", access: "read" },
       ...functions.bindings,
     ],
   }, { lanes: 4 });
-  t.notMatch(text, "system(");
+  t.notMatch(printed!.text, "system(");
   t.ok(await findCompiler());
 });

@@ -54,7 +54,7 @@ const rows = kernelOf([
 ]);
 
 t.test("stores of a loop end with their binding", { skip }, async (t) => {
-  t.match(printKernel(rows, { lanes: 8 }).text, /\*\(run_of_words \*\)\(p/);
+  t.match(printKernel(rows, { lanes: 8 })[0]!.text, /\*\(run_of_words \*\)\(p/);
   const pool = await NativePool.open(1);
   const device = await createNativeDevice({ pool });
   await device.prepare({ rows: { tree: rows } });
@@ -106,7 +106,7 @@ function overRows(
 
 t.test("a loop over rows prefetches two rows ahead", (t) => {
   const fetches = (kernel: Kernel) =>
-    printKernel(kernel, { lanes: 8 }).text.match(
+    printKernel(kernel, { lanes: 8 })[0]!.text.match(
       /__builtin_prefetch\(.* \(uint64_t\)\d+u\)/g,
     ) ?? [];
   const ahead = (kernel: Kernel) =>

@@ -72,7 +72,8 @@ function product(
 
 t.test("one row of many blocks is one stream", (t) => {
   const streams = (stored: "bf16" | "f32", tile: MatmulTile, lanes: number) => {
-    const { text } = printKernel(product(2048, stored, tile).tree, { lanes });
+    const { tree } = product(2048, stored, tile);
+    const { text } = printKernel(tree, { lanes })[0]!;
     const apart = stored === "f32" ? 128 : 64;
     return [...text.matchAll(/(turn\d+)\((?:.*), (\d+), \d+, 0, &along_one\)/g)]
       .flatMap(([, turn, bytes]) => Number(bytes) === apart ? [turn] : []);

@@ -173,7 +173,7 @@ static void run(kernel_function *f, u scratch, u x, u y, u z, const u *lengths, 
 
 /** A program that reads the bindings of all cases, runs the kernels, and writes the bindings. */
 function programOf(cases: readonly Case[], lanes: number): string {
-  const printed = cases.map(({ kernel }) => printKernel(kernel, { lanes }));
+  const printed = cases.flatMap(({ kernel }) => printKernel(kernel, { lanes }));
   const calls = cases.map(({ kernel, words, groups }, i) => {
     const lengths = kernel.bindings.map(({ name }) => words[name]!.length);
     const { scratch } = printed[i]!;

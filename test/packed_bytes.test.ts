@@ -216,7 +216,8 @@ function rowsKernel(last: KernelText): Kernel {
 
 t.test("small products of a sum are added in pairs", async (t) => {
   const pairs = (kernel: Kernel, lanes: number) =>
-    printKernel(kernel, { lanes }).text.split("v_dot8_small_add(").length - 1;
+    printKernel(kernel, { lanes })[0]!.text.split("v_dot8_small_add(").length -
+    1;
   const kernel = rowsKernel(wgsl``);
   t.equal(pairs(kernel, 8), 4, "two of each sum for four words");
   t.equal(pairs(kernel, 4), 0, "only on vectors of 8 lanes");

@@ -74,23 +74,27 @@ function nesting(text: string): number {
   return max;
 }
 
+/** The binding whose rows are prefetched along loads, their largest stride in bytes, and the words of a load. */
+export interface Along {
+  readonly binding: number;
+  readonly apart: number;
+  readonly words: number;
+}
+
 /** Emits into one function. */
 export class Emitter {
   readonly writer: Writer;
   readonly arrays = new Map<Memory, ArrayNames>();
-  /** The binding whose rows are prefetched along loads, their largest stride in bytes, and the words of a load. */
-  along?: {
-    readonly binding: number;
-    readonly apart: number;
-    readonly words: number;
-  };
+  /** Prefetches of this function and of earlier parts of its kernel. */
+  along: Along | undefined;
   readonly #names = new Map<object, string>();
   #program: Program | undefined;
   #repeated = new Set<Value>();
   #saved = new Map<Value, string>();
 
-  constructor(writer: Writer) {
+  constructor(writer: Writer, along?: Along) {
     this.writer = writer;
+    this.along = along;
   }
 
   /** The name of a variable or a label. */

@@ -7,7 +7,7 @@ import { importKoffi } from "../koffi.ts";
 import { findCompiler } from "./compiler.ts";
 import { ObjectCache } from "./objects.ts";
 import { MAX_SHAPES, SHAPE_WORDS } from "./shapes.ts";
-import { THREADS_IN_C } from "./threads.ts";
+import { NO_END, THREADS_IN_C } from "./threads.ts";
 
 type Callable = ReturnType<LibraryHandle["func"]>;
 
@@ -16,8 +16,16 @@ export interface Runtime {
   /** Creates a pool of threads. Returns 0 without memory. */
   open(threads: number): bigint;
   close(pool: bigint): void;
-  /** Number of a kernel in a pool, or -1. */
-  load(pool: bigint, path: string, name: string, scratch: number): number;
+  /**
+   * Number of a kernel in a pool, or -1. If it has an `end`, the next loaded kernel executes the workgroups along y from
+   * there on.
+   */
+  load(
+    pool: bigint,
+    path: string,
+    name: string,
+    of: { readonly scratch: number; readonly end?: number | undefined },
+  ): number;
   /**
    * Runs records from word `from` to word `to`. `budget`: nanoseconds, 0 for all records. Returns the word that it
    * reached.
@@ -119,7 +127,7 @@ async function load(): Promise<NativeLibrary> {
   const open = bind("void *switchyard_open(uint32_t threads)");
   const close = bind("void switchyard_close(void *pool)");
   const loadKernel = bind(
-    "int32_t switchyard_load(void *pool, const char *path, const char *name, uint64_t scratch)",
+    "int32_t switchyard_load(void *pool, const char *path, const char *name, uint64_t scratch, uint32_t end)",
   );
   const run = bind(
     "uint64_t switchyard_run(void *pool, void *words, uint64_t from, uint64_t to, double budget)",
@@ -153,7 +161,8 @@ async function load(): Promise<NativeLibrary> {
   const runtime: Runtime = {
     open: (threads) => open(threads) ?? 0n,
     close: (pool) => close(pool),
-    load: (...args) => loadKernel(...args),
+    load: (pool, path, name, { scratch, end = NO_END }) =>
+      loadKernel(pool, path, name, scratch, end),
     run: (pool, words, { from, to, budget }) =>
       Number(run(pool, words, from, to, budget)),
     runAside: (pool, words, { from, to }) =>

@@ -38,6 +38,8 @@ export interface CFunction {
   readonly text: string;
   /** Bytes of scratch memory per thread. */
   readonly scratch: number;
+  /** Workgroups along y from this on are executed by the next function. Undefined: none are. */
+  readonly end?: number | undefined;
 }
 
 /** Location of a function. */
@@ -47,14 +49,15 @@ export interface CompiledFunction {
   /** Its name in the object. */
   readonly name: string;
   readonly scratch: number;
+  readonly end?: number | undefined;
 }
 
 /** Options of `functions`. */
 export interface FunctionsOptions {
   /** Key of everything that determines the printed text. Undefined if unknown. */
   readonly of: string | undefined;
-  /** Called with the number of functions that are ready. */
-  readonly progress: (done: number) => void;
+  /** Called with the numbers of ready and of all functions. */
+  readonly progress: (done: number, total: number) => void;
   /** Aborts compilation. */
   readonly signal?: AbortSignal;
 }
@@ -118,7 +121,7 @@ export class ObjectCache {
     return await this.#inFolder(async (folder) => {
       const noted = note && await this.#noted(folder, note);
       if (noted) {
-        options.progress(noted.length);
+        options.progress(noted.length, noted.length);
         return noted;
       }
       const found = await this.#compiled(folder, print(), options);
@@ -227,7 +230,7 @@ export class ObjectCache {
         paths.set(name, object);
         missing.delete(name);
       }
-      progress(names.length - missing.size);
+      progress(names.length - missing.size, names.length);
     };
     await look([...missing.keys()]);
     const batches = batchesOf(missing);
@@ -255,7 +258,7 @@ export class ObjectCache {
           paths.set(name, object);
           missing.delete(name);
         }
-        progress(names.length - missing.size);
+        progress(names.length - missing.size, names.length);
       }
     };
     const ended = await Promise.allSettled(
@@ -269,11 +272,11 @@ export class ObjectCache {
       ),
     );
     for (const end of ended) if (end.status === "rejected") throw end.reason;
-    return names.map((name, i) => ({
-      path: paths.get(name)!,
-      name,
-      scratch: functions[i]!.scratch,
-    }));
+    return names.map((name, i) => {
+      const { scratch, end } = functions[i]!;
+      const found = { path: paths.get(name)!, name, scratch };
+      return end === undefined ? found : { ...found, end };
+    });
   }
 
   /** The objects of links, if they are intact. */

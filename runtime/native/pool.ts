@@ -151,7 +151,7 @@ export class NativePool implements HostPool<Uint32Array> {
     progress?: (done: number, total: number) => void,
   ): Promise<HostKernel[]> {
     this.#check();
-    const { objects, runtime } = this.#library;
+    const { objects } = this.#library;
     const keys = kernels.map(({ tree, fused = false }) =>
       `${fused} ${kernelText(tree)}`
     );
@@ -175,16 +175,16 @@ export class NativePool implements HostPool<Uint32Array> {
           Array.from(
             fresh.values(),
             ({ tree, fused = false }) => printKernel(tree, { lanes, fused }),
-          ),
+          ).flat(),
         {
           of: version && [version, ...fresh.keys()].join("\n"),
-          progress: (done) => progress?.(ready + done, kernels.length),
+          progress: (done, total) =>
+            progress?.(
+              ready + Math.floor(fresh.size * done / total),
+              kernels.length,
+            ),
           ...limit ? { signal: limit } : {},
         },
-      );
-    const load = (found: readonly CompiledFunction[]) =>
-      found.map(({ path, name, scratch }) =>
-        runtime.load(this.#pool, path, name, scratch)
       );
     const first = await find().catch((error) => {
       throw limit?.aborted
@@ -197,10 +197,10 @@ export class NativePool implements HostPool<Uint32Array> {
     });
     // After all work has ended, the table of kernels and scratch memory can be replaced.
     await this.settle();
-    let loaded = load(first);
+    let loaded = this.#load(first);
     if (loaded.includes(-1)) {
       objects.leave("the system does not load what is in it");
-      loaded = load(await find());
+      loaded = this.#load(await find());
     }
     if (objects.unkept !== undefined) {
       this.#notice?.(
@@ -219,6 +219,20 @@ export class NativePool implements HostPool<Uint32Array> {
       this.#kernels.set(key, { index, bindings: tree.bindings.length });
     });
     return keys.map((key) => this.#kernels.get(key)!);
+  }
+
+  /** Numbers of kernels: those of their first functions, or -1 if the system refuses one of their functions. */
+  #load(functions: readonly CompiledFunction[]): number[] {
+    const { runtime } = this.#library;
+    const kernels: number[] = [];
+    let isFirst = true;
+    for (const { path, name, scratch, end } of functions) {
+      const number = runtime.load(this.#pool, path, name, { scratch, end });
+      if (isFirst) kernels.push(number);
+      else if (number < 0) kernels[kernels.length - 1] = -1;
+      isFirst = end === undefined;
+    }
+    return kernels;
   }
 
   bind(

@@ -3,10 +3,11 @@
 import { load, lt, u32 } from "../../spec/kernel/build.ts";
 import { GROUP_XZ } from "../../spec/kernel/make.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
+import { mergedParts } from "../../spec/kernel/merge.ts";
 import { isSame } from "../../spec/same.ts";
 import type { Program } from "../vector/ir.ts";
 import { lowerKernel } from "../vector/lower.ts";
-import { Emitter } from "./emit.ts";
+import { type Along, Emitter } from "./emit.ts";
 import type { CFunction } from "./objects.ts";
 import { GUARD_BYTES, vectorsInC } from "./vectors.ts";
 import { Writer } from "./writer.ts";
@@ -22,30 +23,44 @@ export interface PrintOptions {
   readonly fused?: boolean;
 }
 
-/** Prints a kernel as a function of type `kernel_function`. */
+/**
+ * Prints a kernel as functions of type `kernel_function`, one per part of a merged kernel: compilation time is
+ * superlinear in the length of a function.
+ */
 export function printKernel(
   kernel: Kernel,
   { lanes, fused = false }: PrintOptions,
-): CFunction {
+): readonly CFunction[] {
   while (kernel.workgroupSize % lanes !== 0) lanes /= 2;
-  const program = lowerKernel(kernel, {
-    lanes,
-    vectorBytes: 4 * lanes,
-    guardBytes: GUARD_BYTES,
-    loops: "tiles",
-    inMemory: "outliving",
+  let along: Along | undefined;
+  const parts = mergedParts(kernel).map(({ end, kernel }) => {
+    const program = lowerKernel(kernel, {
+      lanes,
+      vectorBytes: 4 * lanes,
+      guardBytes: GUARD_BYTES,
+      loops: "tiles",
+      inMemory: "outliving",
+    });
+    const emitter = new Emitter(new Writer(), along);
+    const body = bodyInC(program, emitter);
+    along = emitter.along;
+    return { end, body, scratch: program.scratch };
   });
-  const body = bodyInC(program, listOfTiles(kernel));
-  const bytes = /\b(v_dot|v_lookup|strided)/.test(body);
-  return {
-    prelude: vectorsInC({ lanes, fused, bytes }),
+  const traits = traitsInC(along, listOfTiles(kernel));
+  return parts.map(({ end, body, scratch }) => ({
+    prelude: vectorsInC({
+      lanes,
+      fused,
+      bytes: /\b(v_dot|v_lookup|strided)/.test(body),
+    }),
     text:
       `(const struct launch *launch, uint32_t first_group, uint32_t end_group, char *scratch, const volatile uint32_t *stop) {
-${body}
+${traits}${body}
 }
 `,
-    scratch: program.scratch,
-  };
+    scratch,
+    end,
+  }));
 }
 
 /** The number of the binding, from 1, whose first word is the number of workgroups along x and z with work. 0: none. */
@@ -58,9 +73,16 @@ function listOfTiles({ body, bindings }: Kernel): number {
     bindings.findIndex(({ name, access }) => access === "read" && isRead(name));
 }
 
-function bodyInC(program: Program, tiles: number): string {
-  const writer = new Writer();
-  const emitter = new Emitter(writer);
+/** Answers a call with an empty record. */
+function traitsInC(along: Along | undefined, tiles: number): string {
+  if (!along && tiles === 0) return "";
+  const { binding, apart, words } = along ?? { binding: 0, apart: 0, words: 0 };
+  const values = `{ { ${binding}, ${apart}, ${words} }, ${tiles} }`;
+  return `if (launch->words == 0) { *(struct traits *)scratch = (struct traits)${values}; return; }\n`;
+}
+
+function bodyInC(program: Program, emitter: Emitter): string {
+  const { writer } = emitter;
   for (const memory of program.memories) {
     const address = writer.name(memory.name);
     if ("binding" in memory) {
@@ -95,14 +117,10 @@ function bodyInC(program: Program, tiles: number): string {
       emitter.program(program);
     },
   );
-  const { along } = emitter;
-  if (!along && tiles === 0) return writer.text();
-  const { binding, apart, words } = along ?? { binding: 0, apart: 0, words: 0 };
-  const values = `{ { ${binding}, ${apart}, ${words} }, ${tiles} }`;
-  return `if (launch->words == 0) { *(struct traits *)scratch = (struct traits)${values}; return; }
-${writer.text()}${
-    along
-      ? "  ((u *)scratch)[-1] |= (along_one.array ? 1 : 0) | (along_several.array ? 2 : 0);\n"
-      : ""
-  }`;
+  if (emitter.along) {
+    writer.line(
+      "((u *)scratch)[-1] |= (along_one.array ? 1 : 0) | (along_several.array ? 2 : 0);",
+    );
+  }
+  return writer.text();
 }

@@ -19,6 +19,8 @@ export const COPY_BLOCK = 1 << 18;
 export const SHARE_FROM_NS = 4000;
 /** Spins of a waiting thread before it sleeps: some tens of microseconds. */
 const SPINS = 4000;
+/** End along y of a kernel that has no further part. */
+export const NO_END = 2 ** 32 - 1;
 /** Bytes from which a buffer has separate pages. */
 const PAGES_FROM = 1 << 20;
 
@@ -47,7 +49,9 @@ export const THREADS_IN_C = `
 #include <unistd.h>
 ${LAUNCH_STRUCT}
 ${SHAPES_IN_C}
-struct kernel { kernel_function *run; double cost; struct traits traits; };
+static const uint32_t NO_END = ${NO_END};
+// The next kernel executes the workgroups along y from \`end\` on.
+struct kernel { kernel_function *run; double cost; struct traits traits; uint32_t end; };
 struct pool {
   uint32_t threads;
   pthread_t *ids;
@@ -58,7 +62,7 @@ struct pool {
   uint32_t stop;
   uint64_t position;
   _Atomic(const struct launch *) current;
-  kernel_function *run;
+  const struct kernel *kernel;
   uint32_t groups, chunk, taken;
   struct streams *streams;
   struct shapes shapes;
@@ -95,6 +99,20 @@ static void write_bytes(const struct launch *l, uint32_t first, uint32_t end, ch
   memcpy(l->bindings[0].address, &l->bindings[1], l->bindings[0].length);
 }
 
+// Runs workgroups of a launch, those of each part of its kernel together.
+static void run_groups(struct pool *p, const struct launch *l, const struct kernel *kernel, uint32_t first, uint32_t end, char *scratch) {
+  for (uint32_t to = end; first < end; first = to) {
+    const struct kernel *part = kernel;
+    if (kernel->end != NO_END) {
+      const uint32_t y = first % l->y;
+      while (part->end <= y) part++;
+      to = first - y + (part->end < l->y ? part->end : l->y);
+      if (to > end) to = end;
+    }
+    part->run(l, first, to, scratch, &p->stop);
+  }
+}
+
 // Takes workgroups of the shared launch until none is left. Returns their number. Takes a fraction of the remaining
 // ones each time, at least a chunk: long ranges of memory at first, and threads that finish nearly at the same time
 // (guided self-scheduling).
@@ -107,7 +125,7 @@ static uint32_t take(struct pool *p, const struct launch *l, uint32_t index) {
       uint32_t left = p->groups - first, part = left / (p->threads * 2);
       end = first + (part > p->chunk ? part : p->chunk < left ? p->chunk : left);
     } while (!atomic_compare_exchange_weak(&p->next, &first, end));
-    p->run(l, first, end, p->scratch[index], &p->stop);
+    run_groups(p, l, p->kernel, first, end, p->scratch[index]);
     taken += end - first;
   }
 }
@@ -159,7 +177,7 @@ static void share(struct pool *p, const struct launch *l, struct kernel *kernel,
   if (chunk > max) chunk = max;
   p->chunk = chunk ? chunk : 1;
   p->groups = groups;
-  p->run = kernel->run;
+  p->kernel = kernel;
   atomic_store(&p->next, 0);
   atomic_store(&p->current, l);
   wake_all(p);
@@ -185,7 +203,7 @@ static uint32_t groups_of(const struct launch *l, const struct kernel *kernel) {
 // Runs these first workgroups of a launch, alone or shared. Returns its end time.
 static uint64_t run_launch(struct pool *p, struct launch *l, struct kernel *kernel, uint32_t groups, uint64_t begin) {
   if (p->threads == 1 || groups <= 1 || (kernel->cost >= 0 && kernel->cost * groups < ${SHARE_FROM_NS})) {
-    kernel->run(l, 0, groups, p->scratch[0], &p->stop);
+    run_groups(p, l, kernel, 0, groups, p->scratch[0]);
     leader_ended(p, groups);
     uint64_t end = now();
     double each = groups ? (double)(end - begin) / groups : kernel->cost;
@@ -206,8 +224,8 @@ struct pool *switchyard_open(uint32_t threads) {
   p->scratch = calloc(threads, sizeof *p->scratch);
   p->kernels = calloc(2, sizeof *p->kernels);
   if (!p->ids || !p->scratch || !p->kernels) return 0;
-  p->kernels[${COPY}] = (struct kernel){ copy_bytes, -1 };
-  p->kernels[${WRITE}] = (struct kernel){ write_bytes, -1 };
+  p->kernels[${COPY}] = (struct kernel){ copy_bytes, -1, .end = NO_END };
+  p->kernels[${WRITE}] = (struct kernel){ write_bytes, -1, .end = NO_END };
   p->kernel_count = 2;
   pthread_mutex_init(&p->mutex, 0);
   pthread_cond_init(&p->wake, 0);
@@ -240,8 +258,8 @@ void switchyard_close(struct pool *p) {
   free(p);
 }
 
-// Loads a compiled kernel with this much scratch memory. Returns its number, or -1.
-int32_t switchyard_load(struct pool *p, const char *path, const char *name, uint64_t scratch_bytes) {
+// Loads a compiled kernel with this much scratch memory, or a part of one. Returns its number, or -1.
+int32_t switchyard_load(struct pool *p, const char *path, const char *name, uint64_t scratch_bytes, uint32_t end) {
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   kernel_function *run = library ? (kernel_function *)dlsym(library, name) : 0;
   if (!run) return -1;
@@ -263,7 +281,7 @@ int32_t switchyard_load(struct pool *p, const char *path, const char *name, uint
   struct traits traits = { 0 };
   uint32_t stop = 0;
   run((const struct launch *)empty, 0, 0, (char *)&traits, &stop);
-  kernels[p->kernel_count] = (struct kernel){ run, -1, traits };
+  kernels[p->kernel_count] = (struct kernel){ run, -1, traits, end };
   return p->kernel_count++;
 }
 
