@@ -2,7 +2,7 @@
 
 import { type Command, CommanderError } from "commander";
 import { type CliIo, OutputClosed, processIo } from "./io.ts";
-import { isModelOption, optionFor } from "./other_names.ts";
+import { isModelOption, isSplit, optionFor } from "./other_names.ts";
 import { createProgram } from "./program.ts";
 import { UsageError } from "./values.ts";
 
@@ -32,6 +32,8 @@ export async function main(
       );
     }
     try {
+      const split = argv.find(isSplit);
+      if (split !== undefined) program.error(`unknown option '${split}'`);
       await program.parseAsync([...argv], { from: "user" });
     } catch (error) {
       if (!(error instanceof CommanderError)) throw error;

@@ -16,6 +16,7 @@ const OTHER_NAMES: { readonly [option: string]: string } = {
   "--expert-model-parallel-size": "--mesh ep=N",
   "--expert-parallel-size": "--mesh ep=N",
   "--file": "--prompt-file",
+  "--gpu-layers": "--adapter",
   "--gradient-accumulation-steps": "--accumulate",
   "--gradient-checkpointing": "--recompute",
   "--json-schema-file": "--json-schema",
@@ -29,6 +30,7 @@ const OTHER_NAMES: { readonly [option: string]: string } = {
   "--max-steps": "--steps",
   "--model-draft": "--draft",
   "--n-cpu-moe": "--expert-memory",
+  "--n-gpu-layers": "--adapter",
   "--n-predict": "--max-new-tokens",
   "--no-mmap": "--preload",
   "--num-train-epochs": "--epochs",
@@ -49,6 +51,9 @@ const OTHER_NAMES: { readonly [option: string]: string } = {
   "--warmup-steps": "--warmup",
   "-c": "--max-context",
   "-f": "--prompt-file",
+  "-ngl": "--adapter",
+  "-np": "--max-sequences",
+  "-tb": "--threads",
 };
 
 /** Options for a model. Here it is an argument. */
@@ -65,6 +70,11 @@ const MODEL_OPTIONS: ReadonlySet<string> = new Set([
 /** Returns whether an unknown option means the model of a command. */
 export function isModelOption(unknown: string): boolean {
   return MODEL_OPTIONS.has(unknown.replace(/=.*/s, ""));
+}
+
+/** Returns whether the parser would split an option of another program, such as `-ngl` into `-n gl`. */
+export function isSplit(argument: string): boolean {
+  return /^-\w{2,}$/.test(argument) && Object.hasOwn(OTHER_NAMES, argument);
 }
 
 /** Returns the option of a command that an unknown one means. Undefined: none is known. */

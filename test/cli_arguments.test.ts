@@ -52,6 +52,10 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot run the command: unknown option '--threads-batch'. Give --threads, or see 'switchyard generate --help'",
   ],
   [
+    "generate x -ngl 99",
+    "Cannot run the command: unknown option '-ngl'. Give --adapter, or see 'switchyard generate --help'",
+  ],
+  [
     "generate x -t 0",
     "Cannot use --threads '0'. Give a whole number from 1 to 256",
   ],
