@@ -31,7 +31,12 @@ import {
   upTo,
 } from "../compiler/mod.ts";
 import { mixtralLayer } from "./helpers/mixtral_layer.ts";
-import { closeDevices, holds, MESHES } from "./helpers/run_model.ts";
+import {
+  closeDevices,
+  compileCase,
+  holds,
+  MESHES,
+} from "./helpers/run_model.ts";
 
 t.teardown(closeDevices);
 
@@ -166,6 +171,14 @@ const shapes = model(
     };
   },
 );
+t.test("plans of dispatched values with 16-bit operands are legal", async (t) => {
+  const fast = { numerics: "fast", operands: "f16" } as const;
+  for (const options of [{}, UNEVEN]) {
+    const of = { model: shapes, calls: [], lengths: { token: 7 } };
+    await t.resolves(compileCase(of, { ...options, ...fast }));
+  }
+});
+
 for (const stored of ["f32", "bf16"] as const) {
   holds(`shapes of dispatched values, ${stored}`, {
     model: shapes,

@@ -42,22 +42,26 @@ const HEIGHT = 128;
 
 /**
  * The form of a contraction for many rows. Undefined if it has none: operands have 32 bits, the right one depends on
- * tokens, or sizes do not fit.
+ * tokens, rows are dispatched, or sizes do not fit.
  */
 export function contractForm(
   lowering: Lowering,
   node: NodeOf<"dot">,
 ): MatrixForm | undefined {
-  const { placed, options } = lowering;
+  const { model, placed, options } = lowering;
   const { batch, over, rows, columns } = dotShape(node);
+  if (
+    options.operands === "f32" || batch.length === 0 ||
+    model.dispatched.has(node)
+  ) {
+    return undefined;
+  }
   const isFixed = [...batch, ...over, ...columns].every((axis) => {
     const length = placed.axes[axis]!;
     return !length.dynamic && !isUneven(placed, length);
   });
   const isMany = rows.some((axis) => placed.axes[axis]!.dynamic);
-  if (options.operands === "f32" || !isFixed || !isMany || batch.length === 0) {
-    return undefined;
-  }
+  if (!isFixed || !isMany) return undefined;
   const [k, width] = [over, columns].map((axes) =>
     fixedProduct(lowering, node, axes)
   ) as [number, number];
