@@ -126,6 +126,7 @@ function nodeShapes(
 ): Shape[] {
   const [width, height] = [widthOf(node), heightOf(node)];
   const [name, detail] = textOf(node);
+  const lines = [name, detail, ...linesOf(node).map(([text]) => text)];
   const corner = [x - width / 2, y - height / 2] as const;
   const isStep = node.kind === "step";
   const words = (text: string, dy: number, ink: Ink): Shape => ({
@@ -146,11 +147,9 @@ function nodeShapes(
         radius: 6,
         ink: "card",
         border: node.index === step ? "ink" : node.role,
-        title: [name, detail, ...linesOf(node).map(([text]) => text)].join(
-          "\n",
-        ),
+        title: lines.join("\n"),
         link: stepLink(program, node.index),
-        action: `Open step ${name}`,
+        action: `Open step ${lines.join(", ")}`,
       }
       : {
         kind: "rect",
