@@ -23,10 +23,15 @@ const MODELS = repositoryFile("models");
 const here = (name: string) => path.join(FOLDER, name);
 const reference = (name: string) => repositoryFile(`test/references/${name}`);
 
-/** A checkpoint of each architecture. */
+/** A checkpoint of each architecture, or a published configuration if none is recorded. */
 const CHECKPOINTS = new Map(
-  readdirSync(reference("")).flatMap((name): [string, string][] => {
-    const config = path.join(reference(name), "config.json");
+  [
+    ...readdirSync(reference("configs")).map((name) => `configs/${name}`),
+    ...readdirSync(reference("")),
+  ].flatMap((name): [string, string][] => {
+    const config = name.endsWith(".json")
+      ? reference(name)
+      : path.join(reference(name), "config.json");
     return existsSync(config)
       ? [[JSON.parse(readFileSync(config, "utf8")).architectures?.[0], name]]
       : [];

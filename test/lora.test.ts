@@ -206,7 +206,10 @@ async function decoded(name: string, folder: string): Promise<string> {
       [...tensors.values()].flatMap((entry) => entry.of ?? []),
     );
     for (const [name, entry] of tensors) {
-      if (parts.has(name) && !entry.of || /:|_scales$/.test(name)) continue;
+      // The separate matrices of experts are written.
+      const isStack = /experts\.(gate_up|down)_proj$/.test(name);
+      const isPart = parts.has(name) && !entry.of;
+      if (isStack || isPart || /:|_scales$/.test(name)) continue;
       const { shape, data } = name.endsWith("_blocks")
         ? await decodedBlocks(
           entry,
