@@ -1,4 +1,5 @@
 // Arguments of the command line: exit code 2 for bad ones, and the output of each command.
+// needs: cpu
 import { spawn } from "node:child_process";
 import { openSync, readFileSync } from "node:fs";
 import path from "node:path";

@@ -73,10 +73,12 @@ t.test("the command line loads modules of a command on demand", (t) => {
   const loaded = loadedBefore("cli/main.ts");
   t.ok(loaded.includes("cli/program.ts"), "the program is reached");
   const parts = /^(compiler|runtime|models|engine)\/|^spec\/mod\.ts$/;
-  // Every command opens files; these modules import no others.
+  // Every command opens files and counts cores; these modules import no others.
   t.strictSame(loaded.filter((file) => parts.test(file)), [
+    "runtime/available_cores.ts",
     "runtime/cache/folders.ts",
     "engine/version.ts",
+    "runtime/control_groups.ts",
     "engine/gguf/folder.ts",
   ]);
   t.ok(
