@@ -95,7 +95,19 @@ function printParts(
   }[],
 ): WasmFunction {
   const f = new WasmFunction(["i32", "i32", "i32", "i32"], []);
-  const [y, next] = [f.local("i32"), f.local("i32")];
+  const [height, y, next] = [f.local("i32"), f.local("i32"), f.local("i32")];
+  // Sets `next` to the smaller of a local and the top of the stack.
+  const setNext = (max: number) => {
+    f.tee(next);
+    f.get(max);
+    f.get(next);
+    f.get(max);
+    f.op("i32.lt_u", "select");
+    f.set(next);
+  };
+  f.get(0);
+  f.load("i32.load", 4 * RECORD.y);
+  f.set(height);
   eachGroup(f, () => {
     pushAlongY(f, "i32.rem_u");
     f.set(y);
@@ -107,21 +119,14 @@ function printParts(
         f.if();
       }
       // The following workgroups along y in the same part, up to local 2.
+      f.i32(end ?? -1);
+      setNext(height);
       f.get(1);
       f.get(y);
       f.op("i32.sub");
-      if (end !== undefined) f.i32(end);
-      else {
-        f.get(0);
-        f.load("i32.load", 4 * RECORD.y);
-      }
-      f.op("i32.add");
-      f.tee(next);
-      f.get(2);
       f.get(next);
-      f.get(2);
-      f.op("i32.lt_u", "select");
-      f.set(next);
+      f.op("i32.add");
+      setNext(2);
       f.get(0);
       f.get(1);
       f.get(next);
