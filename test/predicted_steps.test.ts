@@ -65,6 +65,9 @@ async function predicted(
   return parts.launch + parts.arithmetic + parts.memory;
 }
 
+/** Largest ratio of predicted and counted times. Only counts load values that exceed the shared cache from device memory. */
+const MOST = 1.7;
+
 for (const figure of inTurn(figures, 8)) {
   const { model, batch, past, gpu } = figure;
   const name = `${model}, batch ${batch}, context ${past}, ${gpu}`;
@@ -72,7 +75,7 @@ for (const figure of inTurn(figures, 8)) {
     const described = GPU_NAMES.map(describedGpu)
       .find(({ name }) => name === gpu)!;
     const ratio = await predicted(figure, described.machine) / figure.seconds;
-    t.ok(ratio > 1 / 1.6 && ratio < 1.6, ratio.toFixed(2));
+    t.ok(ratio > 1 / MOST && ratio < MOST, ratio.toFixed(2));
   });
 }
 
