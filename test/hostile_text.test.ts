@@ -105,7 +105,11 @@ t.test("a tokenizer of an unknown type", async (t) => {
     err,
     /^Cannot read the tokenizer of 'FOLDER': .*\\u\{1b\}\[2J', .* Check tokenizer\.json\n$/,
   );
-  t.notMatch(err.trimEnd(), /\p{Cc}/u, "control characters are escaped");
+  t.notMatch(
+    err.trimEnd(),
+    /\p{Cc}/u,
+    "a message has escapes instead of control characters",
+  );
   withTokenizer({ model: { ...TOKENIZER.model, type: "Superword" } });
   t.equal(
     (await generate("--prompt", "Hello")).err,

@@ -65,7 +65,10 @@ async function predicted(
   return parts.launch + parts.arithmetic + parts.memory;
 }
 
-/** Largest ratio of predicted and counted times. Only counts load values that exceed the shared cache from device memory. */
+/**
+ * Largest ratio of predicted and counted times. Instructions other than multiply-adds, such as those of latent attention
+ * over many keys, and waits for memory are predicted roughly.
+ */
 const MOST = 1.7;
 
 for (const figure of inTurn(figures, 8)) {
