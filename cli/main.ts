@@ -2,7 +2,7 @@
 
 import { type Command, CommanderError } from "commander";
 import { type CliIo, OutputClosed, processIo } from "./io.ts";
-import { isModelOption, isSplit, optionFor } from "./other_names.ts";
+import { isSplit, replacementFor } from "./other_names.ts";
 import { createProgram } from "./program.ts";
 import { UsageError } from "./values.ts";
 
@@ -70,14 +70,12 @@ function usageError(
   const state = text!.replace(/\.$/, "");
   const [, option] = /^unknown option '(.*)'$/.exec(state) ?? [];
   const options = command?.options.flatMap(({ long }) => long ?? []) ?? [];
-  const [argument] = command?.registeredArguments ?? [];
+  const argument = command?.registeredArguments[0]?.name();
   const named = option === undefined
     ? state.startsWith("too many arguments") && options.includes("--prompt")
       ? "a prompt with --prompt"
       : undefined
-    : argument && isModelOption(option)
-    ? `the ${argument.name()} without an option`
-    : optionFor(option, options);
+    : replacementFor(option, { options, argument });
   const [, near] = /^\(Did you mean (.*)\?\)$/.exec(hint) ?? [];
   const meant = named ?? (near === "--help" ? undefined : near);
   const remedy = meant === undefined ? "See" : `Give ${meant}, or see`;

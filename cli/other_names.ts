@@ -1,5 +1,8 @@
 /** Options by their names in other programs: llama.cpp, vLLM, transformers, PEFT and Megatron-LM. */
 
+/** The model of a command, an argument here. */
+const MODEL = "";
+
 const OTHER_NAMES: { readonly [option: string]: string } = {
   "--alias": "--name",
   "--batch-size": "--batch",
@@ -19,8 +22,10 @@ const OTHER_NAMES: { readonly [option: string]: string } = {
   "--gpu-layers": "--adapter",
   "--gradient-accumulation-steps": "--accumulate",
   "--gradient-checkpointing": "--recompute",
+  "--hf-repo": MODEL,
   "--json-schema-file": "--json-schema",
   "--learning-rate": "--lr",
+  "--load": MODEL,
   "--lora-modules": "--lora",
   "--max-grad-norm": "--clip",
   "--max-model-len": "--max-context",
@@ -28,7 +33,10 @@ const OTHER_NAMES: { readonly [option: string]: string } = {
   "--max-num-seqs": "--max-sequences",
   "--max-seq-length": "--length",
   "--max-steps": "--steps",
+  "--model": MODEL,
   "--model-draft": "--draft",
+  "--model-name-or-path": MODEL,
+  "--model-path": MODEL,
   "--n-cpu-moe": "--expert-memory",
   "--n-gpu-layers": "--adapter",
   "--n-predict": "--max-new-tokens",
@@ -51,39 +59,29 @@ const OTHER_NAMES: { readonly [option: string]: string } = {
   "--warmup-steps": "--warmup",
   "-c": "--max-context",
   "-f": "--prompt-file",
+  "-hf": MODEL,
+  "-m": MODEL,
   "-ngl": "--adapter",
   "-np": "--max-sequences",
   "-tb": "--threads",
 };
-
-/** Options for a model. Here it is an argument. */
-const MODEL_OPTIONS: ReadonlySet<string> = new Set([
-  "--hf-repo",
-  "--load",
-  "--model",
-  "--model-path",
-  "--model_name_or_path",
-  "-hf",
-  "-m",
-]);
-
-/** Returns whether an unknown option means the model of a command. */
-export function isModelOption(unknown: string): boolean {
-  return MODEL_OPTIONS.has(unknown.replace(/=.*/s, ""));
-}
 
 /** Returns whether the parser would split an option of another program, such as `-ngl` into `-n gl`. */
 export function isSplit(argument: string): boolean {
   return /^-\w{2,}$/.test(argument) && Object.hasOwn(OTHER_NAMES, argument);
 }
 
-/** Returns the option of a command that an unknown one means. Undefined: none is known. */
-export function optionFor(
+/** Returns what a command has instead of an unknown option, for a message. Undefined: nothing is known. */
+export function replacementFor(
   unknown: string,
-  options: Iterable<string>,
+  { options, argument }: {
+    readonly options: readonly string[];
+    /** The first argument of the command. */
+    readonly argument: string | undefined;
+  },
 ): string | undefined {
-  const known = new Set(options);
   const name = unknown.replace(/=.*/s, "").replaceAll("_", "-");
-  const other = Object.hasOwn(OTHER_NAMES, name) ? OTHER_NAMES[name] : name;
-  return known.has(other!.split(" ")[0]!) ? other : undefined;
+  const other = Object.hasOwn(OTHER_NAMES, name) ? OTHER_NAMES[name]! : name;
+  if (other === MODEL) return argument && `the ${argument} without an option`;
+  return options.includes(other.split(" ")[0]!) ? other : undefined;
 }

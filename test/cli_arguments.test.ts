@@ -65,6 +65,10 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot run the command: unknown option '--model'. Give the checkpoint without an option, or see 'switchyard serve --help'",
   ],
   [
+    "generate -hf x",
+    "Cannot run the command: unknown option '-hf'. Give the checkpoint without an option, or see 'switchyard generate --help'",
+  ],
+  [
     "generate x hello",
     "Cannot run the command: too many arguments for 'generate'. Expected 1 argument but got 2. Give a prompt with --prompt, or see 'switchyard generate --help'",
   ],
