@@ -15,8 +15,8 @@ import path from "node:path";
 import process from "node:process";
 import { MachineError } from "../../spec/errors.ts";
 import { sum } from "../../spec/sum.ts";
-import { rankIdentity } from "../mpi/world.ts";
 import { availableCores } from "../available_cores.ts";
+import { rankIdentity } from "../mpi/world.ts";
 import { CompileError, compileObject, type Compiler } from "./compiler.ts";
 import { codeOf } from "../cache/folders.ts";
 import {
@@ -233,8 +233,8 @@ export class ObjectCache {
       progress(names.length - missing.size, names.length);
     };
     await look([...missing.keys()]);
-    const batches = batchesOf(missing);
     const workers = availableCores();
+    const batches = batchesOf(missing, workers);
     // Ranks that start together begin with different batches, so that each finds the results of others.
     const first = (rankIdentity()?.rank ?? 0) * workers;
     let next = 0;
@@ -366,12 +366,15 @@ function messageOf(error: unknown): string {
 }
 
 /**
- * Names of functions that are compiled together, of equal prelude and at most an equal part of all text per core. The
- * longest text is first, because a compiler process that starts last with it would run alone.
+ * Names of functions that are compiled together: of equal prelude, with at most an equal share of all text per worker.
+ * The longest batch is first: if it started last, it would be compiled alone.
  */
-function batchesOf(functions: ReadonlyMap<string, CFunction>): string[][] {
+function batchesOf(
+  functions: ReadonlyMap<string, CFunction>,
+  workers: number,
+): string[][] {
   const all = sum(Array.from(functions.values(), ({ text }) => text.length));
-  const max = Math.min(MAX_CHARACTERS, all / availableCores());
+  const max = Math.min(MAX_CHARACTERS, all / workers);
   const batches: { readonly names: string[]; length: number }[] = [];
   const open = new Map<string, { readonly names: string[]; length: number }>();
   for (const [name, { prelude, text }] of functions) {
