@@ -137,6 +137,7 @@ t.test("incompatible flags, and files that are not machines", async (t) => {
     [["devices", "--out", file], 2, /--out without --all/],
     [["devices", "--ranks", "2"], 2, /--ranks without --all/],
     [["devices", ...ONCE], 2, /--repetitions without --all/],
+    [["devices", "-t", "2"], 2, /--threads without --all/],
     [
       ["devices", "--all", "--devices", "mpi", "--ranks", "2"],
       2,

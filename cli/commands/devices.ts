@@ -38,6 +38,7 @@ export async function devicesCommand(
       "--out": flags.out,
       "--ranks": flags.ranks,
       "--repetitions": flags.repetitions,
+      "--threads": flags.threads,
       "--devices": devices === "shared" ? undefined : devices,
       "--adapter": only === "auto" ? undefined : only,
     },
