@@ -2,6 +2,7 @@
 
 import { ACTIVATIONS } from "../spec/activations.ts";
 import { type Command, Option } from "commander";
+import { MAX_NATIVE_THREADS } from "../runtime/available_cores.ts";
 import { STORED_NAMES } from "../spec/encoding.ts";
 import { MAX_AXIS, MAX_MICRO_BATCHES, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mod.ts";
@@ -23,9 +24,6 @@ import {
   parsePlace,
   positive,
 } from "./values.ts";
-
-/** Maximum number of CPU threads, as of pools of `runtime/native`. */
-const MAX_THREADS = 256;
 
 /** Description of `--experts`. */
 const EXPERTS =
@@ -194,7 +192,7 @@ export function deviceFlags(command: Command): Command {
     .option(
       "-t, --threads <n>",
       "Threads of CPU devices; processes on one host divide them. Results do not depend on their number. Default: the number of cores, or the CPU quota of the container.",
-      integer("--threads", 1, MAX_THREADS),
+      integer("--threads", 1, MAX_NATIVE_THREADS),
     )
     .option(
       "--deadline <seconds>",

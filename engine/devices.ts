@@ -8,11 +8,11 @@ import {
   listAdapters,
   withoutAdapter,
 } from "../runtime/mod.ts";
+import { MAX_NATIVE_THREADS } from "../runtime/available_cores.ts";
 import { MAX_THREADS } from "../runtime/cpu/control.ts";
 import { CPU_LIMITS, openCpuPool, SHARE_FROM_MS } from "../runtime/cpu/mod.ts";
 import {
   findCompiler,
-  MAX_NATIVE_THREADS,
   NATIVE_LIMITS,
   NativePool,
   SHARE_FROM_NS,

@@ -1,11 +1,14 @@
-/** Cores available to this process: of the machine, and of the CPU quotas of its control groups. */
+/** Numbers of threads: the maximum, and the cores that are available to this process. */
 
 import { availableParallelism } from "node:os";
 import { groupFolders, readText } from "./control_groups.ts";
 
+/** Maximum number of threads of a native CPU device. */
+export const MAX_NATIVE_THREADS = 256;
+
 /**
- * Available cores, at least 1. A quota is rounded down: with more threads than cores, the system pauses all of them,
- * and others wait. `read` returns the text of a file, empty if there is none.
+ * Available cores, at least 1: those of the machine, or the CPU quota of a control group, rounded down. With more threads
+ * than its quota, the system pauses all threads of a group. `read` returns the text of a file, empty if there is none.
  */
 export function availableCores(
   read: (file: string) => string = readText,

@@ -9,17 +9,17 @@
  * ```
  */
 
-import { availableCores } from "../available_cores.ts";
+import { availableCores, MAX_NATIVE_THREADS } from "../available_cores.ts";
 import type { Device } from "../device.ts";
 import { HostDevice } from "../host_device.ts";
 import { type Compiler, findCompiler } from "./compiler.ts";
 import { whyNotNative } from "./library.ts";
-import { MAX_NATIVE_THREADS, NativePool } from "./pool.ts";
+import { NativePool } from "./pool.ts";
 
 export { availableMemory, SPARE } from "./available_memory.ts";
 export { type Compiler, findCompiler } from "./compiler.ts";
 export { whyNotNative } from "./library.ts";
-export { MAX_NATIVE_THREADS, NATIVE_LIMITS, NativePool } from "./pool.ts";
+export { NATIVE_LIMITS, NativePool } from "./pool.ts";
 export { SHARE_FROM_NS } from "./threads.ts";
 export { printKernel } from "./print.ts";
 export type { CFunction } from "./objects.ts";

@@ -20,6 +20,7 @@ import {
   HostRecords,
   type RecordedLaunches,
 } from "../host_records.ts";
+import { MAX_NATIVE_THREADS } from "../available_cores.ts";
 import { moduleHash } from "../cache/module_hash.ts";
 import { NativeHeap } from "./heap.ts";
 import { loadNative, type NativeLibrary } from "./library.ts";
@@ -30,9 +31,6 @@ import { savedShapes, saveShapes } from "./shapes.ts";
 import { COPY, COPY_BLOCK, WRITE } from "./threads.ts";
 
 const printer = moduleHash(PRINTER);
-
-/** Maximum number of threads of a pool. */
-export const MAX_NATIVE_THREADS = 256;
 
 /**
  * Nanoseconds up to which launches run on the waiting thread: sending them to another costs a sixth of a millisecond,
