@@ -1,4 +1,4 @@
-/** Progress of loading: a bar on a terminal, and for servers occasional lines elsewhere. */
+/** Progress of loading: a bar on a terminal, lines in the log of a server, nothing elsewhere. */
 
 import { Presets, SingleBar } from "cli-progress";
 import type { Progress } from "../engine/mod.ts";
@@ -10,7 +10,7 @@ export interface ProgressBar {
   stop(): void;
 }
 
-/** Texts of a bar of a stage: before it, and after it. */
+/** Texts before and after the bar of a stage. */
 const TEXTS: { readonly [S in Progress["stage"]]: readonly [string, string] } =
   {
     kernels: ["Compiling kernels", "{value} of {total}"],
@@ -44,8 +44,8 @@ export function createBar(io: CliIo, format: string, total: number): Bar {
 }
 
 /**
- * Creates a progress bar of loading on standard error. Without a terminal it is silent, or prints a line each ten
- * seconds if `lines`.
+ * Creates a progress bar of loading on standard error. Without a terminal it is silent; with `lines`, it prints a line
+ * every ten seconds.
  */
 export function createProgressBar(
   io: CliIo,
@@ -74,7 +74,7 @@ export function createProgressBar(
   };
 }
 
-/** Writes progress as lines on standard error, such as `Compiling kernels: 12 of 57`. */
+/** Prints progress as lines on standard error, such as `Compiling kernels: 12 of 57`. */
 function lineWriter(io: CliIo): (progress: Progress) => void {
   let last = io.now();
   return ({ stage, done, total }) => {

@@ -35,7 +35,7 @@ async function shown(
   return written + err;
 }
 
-t.test("a terminal shows a bar, and a log of a server a line each ten seconds", async (t) => {
+t.test("a terminal shows a bar; the log of a server has a line every ten seconds", async (t) => {
   const bar = await shown(5, { lines: true, terminal: true });
   t.match(bar, /Compiling kernels .*0 of 5.*Loading weights /s);
   t.equal(

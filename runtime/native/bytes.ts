@@ -78,7 +78,7 @@ INLINE vu strided(const word *p, uint64_t apart) {
   return r;
 }
 #endif
-// The same in bounds, of less than 2^32 bytes.
+// The same at a byte of n words: checked once, or per lane if some lane is out of bounds or its index wraps.
 INLINE vu strided_bytes(const word *a, u n, u at, u apart) {
   uint64_t last = at + (LANES - 1) * (uint64_t)apart + 3;
   return last >> 32 == 0 && last < 4 * (uint64_t)n ? strided(ON(a, at), apart) : gather_bytes(a, n, at + IOTA * apart);

@@ -400,7 +400,7 @@ export class Emitter {
         const along = isAlong ? `&along_${s.several ? "several" : "one"}` : "0";
         const apart = width * s.apart;
         const isStream = s.ahead === "stream";
-        // Loads in the first bytes of a line prefetch: for 0 bytes, none.
+        // Loads from the first `own` bytes of a line prefetch; with 0 bytes, none does.
         const own = s.ahead === "none" || isStream ? 0 : step;
         writer.line(
           `turn${s.words}(${tile}, ${address}, ${at}, ${apart}, ${own}, ${later}, ${along});`,

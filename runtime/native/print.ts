@@ -23,10 +23,7 @@ export interface PrintOptions {
   readonly fused?: boolean;
 }
 
-/**
- * Prints a kernel as functions of type `kernel_function`, one per part of a merged kernel: compilation time is
- * superlinear in the length of a function.
- */
+/** Prints a kernel as functions of type `kernel_function`, one per part of a merged kernel, in order. */
 export function printKernel(
   kernel: Kernel,
   { lanes, fused = false }: PrintOptions,
@@ -73,7 +70,7 @@ function listOfTiles({ body, bindings }: Kernel): number {
     bindings.findIndex(({ name, access }) => access === "read" && isRead(name));
 }
 
-/** Answers a call with an empty record. */
+/** The statement that answers a call with an empty record. Empty without traits. */
 function traitsInC(along: Along | undefined, tiles: number): string {
   if (!along && tiles === 0) return "";
   const { binding, apart, words } = along ?? { binding: 0, apart: 0, words: 0 };

@@ -19,7 +19,7 @@ export const COPY_BLOCK = 1 << 18;
 export const SHARE_FROM_NS = 4000;
 /** Spins of a waiting thread before it sleeps: some tens of microseconds. */
 const SPINS = 4000;
-/** End along y of a kernel that has no further part. */
+/** `end` of the last or only part of a kernel. */
 export const NO_END = 2 ** 32 - 1;
 /** Bytes from which a buffer has separate pages. */
 const PAGES_FROM = 1 << 20;
