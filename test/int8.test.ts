@@ -7,7 +7,6 @@ import t from "tap";
 import { loadTarget, readTensors, summarizeTarget } from "../engine/mod.ts";
 import { whyNotNative } from "../runtime/native/mod.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
-import { skipUnasked } from "./helpers/needs.ts";
 import {
   type FileTensor,
   outputsOf,
@@ -66,7 +65,7 @@ async function writeBoth(int8: string, plain: string): Promise<number> {
   return bytes;
 }
 
-t.test("int8 weights", { skip: skipUnasked("cpu") }, async (t) => {
+t.test("int8 weights", async (t) => {
   const [int8, plain] = [t.testdir({})]
     .flatMap((root) => [join(root, "int8"), join(root, "plain")]);
   const bytes = await writeBoth(int8!, plain!);

@@ -7,23 +7,12 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
-import {
-  loadTarget,
-  openTarget,
-  quantizeCheckpoint,
-  readTensors,
-  runOpened,
-} from "../engine/mod.ts";
-import {
-  checkpointFolder,
-  files,
-  meshOf,
-  padBatch,
-} from "./helpers/checkpoints.ts";
-import { skipUnasked } from "./helpers/needs.ts";
+import { quantizeCheckpoint, readTensors } from "../engine/mod.ts";
+import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import {
   type FileTensor,
   outputsOf,
+  runPrompts,
   writeCheckpoint,
 } from "./helpers/quantized_checkpoint.ts";
 
@@ -104,44 +93,31 @@ async function writeBoth(latent: string, plain: string): Promise<void> {
   });
 }
 
-async function logitsOf(folder: string): Promise<ArrayLike<number>> {
-  const opened = await openTarget(await loadTarget(folder, files), files, {
-    sharing: "shared",
-    adapter: "cpu",
-    mesh: meshOf("ep=1"),
-    need: { tokens: 16, sequences: 2, context: 16 },
-  });
-  try {
-    const prompts = [[5, 100, 7, 3, 200, 9], [17, 80, 3]];
-    const outputs = await runOpened(opened, padBatch(prompts));
-    return outputs["logits"]!.data;
-  } finally {
-    await opened.close();
+t.test("experts between two projections", async (t) => {
+  const root = t.testdir({});
+  const [latent, plain] = [join(root, "latent"), join(root, "plain")];
+  await writeBoth(latent, plain);
+  const outputs = [
+    await runPrompts(latent, "ep=1"),
+    await runPrompts(plain, "ep=1"),
+  ];
+  const [found, wanted] = outputs.map(({ logits }) => logits!.data);
+  const differences = Array.from(
+    wanted!,
+    (x, i) => Math.abs(x - found![i]!),
+  );
+  const largest = Math.max(...differences);
+  t.ok(largest < 1e-4, `logits differ by at most ${largest}`);
+  t.ok(Math.max(...Array.from(wanted!, Math.abs)) > 1, "logits are not small");
+  const digest = await outputsOf(latent, "ep=1");
+  for (const mesh of ["ep=4", "tp=2,ep=2"]) {
+    t.equal(await outputsOf(latent, mesh), digest, mesh);
   }
-}
-
-t.test(
-  "experts between two projections",
-  { skip: skipUnasked("cpu") },
-  async (t) => {
-    const root = t.testdir({});
-    const [latent, plain] = [join(root, "latent"), join(root, "plain")];
-    await writeBoth(latent, plain);
-    const [found, wanted] = [await logitsOf(latent), await logitsOf(plain)];
-    const differences = Array.from(wanted, (x, i) => Math.abs(x - found[i]!));
-    const largest = Math.max(...differences);
-    t.ok(largest < 1e-4, `logits differ by at most ${largest}`);
-    t.ok(Math.max(...Array.from(wanted, Math.abs)) > 1, "logits are not small");
-    const digest = await outputsOf(latent, "ep=1");
-    for (const mesh of ["ep=4", "tp=2,ep=2"]) {
-      t.equal(await outputsOf(latent, mesh), digest, mesh);
-    }
-    const gguf = join(root, "model.gguf");
-    await quantizeCheckpoint(latent, files, {
-      to: "q8_0",
-      out: gguf,
-      rules: [{ pattern: "*", type: "keep" }],
-    });
-    t.equal(await outputsOf(gguf, "ep=2"), digest, "as GGUF");
-  },
-);
+  const gguf = join(root, "model.gguf");
+  await quantizeCheckpoint(latent, files, {
+    to: "q8_0",
+    out: gguf,
+    rules: [{ pattern: "*", type: "keep" }],
+  });
+  t.equal(await outputsOf(gguf, "ep=2"), digest, "as GGUF");
+});

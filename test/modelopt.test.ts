@@ -20,7 +20,6 @@ import {
   nvfp4,
   type Quantized,
 } from "./helpers/modelopt_checkpoint.ts";
-import { skipUnasked } from "./helpers/needs.ts";
 import {
   type FileTensor,
   outputsOf,
@@ -159,7 +158,7 @@ const MODELOPT = {
   ],
 };
 
-t.test("NVFP4 in both spellings", { skip: skipUnasked("cpu") }, async (t) => {
+t.test("NVFP4 in both spellings", async (t) => {
   const root = t.testdir({});
   const folder = (name: string) => join(root, name);
   await writeAll(root, NVFP4, MODELOPT);
@@ -187,9 +186,7 @@ t.test("NVFP4 in both spellings", { skip: skipUnasked("cpu") }, async (t) => {
   t.strictSame(first, second, "generated tokens");
 });
 
-t.test("separate experts of a model that has them in one tensor", {
-  skip: skipUnasked("cpu"),
-}, async (t) => {
+t.test("separate experts of a model that has them in one tensor", async (t) => {
   const root = t.testdir({});
   const quantization = { quant_method: "modelopt", quant_algo: "NVFP4" };
   await writeAll(
@@ -212,7 +209,7 @@ t.test("separate experts of a model that has them in one tensor", {
   t.strictSame(await checkTarget(join(root, "modelopt"), files), []);
 });
 
-t.test("several algorithms", { skip: skipUnasked("cpu") }, async (t) => {
+t.test("several algorithms", async (t) => {
   const root = t.testdir({});
   const layers = (layer: number) =>
     Object.fromEntries([

@@ -1,4 +1,4 @@
-/** Checkpoints with quantized matrices, written for tests. */
+/** Checkpoints that tests write, and their outputs. */
 
 import { createHash } from "node:crypto";
 import { mkdir, writeFile } from "node:fs/promises";
@@ -7,15 +7,15 @@ import {
   loadTarget,
   openTarget,
   runOpened,
+  type Tensors,
   writeSafetensors,
 } from "../../engine/mod.ts";
 import { files, meshOf, padBatch } from "./checkpoints.ts";
+import { type RawTensor, writeRaw } from "./cli.ts";
 
 /** A tensor of a safetensors file. */
-export interface FileTensor {
-  readonly dtype: "F32" | "F16" | "BF16" | "I8" | "U8" | "F8_E4M3";
-  readonly shape: readonly number[];
-  readonly data: ArrayBufferView<ArrayBuffer>;
+export interface FileTensor extends Omit<RawTensor, "data"> {
+  readonly data: ArrayBufferView;
 }
 
 /** Writes config.json and model.safetensors to a new folder. */
@@ -24,32 +24,21 @@ export async function writeCheckpoint(
   tensors: { readonly [name: string]: FileTensor },
   config: object,
 ): Promise<void> {
-  const header: { [name: string]: unknown } = {};
-  let end = 0;
-  for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
-    const data_offsets = [end, end += data.byteLength];
-    header[name] = { dtype, shape, data_offsets };
-  }
-  const text = Buffer.from(JSON.stringify(header));
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(text.length));
-  const parts = Object.values(tensors).map(({ data }) =>
-    Buffer.from(data.buffer, data.byteOffset, data.byteLength)
-  );
+  const raw = Object.entries(tensors).map(([name, { data, ...tensor }]) => {
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    return [name, { ...tensor, data: bytes }] as const;
+  });
   await mkdir(folder, { recursive: true });
-  await writeFile(
-    join(folder, "model.safetensors"),
-    Buffer.concat([length, text, ...parts]),
-  );
+  await writeRaw(join(folder, "model.safetensors"), Object.fromEntries(raw));
   await writeFile(join(folder, "config.json"), JSON.stringify(config));
 }
 
-/** Digest of all outputs of a checkpoint for two prompts on a mesh. */
-export async function outputsOf(
+/** All outputs of a checkpoint for two prompts on a mesh. */
+export async function runPrompts(
   folder: string,
   mesh: string,
   adapter: "cpu" | "native" = "cpu",
-): Promise<string> {
+): Promise<Tensors> {
   const opened = await openTarget(await loadTarget(folder, files), files, {
     sharing: "shared",
     adapter,
@@ -58,9 +47,16 @@ export async function outputsOf(
   });
   try {
     const prompts = [[5, 100, 7, 3, 200, 9], [17, 80, 3]];
-    const outputs = await runOpened(opened, padBatch(prompts));
-    return createHash("sha256").update(writeSafetensors(outputs)).digest("hex");
+    return await runOpened(opened, padBatch(prompts));
   } finally {
     await opened.close();
   }
+}
+
+/** Digest of `runPrompts`. */
+export async function outputsOf(
+  ...run: Parameters<typeof runPrompts>
+): Promise<string> {
+  const outputs = await runPrompts(...run);
+  return createHash("sha256").update(writeSafetensors(outputs)).digest("hex");
 }
