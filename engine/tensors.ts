@@ -19,7 +19,7 @@ export type KeepFiles = () => () => Promise<void>;
 
 /** Options of `withTensors`. */
 export interface WithTensorsOptions {
-  /** Add the views of quantized matrices, under checkpoint names. Without them, tensors are those of the files. Default: true. */
+  /** Adds views of quantized matrices and uses checkpoint names, instead of tensors as in the files. Default: true. */
   readonly views?: boolean;
 }
 

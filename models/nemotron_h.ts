@@ -127,8 +127,8 @@ function readConfig(config: Config): NemotronHConfig {
       routedScale: 1,
       normalize: true,
     }),
-    // Transformers 5 writes a name that differs from published checkpoints.
     latent: optionalIntegerField(config, "moe_latent_size"),
+    // Transformers 5 writes a name that differs from published checkpoints.
     embedding: /^5\./.test(String(anyField(config, "transformers_version")))
       ? "backbone.embedding.weight"
       : "backbone.embeddings.weight",

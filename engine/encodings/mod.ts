@@ -32,8 +32,8 @@ function matrixOf(
 
 /**
  * The tensors of a checkpoint with the views of its quantized matrices: codes, scales and offsets for kernels, and each
- * matrix as f32 under the parameter's name, separate matrices of experts also as one tensor. 64-bit integers have a view in 32 bits. The source tensors of views are
- * listed too.
+ * matrix as f32 under the parameter's name. Separate matrices of experts have views as one tensor too. 64-bit integers
+ * have a view in 32 bits. The source tensors of views are listed too.
  */
 export function withViews(tensors: TensorDirectory): TensorDirectory {
   const integers: TensorEntry[] = [];
