@@ -1,4 +1,4 @@
-/** `quantization_config` of config.json: which matrices are quantized, and how. */
+/** `quantization_config` of config.json, or hf_quant_config.json: which matrices are quantized, and how. */
 
 import type { WeightEncoding } from "../spec/encoding.ts";
 import { DataError } from "../spec/errors.ts";
@@ -15,7 +15,7 @@ type Config = { readonly [key: string]: unknown };
 /** The encoding of the matrix of a module. Undefined: it is not quantized. */
 export type Quantization = (module: string) => WeightEncoding | undefined;
 
-/** Embeddings, outputs and routers, which published quantizations do not change unless they list them. */
+/** Embeddings, outputs and routers: quantized only if `quantized_layers` lists them. */
 const UNQUANTIZED =
   /(^|\.)(embed_tokens|lm_head)(\.|$)|(^|\.)(gate|router)$|\.router\./;
 
@@ -24,22 +24,23 @@ export function quantizedAs(
   encoding: WeightEncoding,
   skipped: readonly string[] = [],
 ): Quantization {
-  return (module) =>
-    UNQUANTIZED.test(module) ||
-      skipped.some((pattern) => matchesModule(pattern, module))
+  // Compiled on demand: checkpoints that are only run may have expressions that JavaScript lacks.
+  let unquantized: readonly RegExp[] | undefined;
+  return (module) => {
+    unquantized ??= [UNQUANTIZED, ...skipped.map(modulesOf)];
+    return unquantized.some((pattern) => pattern.test(module))
       ? undefined
       : encoding;
+  };
 }
 
-/** A pattern is a regular expression (`re:`), a glob, or the name of a module or of a parent module. */
-function matchesModule(pattern: string, module: string): boolean {
-  if (pattern.startsWith("re:")) {
-    return new RegExp(`^(?:${pattern.slice(3)})`).test(module);
-  }
+/** A pattern of modules: a regular expression (`re:`), a glob, or the name of a module or of a parent module. */
+function modulesOf(pattern: string): RegExp {
+  if (pattern.startsWith("re:")) return new RegExp(`^(?:${pattern.slice(3)})`);
   const words = pattern.split("*").map((word) =>
     word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")
   );
-  return new RegExp(`(^|\\.)${words.join("[^.]*")}(\\.|$)`).test(module);
+  return new RegExp(`(^|\\.)${words.join("[^.]*")}(\\.|$)`);
 }
 
 /** Keys of lists of patterns of unquantized modules. */
@@ -101,7 +102,7 @@ function algorithmOf(name: unknown): WeightEncoding {
   const known = typeof name === "string" ? name.toUpperCase() : "";
   if (Object.hasOwn(ALGORITHMS, known)) return ALGORITHMS[known]!;
   throw new DataError(
-    `Cannot read config.json: 'quant_algo' is ${
+    `Cannot read the quantization: 'quant_algo' is ${
       shown(JSON.stringify(name))
     }. Use a model in one of ${
       Object.keys(ALGORITHMS).join(", ")

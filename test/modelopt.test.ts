@@ -282,7 +282,7 @@ t.test("other algorithms and tensors are rejected by name", async (t) => {
     t.throws(() => readQuantization({ quant_method: "modelopt", ...config }), {
       name: "DataError",
       message:
-        `Cannot read config.json: 'quant_algo' is "${name}". Use a model in one of FP8, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8, NVFP4, W4A16_NVFP4, MIXED_PRECISION`,
+        `Cannot read the quantization: 'quant_algo' is "${name}". Use a model in one of FP8, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8, NVFP4, W4A16_NVFP4, MIXED_PRECISION`,
     });
   }
   const root = t.testdir({});
