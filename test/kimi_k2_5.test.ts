@@ -64,4 +64,10 @@ t.test("the text model of Kimi-K2.5", async (t) => {
   await quantizeCheckpoint(folder, files, { to: "q8_0", out: gguf, rules });
   await quantizeCheckpoint(MODEL, files, { to: "q8_0", out: same, rules });
   t.ok((await readFile(gguf)).equals(await readFile(same)), "as GGUF");
+  const fp8 = join(root, "fp8");
+  await quantizeCheckpoint(folder, files, { to: "fp8", out: fp8 });
+  t.match(await readJson(join(fp8, "config.json")), {
+    quantization_config: { quant_method: "fp8" },
+    text_config: { quantization_config: undefined },
+  });
 });

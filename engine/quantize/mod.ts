@@ -15,6 +15,7 @@ import { namesPredictor, numberedName } from "../gguf/names.ts";
 import type { GgufValues } from "../gguf/write.ts";
 import { tokenizerKeys } from "../gguf/write_tokenizer.ts";
 import { readJsonObject } from "../json_file.ts";
+import { withoutQuantization } from "../quantization_config.ts";
 import { withTensors } from "../tensors.ts";
 import { fileBytes, filesOf, FOLDER_FORMATS, unchanged } from "./folder.ts";
 import {
@@ -293,7 +294,7 @@ async function writeFolder(
   );
   // The file that marks a folder as a checkpoint is written last.
   await text("config.json", {
-    ...config,
+    ...withoutQuantization(config),
     quantization_config: {
       ...format.config,
       modules_to_not_convert: left.map(({ name }) =>
