@@ -2,7 +2,7 @@
 // needs: cpu
 
 import { readdirSync } from "node:fs";
-import { readFile, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
 import {
@@ -380,6 +380,34 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
   for (const name of kept) {
     t.ok(String(after[name]) === String(before[name]), `${name} is unchanged`);
   }
+
+  // Weights in a subfolder, and a quantization in a file of its own.
+  const weights = "parts/model.safetensors";
+  await mkdir(path.join(at("split"), "parts"), { recursive: true });
+  await copyFile(
+    path.join(demo, "model.safetensors"),
+    path.join(at("split"), weights),
+  );
+  const described = {
+    "config.json": await readFile(path.join(demo, "config.json")),
+    "hf_quant_config.json": `{"quantization":{"quant_algo":"FP8"}}`,
+    "model.safetensors.index.json": JSON.stringify({
+      weight_map: Object.fromEntries(
+        Object.keys(before).map((name) => [name, weights]),
+      ),
+    }),
+  };
+  for (const [name, content] of Object.entries(described)) {
+    await writeFile(path.join(at("split"), name), content);
+  }
+  await run([
+    ...["merge", at("split"), "--lora", at("one"), "--out", at("joined")],
+  ]);
+  for (const [name, content] of Object.entries(described)) {
+    const copied = await readFile(path.join(at("joined"), name), "utf8");
+    t.equal(copied, String(content), name);
+  }
+  t.strictSame(readTensors(path.join(at("joined"), weights)), after);
 
   // Unusable adapters end with one message.
   const config = path.join(at("two"), "adapter_config.json");

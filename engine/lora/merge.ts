@@ -22,6 +22,7 @@ import { shown } from "../../spec/shown.ts";
 import {
   COMPANION_FILES,
   openCheckpoint,
+  QUANTIZATION_FILE,
   WEIGHT_INDEX,
 } from "../checkpoint.ts";
 import type { FileSystem } from "../files.ts";
@@ -91,10 +92,11 @@ export async function mergeLora(
         }'. Give those of this checkpoint`,
       );
     }
-    await files.makeFolder(out);
     let done = 0;
     for (const path of weightFiles) {
       const name = path.slice(files.join(folder, "x").length - 1);
+      const [subfolder = ""] = /^.*[/\\]/.exec(name) ?? [];
+      await files.makeFolder(files.join(out, subfolder));
       await withTensors([path], files, async (tensors) => {
         await files.write(
           files.join(out, name),
@@ -107,7 +109,14 @@ export async function mergeLora(
       });
     }
   });
-  for (const name of ["config.json", WEIGHT_INDEX, ...COMPANION_FILES]) {
+  for (
+    const name of [
+      "config.json",
+      QUANTIZATION_FILE,
+      WEIGHT_INDEX,
+      ...COMPANION_FILES,
+    ]
+  ) {
     const path = files.join(folder, name);
     if (await files.stat(path) === undefined) continue;
     const text = await files.readText(path);
