@@ -40,7 +40,7 @@ const MIN_COLUMNS = 32;
 
 /**
  * The tile of a matmul of one or two weights with 16-bit operands. Undefined if it has 32-bit operands for any number of
- * rows: k is not a multiple of 16, or there are few columns.
+ * rows: k is not a multiple of 16, there are few columns, or no tile fits into memory.
  */
 export function matrixTiling(
   { weights, k, columns }: {
@@ -48,9 +48,9 @@ export function matrixTiling(
     readonly k: number;
     readonly columns: number;
   },
-  { height, memory, table = 0, experts, topK = 1 }: {
-    /** Rows of a tile of other kernels, and of listed tiles of experts. */
-    readonly height: number;
+  { height = MAX_ROWS, memory, table = 0, experts, topK = 1 }: {
+    /** Rows of a tile of other kernels, and of listed tiles of experts. Default: the most. */
+    readonly height?: number;
     /** Bytes of workgroup memory. */
     readonly memory: number;
     /** Words of it for a table of decoded weights. Default: 0. */

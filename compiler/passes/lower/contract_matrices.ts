@@ -13,16 +13,12 @@ import {
   elementwise,
   elementwiseGrid,
 } from "../../../spec/kernel/elementwise.ts";
-import type { Expr } from "../../../spec/kernel/tree.ts";
+import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { contractMatrices } from "../../kernels/contract_matrices.ts";
 import { isUneven } from "../../sharding/lengths.ts";
-import {
-  matrixGrid,
-  type MatrixTiling,
-  matrixTiling,
-} from "../../tuning/matrices.ts";
+import { matrixGrid, matrixTiling } from "../../tuning/matrices.ts";
 import { fixedProduct, type Lowering, productOf, sizeOf } from "./context.ts";
 import { dotShape } from "./dot_shape.ts";
 import { emitValue } from "./emit.ts";
@@ -30,15 +26,8 @@ import { type Target, writeTarget } from "./epilogue.ts";
 import { type At, atFlat, atJoined, atWith } from "./indices.ts";
 import { forRows } from "./inline_norms.ts";
 import { joinedPart } from "./joined.ts";
+import type { MatrixForm } from "./launch_rows.ts";
 import { KernelScope } from "./scope.ts";
-
-/** The form of a contraction for many rows: its tile, and the number of rows above which it is used. */
-interface MatrixForm extends MatrixTiling {
-  readonly by: Size;
-}
-
-/** Rows of a tile. */
-const HEIGHT = 128;
 
 /**
  * The form of a contraction for many rows. Undefined if it has none: operands have 32 bits, the right one depends on
@@ -67,7 +56,7 @@ export function contractForm(
   ) as [number, number];
   const tiling = matrixTiling(
     { weights: 1, k, columns: width },
-    { height: HEIGHT, memory: options.maxShared },
+    { memory: options.maxShared },
   );
   return tiling && { ...tiling, by: sizeOf(lowering, rows) };
 }
@@ -95,8 +84,19 @@ export function launchContract(
   const part = joined && joinedPart(scope, joined, node);
   const elementAt = (b: Expr, axes: readonly string[], index: Expr) =>
     atJoined(axes, atFlat(scope, axes, index), atFlat(scope, batch, b));
-  const alongK = (k: Expr, at: At) =>
-    atJoined(over, atFlat(scope, over, k), at);
+  const load = (
+    operand: Node,
+    at: At,
+    { k, store }: {
+      readonly k: Expr;
+      readonly store: (value: Expr) => Stmt;
+    },
+  ) =>
+    scope.block(() => [
+      store(
+        emitValue(scope, operand, atJoined(over, atFlat(scope, over, k), at)),
+      ),
+    ]);
   const kernel = contractMatrices({
     name: `contract_${over.join("_")}`,
     bindings: scope.bindings,
@@ -104,25 +104,9 @@ export function launchContract(
     columns: width,
     rows: productOf(scope, rows),
     left: (at, store) =>
-      scope.block(() => [
-        store(
-          emitValue(
-            scope,
-            left,
-            alongK(at.k, elementAt(at.batch, rows, at.row)),
-          ),
-        ),
-      ]),
+      load(left, elementAt(at.batch, rows, at.row), { k: at.k, store }),
     right: (at, store) =>
-      scope.block(() => [
-        store(
-          emitValue(
-            scope,
-            right,
-            alongK(at.k, elementAt(at.batch, columns, at.column)),
-          ),
-        ),
-      ]),
+      load(right, elementAt(at.batch, columns, at.column), { k: at.k, store }),
     epilogue: (at, sum) => {
       const inner = elementAt(at.batch, columns, at.column);
       const of = atJoined(rows, atFlat(scope, rows, at.row), inner);

@@ -31,11 +31,7 @@ import {
   tableWords,
   tileOfFewRows,
 } from "../../tuning/lanes.ts";
-import {
-  matrixGrid,
-  type MatrixTiling,
-  matrixTiling,
-} from "../../tuning/matrices.ts";
+import { matrixGrid, matrixTiling } from "../../tuning/matrices.ts";
 import { WORDS_AT_ONCE } from "../../tuning/queries.ts";
 import { tileFor } from "../../tuning/table.ts";
 import { tileHeight, tileOfWeights } from "../../tuning/tile.ts";
@@ -66,7 +62,11 @@ import {
   launchForAllRows,
   normOperands,
 } from "./inline_norms.ts";
-import { type LaunchRows, rowsOfLaunch } from "./launch_rows.ts";
+import {
+  type LaunchRows,
+  type MatrixForm,
+  rowsOfLaunch,
+} from "./launch_rows.ts";
 import { KernelScope } from "./scope.ts";
 
 /**
@@ -149,13 +149,12 @@ export function lowerMatmul(
   }
 }
 
-/** A launch of a matmul; `norm` and `only` are those of `LaunchRows`. */
-interface MatmulParts extends MatmulShape, Pick<LaunchRows, "only"> {
+/** A launch of a matmul; `norm`, `only` and `matrices` are those of `LaunchRows`. */
+interface MatmulParts
+  extends MatmulShape, Pick<LaunchRows, "only" | "matrices"> {
   readonly target: Node;
   readonly reordered: Storage | undefined;
   readonly storage: Storage;
-  /** The form for many rows. Undefined if the operands have 32 bits for all rows. */
-  readonly matrices: MatrixForm | undefined;
   readonly norm?: InlineNorm;
 }
 
@@ -368,10 +367,7 @@ export function weightsOf(
   });
 }
 
-/** The form of a matmul for many rows: its tile and its rows. */
-type MatrixForm = MatrixTiling & NonNullable<LaunchRows["matrices"]>;
-
-/** Returns the form of a matmul for many rows whose operands have 16 bits. Undefined if it has none. */
+/** Returns the form of a matmul for many rows. Undefined if it has none. */
 function matricesOf(
   { options, model, values }: Lowering,
   { dots, k, width, grouped, all, q8 }: MatmulShape,

@@ -1,16 +1,20 @@
 /** The rows of each launch of a matmul: which kernel is fastest depends on their number. */
 
 import type { Size } from "../../../spec/size.ts";
+import type { MatrixTiling } from "../../tuning/matrices.ts";
 import { forRows } from "./inline_norms.ts";
+
+/** The form of a kernel whose operands have 16 bits if `by` exceeds `above`. */
+export interface MatrixForm extends MatrixTiling {
+  readonly by: Size;
+}
 
 /** A launch of a matmul. */
 export interface LaunchRows {
   /** The maximum number of rows, as known to the host. */
   readonly all: Size;
-  /** Operands have 16 bits if `by` exceeds `above`, in a launch of its own. Default: never. */
-  readonly matrices?:
-    | { readonly by: Size; readonly above: number }
-    | undefined;
+  /** The form for many rows, in a launch of its own. Default: operands have 32 bits for any number of rows. */
+  readonly matrices?: MatrixForm | undefined;
   /** The norm that the launch for one row computes. Default: none. */
   readonly norm?: { readonly rows: Size } | undefined;
   /**
