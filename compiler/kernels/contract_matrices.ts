@@ -15,7 +15,7 @@ import { u } from "./matmul_left.ts";
 /** Consumes the value of an operand. */
 type Store = (value: Expr) => Stmt;
 
-/** A contraction. Its grid is `matrixGrid` of the columns of all batches, whole tiles of each. */
+/** A contraction. Its grid is `matrixGrid`. */
 export interface ContractMatricesOptions {
   readonly name: string;
   readonly bindings: readonly Binding[];

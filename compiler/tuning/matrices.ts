@@ -91,13 +91,15 @@ export function matrixTiling(
 /** The grid of tiles of a shape for a number of rows, or for a number of listed tiles. */
 export function matrixGrid(
   { rows, columns }: MatrixShape,
-  { grouped, width, size }: {
+  { grouped, width, batches = 1, size }: {
     readonly grouped: boolean;
     /** Columns of the result. */
     readonly width: number;
+    /** Results with the same rows, each with tiles of its own. Default: 1. */
+    readonly batches?: number;
     readonly size: Size;
   },
 ): Grid {
   const [x, z] = foldGrid(grouped ? size : { ceilDiv: [size, rows] });
-  return [x, Math.ceil(width / columns), z];
+  return [x, batches * Math.ceil(width / columns), z];
 }

@@ -48,7 +48,11 @@ export function contracted(
       store("y", flat([[row, rows], [batch, batches], [column, columns]]), sum),
     ],
   }, SHAPE);
-  const width = batches * Math.ceil(columns / SHAPE.columns) * SHAPE.columns;
-  const grid = matrixGrid(SHAPE, { grouped: false, width, size: rows });
+  const grid = matrixGrid(SHAPE, {
+    grouped: false,
+    width: columns,
+    batches,
+    size: rows,
+  });
   return { kernel, grid };
 }

@@ -119,7 +119,8 @@ export function launchContract(
   }, shape);
   const grid = matrixGrid(shape, {
     grouped: false,
-    width: batches * Math.ceil(width / shape.columns) * shape.columns,
+    width,
+    batches,
     size: forRows(by, { rows: by, most: above }).more,
   });
   scope.launch(target.node, kernel, grid);
