@@ -6,11 +6,12 @@
 import { invariant } from "../../spec/errors.ts";
 import { sharedStore } from "../../spec/kernel/build.ts";
 import { clamped } from "../../spec/kernel/guards.ts";
-import { operand16, statement } from "../../spec/kernel/matrices.ts";
+import { operand16 } from "../../spec/kernel/matrices.ts";
 import { MATRIX_LANES, type MatrixShape } from "../tuning/matrices.ts";
 import type { Binding, Expr, Kernel, KernelText, Stmt } from "./kernel.ts";
 import { expr, GROUP_XZ, kernelOf, local, wgsl } from "./kernel.ts";
 import { u } from "./matmul_left.ts";
+import { matrixTile } from "./matrix_tile.ts";
 
 /** Consumes the value of an operand. */
 type Store = (value: Expr) => Stmt;
@@ -46,8 +47,9 @@ const BATCH = u("batch"), AT_K = u("at_k");
 /** Creates the kernel. */
 export function contractMatrices(
   o: ContractMatricesOptions,
-  { rows, columns, depth }: MatrixShape,
+  shape: MatrixShape,
 ): Kernel {
+  const { rows, columns, depth } = shape;
   invariant(o.k % depth === 0, "k consists of matrices");
   const across = Math.ceil(o.columns / columns);
   const row = clamped(expr`${u("tile_first")} + ${u("at_row")}`, u("end"));
@@ -57,66 +59,41 @@ export function contractMatrices(
   );
   const storeIn = (array: string): Store => (value) =>
     sharedStore(array, u("element"), operand16(value));
+  const left = eachElement(
+    rows * depth,
+    wgsl`
+      let at_row = element / ${depth};
+      let at_k = k_start + element % ${depth};
+      ${o.left({ batch: BATCH, row, k: AT_K }, storeIn("left_tile"))}`,
+  );
+  const right = eachElement(
+    depth * columns,
+    wgsl`
+      let at_k = k_start + element / ${columns};
+      let at_column = element % ${columns};
+      ${o.right({ batch: BATCH, k: AT_K, column }, storeIn("right_tile"))}`,
+  );
+  const tile = matrixTile(shape, {
+    k: o.k,
+    products: [{ name: "sum", right: "right_tile" }],
+    load: wgsl`${left} ${right}`,
+    column: { from: u("first_column"), end: o.columns },
+    values: ["result"],
+    body: o.epilogue(
+      { batch: BATCH, row: u("row"), column: u("column") },
+      local("result", "f32"),
+    ),
+  });
   return kernelOf({
     name: `${o.name}_f16`,
     workgroupSize: MATRIX_LANES,
     bindings: o.bindings,
     body: wgsl`
-      var<workgroup> left_tile: array<f32, ${rows * depth}>;
-      var<workgroup> right_tile: array<f32, ${depth * columns}>;
       let tile_first = ${GROUP_XZ} * ${rows};
       let end = ${o.rows};
       let batch = group.y / ${across};
       let first_column = group.y % ${across} * ${columns};
-      if (tile_first < end) {
-        ${[statement({ op: "matrices", names: ["sum"], rows, columns })]}
-        for (var k_start = 0u; k_start < ${o.k}; k_start += ${depth}) {
-          workgroupBarrier();
-          ${
-      eachElement(
-        rows * depth,
-        wgsl`
-          let at_row = element / ${depth};
-          let at_k = k_start + element % ${depth};
-          ${o.left({ batch: BATCH, row, k: AT_K }, storeIn("left_tile"))}`,
-      )
-    }
-          ${
-      eachElement(
-        depth * columns,
-        wgsl`
-          let at_k = k_start + element / ${columns};
-          let at_column = element % ${columns};
-          ${o.right({ batch: BATCH, k: AT_K, column }, storeIn("right_tile"))}`,
-      )
-    }
-          ${[
-      statement({
-        op: "multiply",
-        left: "left_tile",
-        depth,
-        products: [{ name: "sum", right: "right_tile" }],
-      }),
-    ]}
-        }
-        ${[
-      statement({
-        op: "results",
-        names: ["sum"],
-        row: { name: "row", from: u("tile_first"), end: u("end") },
-        column: {
-          name: "column",
-          from: u("first_column"),
-          end: expr`${o.columns}u`,
-        },
-        values: ["result"],
-        body: o.epilogue(
-          { batch: BATCH, row: u("row"), column: u("column") },
-          local("result", "f32"),
-        ),
-      }),
-    ]}
-      }`,
+      if (tile_first < end) { ${tile} }`,
   });
 }
 

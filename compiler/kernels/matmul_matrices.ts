@@ -4,9 +4,9 @@
  */
 
 import { invariant } from "../../spec/errors.ts";
-import { sharedStore } from "../../spec/kernel/build.ts";
+import { id, sharedStore } from "../../spec/kernel/build.ts";
 import { clamped } from "../../spec/kernel/guards.ts";
-import { operand16, statement } from "../../spec/kernel/matrices.ts";
+import { operand16 } from "../../spec/kernel/matrices.ts";
 import { letRegister, register } from "../../spec/kernel/registers.ts";
 import type { Kernel, KernelText, Stmt } from "./kernel.ts";
 import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
@@ -17,6 +17,7 @@ import { columnsAndWeights } from "./matmul_columns.ts";
 import { indicesOfTerms, rightAt, type Term, termsOf } from "./matmul_right.ts";
 import { scalesOfBlock } from "./matmul_scales.ts";
 import { beginWords, nextTerms, termsInWord } from "./matmul_words.ts";
+import { matrixTile } from "./matrix_tile.ts";
 import { range } from "../../spec/range.ts";
 import { MATRIX_LANES, type MatrixShape } from "../tuning/matrices.ts";
 
@@ -83,47 +84,20 @@ function tileText(
     readonly used: readonly Stmt[];
   },
 ): KernelText {
-  const { rows, columns, depth } = shape;
-  const sums = o.weights.map((_, i) => `sum${i}`);
   const left = loadLeft(o, shape);
   const right = loadRight(o, { shape, across });
-  return wgsl`
-    var<workgroup> left_tile: array<f32, ${rows * depth}>;
-    ${
-    sums.map((_, i) =>
-      wgsl`var<workgroup> right_tile${i}: array<f32, ${depth * columns}>;`
-    )
-  }
-    ${left.prepare}
-    ${right.prepare}
-    ${[statement({ op: "matrices", names: sums, rows, columns })]}
-    for (var k_start = 0u; k_start < ${Number(o.k)}; k_start += ${depth}) {
-      workgroupBarrier();
-      ${left.load}
-      ${right.load}
-      ${[
-    statement({
-      op: "multiply",
-      left: "left_tile",
-      depth,
-      products: sums.map((name, i) => ({ name, right: `right_tile${i}` })),
-    }),
-  ]}
-    }
-    ${[
-    statement({
-      op: "results",
-      names: sums,
-      row: { name: "row", from: u("tile_first"), end: u("end") },
-      column: {
-        name: "column",
-        from: expr`${{ op: "id", type: "u32", name: "group.y" }} * ${columns}`,
-        end: expr`${o.columns}u`,
-      },
-      values: o.weights.map((_, i) => `result${i}`),
-      body: used,
-    }),
-  ]}`;
+  return matrixTile(shape, {
+    k: Number(o.k),
+    products: o.weights.map((_, i) => ({
+      name: `sum${i}`,
+      right: `right_tile${i}`,
+    })),
+    prepare: wgsl`${left.prepare} ${right.prepare}`,
+    load: wgsl`${left.load} ${right.load}`,
+    column: { from: expr`${id("group.y")} * ${shape.columns}`, end: o.columns },
+    values: o.weights.map((_, i) => `result${i}`),
+    body: used,
+  });
 }
 
 /** Code before the loop over k, and the load of a panel in it. */
