@@ -127,7 +127,8 @@ testKernels(
 testKernels(
   "contractMatrices() rounds operands and adds in order",
   async (t, target) => {
-    const [rows, batches, k, columns] = [37, 2, 32, 40];
+    // Two tiles of rows, and two of columns per batch.
+    const [rows, batches, k, columns] = [70, 2, 32, 70];
     const { kernel, grid } = contracted({ rows, batches, k, columns });
     const x = randoms(rows * batches * k, 1);
     const w = randoms(batches * k * columns, 2);
