@@ -22,7 +22,7 @@ import { skipWithoutGpu } from "./helpers/needs.ts";
 import { serveHub } from "./helpers/hub_server.ts";
 import { type Runtime, RUNTIMES } from "./helpers/nodes.ts";
 import { addressIn, serverAt } from "./helpers/serve.ts";
-import { inTurn, isInTurn, oneInTurn } from "./helpers/seed.ts";
+import { inTurn, isInTurn } from "./helpers/seed.ts";
 
 /** A command, with the reason for skipping it, or false. `isCompared`: runtimes must write the same files. */
 interface Case {
@@ -119,12 +119,8 @@ const CASES: readonly Case[] = [
       ...["--adapter", "cpu"],
     ],
   },
+  { argv: ["search", `${DEMO}/config.json`, "--target", "8xh100"] },
 ];
-
-/** Runs in one runtime only, since it takes long. */
-const SEARCH: Case = {
-  argv: ["search", `${DEMO}/config.json`, "--target", "8xh100"],
-};
 
 interface Ended {
   readonly code: number | null;
@@ -189,7 +185,6 @@ const installed = RUNTIMES.filter(({ skip }) => !skip);
 /** One of the installed runtimes, by SEED, which runs all commands, and another one, so that their files are compared. */
 const COMPLETE = inTurn(installed, installed.length);
 const OTHER = installed.filter((_, i) => isInTurn(i + 1, installed.length));
-const SEARCHING = oneInTurn(COMPLETE);
 
 t.jobs = 2;
 for (const runtime of RUNTIMES) {
@@ -227,9 +222,7 @@ for (const runtime of RUNTIMES) {
     await writeRaw(path.join(folder, "logits"), {
       logits: floats([4, 8], 1),
     });
-    const cases = SEARCHING.includes(runtime)
-      ? [...CASES, SEARCH]
-      : selected(CASES);
+    const cases = selected(CASES);
     const asked = cases.filter(({ skip }) => !skip);
     const file = path.join(folder, "commands.json");
     writeFileSync(file, JSON.stringify(asked.map(({ argv }) => argv)));
@@ -326,7 +319,7 @@ for (const runtime of RUNTIMES) {
     t.ok(commands.length > 10);
     t.strictSame(
       commands.filter((name) => !started.has(name)),
-      SEARCHING.includes(runtime) ? ["tune"] : ["search", "tune"],
+      ["tune"],
       "all commands except slow ones",
     );
   });
