@@ -2,13 +2,13 @@
 
 import { readFileSync } from "node:fs";
 
-/** Folders of the groups of this process and of their ancestors, from the text of `/proc/self/cgroup`. */
+/** Folders of the groups of this process and of their ancestors. `read` returns the text of a file. */
 export function groupFolders(
-  groups: string,
   controller: "cpu" | "memory",
+  read: (file: string) => string,
 ): string[] {
   const folders = new Set([""]);
-  for (const line of groups.split("\n")) {
+  for (const line of read("/proc/self/cgroup").split("\n")) {
     const [, controllers = "-", path = ""] = line.split(":");
     if (controllers !== "" && !controllers.split(",").includes(controller)) {
       continue;

@@ -23,7 +23,7 @@ export function availableMemory(
 ): number {
   const available = /^MemAvailable:\s+(\d+) kB/m.exec(read("/proc/meminfo"));
   const machine = available ? 1024 * Number(available[1]) : freemem();
-  const folders = groupFolders(read("/proc/self/cgroup"), "memory");
+  const folders = groupFolders("memory", read);
   const groups = VERSIONS.flatMap(({ root, limit, used }) =>
     folders.map((folder) => {
       const all = Number(read(`${root}${folder}/${limit}`) || Infinity);
