@@ -1,7 +1,7 @@
 /**
  * `linearRecurrence` on the native device against llama.cpp's `gated_delta_net` and `ssm_scan`: microseconds per token
- * for a prompt of 2,048 tokens, by CPU time, interleaved, llama.cpp with one thread. The time of `linearRecurrence` is the
- * difference of two runs that transfer the same inputs. The operators are those of the library that `bench peers`
+ * for a prompt of 2,048 tokens, by CPU time, interleaved, llama.cpp with one thread. The time of `linearRecurrence` is
+ * the difference of two runs that transfer the same inputs. The operators are those of the library that `bench peers`
  * installs. Linux on x64 only. Flags: `--tokens N`, `--runs N`, `--peers FOLDER`.
  */
 
