@@ -116,6 +116,7 @@ function stackOf(
 function joined(
   parts: readonly (Uint8Array | Float32Array)[],
 ): Uint8Array | Float32Array {
+  if (parts.length === 1) return parts[0]!;
   const length = parts.reduce((n, { length }) => n + length, 0);
   const all = parts[0] instanceof Float32Array
     ? new Float32Array(length)
