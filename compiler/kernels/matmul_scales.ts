@@ -72,27 +72,8 @@ export function scalesOfBlock(
       : [wgsl`let boundary_${i} = (group_${i} + 1) * ${perScale};`],
   ];
   if (loadsScalesAtOnce(o, i)) {
-    const shift = (g: number) => `scale_shift${g}_${i}`;
-    return [
-      ...declared,
-      // No load goes beyond the scales of a column.
-      wgsl`let first_group_${i} = min(group_${i}, ${last + 1 - BYTES});`,
-      ...range(count).map((g) =>
-        wgsl`let ${shift(g)} = (${group(g)} - first_group_${i}) * 8;`
-      ),
-      ...columns.flatMap((column) => {
-        const stored = register(`scale_bytes${i}`, [column], "u32");
-        return [
-          wgsl`
-      let scale_bytes${i}[${column}] = bytesAt(${o.weights[i]!
-            .scales!}, scale${i}[${column}] + first_group_${i});`,
-          ...range(count).map((g) => {
-            const byte = expr`(${stored} >> ${local(shift(g), "u32")}) & 255`;
-            return factorOf(o, { i, column, group: g, stored: byte });
-          }),
-        ];
-      }),
-    ];
+    const groups = range(count).map(group);
+    return [...declared, ...scalesAtOnce(o, i, { columns, groups, last })];
   }
   return [
     ...declared,
@@ -127,6 +108,38 @@ function loadsScalesAtOnce(o: MatmulOptions, i: number): boolean {
   return byteTableOf(o, i) !== undefined &&
     packingOf(o.weights[i]!.stored)!.scale === "u8" &&
     Number(o.k) / perScaleOf(o, i) >= BYTES;
+}
+
+/** Declares factor<g>_<i>[c] of the scales of a block, from one load per column. `last`: the last group of a column. */
+function scalesAtOnce(
+  o: MatmulOptions,
+  i: number,
+  { columns, groups, last }: {
+    readonly columns: readonly number[];
+    readonly groups: readonly KernelText[];
+    readonly last: number;
+  },
+): readonly KernelText[] {
+  const shift = (g: number) => `scale_shift${g}_${i}`;
+  const { scales } = o.weights[i]!;
+  return [
+    // No load goes beyond the scales of a column.
+    wgsl`let first_group_${i} = min(group_${i}, ${last + 1 - BYTES});`,
+    ...groups.map((group, g) =>
+      wgsl`let ${shift(g)} = (${group} - first_group_${i}) * 8;`
+    ),
+    ...columns.flatMap((column) => {
+      const word = register(`scale_bytes${i}`, [column], "u32");
+      return [
+        wgsl`
+      let scale_bytes${i}[${column}] = bytesAt(${scales!}, scale${i}[${column}] + first_group_${i});`,
+        ...groups.map((_, g) => {
+          const stored = expr`(${word} >> ${local(shift(g), "u32")}) & 255`;
+          return factorOf(o, { i, column, group: g, stored });
+        }),
+      ];
+    }),
+  ];
 }
 
 /** Whether the columns of a vector load share words of one-byte scales. */
