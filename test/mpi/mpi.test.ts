@@ -285,8 +285,8 @@ for (const launcher of LAUNCHERS) {
   const launch = (n: number, argv: readonly string[]) =>
     startWith(launcher, scratch, ["launch", "-n", String(n), "--", ...argv]);
 
-  /** A third of the cases for one MPI, none for the other, in rotation. */
-  const rotated = <T>(cases: readonly T[], every = 3) =>
+  /** One of `every` cases for one MPI, none for the other, in rotation. */
+  const rotated = <T>(cases: readonly T[], every: number) =>
     launchersInTurn().includes(launcher) ? inTurn(cases, every) : [];
 
   const launched = CASES.filter(({ launched }) => launched.length > 0);
@@ -331,7 +331,7 @@ for (const launcher of LAUNCHERS) {
       one.together.filter((mesh) => ranksOf(mesh) === ranks)
         .map((mesh) => ({ one, mesh }))
     );
-    const some = rotated(cases);
+    const some = rotated(cases, 3);
     if (some.length === 0) continue;
     t.test(
       `${name}: models on ${ranks} ranks compute the bytes of a shared device`,
