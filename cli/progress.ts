@@ -51,9 +51,7 @@ export function createProgressBar(
   io: CliIo,
   { lines = false }: { readonly lines?: boolean } = {},
 ): ProgressBar {
-  if (!io.terminal) {
-    return { update: lines ? lineWriter(io) : () => {}, stop: () => {} };
-  }
+  if (lines && !io.terminal) return { update: lineWriter(io), stop: () => {} };
   let bar: Bar | undefined;
   let stage: Progress["stage"] | undefined;
   const stop = (): void => {
