@@ -3,7 +3,7 @@
  * more, if the first can then share a launch with another. For one token, all workgroups are along y.
  */
 
-import { cachedIn, cachedWith } from "../../spec/bounded_cache.ts";
+import { cachedWith } from "../../spec/bounded_cache.ts";
 import { div, id, rem, u32 } from "../../spec/kernel/build.ts";
 import { replaceIn } from "../../spec/kernel/replace.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
@@ -13,12 +13,12 @@ import { addKernel, type Lowering } from "./lower/context.ts";
 import { forRows } from "./lower/inline_norms.ts";
 import { changeWriters, writesOf } from "./lower/writers.ts";
 
-/** The launch of a step for one token. */
+/** A step, and its launch for one token. */
 interface OneToken {
+  readonly whole: LaunchStep;
   readonly one: LaunchStep;
   /** The launch for more tokens. Absent: the step is only for one. */
   readonly more?: LaunchStep;
-  readonly whole: LaunchStep;
 }
 
 /** Steps in which launches for one token are apart. */
@@ -37,17 +37,8 @@ export function splitForOne(
   canMerge: (step: Step) => step is LaunchStep,
 ): SplitSteps {
   const parts = new Map<Step, OneToken>();
-  const known = new Map<string, string>();
-  /** Layers launch the same kernels. */
-  const alongY = (kernel: string, across: number) =>
-    cachedIn(known, `${across} ${kernel}`, {
-      max: Infinity,
-      create: () => kernelAlongY(lowering, kernel, across),
-    });
   const split = steps.flatMap((step): Step[] => {
-    const part = canMerge(step)
-      ? oneTokenOf(lowering, step, alongY)
-      : undefined;
+    const part = canMerge(step) ? oneTokenOf(lowering, step) : undefined;
     if (!part) return [step];
     parts.set(part.one, part);
     return part.more ? [part.one, part.more] : [part.one];
@@ -73,7 +64,6 @@ export function splitForOne(
 function oneTokenOf(
   lowering: Lowering,
   step: LaunchStep,
-  alongY: (kernel: string, across: number) => string,
 ): OneToken | undefined {
   const [x, y, z] = step.workgroups;
   const axes = new Set<string>();
@@ -92,7 +82,9 @@ function oneTokenOf(
   const { few: atMostOne } = forRows(tokens, { rows: tokens });
   const one: LaunchStep = {
     ...step,
-    kernel: across === 1 ? step.kernel : alongY(step.kernel, across),
+    kernel: across === 1
+      ? step.kernel
+      : kernelAlongY(lowering, step.kernel, across),
     workgroups: [atMostOne, across * along, 1],
   };
   if (isOnlyForOne(x)) return { one, whole: step };
