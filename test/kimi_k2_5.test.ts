@@ -13,13 +13,10 @@ import {
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { readRaw } from "./helpers/cli.ts";
 import { outputsOf, writeCheckpoint } from "./helpers/quantized_checkpoint.ts";
+import { readJson } from "./helpers/read_tensors.ts";
 
 const MODEL = checkpointFolder("kimik2-16e-int4");
 const PUBLISHED = checkpointFolder("configs/kimi-k2.5.json");
-
-async function readJson(path: string): Promise<object> {
-  return JSON.parse(await readFile(path, "utf8")) as object;
-}
 
 /** Writes the checkpoint as the text model of a model of text and images, with the other fields of the published one. */
 async function writeWrapped(folder: string): Promise<void> {
@@ -33,8 +30,8 @@ async function writeWrapped(folder: string): Promise<void> {
     "vision_tower.patch_embed.proj.bias": image,
     "mm_projector.pre_norm.bias": image,
   }, {
-    ...await readJson(PUBLISHED),
-    text_config: await readJson(join(MODEL, "config.json")),
+    ...readJson(PUBLISHED),
+    text_config: readJson(join(MODEL, "config.json")),
   });
 }
 
@@ -66,7 +63,7 @@ t.test("the text model of Kimi-K2.5", async (t) => {
   t.ok((await readFile(gguf)).equals(await readFile(same)), "as GGUF");
   const fp8 = join(root, "fp8");
   await quantizeCheckpoint(folder, files, { to: "fp8", out: fp8 });
-  t.match(await readJson(join(fp8, "config.json")), {
+  t.match(readJson(join(fp8, "config.json")), {
     quantization_config: { quant_method: "fp8" },
     text_config: { quantization_config: undefined },
   });
