@@ -65,7 +65,7 @@ function withoutBreak(text: string): string {
 }
 
 /** Encodes a prompt as token ids. */
-export async function encodePrompt(
+async function encodePrompt(
   prompt: GivenPrompt,
   tokenizer: Tokenizer | undefined,
 ): Promise<number[]> {
@@ -115,7 +115,7 @@ export async function encodePrompts(
 }
 
 /** Returns the first messages of a conversation. */
-export function firstMessages(
+function firstMessages(
   system: string | undefined,
   text: string,
 ): ChatMessage[] {
