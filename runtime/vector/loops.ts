@@ -38,8 +38,8 @@ export const STREAM_APART = 2 * LINE;
  */
 const STREAM_WORDS = 4;
 
-/** Lanes that load bytes at a smaller distance read adjacent blocks of one row: rows are longer. */
-const SUPER_BLOCK = 256;
+/** Minimum bytes of a row of blocks. Lanes that load bytes at a smaller distance read adjacent blocks of one row. */
+const MIN_ROW = 256;
 
 /** Maximum iterations of a loop whose addresses are computed ahead. */
 const MAX_SPAN = 2 ** 24;
@@ -275,7 +275,7 @@ function tiledLoop(
     const aheadOf = (group: PointerGroup) => {
       if (!("binding" in x.memory(group.array))) return "none";
       const distance = distanceOf(group);
-      const isStream = distance < (group.bytes ? SUPER_BLOCK : LINE);
+      const isStream = distance < (group.bytes ? MIN_ROW : LINE);
       if (isStream) return fills ? "none" : "stream";
       // A repeated phase continues with the following rows, of which it may read a part.
       const next = readsHere || on.repeats && distance > STREAM_APART;
