@@ -47,8 +47,9 @@ export function termCount({ weights }: Pick<MatmulOptions, "weights">): number {
 }
 
 /**
- * The table of the elements of weight i, if a device with vectors that load along k looks them up, four at a time: bytes
- * that are not in the order of codes. Their step is a factor of the scale, which is exact for powers of two.
+ * The elements of weight i as bytes, if a device whose vectors load along k looks them up in a table of 16, four at a
+ * time. `step` is multiplied with the scale, not with each element: the same bits, because it is 1 or both are powers of
+ * two.
  */
 export function byteTableOf(o: MatmulOptions, i: number): Bytes | undefined {
   const { stored, inside } = o.weights[i]!;

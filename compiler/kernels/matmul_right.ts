@@ -205,7 +205,7 @@ export function wordsAlongK(
     return (c: number) => load(base, c);
   });
   const table = byteTableOf(o, i);
-  const bytesOf = (word: number, half: number) => `bytes${word}_${half}_${i}`;
+  const bytesName = (word: number, half: number) => `bytes${word}_${half}_${i}`;
   const k = expr`${K} * ${terms.length}`;
   const valueOf = (n: number, c: number) => {
     const [at, inWord] = [Math.floor(n / per), n % per];
@@ -216,7 +216,7 @@ export function wordsAlongK(
         const bits = wgsl`(${word} >> ${inWord * 32 / per}u)`;
         return decoderOf(stored as PackedDType).element(bits);
       }
-      const bytes = register(bytesOf(at, inWord % 2), [c], "u32");
+      const bytes = register(bytesName(at, inWord % 2), [c], "u32");
       const above = 24 - 8 * (inWord >> 1);
       return wgsl`f32(i32(${bytes} << ${above}u) >> 24u)`;
     };
@@ -234,7 +234,7 @@ export function wordsAlongK(
       ...table === undefined ? [] : loads.flatMap((_, n) => {
         const word = register(`word${n}_${i}`, [c], "u32");
         return table.of(word).map((bytes, half) =>
-          letRegister(bytesOf(n, half), [c], expr`${bytes}`)
+          letRegister(bytesName(n, half), [c], expr`${bytes}`)
         );
       }),
     ]),

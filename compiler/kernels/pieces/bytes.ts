@@ -1,4 +1,4 @@
-/** Packed integers as four bytes per word, for products with quantized activations. */
+/** Packed integers as four bytes per word. */
 
 import {
   PACKED_ELEMENTS,
