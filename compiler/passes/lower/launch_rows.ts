@@ -29,13 +29,14 @@ export function rowsOfLaunch(
   { all, matrices, norm, only }: LaunchRows,
   most: number,
 ): Size | undefined {
-  if (norm && only === "one") return forRows(all, { rows: norm.rows }).few;
+  if (only === "one") return norm && forRows(all, { rows: norm.rows }).few;
   const by = matrices &&
     forRows(all, { rows: matrices.by, most: matrices.above });
   if (only === "many") return by?.more;
   const size = by?.few ?? all;
   const few = most > 0 ? { rows: all, most } : undefined;
-  if (few && only !== "few") return forRows(size, few).more;
+  if (few && only === undefined) return forRows(size, few).more;
   const more = norm ? forRows(size, { rows: norm.rows }).more : size;
-  return only === "few" ? few && forRows(more, few).few : more;
+  if (only === undefined) return more;
+  return few && forRows(more, few).few;
 }
