@@ -5,14 +5,12 @@
 
 import {
   add,
-  clamp,
   combine,
   dispatch,
   dot,
-  map,
-  minimum,
   type Model,
   slice,
+  swigluOai,
   type Tensor,
 } from "switchyard-moe";
 import {
@@ -138,10 +136,10 @@ function build(config: GptOssConfig, options: DecoderOptions): Model {
           m.param("experts.gate_up_proj_bias", "expert gateUp"),
         );
         // Gates and their factors are interleaved.
-        const hidden = clampedGlu(
+        const hidden = swigluOai(
           slice(both, "gateUp", 0, "ffn", 2),
           slice(both, "gateUp", 1, "ffn", 2),
-          limit,
+          { limit },
         );
         const outward = m.param("experts.down_proj", "expert ffn embed");
         const done = add(
@@ -169,7 +167,7 @@ function separateExperts(
       ),
       m.param(`experts.{expert}.${name}.bias`, "expert ffn"),
     );
-  const hidden = clampedGlu(inward("gate_proj"), inward("up_proj"), limit);
+  const hidden = swigluOai(inward("gate_proj"), inward("up_proj"), { limit });
   const down = "experts.{expert}.down_proj";
   const done = dot(
     hidden,
@@ -177,17 +175,4 @@ function separateExperts(
     "ffn",
   );
   return combine(add(done, m.param(`${down}.bias`, "expert embed")), routing);
-}
-
-/** (up + 1) · gate · sigmoid(1.702 gate). Gates are clamped only from above. */
-function clampedGlu(
-  gate: Tensor<"expert slot ffn", "f32">,
-  up: Tensor<"expert slot ffn", "f32">,
-  limit: number,
-): Tensor<"expert slot ffn", "f32"> {
-  return map(
-    (g, u) => (u + 1) * (g / (1 + Math.exp(-1.702 * g))),
-    minimum(gate, limit),
-    clamp(up, -limit, limit),
-  );
 }

@@ -10,7 +10,7 @@ import {
   dispatch,
   div,
   dot,
-  map,
+  log,
   type Model,
   mul,
   slice,
@@ -113,7 +113,7 @@ function readConfig(config: Config): Llama4Config {
     temperature:
       booleanField(config, "attn_temperature_tuning", { default: true })
         ? {
-          floor: positiveField(config, "floor_scale", { default: 8192 }),
+          floor: integerField(config, "floor_scale", { default: 8192 }),
           scale: positiveField(config, "attn_scale", { default: 0.1 }),
         }
         : undefined,
@@ -174,7 +174,7 @@ function norm({ q, k, v }: Heads, { epsilon }: Llama4Config): Heads {
 function heat(heads: Heads, layer: Layer, config: Llama4Config): Heads {
   if (config.temperature === undefined) return heads;
   const { floor, scale } = config.temperature;
-  const periods = div(add(cast(layer.position, "f32"), 1), floor);
-  const growth = map((p) => Math.log(Math.floor(p) + 1), periods);
+  const periods = cast(div(add(layer.position, 1), floor), "f32");
+  const growth = log(add(periods, 1));
   return { ...heads, q: mul(heads.q, add(times(growth, scale), 1)) };
 }

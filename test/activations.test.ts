@@ -16,6 +16,7 @@ import {
   softplus,
   sum,
   swiglu,
+  swigluOai,
   tanh,
   type Tensor,
   where,
@@ -76,6 +77,19 @@ const FUNCTIONS: {
     slope: (x) => {
       const s = 1 / (1 + Math.exp(-x));
       return x * s * (2 + x * (1 - s));
+    },
+  },
+  "swigluOai of equal operands": {
+    op: (x) => swigluOai(x, x, { limit: 5 }),
+    is: (x) => {
+      const [g, u] = [Math.min(x, 5), Math.max(Math.min(x, 5), -5)];
+      return (u + 1) * g / (1 + Math.exp(-1.702 * g));
+    },
+    slope: (x) => {
+      if (x > 5) return 0;
+      const s = 1 / (1 + Math.exp(-1.702 * x));
+      const up = x < -5 ? 0 : x * s;
+      return up + (Math.max(x, -5) + 1) * s * (1 + 1.702 * x * (1 - s));
     },
   },
   relu: {
@@ -233,6 +247,10 @@ t.test("rejected arguments", (t) => {
       [
         () => silu(integers as never),
         "Cannot silu 'n': its dtype is 'i32', expected 'f32'. Cast it",
+      ],
+      [
+        () => swigluOai(x, x, { limit: 0 }),
+        "Cannot limit 'n' to 0: it is not above 0. Give a positive limit",
       ],
       [
         () => clamp(x, 2, 1),

@@ -1,10 +1,12 @@
 /** Activation functions: elementwise ops composed of kernel functions. */
 
+import { callSite } from "../../spec/call_site.ts";
+import { ModelError } from "../../spec/errors.ts";
 import { f32, local } from "../../spec/kernel/build.ts";
 import { expr } from "../../spec/kernel/resolve.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import { scalarMap, wantFloat } from "./scalar_map.ts";
-import { type Op, type Tensor, traceOf } from "./tensor.ts";
+import { type Op, refuse, type Tensor, traceOf } from "./tensor.ts";
 import type { Broadcast, CanBroadcast, Float } from "./types.ts";
 
 /** exp(-x) with x clamped to at least -80, so that gradients are finite. */
@@ -97,6 +99,60 @@ export function swiglu<
     parameters: ["f32", "f32"],
     lets: [],
     result: expr`${siluOf(g)} * ${u}`,
+  });
+}
+
+/** Options of `swigluOai`. */
+export interface SwigluOaiOptions {
+  /** Factor of the gate in the sigmoid. Default: 1.702. */
+  readonly alpha?: number;
+  /** Largest gate, and largest magnitude of `up`; positive. Default: 7. */
+  readonly limit?: number;
+}
+
+/**
+ * `(u + 1) · g · sigmoid(alpha · g)` as one function, the gated activation of gpt-oss: `g` is `gate`, at most `limit`,
+ * and `u` is `up`, from `-limit` to `limit`. Operands are broadcast by axis name.
+ *
+ * Axes: as `add`. Dtype: "f32" or "f16", both equal. Errors: as `add`; another dtype; `limit` not above 0. Gradient:
+ * that of the formula, 0 by an operand beyond its limit. Sharding: that of the operands along every axis; sends
+ * nothing.
+ *
+ * @example
+ * ```ts
+ * const glu = model({ n: 2 }, (m) => ({ y: swigluOai(m.input("gate", "n"), m.input("up", "n")) }));
+ * const { outputs } = evaluate(trace(glu), { inputs: { gate: [0, 100], up: [5, 2] } });
+ * console.assert(outputs.y?.data[0] === 0 && Math.abs(outputs.y!.data[1]! - 21) < 1e-3);
+ * ```
+ */
+export function swigluOai<
+  A extends string,
+  D extends Float,
+  B extends string = never,
+>(
+  gate: Tensor<A, D>,
+  up: CanBroadcast<A, B, Tensor<B, NoInfer<D>>>,
+  { alpha = 1.702, limit = 7 }: SwigluOaiOptions = {},
+): Tensor<Broadcast<A, B>, D> {
+  const operands = [gate, up as Tensor] as const;
+  traceOf(operands, swigluOai);
+  wantFloat(swigluOai, operands);
+  if (!(limit > 0)) {
+    const error = new ModelError(
+      `Cannot limit '${gate.axes}' to ${limit}: it is not above 0. Give a positive limit`,
+      callSite(swigluOai),
+    );
+    return refuse(error, operands);
+  }
+  const [p0, p1] = [local("p0", "f32"), local("p1", "f32")];
+  const [g, u] = [local("g", "f32"), local("u", "f32")];
+  return scalarMap(swigluOai, operands, {
+    parameters: ["f32", "f32"],
+    lets: [
+      { name: "g", value: expr`min(${p0}, ${limit})` },
+      { name: "u", value: expr`min(max(${p1}, ${-limit}), ${limit})` },
+    ],
+    result: expr`(${u} + 1.0) * (${g} / (1.0 + exp(${-alpha} * ${g})))`,
   });
 }
 
