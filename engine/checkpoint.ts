@@ -164,15 +164,25 @@ async function describeFiles(
     : undefined;
 }
 
-/** config.json, with the quantization of hf_quant_config.json if only that file names it, as ModelOpt writes it. */
+/** config.json of a folder, with the quantization of hf_quant_config.json if only that file names it (ModelOpt). */
 export async function readConfig(
   folder: string,
   files: FileSystem,
 ): Promise<JsonObject> {
-  const config = await readJsonObject(
-    files.join(folder, "config.json"),
+  const file = files.join(folder, "config.json");
+  return await withQuantization(
+    await readJsonObject(file, files),
+    folder,
     files,
   );
+}
+
+/** A config.json of a folder, with the quantization of the folder's hf_quant_config.json if it names none. */
+export async function withQuantization(
+  config: JsonObject,
+  folder: string,
+  files: FileSystem,
+): Promise<JsonObject> {
   const path = files.join(folder, QUANTIZATION_FILE);
   return configField(config, "quantization_config") !== undefined ||
       await files.stat(path) === undefined

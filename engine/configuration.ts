@@ -5,7 +5,12 @@ import { readFamily } from "../models/family.ts";
 import type { Family, PublishedModel } from "../models/mod.ts";
 import { publishedModel } from "../models/published.ts";
 import { DataError } from "../spec/errors.ts";
-import { type FamilyOption, readConfig, refuseUnknown } from "./checkpoint.ts";
+import {
+  type FamilyOption,
+  readConfig,
+  refuseUnknown,
+  withQuantization,
+} from "./checkpoint.ts";
 import type { FileSystem } from "./files.ts";
 import { readJsonObject } from "./json_file.ts";
 import { withoutQuantization } from "./quantization_config.ts";
@@ -83,9 +88,11 @@ export async function findConfiguration(
   }
   if (!path.endsWith(".json")) return undefined;
   const document = await documentOf(path, files);
-  return document?.["architectures"] === undefined
-    ? undefined
-    : configurationOf(document, path, options);
+  if (document?.["architectures"] === undefined) return undefined;
+  const config = /(^|[/\\])config\.json$/.test(path)
+    ? await withQuantization(document, files.join(path, ".."), files)
+    : document;
+  return configurationOf(config, path, options);
 }
 
 /** The object in a JSON file. Undefined if it contains none. */

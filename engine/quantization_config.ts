@@ -15,6 +15,9 @@ type Config = { readonly [key: string]: unknown };
 /** The encoding of the matrix of a module. Undefined: it is not quantized. */
 export type Quantization = (module: string) => WeightEncoding | undefined;
 
+/** Routed experts. */
+const EXPERTS = /(^|\.)experts(\.|$)/;
+
 /** Embeddings, outputs and routers: quantized only if `quantized_layers` lists them. */
 const UNQUANTIZED =
   /(^|\.)(embed_tokens|lm_head)(\.|$)|(^|\.)(gate|router)$|\.router\./;
@@ -34,10 +37,15 @@ export function quantizedAs(
   };
 }
 
+/** A module without the names of the parts that contain the layers, which lists spell in different ways. */
+function withoutRoot(module: string): string {
+  return module.replace(/^((language_)?model\.)+/, "");
+}
+
 /** A pattern of modules: a regular expression (`re:`), a glob, or the name of a module or of a parent module. */
 function modulesOf(pattern: string): RegExp {
   if (pattern.startsWith("re:")) return new RegExp(`^(?:${pattern.slice(3)})`);
-  const words = pattern.split("*").map((word) =>
+  const words = withoutRoot(pattern).split("*").map((word) =>
     word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")
   );
   return new RegExp(`(^|\\.)${words.join("[^.]*")}(\\.|$)`);
@@ -84,25 +92,29 @@ const METHODS: {
       zeros: weights["symmetric"] === false,
     };
   },
-  modelopt: ({ quant_algo: name }) => algorithmOf(name),
+  modelopt: (config) => algorithmOf(config, "quant_algo"),
 };
 
 /** Algorithms of NVIDIA ModelOpt whose weights are decoded from elements and scales alone. */
 const ALGORITHMS: { readonly [name: string]: WeightEncoding } = {
   FP8: { name: "fp8" },
-  FP8_PER_CHANNEL_PER_TOKEN: { name: "fp8" },
+  FP8_PER_CHANNEL_PER_TOKEN: { name: "fp8", channel: true },
   FP8_PB_WO: { name: "fp8", block: [128, 128] },
   MXFP8: { name: "mxfp8" },
   NVFP4: { name: "nvfp4" },
   W4A16_NVFP4: { name: "nvfp4" },
 };
 
-/** The encoding of a `quant_algo`, in any case. */
-function algorithmOf(name: unknown): WeightEncoding {
+/** The encoding of an algorithm, named in upper or lower case. */
+function algorithmOf(
+  config: Config | undefined,
+  key: "quant_algo" | "moe_quant_algo",
+): WeightEncoding {
+  const name = config?.[key];
   const known = typeof name === "string" ? name.toUpperCase() : "";
   if (Object.hasOwn(ALGORITHMS, known)) return ALGORITHMS[known]!;
   throw new DataError(
-    `Cannot read the quantization: 'quant_algo' is ${
+    `Cannot read the quantization: '${key}' is ${
       shown(JSON.stringify(name))
     }. Use a model in one of ${
       Object.keys(ALGORITHMS).join(", ")
@@ -114,8 +126,8 @@ function algorithmOf(name: unknown): WeightEncoding {
 function mixedPrecision(layers: Config): Quantization {
   const listed = new Map(
     Object.entries(layers).map(([module, layer]) => [
-      module,
-      algorithmOf(objectOf(layer)?.["quant_algo"]),
+      withoutRoot(module),
+      algorithmOf(objectOf(layer), "quant_algo"),
     ]),
   );
   const find: Quantization = (module) => {
@@ -123,7 +135,7 @@ function mixedPrecision(layers: Config): Quantization {
     return listed.get(module) ??
       (end < 0 ? undefined : find(module.slice(0, end)));
   };
-  return find;
+  return (module) => find(withoutRoot(module));
 }
 
 /** Names of methods, for messages. */
@@ -149,6 +161,18 @@ export function withoutQuantization(config: Config): Config {
 export function readQuantization(given: Config): Quantization {
   // hf_quant_config.json of ModelOpt has one more level.
   const config = { ...given, ...objectOf(given["quantization"]) };
+  const others = readMethod(config);
+  // Experts by ModelOpt in a model that another method quantized.
+  if (typeof config["moe_quant_algo"] !== "string") return others;
+  const experts = quantizedAs(
+    algorithmOf(config, "moe_quant_algo"),
+    skippedBy(config),
+  );
+  return (module) => (EXPERTS.test(module) ? experts : others)(module);
+}
+
+/** The quantization of `quant_method`. */
+function readMethod(config: Config): Quantization {
   const method = config["quant_method"];
   if (method === "modelopt" && config["quant_algo"] === "MIXED_PRECISION") {
     return mixedPrecision(objectOf(config["quantized_layers"]) ?? {});
@@ -162,10 +186,14 @@ export function readQuantization(given: Config): Quantization {
   if (read === undefined) {
     throw unknown(`'quant_method' is ${JSON.stringify(method)}`);
   }
-  const skipped = SKIPPED
+  return quantizedAs(read(config), skippedBy(config));
+}
+
+/** Patterns of unquantized modules. */
+function skippedBy(config: Config): string[] {
+  return SKIPPED
     .flatMap((key): unknown => config[key] ?? [])
     .filter((name): name is string => typeof name === "string");
-  return quantizedAs(read(config), skipped);
 }
 
 /** The encoding of a `quantization_config` that kernels read directly. */

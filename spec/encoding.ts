@@ -25,6 +25,8 @@ export interface MatrixShape {
 export interface EncodingForm {
   /** Rows and columns per scale. Absent: the entire matrix. */
   readonly block?: readonly [rows: number, columns: number];
+  /** Whether each row has a scale, if there are no blocks. */
+  readonly channel?: boolean;
   /** Columns per scale. Default: 32 or 128, depending on the format. */
   readonly group?: number;
   /** Bits per element. Default: 4. */
@@ -89,7 +91,10 @@ export const WEIGHT_ENCODINGS = {
   // A byte (E4M3) per element, and an f32 per block: `weight_scale_inv`.
   fp8: {
     title: ({ block }) => block ? `fp8 ${block.join("x")}` : "fp8",
-    bytes: ({ rows, columns }, { block = [rows, columns] }) =>
+    bytes: (
+      { rows, columns },
+      { channel, block = [channel ? 1 : rows, columns] },
+    ) =>
       rows * columns +
       4 * Math.ceil(rows / block[0]) * Math.ceil(columns / block[1]),
   },

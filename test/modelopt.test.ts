@@ -254,6 +254,8 @@ t.test("several algorithms", async (t) => {
   const experts = 3 * 16 * 3 * (64 * 32 * 9 / 16 + 4);
   t.equal(stored["nvfp4"], experts);
   t.equal(stored["mxfp8"], 3 * 64 * 128 * 33 / 32);
+  // One scale for the matrix, and one for each of 64 rows.
+  t.equal(stored["fp8"], 3 * (64 * (128 + 64) + 4 * (1 + 64)));
 });
 
 t.test("quantizations are read from both files of ModelOpt", async (t) => {
@@ -277,10 +279,59 @@ t.test("quantizations are read from both files of ModelOpt", async (t) => {
     }),
   );
   t.strictSame(await planned(root), fromConfig);
+  t.strictSame(await planned(join(root, "config.json")), fromConfig, "a file");
   t.equal(
     fromConfig.stored["nvfp4"],
     3 * (16 * 3 * (64 * 32 * 9 / 16 + 4) + 64 * 128 * 9 / 16 + 4),
   );
+});
+
+t.test("modules are listed with and without their root", (t) => {
+  const matrix = "layers.1.mlp.experts.0.up_proj";
+  for (
+    const root of ["", "model.", "language_model.", "language_model.model."]
+  ) {
+    const read = readQuantization({
+      quant_method: "modelopt",
+      quant_algo: "NVFP4",
+      exclude_modules: [`${root}layers.0*`, `${root}layers.1.self_attn*`],
+    });
+    const mixed = readQuantization({
+      quant_method: "modelopt",
+      quant_algo: "MIXED_PRECISION",
+      quantized_layers: {
+        [`${root}layers.1.mlp.experts`]: { quant_algo: "FP8" },
+      },
+    });
+    for (const actual of ["", "model.", "language_model.model."]) {
+      t.strictSame(read(`${actual}${matrix}`), { name: "nvfp4" });
+      t.equal(read(`${actual}layers.0.mlp.experts.0.up_proj`), undefined);
+      t.equal(read(`${actual}layers.1.self_attn.q_proj`), undefined);
+      t.strictSame(mixed(`${actual}${matrix}`), { name: "fp8" });
+      t.equal(mixed(`${actual}layers.0.mlp.experts.0.up_proj`), undefined);
+    }
+  }
+  t.end();
+});
+
+t.test("experts may have an algorithm of their own", (t) => {
+  const read = readQuantization({
+    quant_method: "fp8",
+    weight_block_size: [128, 128],
+    moe_quant_algo: "NVFP4",
+    ignore: ["mtp.*"],
+  });
+  const fp8 = { name: "fp8", block: [128, 128] };
+  t.strictSame(read("layers.3.ffn.experts.7.w1"), { name: "nvfp4" });
+  t.strictSame(read("layers.3.ffn.shared_experts.w1"), fp8);
+  t.strictSame(read("layers.3.attn.wq_a"), fp8);
+  t.equal(read("layers.3.ffn.gate"), undefined);
+  t.equal(read("mtp.0.ffn.experts.7.w1"), undefined);
+  t.throws(
+    () => readQuantization({ quant_method: "fp8", moe_quant_algo: "IQ3" }),
+    { message: /'moe_quant_algo' is "IQ3"/ },
+  );
+  t.end();
 });
 
 t.test("other algorithms and tensors are rejected by name", async (t) => {
