@@ -68,6 +68,8 @@ export interface EndedJob {
   readonly signal: number | undefined;
   /** The signal that asked the ranks to stop by themselves. */
   readonly asked: number | undefined;
+  /** Whether the ranks finished without leaving work undone. */
+  readonly complete: boolean;
   /** The failed rank as a sentence, and its exit code. */
   readonly failure:
     | { readonly text: string; readonly code: number }
@@ -177,7 +179,7 @@ export async function runJob(
     failed: end,
   });
   child.stderr.setEncoding("utf8").on("data", (chunk) => text.push(chunk));
-  const output = new JobOutput(io, finishLine(job.folder), {
+  const output = new JobOutput(io, job.folder, {
     finished: finish,
     closed: endNow,
   });
@@ -205,6 +207,7 @@ export async function runJob(
     code,
     signal,
     asked,
+    complete: output.complete,
     finished: output.finished,
     late,
     cause: text.cause(),
@@ -283,19 +286,25 @@ interface OutputEvents {
 class JobOutput {
   readonly #io: CliIo;
   readonly #finish: string;
+  readonly #left: string;
   readonly #events: OutputEvents;
   #held = "";
   #printed = Promise.resolve();
   #closed: OutputClosed | undefined;
 
-  constructor(io: CliIo, finish: string, events: OutputEvents) {
+  constructor(io: CliIo, mark: string, events: OutputEvents) {
     this.#io = io;
-    this.#finish = finish;
+    this.#finish = finishLine(mark);
+    this.#left = finishLine(mark, { left: true });
     this.#events = events;
   }
 
   get finished(): boolean {
     return this.#held.includes(this.#finish);
+  }
+
+  get complete(): boolean {
+    return this.finished && !this.#held.includes(this.#left);
   }
 
   push(text: string): void {

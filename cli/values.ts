@@ -226,9 +226,12 @@ export function matching(
   };
 }
 
-/** Returns the line that rank 0 prints for `launch` at the end. No other output contains its first character. */
-export function finishLine(mark: string): string {
-  return `\x1e${mark}`;
+/**
+ * Returns the line that rank 0 prints for `launch` at the end. No other output contains its first character. `left`: a
+ * requested end left work undone.
+ */
+export function finishLine(mark: string, { left = false } = {}): string {
+  return `\x1e${mark}${left ? " left" : ""}`;
 }
 
 const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;

@@ -16,6 +16,7 @@ import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { finishLine } from "../cli/values.ts";
 import { openSafetensors, writeSafetensors } from "../runtime/mod.ts";
 import { whyNotNative } from "../runtime/native/mod.ts";
 import { printable, shown } from "../spec/mod.ts";
@@ -294,6 +295,21 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
     t.equal(step, JSON.parse(lines.split("\n").at(-1)!).step, "the last step");
   });
 }
+
+t.test("a rank asked to stop in its last step has finished", async (t) => {
+  const job = temporaryFolder(t);
+  writeFileSync(path.join(job, "stop"), "");
+  const model = await tinyModel(t);
+  for (const [steps, left] of [["1", false], ["2", true]] as const) {
+    const { code, out } = await switchyard([
+      ...["train", model, "--data", TEXT, "--steps", steps, "--batch", "2"],
+      ...["--length", "8", "--adapter", "cpu", "--job", job],
+      ...["--out", path.join(job, `out${steps}`)],
+    ]);
+    t.equal(code, 0);
+    t.equal(out.trimEnd().split("\n").at(-1), finishLine(job, { left }));
+  }
+});
 
 t.test("Ctrl-C ends a training during kernel compilation, without a message", {
   skip: await whyNotNative() ?? false,

@@ -80,7 +80,9 @@ export async function launchCommand(
   });
   if (ended.signal !== undefined) return 128 + ended.signal;
   // Ranks that were asked to stop have saved a training, which may be incomplete.
-  const code = command === "train" && ended.asked ? 128 + ended.asked : 0;
+  const code = command === "train" && ended.asked && !ended.complete
+    ? 128 + ended.asked
+    : 0;
   // The launcher and the ranks may print messages after a requested end.
   if (ended.late) return code;
   if (ended.failure) {

@@ -143,11 +143,13 @@ export async function trainCommand(
   if (quiet) return 0;
   const text = ending(out, recent, steps);
   if (!flags.json) await io.out(text);
-  if (flags.job !== undefined) await io.out(`${finishLine(flags.job)}\n`);
-  await watch.end(text);
   // Scripts must not continue with an incomplete training.
-  const isComplete = signal === undefined || recent.at(-1)?.step === steps;
-  return isComplete ? 0 : 128 + signal!;
+  const left = interrupted.signal.aborted && recent.at(-1)?.step !== steps;
+  if (flags.job !== undefined) {
+    await io.out(`${finishLine(flags.job, { left })}\n`);
+  }
+  await watch.end(text);
+  return left && signal !== undefined ? 128 + signal : 0;
 }
 
 /** Returns whether 'launch' was asked to stop. All ranks stop after the same step if one of them has the request. */
