@@ -12,10 +12,12 @@ import {
 import {
   type AppOptions,
   createApp,
+  loadingResponse,
   Metrics,
   type PageCount,
   RemoteLoop,
   type Served,
+  type ServerApp,
   TokenTexts,
 } from "../engine/server/mod.ts";
 import { livePageHtml, type PageAssets } from "../view/mod.ts";
@@ -41,22 +43,25 @@ export interface HttpSettings extends Pick<Served, "name" | "shape" | "stop"> {
   readonly app: AppOptions;
   /** Undefined: there is no page. */
   readonly assets: PageAssets | undefined;
-  readonly listen: ListenOptions;
 }
 
-/** Data of the thread. */
-export interface HttpData {
-  readonly settings: HttpSettings;
-  /** The port of the loop. */
-  readonly loop: MessagePort;
-}
-
-/** A message to the thread. `drain`: reject further requests. `close`: drain, close all connections, and end. */
-export type HttpRequest = "drain" | "close";
+/**
+ * A message to the thread. `serve`: answer requests, `loop` being the port of the loop. `drain`: reject further requests.
+ * `close`: drain, close all connections, and end.
+ */
+export type HttpRequest =
+  | {
+    readonly kind: "serve";
+    readonly settings: HttpSettings;
+    readonly loop: MessagePort;
+  }
+  | { readonly kind: "drain" }
+  | { readonly kind: "close" };
 
 /** A message of the thread. */
 export type HttpReport =
   | { readonly kind: "listens"; readonly address: string }
+  | { readonly kind: "serves" }
   | {
     readonly kind: "refused";
     readonly message: string;
@@ -66,7 +71,9 @@ export type HttpReport =
   | { readonly kind: "drained" };
 
 const files = nodeFiles();
-const { settings, loop: port } = workerData as HttpData;
+
+/** The routes. Undefined until the model is loaded. */
+let app: ServerApp | undefined;
 
 function send(report: HttpReport): void {
   parentPort!.postMessage(report);
@@ -92,7 +99,10 @@ async function templateOf(
 }
 
 /** Returns receipts without sequences. The checkpoint is hashed once, on the first call. */
-function receiptsOf(run: NonNullable<HttpSettings["receipt"]>) {
+function receiptsOf(
+  run: NonNullable<HttpSettings["receipt"]>,
+  settings: HttpSettings,
+) {
   let hashed: ReturnType<typeof hashCheckpoint> | undefined;
   return async () => {
     hashed ??= hashCheckpoint(settings, files);
@@ -100,16 +110,20 @@ function receiptsOf(run: NonNullable<HttpSettings["receipt"]>) {
   };
 }
 
-/** Starts to listen. */
-async function serve(): Promise<void> {
+/** Creates the routes of a loaded model. */
+async function routesOf(
+  settings: HttpSettings,
+  port: MessagePort,
+): Promise<ServerApp> {
   const { folder, capacity, experts, pages, speculates, ...served } = settings;
-  const chat = await templateOf(folder);
-  const now = () => performance.now();
   const tokenizer = async () =>
     requireTokenizer(await openTokenizer(folder, files));
-  const [encoder, decoder] = [await tokenizer(), await tokenizer()];
-  const metrics = new Metrics({ capacity, experts, pages, speculates });
-  const app = await createApp({
+  const [chat, encoder, decoder] = await Promise.all([
+    templateOf(folder),
+    tokenizer(),
+    tokenizer(),
+  ]);
+  return await createApp({
     ...served,
     created: Math.floor(Date.now() / 1000),
     loop: new RemoteLoop(loopPort(port), { capacity }),
@@ -117,9 +131,9 @@ async function serve(): Promise<void> {
     decoder,
     openGrammars: grammarsOf(settings, files).open,
     tokenTexts: new TokenTexts(decoder),
-    metrics,
-    now,
-    receipt: served.receipt && receiptsOf(served.receipt),
+    metrics: new Metrics({ capacity, experts, pages, speculates }),
+    now: () => performance.now(),
+    receipt: served.receipt && receiptsOf(served.receipt, settings),
     chat,
   }, {
     ...settings.app,
@@ -134,20 +148,36 @@ async function serve(): Promise<void> {
       },
     }, settings.assets),
   });
-  const { address, close } = await listen(app.fetch, settings.listen);
+}
+
+/** Reports errors that the caller states to the user. */
+async function reported(action: () => Promise<HttpReport>): Promise<void> {
+  try {
+    send(await action());
+  } catch (error) {
+    const machine = error instanceof MachineError;
+    if (!machine && !(error instanceof DataError)) throw error;
+    send({ kind: "refused", message: error.message, machine });
+  }
+}
+
+await reported(async () => {
+  const { address, close } = await listen(
+    (request, connection) =>
+      app ? app.fetch(request, connection) : loadingResponse(),
+    workerData as ListenOptions,
+  );
   parentPort!.on("message", async (request: HttpRequest) => {
-    await app.drain();
-    if (request === "drain") return send({ kind: "drained" });
+    if (request.kind === "serve") {
+      return await reported(async () => {
+        app = await routesOf(request.settings, request.loop);
+        return { kind: "serves" };
+      });
+    }
+    await app?.drain();
+    if (request.kind === "drain") return send({ kind: "drained" });
     await close();
     process.exit();
   });
-  send({ kind: "listens", address });
-}
-
-try {
-  await serve();
-} catch (error) {
-  const machine = error instanceof MachineError;
-  if (!machine && !(error instanceof DataError)) throw error;
-  send({ kind: "refused", message: error.message, machine });
-}
+  return { kind: "listens", address };
+});

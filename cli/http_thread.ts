@@ -3,19 +3,24 @@
 import { type MessagePort, Worker } from "node:worker_threads";
 import { type FileSystem, type Grammars, openGrammars } from "../engine/mod.ts";
 import type { LoopPort } from "../engine/server/mod.ts";
-import { DataError, MachineError } from "../spec/mod.ts";
+import { DataError, invariant, MachineError } from "../spec/mod.ts";
 import { RUNNING_ROOT } from "../spec/running.ts";
-import type {
-  HttpData,
-  HttpReport,
-  HttpRequest,
-  HttpSettings,
-} from "./http_program.ts";
+import type { HttpReport, HttpRequest, HttpSettings } from "./http_program.ts";
+import type { ListenOptions } from "./listen.ts";
 
-/** A thread that listens. */
+/** A thread that listens. It rejects requests until it serves a model. */
 export interface HttpThread {
   /** `http://HOST:PORT`. */
   readonly address: string;
+  /** Answers requests from now on. Throws DataError if the tokenizer of the checkpoint cannot be read. */
+  serve(
+    settings: HttpSettings,
+    options: {
+      readonly routes: MessagePort;
+      /** Called if the thread then ends by itself. */
+      readonly onFail: (error: Error) => void;
+    },
+  ): Promise<void>;
   /** Rejects further requests. Resolves when none is in progress. */
   drain(): Promise<void>;
   /** Drains, closes all connections, and ends the thread. */
@@ -48,27 +53,26 @@ export function loopPort(port: MessagePort): LoopPort {
   };
 }
 
-/** Starts the thread. Throws DataError or MachineError if it cannot listen. */
-export async function startHttp(
-  settings: HttpSettings,
-  { routes, onFail }: {
-    readonly routes: MessagePort;
-    /** Called if the thread ends by itself after it listens. */
-    readonly onFail: (error: Error) => void;
-  },
-): Promise<HttpThread> {
-  const data: HttpData = { settings, loop: routes };
+/** Starts the thread, which listens. Throws DataError or MachineError if it cannot. */
+export async function startHttp(options: ListenOptions): Promise<HttpThread> {
   const worker = new Worker(new URL("cli/http_program.js", RUNNING_ROOT), {
-    workerData: data,
-    transferList: [routes],
+    workerData: options,
     execArgv: [],
   });
-  const send = (request: HttpRequest) => worker.postMessage(request);
+  const send = (request: HttpRequest, transfer: MessagePort[] = []) =>
+    worker.postMessage(request, transfer);
+  /** Why the thread has ended, unless it was asked to. */
+  let failure: Error | undefined;
   let fail = (_: Error) => {};
+  let next = (_: HttpReport) => {};
   let drained = () => {};
+  const failed = (error: Error) => {
+    failure ??= error;
+    fail(failure);
+  };
   const exited = new Promise<void>((resolve) => {
     worker.on("exit", () => {
-      fail(
+      failed(
         new MachineError(
           "Cannot go on: the thread for requests has ended. Start the command again",
         ),
@@ -77,36 +81,40 @@ export async function startHttp(
       resolve();
     });
   });
-  const address = await new Promise<string>((resolve, reject) => {
-    fail = reject;
-    worker.on("error", (error) => fail(error));
-    worker.on("message", (report: HttpReport) => {
-      switch (report.kind) {
-        case "listens":
-          return resolve(report.address);
-        case "refused":
-          void worker.terminate();
-          return reject(
-            new (report.machine ? MachineError : DataError)(report.message),
-          );
-        case "drained":
-          return drained();
-        default:
-          report satisfies never;
-      }
-    });
+  worker.on("error", failed);
+  worker.on("message", (report: HttpReport) => {
+    if (report.kind === "drained") drained();
+    else next(report);
   });
-  fail = onFail;
+  /** The next report. Ends the thread if it reports an error. */
+  const answered = async () =>
+    await new Promise<HttpReport>((resolve, reject) => {
+      if (failure) return reject(failure);
+      fail = reject;
+      next = (report) => {
+        if (report.kind !== "refused") return resolve(report);
+        void worker.terminate();
+        reject(new (report.machine ? MachineError : DataError)(report.message));
+      };
+    });
+  const listens = await answered();
+  invariant(listens.kind === "listens", "the first report");
   return {
-    address,
+    address: listens.address,
+    serve: async (settings, { routes, onFail }) => {
+      const serves = answered();
+      send({ kind: "serve", settings, loop: routes }, [routes]);
+      await serves;
+      fail = onFail;
+    },
     drain: () =>
       new Promise((resolve) => {
         drained = resolve;
-        send("drain");
+        send({ kind: "drain" });
       }),
     close: async () => {
       fail = () => {};
-      send("close");
+      send({ kind: "close" });
       await exited;
     },
   };

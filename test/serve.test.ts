@@ -7,6 +7,7 @@ import { connect } from "node:net";
 import process from "node:process";
 import OpenAI from "openai";
 import t from "tap";
+import { startHttp } from "../cli/http_thread.ts";
 import { listen } from "../cli/listen.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 import { clonePath } from "./helpers/compiled.ts";
@@ -15,6 +16,7 @@ import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { metricOf } from "./helpers/serve_requests.ts";
 import {
   chatCheckpoint,
+  serverAt,
   startServer,
   type TestServer,
 } from "./helpers/serve.ts";
@@ -632,3 +634,25 @@ async function runProgram(text: string): Promise<string> {
   for await (const part of child.stdout) out += part;
   return out;
 }
+
+t.test("requests are rejected until a model is loaded", async (t) => {
+  const http = await startHttp({ host: "127.0.0.1", port: 0, silentMs: 1000 });
+  const { address, post } = serverAt(http.address);
+  for (
+    const response of [
+      await fetch(`${address}/health`),
+      await post("/v1/completions", { model, prompt: PROMPT }),
+    ]
+  ) {
+    t.equal(response.status, 503);
+    t.equal(response.headers.get("retry-after"), "1");
+    t.match(await response.json(), {
+      error: {
+        message: "Cannot answer: the model is loading. Try again later",
+        code: "loading",
+      },
+    });
+  }
+  await http.close();
+  await t.rejects(fetch(`${address}/health`), "the thread has ended");
+});

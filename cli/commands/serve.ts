@@ -19,7 +19,12 @@ import { DataError, MachineError } from "../../spec/mod.ts";
 import type { PageAssets } from "../../view/mod.ts";
 import type { CliIo } from "../io.ts";
 import { pageAssets } from "../page_assets.ts";
-import { grammarsOf, loopPort, startHttp } from "../http_thread.ts";
+import {
+  grammarsOf,
+  type HttpThread,
+  loopPort,
+  startHttp,
+} from "../http_thread.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import { checkTokenizer } from "../prompts.ts";
@@ -46,6 +51,9 @@ const [CACHED_PART, CACHED_MIN] = [0.25, 1024];
 
 /** Default maximum milliseconds between writes of streamed tokens. */
 const STREAM_MS = 10;
+
+/** Default address, and default seconds of a request. */
+const [HOST, DEADLINE_S] = ["127.0.0.1", 600] as const;
 
 /** Milliseconds that a connection may be idle after the deadline of its request. */
 const SILENT_MS = 5000;
@@ -81,43 +89,48 @@ export async function serveCommand(
     Math.min(CONTEXT, checkpoint.published.decoder.maxPositions);
   const { companions, hidden } = draftedOptions(flags, target, io.files);
   await checkTokenizer(folder, io.files);
+  // Only one rank of a job listens. Its number is known when the model is loaded.
+  let http = flags.devices === "mpi" ? undefined : await listenFor(flags);
+  let opened: Opened | undefined;
   const bar = createProgressBar(io, { lines: true });
-  const opened = await openTarget(target, io.files, {
-    ...await openOptions(io, target, {
-      ...flags,
-      ...flags.maxBatchTokens === undefined
-        ? {}
-        : { maxTokens: flags.maxBatchTokens },
-    }),
-    next: {
-      candidates: 1,
-      logits: true,
-      normalizer: true,
-      perSequence: nextPerSequence(flags),
-      hidden,
-    },
-    companions,
-    need: {
-      tokens: STEP_TOKENS,
-      sequences,
-      context,
-      lengths: Array.from(
-        { length: sequences },
-        () =>
-          Math.min(
-            context,
-            Math.max(Math.ceil(CACHED_PART * context), CACHED_MIN),
-          ),
-      ),
-    },
-    statistics: flags.stats ?? false,
-    onProgress: bar.update,
-  }).finally(bar.stop);
   try {
+    opened = await openTarget(target, io.files, {
+      ...await openOptions(io, target, {
+        ...flags,
+        ...flags.maxBatchTokens === undefined
+          ? {}
+          : { maxTokens: flags.maxBatchTokens },
+      }),
+      next: {
+        candidates: 1,
+        logits: true,
+        normalizer: true,
+        perSequence: nextPerSequence(flags),
+        hidden,
+      },
+      companions,
+      need: {
+        tokens: STEP_TOKENS,
+        sequences,
+        context,
+        lengths: Array.from(
+          { length: sequences },
+          () =>
+            Math.min(
+              context,
+              Math.max(Math.ceil(CACHED_PART * context), CACHED_MIN),
+            ),
+        ),
+      },
+      statistics: flags.stats ?? false,
+      onProgress: bar.update,
+    }).finally(bar.stop);
+    const { session } = opened;
     const shape = decoderShape(opened.plan)!;
     if (opened.rank > 0) await follow(opened);
     else {
       const served = {
+        http: http ??= await listenFor(flags),
         companions: opened.companions,
         name: flags.name ?? (name === folder ? nameOf(folder) : name),
         folder,
@@ -126,7 +139,7 @@ export async function serveCommand(
         receipt: flags.numerics === "fast"
           ? undefined
           : await receiptOfRun({ model: name, opened, flags }),
-        sentBytes: flags.stats ? () => sentBytes(opened) : () => ({}),
+        sentBytes: flags.stats ? () => sentBytes({ session }) : () => ({}),
       };
       if (flags.devices === "mpi") {
         const leader = createLeader(opened);
@@ -136,12 +149,12 @@ export async function serveCommand(
             plan,
             session: leader.lead(session, { companion }),
           })),
-          model: new Decoder(leader.lead(opened.session), shape),
+          model: new Decoder(leader.lead(session), shape),
           idle: { ms: HEARTBEAT_MS, action: leader.idle },
         }, flags);
         await leader.end();
       } else {
-        const model = new Decoder(opened.session, shape);
+        const model = new Decoder(session, shape);
         await serveModel(io, { ...served, model }, flags);
       }
     }
@@ -151,7 +164,8 @@ export async function serveCommand(
     }
     return 0;
   } finally {
-    await opened.close();
+    await http?.close();
+    await opened?.close();
   }
 }
 
@@ -178,11 +192,20 @@ async function assetsOf(io: CliIo): Promise<PageAssets | undefined> {
   }
 }
 
+/** Starts the thread that listens where the flags say. */
+async function listenFor(
+  { host = HOST, port = 8000, requestDeadline = DEADLINE_S }: ServeFlags,
+): Promise<HttpThread> {
+  const silentMs = 1000 * requestDeadline + SILENT_MS;
+  return await startHttp({ host, port, silentMs });
+}
+
 /** A loaded model. */
 interface LoadedModel
   extends
     Pick<LoopOptions, "idle">,
     Pick<HttpSettings, "weightFiles" | "receipt"> {
+  readonly http: HttpThread;
   readonly companions: Drafted["companions"];
   /** Bytes that the ranks in this process sent, by kind. */
   readonly sentBytes: () => { readonly [kind: string]: number };
@@ -195,10 +218,10 @@ interface LoadedModel
 /** Answers requests until the process is asked to end. */
 async function serveModel(
   io: CliIo,
-  { model, companions, idle, sentBytes, ...served }: LoadedModel,
+  { http, model, companions, idle, sentBytes, ...served }: LoadedModel,
   flags: ServeFlags,
 ): Promise<void> {
-  const { host = "127.0.0.1", port = 8000, requestDeadline = 600 } = flags;
+  const { host = HOST, requestDeadline = DEADLINE_S } = flags;
   const { streamInterval = STREAM_MS } = flags;
   const apiKeys = keysOf(io, flags);
   const { vocabulary, maxContext, maxSequences } = model;
@@ -219,7 +242,7 @@ async function serveModel(
     ...idle ? { idle } : {},
   });
   try {
-    const http = await startHttp({
+    await http.serve({
       ...served,
       shape,
       capacity: maxSequences,
@@ -235,7 +258,6 @@ async function serveModel(
         maxBody: flags.maxBody ?? 4 * 2 ** 20,
         requestMs: 1000 * requestDeadline,
       },
-      listen: { host, port, silentMs: 1000 * requestDeadline + SILENT_MS },
     }, { routes, onFail: (error) => loop.fail(error) });
     if (!isLoopback(host) && apiKeys.length === 0) {
       io.err(

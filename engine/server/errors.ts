@@ -60,3 +60,12 @@ export class RequestError extends Error {
       : {};
   }
 }
+
+/** The response to requests before the model is loaded. */
+export function loadingResponse(): Response {
+  const { body, status, headers } = new RequestError(
+    "Cannot answer: the model is loading. Try again later",
+    { kind: "unavailable", code: "loading" },
+  );
+  return Response.json(body, { status, headers });
+}
