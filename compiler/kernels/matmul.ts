@@ -37,6 +37,7 @@ import {
   teamsOf,
 } from "../tuning/lanes.ts";
 import { equalBlocks, sumBlocks, tileTaken } from "../tuning/tile.ts";
+import { ADJACENT } from "./pieces/adjacent.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 import { range } from "../../spec/range.ts";
 import {
@@ -54,11 +55,14 @@ export interface Matmul extends MatmulOptions {
 export function matmul(options: MatmulOptions): Kernel {
   const tile = tileTaken(options);
   const { norm } = options;
+  const adjacent = range(ADJACENT).map((n) => `a${n}`);
   const left = [
     options.leftRow(u("row")),
     options.left(u("base"), u("k")),
+    options.leftAdjacent?.(u("base"), u("k"), adjacent),
     norm?.load(u("base"), u("k")),
-    norm?.store?.(u("base"), u("k")),
+    norm?.adjacent?.(u("base"), u("k"), adjacent),
+    norm?.store?.(u("base"), u("k"), local("a", "f32")),
   ];
   const used = options.epilogue(
     {
@@ -134,12 +138,14 @@ function teamOf(o: Matmul): KernelText {
  */
 function rowsOfTile(o: Matmul): KernelText {
   const { rows } = o.tile;
+  const columns = columnsAndWeights(o, { lanes: teamsOf(o).lanes });
+  // A norm is of one row.
+  if (o.norm) return wgsl`${columns} ${fewRows(o, rows)}`;
   const full = o.inTeams
     ? fewRows(o, rows)
     : blocksInPanel(o) > 0
     ? rowsByPanels(o)
     : rowsTimesColumns(o, rows, { joint: isJoint(o) });
-  const columns = columnsAndWeights(o, { lanes: teamsOf(o).lanes });
   const apart = isByColumn(o);
   return wgsl`
     ${!apart && columns}

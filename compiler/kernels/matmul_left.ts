@@ -3,7 +3,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { add, shared, u32 } from "../../spec/kernel/build.ts";
 import { clamped } from "../../spec/kernel/guards.ts";
-import type { Expr, Hole, KernelText, Statements } from "./kernel.ts";
+import type { Expr, Hole, KernelText, Statements, Stmt } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
 import { isStaged } from "../tuning/lanes.ts";
 import { equalBlocks } from "../tuning/tile.ts";
@@ -33,6 +33,8 @@ export interface Left {
   before?(start: KernelText): KernelText;
   /** The value of row[r] at index `k`. Default: `k`. */
   at(r: number, k?: string): Expr;
+  /** Declares adjacent values of row[r] from index `k`, if they can be loaded at once. */
+  adjacent?(r: number, k: string, names: readonly string[]): readonly Stmt[];
 }
 
 /** The left operand in the form of the tile. */
@@ -56,6 +58,7 @@ function firstOf({ rows, ofGroup, from = "first" }: LeftRows): string {
 }
 
 function inRegisters(o: MatmulOptions, of: LeftRows): Left {
+  const { leftAdjacent } = o;
   return {
     prepare: wgsl`${
       range(of.rows).flatMap((r) => [
@@ -64,6 +67,12 @@ function inRegisters(o: MatmulOptions, of: LeftRows): Left {
       ])
     }`,
     at: (r, k = "k") => o.left(register("left", [r], "u32"), u(k)),
+    ...leftAdjacent
+      ? {
+        adjacent: (r: number, k: string, names: readonly string[]) =>
+          leftAdjacent(register("left", [r], "u32"), u(k), names),
+      }
+      : {},
   };
 }
 

@@ -2,22 +2,34 @@
 
 import { invariant } from "../../spec/errors.ts";
 import { clamped } from "../../spec/kernel/guards.ts";
+import { add, let_, u32 } from "../../spec/kernel/build.ts";
+import { registerName } from "../../spec/kernel/register_name.ts";
+import { range } from "../../spec/range.ts";
 import type { KernelText } from "./kernel.ts";
-import { GROUP_XZ, wgsl } from "./kernel.ts";
+import { GROUP_XZ, local, wgsl } from "./kernel.ts";
 import { u } from "./matmul_left.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
+import { ADJACENT } from "./pieces/adjacent.ts";
 import { rmsScale } from "./rows.ts";
 
 /** Declares `norm_scale` of the only row, in every lane of a workgroup. */
 export function normOfRow(
   o: MatmulOptions,
-  { load, store, ...norm }: NonNullable<MatmulOptions["norm"]>,
+  { load, adjacent, store, ...norm }: NonNullable<MatmulOptions["norm"]>,
 ): KernelText {
-  const { lanes } = o.tile;
+  const { left, leftAdjacent, tile: { lanes } } = o;
+  const [row, at] = [u("norm_row"), u("norm_at")];
+  const together = leftAdjacent ? ADJACENT : 1;
+  const names = range(together).map((n) => registerName("normed", [n]));
   const stored = store && wgsl`
     if (${GROUP_XZ} == 0 && group.y == 0) {
-      for (var norm_at = lane; norm_at < ${norm.length}; norm_at += ${lanes}) {
-        ${store(u("norm_row"), u("norm_at"))}
+      for (var norm_at = lane * ${together}; norm_at < ${norm.length}; norm_at += ${
+    lanes * together
+  }) {
+        ${leftAdjacent?.(row, at, names) ?? [let_(names[0]!, left(row, at))]}
+        ${
+    names.flatMap((name, n) => store(row, add(at, u32(n)), local(name, "f32")))
+  }
       }
     }`;
   invariant(o.tile.rows === 1, "a norm is of one row");
@@ -29,7 +41,8 @@ export function normOfRow(
       wide: true,
       lanes,
       prefix: "norm_",
-      load: (_, i) => load(u("norm_row"), i),
+      load: (_, i) => load(row, i),
+      adjacent: adjacent && ((_, i, names) => adjacent(row, i, names)),
     })
   }
     ${stored}`;

@@ -3,6 +3,7 @@
 import type { FileDType } from "../../spec/dtype.ts";
 import type { TiledMatmul } from "../tuning/tile.ts";
 import type { Binding, Expr, Stmt } from "./kernel.ts";
+import type { LoadAdjacent } from "./pieces/adjacent.ts";
 
 /** A right operand: [expert,] k, n, or [expert,] n, k. */
 export interface MatmulWeight {
@@ -32,6 +33,8 @@ export interface MatmulOptions extends TiledMatmul {
   leftRow(row: Expr): Expr;
   /** The left operand at k, f32. */
   left(base: Expr, k: Expr): Expr;
+  /** Loads adjacent elements of the left operand, if segments of k begin at multiples of their number. */
+  readonly leftAdjacent?: LoadAdjacent | undefined;
   /**
    * The left operand contains the variable `norm_scale`: the scale of the RMS norm of its row, which each workgroup
    * computes. The tile then has one row.
@@ -41,8 +44,10 @@ export interface MatmulOptions extends TiledMatmul {
     readonly epsilon: number;
     /** Element i of the row before the norm. */
     load(base: Expr, i: Expr): Expr;
+    /** Loads adjacent elements of the row before the norm. */
+    readonly adjacent?: LoadAdjacent | undefined;
     /** Stores element i of the result, for other kernels. Default: it is not stored. */
-    readonly store?: (base: Expr, i: Expr) => readonly Stmt[];
+    readonly store?: (base: Expr, i: Expr, value: Expr) => readonly Stmt[];
   };
   /**
    * Whether a result has the sums of two adjacent columns of the only weight, such as gate and up; its column is the

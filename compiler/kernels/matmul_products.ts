@@ -1,7 +1,8 @@
 /** The products of one iteration of the sums of a matrix multiplication. */
 
 import { invariant } from "../../spec/errors.ts";
-import { fma } from "../../spec/kernel/build.ts";
+import { fma, let_ } from "../../spec/kernel/build.ts";
+import { registerName } from "../../spec/kernel/register_name.ts";
 import {
   letRegister,
   type Register,
@@ -23,6 +24,7 @@ import {
   wordsAlongK,
 } from "./matmul_right.ts";
 import { nextTerms } from "./matmul_words.ts";
+import { ADJACENT } from "./pieces/adjacent.ts";
 
 /** Sums of a lane for some columns of a weight. */
 export interface SumsOfWeight {
@@ -80,15 +82,25 @@ export function products(
 /** The products of `count` consecutive indices from k: all loads come before the first sum. */
 export function productsOfTerms(
   o: MatmulOptions,
-  left: Pick<Left, "at">,
+  left: Pick<Left, "at" | "adjacent">,
   { rows, count }: { readonly rows: number; readonly count: number },
 ): KernelText {
-  const { terms, loaded, values } = nextTerms(o, count);
+  const together = left.adjacent && count % ADJACENT === 0 ? ADJACENT : 1;
+  const { terms, loaded, values } = nextTerms(o, count, together);
+  const leftOf = (n: number, r: number) => {
+    const { k } = terms[n]!;
+    const names = terms.slice(n, n + together).map(({ prefix }) =>
+      registerName(`${prefix}a`, [r])
+    );
+    return together > 1
+      ? left.adjacent!(r, k, names)
+      : [let_(names[0]!, left.at(r, k))];
+  };
   return wgsl`
     ${loaded}
     ${
-    terms.flatMap(({ prefix, k }) =>
-      range(rows).map((r) => letRegister(`${prefix}a`, [r], left.at(r, k)))
+    range(count / together).flatMap((n) =>
+      range(rows).flatMap((r) => leftOf(n * together, r))
     )
   }
     ${

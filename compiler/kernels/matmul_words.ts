@@ -66,10 +66,14 @@ export function termsAtOnce(o: MatmulOptions): number {
   return Math.max(inWord, count);
 }
 
-/** The products of `count` consecutive indices from `k`, whole words of them. */
+/**
+ * The products of `count` consecutive indices from `k`, whole words of them. `together`: indices whose left operand is
+ * loaded at once.
+ */
 export function nextTerms(
   o: MatmulOptions,
   count: number,
+  together: number,
 ): {
   readonly terms: readonly Term[];
   /** Declares their indices and loads the words of all weights. */
@@ -83,10 +87,13 @@ export function nextTerms(
     return { terms: [SINGLE], loaded, values: () => [] };
   }
   const terms = range(count).map(termAt);
+  const isPacked = o.weights.every(({ stored }) => packingOf(stored));
   return {
     terms,
     loaded: [
-      ...terms.map(({ k }, n) => wgsl`let ${k} = k + ${n};`),
+      ...terms.flatMap(({ k }, n) =>
+        n % together === 0 || !isPacked ? [wgsl`let ${k} = k + ${n};`] : []
+      ),
       ...o.weights.flatMap(({ stored }, i) => {
         const { perWord = 1 } = packingOf(stored) ?? {};
         return terms.filter((_, n) => n % perWord === 0).flatMap((term) => {

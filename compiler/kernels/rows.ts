@@ -7,6 +7,8 @@ import type { Size } from "../../spec/size.ts";
 import type { Binding, Expr, Grid, Kernel, KernelText } from "./kernel.ts";
 import type { Statements, Stmt } from "./kernel.ts";
 import { expr, foldGrid, GROUP_XY, kernelOf, local, wgsl } from "./kernel.ts";
+import { let_ } from "../../spec/kernel/build.ts";
+import { ADJACENT, type LoadAdjacent } from "./pieces/adjacent.ts";
 import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
 import { range } from "../../spec/range.ts";
 
@@ -64,6 +66,8 @@ export interface RowSum
   extends Pick<RowsOptions, "length" | "actual" | "wide" | "load"> {
   /** Lanes of the workgroup. Default: those of a kernel for such rows. */
   readonly lanes?: number;
+  /** Loads adjacent elements of a row for a wide device. */
+  readonly adjacent?: LoadAdjacent | undefined;
   /** Start of the names of variables. Default: none. */
   readonly prefix?: string;
 }
@@ -164,12 +168,19 @@ function rowSum(
   const term = wgsl`
     let ${p}value = ${o.load(ROW, at("k"))};
     ${add(`${p}value`)}`;
-  const atOnce = (n: number) => o.load(ROW, expr`${at("first")} + ${n}`);
+  const values = range(SUM_BLOCK).map((n) => `${p}value_${n}`);
+  const atOnce = o.adjacent ? ADJACENT : 1;
+  const loaded = (n: number): readonly Stmt[] => {
+    const index = expr`${at("first")} + ${n * atOnce}`;
+    const names = values.slice(n * atOnce, (n + 1) * atOnce);
+    return o.adjacent?.(ROW, index, names) ??
+      [let_(names[0]!, o.load(ROW, index))];
+  };
   const sum = even && o.wide
     ? wgsl`
       let ${p}first = ${p}b * ${SUM_BLOCK};
-      ${range(SUM_BLOCK).map((n) => wgsl`let ${p}value_${n} = ${atOnce(n)};`)}
-      ${range(SUM_BLOCK).map((n) => add(`${p}value_${n}`))}`
+      ${range(SUM_BLOCK / atOnce).flatMap(loaded)}
+      ${values.map((value) => add(value))}`
     : even
     ? wgsl`
       let ${p}first = ${p}b * ${SUM_BLOCK};

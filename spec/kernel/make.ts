@@ -12,6 +12,7 @@ import { KernelText, type Statements } from "./text.ts";
 import { textKey } from "./text_key.ts";
 import type { Binding, Expr, IdName, Kernel, Stmt } from "./tree.ts";
 import type { Size } from "../size.ts";
+import { withOneWidth } from "./vectors.ts";
 import { walkExpression, walkExpressions, walkStatements } from "./walk.ts";
 
 /** Maximum number of workgroups in one dimension guaranteed by every WebGPU device. */
@@ -141,7 +142,9 @@ export function makeKernel(parts: KernelParts): Kernel {
   const form = matrixStatements(resolved.body).length > 0
     ? resolved.body
     : undefined;
-  const body = form ? expandMatrices(form, workgroupSize) : resolved.body;
+  const body = form
+    ? expandMatrices(form, workgroupSize)
+    : withOneWidth(resolved.body);
   invariant(body, "a matrix form has one tile, which invocations divide");
   const uses = usesOf(body);
   const bindings = all.flatMap((b): Binding[] => {

@@ -5,7 +5,7 @@ import { isSame } from "../same.ts";
 import { GRID_LIMIT } from "./make.ts";
 import { replaceIn } from "./replace.ts";
 import type { Binding, Expr, Kernel, SharedArray, Stmt } from "./tree.ts";
-import { vectorWidths } from "./vectors.ts";
+import { withOneWidth } from "./vectors.ts";
 import type { Size } from "../size.ts";
 
 /** A kernel and its launch. */
@@ -32,12 +32,6 @@ export interface LengthsBinding {
   readonly uneven?: boolean;
 }
 
-/** Use of a binding by all kernels with its buffer. */
-interface Shared {
-  readonly binding: Binding;
-  readonly width: number | undefined;
-}
-
 /**
  * Merges independent kernels, each in its own workgroups. Undefined if their grids, workgroups or bindings are
  * incompatible.
@@ -57,7 +51,8 @@ export function mergeKernels(
   const widest = parts.map(({ workgroups: [x] }) => x)
     .reduce<Size | undefined>((a, b) => largerOf(a, b, lengths), 0);
   if (widest === undefined) return undefined;
-  const bindings = new Map<string, Shared>();
+  /** The bindings by buffer. */
+  const bindings = new Map<string, Binding>();
   const shared = new Map<string, SharedArray>();
   const bodies: (() => Stmt[])[] = [];
   let from = 0;
@@ -92,18 +87,21 @@ export function mergeKernels(
     kernel: {
       name: [...new Set(names)].join("_and_"),
       workgroupSize,
-      bindings: [...bindings.values()].map(({ binding }) => binding),
+      bindings: [...bindings.values()],
       shared: [...shared.values()],
     },
     body: () => {
       let end = from;
-      return bodies.map((body) => body()).reduceRight((others, body, i) => {
-        end -= heights[i + 1]!;
-        return [if_(lt(id("group.y"), u32(end)), body, others)];
-      });
+      const body = bodies.map((body) => body()).reduceRight(
+        (others, body, i) => {
+          end -= heights[i + 1]!;
+          return [if_(lt(id("group.y"), u32(end)), body, others)];
+        },
+      );
+      return withOneWidth(body);
     },
     bindings: Object.fromEntries(
-      [...bindings].map(([buffer, { binding }]) => [binding.name, buffer]),
+      [...bindings].map(([buffer, { name }]) => [name, buffer]),
     ),
     workgroups: [widest, from, 1],
   };
@@ -138,23 +136,21 @@ export function mergedParts(
  * different types.
  */
 function addBindings(
-  all: Map<string, Shared>,
+  all: Map<string, Binding>,
   { kernel, bindings }: Launched,
 ): Map<string, string> | undefined {
-  const widths = vectorWidths(kernel);
   const names = new Map<string, string>();
   for (const binding of kernel.bindings) {
     const buffer = bindings[binding.name]!;
-    const width = widths.get(binding.name);
     const known = all.get(buffer);
     if (
       known &&
-      (known.width !== width || known.binding.type !== binding.type ||
-        known.binding.access !== "read" || binding.access !== "read")
+      (known.type !== binding.type || known.access !== "read" ||
+        binding.access !== "read")
     ) return undefined;
-    const name = known?.binding.name ??
+    const name = known?.name ??
       `${binding.access === "read" ? "x" : "y"}${all.size}`;
-    if (!known) all.set(buffer, { binding: { ...binding, name }, width });
+    if (!known) all.set(buffer, { ...binding, name });
     names.set(binding.name, name);
   }
   return names;
@@ -178,16 +174,13 @@ function addShared(
 
 /** The name of the binding of lengths. */
 function lengthsIn(
-  all: Map<string, Shared>,
+  all: Map<string, Binding>,
   { buffer }: LengthsBinding,
 ): string {
   const known = all.get(buffer);
-  if (known) return known.binding.name;
+  if (known) return known.name;
   const name = `x${all.size}`;
-  all.set(buffer, {
-    binding: { name, type: "u32", access: "read" },
-    width: undefined,
-  });
+  all.set(buffer, { name, type: "u32", access: "read" });
   return name;
 }
 

@@ -4,7 +4,12 @@ import { invariant } from "../errors.ts";
 import { add, binary, let_, load, mul, u32 } from "./build.ts";
 import { replaceIn } from "./replace.ts";
 import type { Expr, Kernel, LoadsStmt, Stmt } from "./tree.ts";
-import { bodiesOf, mapStatement, walkStatements } from "./walk.ts";
+import {
+  bodiesOf,
+  mapStatement,
+  walkExpressions,
+  walkStatements,
+} from "./walk.ts";
 
 /** One load for each element. */
 export function scalarLoads(s: LoadsStmt): Stmt[] {
@@ -15,15 +20,42 @@ export function scalarLoads(s: LoadsStmt): Stmt[] {
   );
 }
 
-/** Statements with one load per element, for targets without vectors. */
-export function withScalarLoads(body: readonly Stmt[]): readonly Stmt[] {
+/** Statements with one load per element in place of vector loads, for targets without vectors. Default: of all. */
+export function withScalarLoads(
+  body: readonly Stmt[],
+  isReplaced: (s: LoadsStmt) => boolean = () => true,
+): readonly Stmt[] {
   return body.flatMap((s): readonly Stmt[] =>
     s.op === "loads"
-      ? scalarLoads(s)
+      ? isReplaced(s) ? scalarLoads(s) : [s]
       : bodiesOf(s).length > 0
-      ? [mapStatement(s, { body: withScalarLoads })]
+      ? [
+        mapStatement(s, {
+          body: (inner) => withScalarLoads(inner, isReplaced),
+        }),
+      ]
       : [s]
   );
+}
+
+/** Statements with scalar loads from bindings that have loads of several widths. */
+export function withOneWidth(body: readonly Stmt[]): readonly Stmt[] {
+  const widths = new Map<string, number>();
+  const mixed = new Set<string>();
+  const add = (binding: string, width: number) => {
+    if ((widths.get(binding) ?? width) !== width) mixed.add(binding);
+    widths.set(binding, width);
+  };
+  walkStatements(body, (s) => {
+    if (s.op === "loads") add(s.binding, s.names.length);
+  });
+  if (widths.size === 0) return body;
+  walkExpressions(body, (e) => {
+    if (e.op === "load") add(e.binding, 1);
+  });
+  return mixed.size === 0
+    ? body
+    : withScalarLoads(body, ({ binding }) => mixed.has(binding));
 }
 
 /** Statements with loads of words in place of loads of bytes, for targets that load only aligned words. */

@@ -9,6 +9,7 @@ import { bindings, type Expr } from "../../compiler/kernels/kernel.ts";
 import { matmulShape, type MatmulTile } from "../../compiler/tuning/mod.ts";
 import { add, load, local, mul, store, u32 } from "../../spec/kernel/build.ts";
 import { range } from "../../spec/range.ts";
+import { adjacentInNorm, adjacentInX } from "./adjacent.ts";
 import { product } from "./generator_sums.ts";
 import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
@@ -42,6 +43,7 @@ function productOf(
       grouped: { tiles: "" },
       weights: [{ binding: "w", stored: "f32" as const, rowStride }],
       left: (base: Expr, i: Expr) => load("x", add(base, i)),
+      ...tile.right === "vector" ? { leftAdjacent: adjacentInX } : {},
     },
     w: waves(experts * k * rowStride),
   };
@@ -73,6 +75,7 @@ export function* ofMatmulOfChoices(): Generator<Launch> {
           left: (base: Expr, i: Expr) =>
             mul(options.left(base, i), local("norm_scale", "f32")),
           norm: { length: k, epsilon: 1e-5, load: options.left },
+          leftAdjacent: options.leftAdjacent && adjacentInNorm,
         }
         : {},
       router: {

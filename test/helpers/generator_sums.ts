@@ -45,6 +45,7 @@ import {
   store,
   u32,
 } from "../../spec/kernel/build.ts";
+import { adjacentInNorm, adjacentInX } from "./adjacent.ts";
 import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
 
@@ -398,8 +399,11 @@ export function* ofMatmul(): Generator<Launch> {
   const ofOneRow: MatmulTile = { rows: 1, columns: 2, lanes: 8, split: 4 };
   for (const rows of [0, 1]) {
     for (const columns of [1, 9]) {
-      const shape = { columns, rows, k: 40, grouped: false, normed: true };
-      yield productLaunch(ofOneRow, shape);
+      for (const adjacent of [false, true]) {
+        const k = adjacent ? 64 : 40;
+        const shape = { columns, rows, k, grouped: false, adjacent };
+        yield productLaunch(ofOneRow, { ...shape, normed: true });
+      }
     }
   }
   // One row with k innermost in the weights: lanes sum different blocks of k.
@@ -420,6 +424,7 @@ export function* ofMatmul(): Generator<Launch> {
   for (const rows of [0, 3, 4, 9]) {
     const shape = { columns: 5, rows, k: 96, grouped: false, inTeams: true };
     yield productLaunch(ofTeams, shape);
+    yield productLaunch(ofTeams, { ...shape, adjacent: true });
   }
   for (const tile of TILES) {
     const height = tile.rows * (tile.split ?? 1);
@@ -455,6 +460,7 @@ function productLaunch(
     grouped,
     normed = false,
     inTeams = false,
+    adjacent = false,
     matrices,
     inside = "n",
     halves = false,
@@ -467,6 +473,8 @@ function productLaunch(
     readonly normed?: boolean;
     /** Teams of lanes sum different blocks of k. */
     readonly inTeams?: boolean;
+    /** Loads adjacent elements of the left operand at once. */
+    readonly adjacent?: boolean;
     /** Shape of hardware matrices with 16-bit operands. */
     readonly matrices?: MatrixShape;
     /** Innermost axis of the weights. */
@@ -506,14 +514,16 @@ function productLaunch(
     ...grouped ? { grouped: { tiles: "tiles" } } : {},
     leftRow: (row: Expr) => mul(row, u32(k)),
     left: normed ? scaled : element,
+    ...adjacent ? { leftAdjacent: normed ? adjacentInNorm : adjacentInX } : {},
     ...normed
       ? {
         norm: {
           length: k,
           epsilon: 1e-5,
           load: element,
-          store: (base: Expr, k: Expr) => [
-            store("normed", add(base, k), scaled(base, k)),
+          ...adjacent ? { adjacent: adjacentInX } : {},
+          store: (base: Expr, k: Expr, value: Expr) => [
+            store("normed", add(base, k), value),
           ],
         },
       }

@@ -21,6 +21,8 @@ import {
 } from "../../compiler/tuning/mod.ts";
 import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
+import { ADJACENT } from "../../compiler/kernels/pieces/adjacent.ts";
+import { adjacentInX } from "./adjacent.ts";
 import { inWords } from "./halves.ts";
 import { blockedRow } from "./kernel_reference.ts";
 import {
@@ -126,7 +128,7 @@ function namesOf({ pair }: Product): string[] {
 
 /**
  * Returns the options of a product with a tile. In half of the products, teams of lanes sum different blocks of k for
- * any row count.
+ * any row count. In another half, adjacent elements of the left operand are loaded at once.
  */
 export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
   const { columns, grouped, late, part } = product;
@@ -160,6 +162,9 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
     ...grouped ? { grouped: { tiles: "tiles" } } : {},
     leftRow: (row) => mul(load("rowOf", row, "u32"), u32(k)),
     left: (base, at) => load("x", add(base, at)),
+    ...product.seed % 4 > 1 && !late && k / segments % ADJACENT === 0
+      ? { leftAdjacent: adjacentInX }
+      : {},
     epilogue: (at, sums) => [
       store(
         "y",

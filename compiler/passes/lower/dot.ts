@@ -35,6 +35,7 @@ import { matrixGrid, matrixTiling } from "../../tuning/matrices.ts";
 import { WORDS_AT_ONCE } from "../../tuning/queries.ts";
 import { tileFor } from "../../tuning/table.ts";
 import { tileHeight, tileOfWeights } from "../../tuning/tile.ts";
+import { adjacentOf } from "./adjacent.ts";
 import { routeOf } from "./assign.ts";
 import type { GroupedRows } from "./group.ts";
 import { type At, atFlat, atJoined } from "./indices.ts";
@@ -318,6 +319,9 @@ function matmulOf(
       contiguous
         ? loadStored(scope.read(left.buffer), left.dtype, add(base, i))
         : loadFrom(scope, left, leftAt(base, i)),
+    leftAdjacent: contiguous
+      ? adjacentOf(scope, left, k / common.segments)
+      : undefined,
   };
   if (matrices && only === "many") {
     const { shape } = matrices;

@@ -7,11 +7,14 @@
 import { invariant } from "../../../spec/errors.ts";
 import {
   add,
+  let_,
   loadStored,
   local,
   mul,
   store,
+  u32,
 } from "../../../spec/kernel/build.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
 import { isPackedDType, PACKINGS } from "../../../spec/packed.ts";
 import type { Step } from "../../../spec/plan/plan.ts";
 import type { Size } from "../../../spec/size.ts";
@@ -20,6 +23,7 @@ import { usersOf } from "../../graph/users.ts";
 import type { MatmulOptions } from "../../kernels/matmul_options.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import type { ParamLayout } from "../param_layout.ts";
+import { adjacentOf } from "./adjacent.ts";
 import type { Lowering } from "./context.ts";
 import { isMatmul } from "./is_matmul.ts";
 import { dotShape } from "./dot_shape.ts";
@@ -118,7 +122,7 @@ export function normOperands(
   scope: KernelScope,
   { node, stores }: InlineNorm,
   dot: Node,
-): Required<Pick<MatmulOptions, "left" | "norm">> {
+): Required<Pick<MatmulOptions, "left" | "leftAdjacent" | "norm">> {
   const { over, epsilon } = node.params;
   const { storages } = scope.lowering.values;
   const { buffer } = storages.get(node)!;
@@ -126,25 +130,40 @@ export function normOperands(
   invariant(x && gain, "operands of a norm are stored");
   const load: MatmulOptions["left"] = (base, i) =>
     loadStored(scope.read(x.buffer), x.dtype, add(base, i));
-  const left: MatmulOptions["left"] = (base, i) =>
-    mul(
-      loadFrom(scope, gain, { get: () => i }),
-      mul(load(base, i), local("norm_scale", "f32")),
-    );
+  const normed = (gain: Expr, x: Expr) =>
+    mul(gain, mul(x, local("norm_scale", "f32")));
+  const { size: length } = scope.lowering.placed.axes[over]!;
+  const [adjacent, gainsAt] = [x, gain].map((of) =>
+    adjacentOf(scope, of, length)
+  );
   return {
     norm: {
-      length: scope.lowering.placed.axes[over]!.size,
+      length,
       epsilon,
       load,
+      adjacent,
       ...stores === dot
         ? {
-          store: (base, i) => [
-            store(scope.write(buffer), add(base, i), left(base, i)),
+          store: (base, i, value) => [
+            store(scope.write(buffer), add(base, i), value),
           ],
         }
         : {},
     },
-    left,
+    left: (base, i) =>
+      normed(loadFrom(scope, gain, { get: () => i }), load(base, i)),
+    leftAdjacent: adjacent && gainsAt && ((base, i, names) => {
+      const [xs, gains] = ["x", "gain"].map((of) =>
+        names.map((name) => `${of}_of_${name}`)
+      ) as [string[], string[]];
+      return [
+        ...adjacent(base, i, xs),
+        ...gainsAt(u32(0), i, gains),
+        ...names.map((name, n) =>
+          let_(name, normed(local(gains[n]!, "f32"), local(xs[n]!, "f32")))
+        ),
+      ];
+    }),
   };
 }
 

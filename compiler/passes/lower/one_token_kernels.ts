@@ -34,6 +34,7 @@ import {
   sumBlocks,
   tileOfWeights,
 } from "../../tuning/tile.ts";
+import { adjacentOf } from "./adjacent.ts";
 import { fixedProduct, type Lowering } from "./context.ts";
 import { weightsOf } from "./dot.ts";
 import { dotShape } from "./dot_shape.ts";
@@ -124,7 +125,7 @@ export function chooseKernel(
   const norm = inlineNormOf(lowering, dot!);
   const left = norm
     ? normOperands(scope, norm, dot!)
-    : tokenOperand(scope, tokens, over);
+    : tokenOperand(scope, tokens, { over, options });
   if (!left) return;
   const [index, weight] = [choices.index, choices.weight].map((buffer) =>
     scope.write(buffer)
@@ -211,6 +212,11 @@ export function combineKernel(
     choices: topK,
     leftRow: (row) => mul(row, u32(wider.k)),
     left: (base, i) => loadStored(left, dtype, add(base, i)),
+    leftAdjacent: adjacentOf(
+      scope,
+      { buffer, dtype },
+      wider.k / (wider.segments ?? 1),
+    ),
     expert: (choice) => convert("u32", load(scope.read(index), choice, "i32")),
     ...combine.params.weighted
       ? { weight: (choice) => load(scope.read(weight), choice) }
@@ -266,8 +272,11 @@ function valueOf(
 function tokenOperand(
   scope: KernelScope,
   tokens: Node,
-  over: readonly string[],
-): Pick<MatmulOptions, "left"> | undefined {
+  { over, options: { k, segments = 1 } }: {
+    readonly over: readonly string[];
+    readonly options: TeamOptions;
+  },
+): Pick<MatmulOptions, "left" | "leftAdjacent"> | undefined {
   const { storages } = scope.lowering.values;
   const storage = storages.get(tokens)!;
   const { rowStride, rows, bucket, packed, wire, axes } = storage;
@@ -277,5 +286,6 @@ function tokenOperand(
   return {
     left: (base, i) =>
       loadStored(scope.read(storage.buffer), storage.dtype, add(base, i)),
+    leftAdjacent: adjacentOf(scope, storage, k / segments),
   };
 }
