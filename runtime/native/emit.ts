@@ -164,33 +164,25 @@ export class Emitter {
         const { address, length } = this.arrays.get(value.from)!;
         if (strided) {
           const first = this.#value(strided.first);
-          return `strided_bytes(${address}, ${length}, ${first}, ${strided.apart})`;
+          return value.check === "none"
+            ? `strided(ON(${address}, ${first}), ${strided.apart})`
+            : `strided_bytes(${address}, ${length}, ${first}, ${strided.apart})`;
         }
+        if (value.check === "none") return readAt(value, address, a!);
         const at = `${
           value.bytes ? "_bytes" : ""
         }(${address}, ${length}, ${a})`;
         if (value.form === "one") return `load${at}`;
         if (value.form === "splat") return `(${cast}splat(load${at}))`;
         if (value.form === "run") return `(${cast}load_run${at})`;
-        return `(${cast}gather${value.rare ? "_called" : ""}${at})`;
+        return `(${cast}gather${
+          value.check === "called" ? "_called" : ""
+        }${at})`;
       }
-      case "read": {
-        if (value.bytes) {
-          const from = `ON(${a}, ${value.offset})`;
-          if (value.form === "one") return `*(const bytes *)${from}`;
-          return value.form === "splat"
-            ? `splat(*(const bytes *)${from})`
-            : `strided(${from}, ${value.apart})`;
-        }
-        if (value.form === "one") return `${a}[${value.offset}]`;
-        // Processors multiply by a float in memory, not by a word.
-        if (value.form === "splat" && value.type === "vf") {
-          return `splatf(number(${a}[${value.offset}]))`;
-        }
-        return value.form === "splat"
-          ? `(${cast}splat(${a}[${value.offset}]))`
-          : `(${cast}*(const run_of_words *)(${a} + ${value.offset}))`;
-      }
+      case "read":
+        return value.bytes && value.form === "anywhere"
+          ? `strided(ON(${a}, ${value.offset}), ${value.apart})`
+          : readAt(value, a!, `${value.offset}`);
       case "address": {
         const from = value.of
           ? this.arrays.get(value.of)!.address
@@ -455,11 +447,28 @@ export class Emitter {
   }
 }
 
+/** Elements from `index` on, in bounds: one, one for all lanes, or consecutive words. */
+function readAt(
+  { type, form, bytes }: Extract<Value, { op: "load" | "read" }>,
+  from: string,
+  index: string,
+): string {
+  const word = bytes
+    ? `*(const bytes *)ON(${from}, ${index})`
+    : `${from}[${index}]`;
+  if (form === "one") return word;
+  if (form === "run") {
+    return `((${type})*(const run_of_words *)(${from} + ${index}))`;
+  }
+  // Processors multiply by a float in memory, not by a word.
+  return type === "vf" ? `splatf(number(${word}))` : `splat(${word})`;
+}
+
 /** The first byte of a load of bytes at a known distance, and the distance. */
 function stridedBytes(
-  { form, bytes, rare, args: [index] }: Extract<Value, { op: "load" }>,
+  { form, bytes, check, args: [index] }: Extract<Value, { op: "load" }>,
 ): { readonly first: Value; readonly apart: number } | undefined {
-  if (form !== "anywhere" || !bytes || rare) return undefined;
+  if (form !== "anywhere" || !bytes || check === "called") return undefined;
   if (index?.op !== "apply" || index.fn !== "v.add") return undefined;
   const [splat, iota] = index.args;
   return splat?.op === "apply" && splat.fn === "v.splat" && iota?.op === "iota"

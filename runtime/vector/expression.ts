@@ -9,6 +9,7 @@ import type {
   CallName,
   Expr,
   ScalarType,
+  Stmt,
 } from "../../spec/kernel/tree.ts";
 import type { ByteBounds } from "./byte_bounds.ts";
 import {
@@ -74,6 +75,8 @@ export class Expressions {
   readonly locals = new Map<string, Local>();
   readonly memories = new Map<string, Memory>();
   readonly pointed = new Map<Expr, Pointed>();
+  /** Loads and innermost loops whose range was checked before the loops around them. */
+  inRange: ReadonlySet<Expr | Stmt> = new Set();
   /** Set in code that rarely runs. */
   rare = false;
   readonly #bytes: ByteBounds;
@@ -325,8 +328,9 @@ export class Expressions {
       ? this.vector(e.index)
       : this.word(e.index);
     const from = this.memory(e.op === "load" ? e.binding : e.array);
-    const { rare } = this;
-    return { op: "load", type, from, form, bytes, rare, args: [index] };
+    const isKnown = this.inRange.has(e) && (form !== "anywhere" || bytes);
+    const check = isKnown ? "none" : this.rare ? "called" : "inline";
+    return { op: "load", type, from, form, bytes, check, args: [index] };
   }
 }
 

@@ -96,11 +96,14 @@ export type Value =
   | Node<"lookup", "vu"> & { readonly table: readonly number[] }
   /** One lane's bits. */
   | Node<"lane", "u"> & { readonly lane: number }
-  /** Elements at an index. An index out of bounds loads some other element of the array. `rare`: it rarely runs. */
+  /**
+   * Elements at an index. An index out of bounds loads some other element of the array. `check`: `none` if the index is
+   * known to be in bounds, `called` if the load rarely runs.
+   */
   | Node<"load"> & Counted & {
     readonly from: Memory;
     readonly form: Form;
-    readonly rare: boolean;
+    readonly check: "inline" | "called" | "none";
   }
   /** Elements at a pointer, known to be in bounds; of lanes that are `apart`. */
   | Node<"read"> & Counted & {

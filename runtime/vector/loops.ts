@@ -1,6 +1,6 @@
 /**
  * Loops over uniform counters. Loads of innermost loops use pointers; in C, stores to the same rows use them too. Their
- * range is checked once, before the loop or the one around it (`Ahead`). A second loop checks each access.
+ * range is checked once, before the loop or those around it (`Ahead`, `nestedLoop`). A second loop checks each access.
  */
 
 import { endOf, mul } from "../../spec/kernel/build.ts";
@@ -17,10 +17,11 @@ import {
   type Value,
   word,
 } from "./ir.ts";
-import { coursesIn, findPointers, Invariants } from "./pointers.ts";
+import { coursesIn, extentOf, findPointers, Invariants } from "./pointers.ts";
 import type { PointerGroup } from "./pointers.ts";
 import { addRound, byteSums } from "./byte_rounds.ts";
 import { LINE, prefetchesRows, prefetchRows } from "./prefetch.ts";
+import { nestedLoop, rarely } from "./ranges.ts";
 import { iterationsOf } from "./rounds.ts";
 import type { Statements } from "./statement.ts";
 
@@ -139,22 +140,13 @@ function isStraight(s: ForStmt): boolean {
   return s.body.every(({ op }) => op !== "for" && op !== "if");
 }
 
-/** The sum of words. */
-function sumOf(terms: readonly Expr[], { x }: Statements): Value {
-  const [first = word(0), ...rest] = terms.map((term) => {
-    x.begin();
-    return x.word(term);
-  });
-  return rest.reduce((a, b) => u.add(a, b), first);
-}
-
 /** Sets a pointer to a group's first element. */
 function setPointer(
   group: PointerGroup,
   from: Value,
   on: Statements,
 ): Pointer {
-  const base = on.keep("base", sumOf(group.terms, on));
+  const base = on.keepSum("base", group.terms);
   const stride = typeof group.stride === "number"
     ? word(group.stride)
     : on.keepWord(group.stride.reduce((a, b) => mul(a, b)));
@@ -170,15 +162,8 @@ function within(
   { base, stride }: Pointer,
   { last, on }: { readonly last: Value; readonly on: Statements },
 ): Value {
-  const { bytes, apart, loads, stores } = group;
-  const lanes = on.x.shapes.lanes - 1;
-  // Vectors that are loaded may extend past the end, into guard bytes. Stored vectors may not.
-  const constant = Math.max(
-    ...[...loads.values()].map((first) =>
-      first + (bytes ? 3 : 0) + (apart > 1 ? apart * lanes : 0)
-    ),
-    ...[...stores.values()].map((first) => first + apart * lanes),
-  );
+  const { bytes } = group;
+  const constant = extentOf(group, on.x.shapes.lanes);
   const of = on.x.memory(group.array);
   const args = [base, stride, last];
   return { op: "within", type: "u", of, constant, bytes, args };
@@ -221,12 +206,12 @@ function tiledLoop(
   const { x } = on;
   const { from, to, step, long } = bounds;
   const checked = () => on.count(bounds, () => on.list(s.body));
-  if (groups.length === 0) return checked();
+  if (groups.length === 0 && !isStraight(s)) {
+    const groupsOf = (inner: ForStmt) => pointersOf(inner, on);
+    return nestedLoop(s, on, { lower: checked, groupsOf });
+  }
+  if (groups.length === 0 || x.rare) return checked();
   const pointers = groups.map((group) => setPointer(group, from, on));
-  const last = lastOf(bounds);
-  const inRange = groups.map((group, i) =>
-    within(group, pointers[i]!, { last, on })
-  );
   const fast = () => {
     const rows = groups.flatMap((group, i) =>
       group.transposed ? [] : [{ ...group, ...pointers[i]! }]
@@ -341,15 +326,20 @@ function tiledLoop(
       });
     });
   };
-  on.if(allOf(u.lt_u(from, to), ...inRange), () => {
+  const unchecked = () => {
     fast();
     forget(groups, on);
-  }, () => {
-    const outer = x.rare;
-    x.rare = true;
-    checked();
-    x.rare = outer;
-  });
+  };
+  if (x.inRange.has(s)) return unchecked();
+  const last = lastOf(bounds);
+  const inRange = groups.map((group, i) =>
+    within(group, pointers[i]!, { last, on })
+  );
+  on.if(
+    allOf(u.lt_u(from, to), ...inRange),
+    unchecked,
+    () => rarely(checked, on),
+  );
 }
 
 /** Whether lanes are loaded one by one. */
@@ -470,7 +460,7 @@ function lookAhead(outer: ForStmt, counter: Local, on: Statements): void {
     const ranges: Value[] = [];
     const starts = courses.map(({ terms, constant, stride }, i) => {
       const of = x.memory(groups[i]!.array);
-      const base = on.keep("base", sumOf(terms, on));
+      const base = on.keepSum("base", terms);
       const pointer = newLocal("start", "pointer");
       const first = u.add(base, constant);
       on.set(pointer, addressOf(of, first));

@@ -39,6 +39,21 @@ export interface PointerGroup {
   readonly stores: Map<Store, number>;
 }
 
+/** The last element that a group accesses in an iteration, after that of its pointer. */
+export function extentOf(
+  { bytes, apart, loads, stores }: PointerGroup,
+  lanes: number,
+): number {
+  const last = apart * (lanes - 1);
+  // Vectors that are loaded may extend past the end, into guard bytes. Stored vectors may not.
+  return Math.max(
+    ...[...loads.values()].map((first) =>
+      first + (bytes ? 3 : 0) + (apart > 1 ? last : 0)
+    ),
+    ...[...stores.values()].map((first) => first + last),
+  );
+}
+
 interface Linear {
   readonly constant: number;
   readonly terms: readonly Expr[];
@@ -49,7 +64,7 @@ interface Linear {
 }
 
 /** Maximum terms and factors of an index, and definitions that are followed, before it is not analyzed further. */
-const MAX_PARTS = 32;
+export const MAX_PARTS = 32;
 
 /** Invariants of a loop. */
 export class Invariants {

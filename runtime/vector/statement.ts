@@ -19,8 +19,10 @@ import {
   type ScratchSlot,
   type Statement,
   type Type,
+  u,
   v,
   type Value,
+  word,
 } from "./ir.ts";
 import { type Ahead, countedLoop } from "./loops.ts";
 import type { Store } from "./pointers.ts";
@@ -115,6 +117,18 @@ export class Statements {
   keepWord(e: Expr): Value {
     this.x.begin();
     return this.keep("t", this.x.word(e));
+  }
+
+  /** Binds the sum of uniform integers to a name. */
+  keepSum(name: string, terms: readonly Expr[]): Value {
+    const words = terms.map((term) => {
+      this.x.begin();
+      return this.x.word(term);
+    });
+    const sum = words.length === 0
+      ? word(0)
+      : words.reduce((a, b) => u.add(a, b));
+    return this.keep(name, sum);
   }
 
   /** Emit `if`. */

@@ -1,0 +1,146 @@
+/** Loops around innermost loops: the range of all their loads is checked once, before the outermost loop. */
+
+import { local } from "../../spec/kernel/build.ts";
+import { cachedJson } from "../../spec/kernel/exact_json.ts";
+import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
+import {
+  expressionsOf,
+  someStatement,
+  walkExpression,
+} from "../../spec/kernel/walk.ts";
+import { isOfBytes } from "./expression.ts";
+import { allOf, type Value } from "./ir.ts";
+import { extentOf, Invariants, type PointerGroup } from "./pointers.ts";
+import { MAX_REST, type Reach, Reaches } from "./reach.ts";
+import type { Statements } from "./statement.ts";
+
+type ForStmt = Extract<Stmt, { op: "for" }>;
+type Load = Extract<Expr, { op: "load" | "shared" }>;
+
+/** Maximum depth of nested loops. */
+const MAX_DEPTH = 4;
+
+/** Elements of an array that a nest accesses: the last is at most the sum of the terms, plus `max`. */
+interface Range extends Reach {
+  readonly array: string;
+  readonly bytes: boolean;
+}
+
+/** Returns the groups of an innermost loop, none for other loops. */
+type GroupsOf = (loop: ForStmt) => readonly PointerGroup[];
+
+/**
+ * Lowers a loop around loops: without checks if its loads are in range, otherwise with a check per access. A nest whose
+ * ranges are unknown, or that loads in innermost loops only, has checks before each of these.
+ */
+export function nestedLoop(
+  s: ForStmt,
+  on: Statements,
+  { lower, groupsOf }: {
+    readonly lower: () => void;
+    readonly groupsOf: GroupsOf;
+  },
+): void {
+  const { x } = on;
+  if (x.rare || x.inRange.size > 0) return lower();
+  const nest = new Nest(s, on, groupsOf);
+  if (!nest.add(s) || !nest.loadsOutside) return lower();
+  const [first, ...rest] = nest.ranges.map((range): Value => {
+    const { array, bytes, terms, max: constant } = range;
+    const args = [on.keepSum("base", terms)];
+    const of = x.memory(array);
+    return { op: "within", type: "u", of, constant, bytes, args };
+  });
+  on.if(allOf(first!, ...rest), () => {
+    x.inRange = nest.inRange;
+    lower();
+    x.inRange = new Set();
+  }, () => rarely(lower, on));
+}
+
+/** Lowers code that rarely runs. */
+export function rarely(lower: () => void, { x }: Statements): void {
+  const outer = x.rare;
+  x.rare = true;
+  lower();
+  x.rare = outer;
+}
+
+/** The ranges of nested loops. */
+class Nest {
+  /** Loads outside of innermost loops, and innermost loops. */
+  readonly inRange = new Set<Expr | ForStmt>();
+  loadsOutside = false;
+  readonly #ranges = new Map<string, Range>();
+  readonly #reaches: Reaches;
+  readonly #on: Statements;
+  readonly #groupsOf: GroupsOf;
+
+  constructor(outer: ForStmt, on: Statements, groupsOf: GroupsOf) {
+    const invariants = new Invariants(outer, on.x.shapes, on.writable);
+    this.#reaches = new Reaches(invariants);
+    this.#on = on;
+    this.#groupsOf = groupsOf;
+  }
+
+  get ranges(): readonly Range[] {
+    return [...this.#ranges.values()];
+  }
+
+  /** Adds the accesses of a statement. Returns whether those of its innermost loops have a range. */
+  add(s: Stmt, depth = 0): boolean {
+    if (s.op === "if") return !someStatement([s], ({ op }) => op === "for");
+    for (const top of expressionsOf(s)) {
+      walkExpression(top, (e) => {
+        if (e.op === "load" || e.op === "shared") this.#addLoad(e);
+      });
+    }
+    if (s.op !== "for") return true;
+    this.#reaches.addCounter(s);
+    const groups = this.#groupsOf(s);
+    if (groups.length === 0) {
+      return depth < MAX_DEPTH && s.body.every((s) => this.add(s, depth + 1));
+    }
+    this.inRange.add(s);
+    const counter = this.#reaches.of(local(s.name, "u32"));
+    return counter?.terms.length === 0 &&
+      groups.every((group) => this.#addGroup(group, counter.max));
+  }
+
+  #addGroup(group: PointerGroup, last: number): boolean {
+    const { array, bytes, stride, terms } = group;
+    const base = this.#reaches.sum(terms);
+    if (!base || typeof stride !== "number") return false;
+    const extent = extentOf(group, this.#on.x.shapes.lanes);
+    const max = base.max + stride * last + extent;
+    return this.#addRange({ ...base, array, bytes, max });
+  }
+
+  #addLoad(e: Load): void {
+    const { shapes } = this.#on.x;
+    const { stride } = shapes.of(e.index);
+    const bytes = isOfBytes(e);
+    // Words at a distance are gathered with a check per lane.
+    if (stride === null || stride < 0 || stride > 1 && !bytes) return;
+    const reach = this.#reaches.of(e.index);
+    if (!reach) return;
+    // Vectors of consecutive words may extend past the end, into guard bytes.
+    const extent = bytes ? stride * (shapes.lanes - 1) + 3 : 0;
+    const array = e.op === "load" ? e.binding : e.array;
+    if (!this.#addRange({ ...reach, array, bytes, max: reach.max + extent })) {
+      return;
+    }
+    this.inRange.add(e);
+    this.loadsOutside = true;
+  }
+
+  /** Returns whether a range is small enough for a check. */
+  #addRange(range: Range): boolean {
+    const { array, bytes, terms, max } = range;
+    if (max >= MAX_REST) return false;
+    const key = [array, bytes, ...terms.map(cachedJson).sort()].join();
+    const other = this.#ranges.get(key);
+    if (!other || other.max < max) this.#ranges.set(key, range);
+    return true;
+  }
+}
