@@ -54,6 +54,7 @@ import {
   openSession,
   watchDevice,
 } from "./helpers/sessions.ts";
+import { devicesInTurn } from "./helpers/needs.ts";
 import { isInTurn } from "./helpers/seed.ts";
 
 t.teardown(closeDevices);
@@ -116,7 +117,7 @@ const trained = model(
   },
 );
 
-for (const kind of ["cpu", "gpu"] as const) {
+for (const kind of devicesInTurn("chunks")) {
   const options = kind === "gpu" ? { skip } : {};
   t.test(`chunks change no bit on a shared ${kind}`, options, async (t) => {
     const wanted = digest(await runCase(layer, kind));

@@ -28,6 +28,7 @@ import {
   runCase,
   skip,
 } from "./helpers/run_model.ts";
+import { devicesInTurn } from "./helpers/needs.ts";
 import { inTurn } from "./helpers/seed.ts";
 
 t.teardown(closeDevices);
@@ -36,7 +37,7 @@ const sizes = { token: upTo(48), embed: 16, ffn: 12, expert: 8 };
 
 const layers = exchangedLayers({ tokens: 48, embed: 16, slots: 7 });
 
-for (const kind of ["cpu", "gpu"] as const) {
+for (const kind of devicesInTurn("deduplicate")) {
   const options = kind === "gpu" ? { skip } : {};
   t.test(`no bit changes on a shared ${kind}`, options, async (t) => {
     const wanted = digest(await runCase(layers, kind));

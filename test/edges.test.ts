@@ -14,6 +14,7 @@ import {
   upTo,
 } from "../compiler/mod.ts";
 import type { Plan } from "../spec/plan/plan.ts";
+import { devicesInTurn } from "./helpers/needs.ts";
 import {
   type Case,
   closeDevices,
@@ -33,8 +34,6 @@ const MESHES: readonly CompileOptions[] = [
   { mesh: { ep: 2 } },
   { mesh: { ep: 4 } },
 ];
-
-const KINDS = ["cpu", "gpu"] as const;
 
 interface Sizes {
   readonly tokens: number;
@@ -101,8 +100,8 @@ const EDGES: { readonly [name: string]: Case } = {
   ),
 };
 
-for (const kind of KINDS) {
-  for (const [name, of] of Object.entries(EDGES)) {
+for (const [name, of] of Object.entries(EDGES)) {
+  for (const kind of devicesInTurn(name)) {
     t.test(`${name}, on the ${kind}`, {
       skip: kind === "gpu" && skip,
     }, async (t) => {
@@ -144,7 +143,7 @@ t.test("256 experts, 8 of them for each of 4,096 tokens: one pass", async (t) =>
   }
 });
 
-for (const kind of KINDS) {
+for (const kind of devicesInTurn("256 experts")) {
   t.test(`256 experts, 8 of them for each of 4,096 tokens, on the ${kind}`, {
     skip: kind === "gpu" && skip,
   }, async (t) => {

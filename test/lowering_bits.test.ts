@@ -29,7 +29,7 @@ import {
   padBatch,
   readReference,
 } from "./helpers/checkpoints.ts";
-import { skipUnasked } from "./helpers/needs.ts";
+import { devicesInTurn, skipUnasked } from "./helpers/needs.ts";
 import { inTurn } from "./helpers/seed.ts";
 import {
   type Case,
@@ -294,7 +294,7 @@ const PLACES: readonly CompileOptions[] = [
     },
   },
 ];
-for (const kind of ["cpu", "gpu"] as const) {
+for (const kind of devicesInTurn("lowering_bits")) {
   t.test(`the same bits on every mesh and with every tile, ${kind}`, {
     skip: kind === "gpu" && skip,
   }, async (t) => {

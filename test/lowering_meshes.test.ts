@@ -22,7 +22,7 @@ import {
   topK,
   upTo,
 } from "../compiler/mod.ts";
-import { skipUnasked } from "./helpers/needs.ts";
+import { devicesInTurn, skipUnasked } from "./helpers/needs.ts";
 import {
   type Case,
   closeDevices,
@@ -309,7 +309,7 @@ for (const dtype of ["f32", "f16"] as const) {
       ? [{ ...overKeys, mesh: { dp: 2 }, place: { token: "dp" } }]
       : [],
   ]);
-  for (const kind of ["cpu", "gpu"] as const) {
+  for (const kind of devicesInTurn(`attention ${dtype}`)) {
     t.test(`attention split over keys has the same bits, ${dtype}, ${kind}`, {
       skip: kind === "gpu" ? skip : skipUnasked("cpu"),
     }, async (t) => {

@@ -29,6 +29,7 @@ import {
   skip,
   waves,
 } from "./helpers/run_model.ts";
+import { devicesInTurn } from "./helpers/needs.ts";
 import { inTurn } from "./helpers/seed.ts";
 
 t.teardown(closeDevices);
@@ -85,7 +86,7 @@ const layers: Case = {
   })),
 };
 
-for (const kind of ["cpu", "gpu"] as const) {
+for (const kind of devicesInTurn("rounds")) {
   const options = kind === "gpu" ? { skip } : {};
   t.test(`rounds change no bit on a shared ${kind}`, options, async (t) => {
     const wanted = digest(await runCase(layers, kind));

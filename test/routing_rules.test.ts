@@ -16,6 +16,7 @@ import {
   skip,
   waves,
 } from "./helpers/run_model.ts";
+import { devicesInTurn } from "./helpers/needs.ts";
 import { holdsFor, RUNS } from "./helpers/seed.ts";
 
 /** A router and its operands. */
@@ -244,7 +245,10 @@ const KINDS = [
   { kind: "gpu", title: ", on a GPU", skip },
 ] as const;
 
+const kinds = devicesInTurn("routing_rules");
+
 for (const { kind, title, skip } of KINDS) {
+  if (!kinds.includes(kind)) continue;
   const runs = kind === "cpu" ? 60 : 5;
   t.test(`any router matches the reference${title}`, {
     skip,

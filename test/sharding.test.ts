@@ -24,6 +24,7 @@ import {
 } from "../compiler/mod.ts";
 import { onRank } from "../spec/plan/plan.ts";
 import { compileRefused } from "./helpers/compile_refused.ts";
+import { isInGpuTurn } from "./helpers/needs.ts";
 import {
   type Case,
   closeDevices,
@@ -53,6 +54,7 @@ function sameBits(
       }
     };
   t.test(name, check("cpu", meshes));
+  if (!isInGpuTurn(name)) return;
   t.test(`${name}, on a GPU`, { skip }, check("gpu", meshes.slice(0, 2)));
 }
 

@@ -1,5 +1,6 @@
 /** Recorded layers with capacity: gates and layers of DeepSpeed, layers and losses of fairscale. */
 // needs: cpu, gpu
+// in turn: compiler/graph/routing, compiler/kernels/router, compiler/kernels/slots.ts
 
 import t, { type Test } from "tap";
 import {
@@ -32,6 +33,7 @@ import {
 } from "../helpers/routing_vectors.ts";
 import { closeDevices } from "../helpers/run_model.ts";
 import { TARGETS } from "../helpers/sessions.ts";
+import { isInGpuTurn } from "../helpers/needs.ts";
 import { inTurn } from "../helpers/seed.ts";
 
 t.teardown(closeDevices);
@@ -63,6 +65,7 @@ async function everywhere(
   t.same(wrong(byReference), [], "in the reference evaluator");
   for (const { target, skip } of TARGETS) {
     if (!targets.includes(target)) continue;
+    if (target === "gpu" && !isInGpuTurn(t.name)) continue;
     if (skip !== false) {
       t.comment(`not run on a ${target}: ${skip}`);
       continue;

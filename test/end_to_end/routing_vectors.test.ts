@@ -3,6 +3,7 @@
  * rank and on several.
  */
 // needs: cpu, gpu
+// in turn: compiler/graph/routing, compiler/kernels/router, compiler/kernels/slots.ts
 
 import t, { type Test } from "tap";
 import {
@@ -32,7 +33,7 @@ import {
 } from "../helpers/routing_vectors.ts";
 import { closeDevices } from "../helpers/run_model.ts";
 import { TARGETS } from "../helpers/sessions.ts";
-import { gpuIsSoftware } from "../helpers/needs.ts";
+import { gpuIsSoftware, isInGpuTurn } from "../helpers/needs.ts";
 import { inTurn, oneInTurn } from "../helpers/seed.ts";
 
 t.teardown(closeDevices);
@@ -118,6 +119,7 @@ async function everywhere(
     "in the reference evaluator",
   );
   for (const { target, skip } of TARGETS) {
+    if (target === "gpu" && !isInGpuTurn(t.name)) continue;
     if (skip !== false) {
       t.comment(`not run on a ${target}: ${skip}`);
       continue;

@@ -5,6 +5,7 @@
 
 import process from "node:process";
 import { listAdapters } from "../../runtime/mod.ts";
+import { isInSoftwareTurn } from "./seed.ts";
 
 /** CPU device, GPU adapter, MPI or Chromium. Tests without any are pure. */
 export type Need = "cpu" | "gpu" | "mpi" | "browser";
@@ -27,3 +28,13 @@ export const skipWithoutGpu: false | string = skipUnasked("gpu") ||
 
 /** Whether the GPU is a software adapter, which takes up to seconds to compile a kernel. */
 export const gpuIsSoftware: boolean = adapter?.type === "software";
+
+/** Whether a test runs on the GPU in this run: on a software GPU, in a fifth of runs. */
+export function isInGpuTurn(name: string): boolean {
+  return !gpuIsSoftware || isInSoftwareTurn(name);
+}
+
+/** The devices that run a test in this run: the CPU, and the GPU in its turn. */
+export function devicesInTurn(name: string): readonly ("cpu" | "gpu")[] {
+  return isInGpuTurn(name) ? ["cpu", "gpu"] : ["cpu"];
+}

@@ -11,7 +11,12 @@ import { evaluateSize } from "../../spec/size.ts";
 import { add, load, mul, u32 } from "../../spec/kernel/build.ts";
 import type { Binding, Expr, Kernel } from "../../spec/kernel/tree.ts";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
-import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./needs.ts";
+import {
+  gpuIsSoftware,
+  isInGpuTurn,
+  skipUnasked,
+  skipWithoutGpu,
+} from "./needs.ts";
 import { holdsFor } from "./seed.ts";
 
 const { GPUBufferUsage, GPUMapMode, GPUShaderStage } =
@@ -196,7 +201,10 @@ export function bits(words: Words): number[] {
   return [...new Uint32Array(words.slice().buffer)];
 }
 
-/** Creates a test on the CPU, and one on a GPU, which is skipped if there is none. */
+/**
+ * Creates a test on the CPU, and one on a GPU, which is skipped if there is none. A software GPU runs a fifth of the
+ * tests, in rotation.
+ */
 export function testKernels(
   name: string,
   body: (t: Test, target: KernelTarget) => Promise<void>,
@@ -206,6 +214,7 @@ export function testKernels(
     await body(t, target);
   };
   t.test(name, { skip: skipUnasked("cpu") }, on(cpu));
+  if (!isInGpuTurn(name)) return;
   const skip = skipWithoutGpu;
   t.test(`${name}, on a GPU`, { skip }, async (t) => {
     if (gpu) await on(gpu)(t);

@@ -25,8 +25,13 @@ import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import { verifyPlan } from "../../spec/mod.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 
-import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./needs.ts";
-import { inTurn, isInTurn, oneInTurn, repeatWith } from "./seed.ts";
+import {
+  gpuIsSoftware,
+  isInGpuTurn,
+  skipUnasked,
+  skipWithoutGpu,
+} from "./needs.ts";
+import { inTurn, oneInTurn } from "./seed.ts";
 import { watchDevice } from "./sessions.ts";
 import { value16 } from "./stored_weights.ts";
 
@@ -473,10 +478,7 @@ export const MESHES: readonly CompileOptions[] = [
   { mesh: { dp: 2, ep: 2 } },
 ];
 
-/** Number of calls of `holds`. */
-let held = 0;
-
-/** Creates tests of a case on both kinds of device. A software GPU runs half of the cases, in rotation. */
+/** Creates tests of a case on both kinds of device. A software GPU runs a fifth of the cases, in rotation. */
 export function holds(
   name: string,
   of: Case,
@@ -485,11 +487,8 @@ export function holds(
   t.test(name, { skip: skipUnasked("cpu") }, async (t) => {
     await matches(t, of, "cpu", meshes);
   });
-  const runs = !gpuIsSoftware || isInTurn(held++, 2);
+  if (!isInGpuTurn(name)) return;
   t.test(`${name}, on a GPU`, { skip }, async (t) => {
-    if (!runs) {
-      return t.comment(`Not in this rotation. ${repeatWith()}`);
-    }
     await matches(t, of, "gpu", meshes);
   });
 }

@@ -25,6 +25,18 @@ function seedOf(text: string | undefined): number {
 /** Seed of a rotation within another: independent of rotations of 2, 3, 4, 6 and 12 cases by `SEED`. */
 export const INNER_SEED = Math.floor(Math.abs(SEED) / 12);
 
+/** Seed of the rotations of files (scripts/test_files.mjs) and of tests on a software GPU: independent of the others. */
+const OUTER_SEED = Math.floor(Math.abs(SEED) / 2 ** 16);
+
+/** Runs in which each test runs once on a software GPU. 5 has no common factor with the rotation of files. */
+const SOFTWARE_TURNS = 5;
+
+/** Whether a test runs on a software GPU: in a fifth of runs, by its name and `SEED`. With `TURNS=all`: always. */
+export function isInSoftwareTurn(name: string): boolean {
+  const hash = [...name].reduce((n, c) => (n * 31 + c.charCodeAt(0)) >>> 0, 7);
+  return ALL || (OUTER_SEED + hash) % SOFTWARE_TURNS === 0;
+}
+
 /** Factor of the numbers of random cases: `RUNS=10 npm test -- FILE`. */
 export const RUNS = Number(process.env["RUNS"] ?? 1);
 
