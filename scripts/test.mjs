@@ -1,7 +1,7 @@
 /**
  * `npm test [-- WORD…]`: completes the set-up, runs test files, and ends with one line, `N passed, N failed, N
  * skipped`. A word is a kind of tests (`pure`, `cpu`, `gpu`, `mpi`, `browser`), a part of a path, or a file. Default:
- * all files. A test is an innermost `t.test`, or a complete file without one. A file that crashes or prints no result
+ * all files in turn; all with `TURNS=all`. A test is an innermost `t.test`, or a complete file without one. A file that crashes or prints no result
  * counts as failed.
  */
 
@@ -21,7 +21,13 @@ import {
   PROGRAMS,
 } from "./compile.mjs";
 import { ensurePackages } from "./setup.mjs";
-import { chooseFiles, KINDS, kindsOf } from "./test_files.mjs";
+import {
+  changedPaths,
+  chooseFiles,
+  filesInTurn,
+  KINDS,
+  kindsOf,
+} from "./test_files.mjs";
 
 /** Number of parallel files: one more than cores, because some wait for processes that they stopped. */
 const JOBS = Math.min(4, availableParallelism() + 1);
@@ -96,9 +102,16 @@ function idleTime() {
   };
 }
 
-const { files, kinds } = chooseFiles(
-  process.argv.slice(2).map((word) => relative(".", word)),
+// All processes use one seed.
+const seed = process.env.SEED ??= String(
+  crypto.getRandomValues(new Int32Array(1))[0],
 );
+const words = process.argv.slice(2).map((word) => relative(".", word));
+const { files: chosen, kinds } = chooseFiles(words);
+const isPart = words.some((word) => !KINDS.includes(word));
+const files = isPart || process.env.TURNS === "all"
+  ? chosen
+  : filesInTurn(chosen, { seed: Number(seed), changed: changedPaths() });
 const mistakes = new Map([
   ...await compile([...LIBRARY, ...PROGRAMS, ...files]),
   ...await bundle(),
@@ -129,6 +142,12 @@ for (const kind of KINDS) {
   const sum = (key) => some.reduce((sum, counts) => sum + counts[key], 0);
   const times = { seconds: sum("seconds"), worked: sum("worked") };
   console.log(`${kind}: ${some.length} files, ${time(times)}`);
+}
+const left = chosen.length - files.length;
+if (left > 0) {
+  console.log(
+    `${left} files are not in turn. SEED=${seed} repeats this run, TURNS=all runs all files`,
+  );
 }
 console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
 process.exitCode = failed > 0 || files.length === 0 ? 1 : 0;

@@ -1,8 +1,12 @@
 /**
- * Test files by their requirements. A file states them in a line `// needs: cpu, gpu`: the CPU device, a GPU adapter,
- * an MPI. A file without that line is pure.
+ * Test files by their requirements and turns. A file states its requirements in a line `// needs: cpu, gpu`: the CPU
+ * device, a GPU adapter, an MPI. A file without that line is pure.
+ *
+ * A file of one feature may have a line `// in turn: engine/gguf/, engine/lora/`: a third of these files run, and those
+ * whose sources have changed, by the beginnings of their paths.
  */
 
+import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT } from "./setup.mjs";
@@ -52,12 +56,19 @@ const LONG = [
   "next_tokens",
 ];
 
-/** Returns the kinds of a test file, in the order of `KINDS`. Throws an `Error` for an unknown kind. */
-export function kindsOf(file) {
+/** Runs in which every file runs at least once. */
+const TURNS = 3;
+
+/** Returns the comma-separated list of a line `// NAME: LIST` of a test file, or undefined. */
+function listIn(file, name) {
   const path = join(ROOT, file);
   const text = existsSync(path) ? readFileSync(path, "utf8") : "";
-  const said = /^\/\/ needs: (.*)$/m.exec(text);
-  const kinds = said === null ? ["pure"] : said[1].split(", ");
+  return new RegExp(`^// ${name}: (.*)$`, "m").exec(text)?.[1].split(", ");
+}
+
+/** Returns the kinds of a test file, in the order of `KINDS`. Throws an `Error` for an unknown kind. */
+export function kindsOf(file) {
+  const kinds = listIn(file, "needs") ?? ["pure"];
   const unknown = kinds.find((kind) => !KINDS.includes(kind));
   if (unknown !== undefined) {
     throw new Error(
@@ -86,6 +97,38 @@ export function chooseFiles(words) {
       .filter((file) => kindsOf(file).some((kind) => kinds.includes(kind)))
       .sort((a, b) => place(a) - place(b) || (a < b ? -1 : 1));
   return { files, kinds };
+}
+
+/** Returns the beginnings of the paths of a file's sources if it runs in turn, or undefined. */
+export function sourcesOf(file) {
+  return listIn(file, "in turn");
+}
+
+/**
+ * Returns the files without those of other turns. `seed` determines the turn independently of the rotations in files.
+ * `changed` are the paths of changed files.
+ */
+export function filesInTurn(files, { seed, changed }) {
+  const turn = Math.floor(Math.abs(seed) / 2 ** 16) % TURNS;
+  const others = files
+    .filter((file) => sourcesOf(file) !== undefined)
+    .filter((_, i) => i % TURNS !== turn)
+    .filter((file) =>
+      !changed.some((path) =>
+        [file, ...sourcesOf(file)].some((source) => path.startsWith(source))
+      )
+    );
+  return files.filter((file) => !others.includes(file));
+}
+
+/** Returns the paths that differ from the parent of the last commit. Empty without a repository or a parent. */
+export function changedPaths() {
+  const { status, stdout } = spawnSync(
+    "git",
+    ["diff", "--name-only", "HEAD~1"],
+    { cwd: ROOT, encoding: "utf8" },
+  );
+  return status === 0 ? stdout.split("\n").filter((path) => path !== "") : [];
 }
 
 /** Returns the position of a file in the order. */

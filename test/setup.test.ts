@@ -3,11 +3,12 @@ import { execFile, spawnSync } from "node:child_process";
 import {
   cpSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import t from "tap";
@@ -24,10 +25,17 @@ const { packagesAreCurrent } = await import(setupModule.href) as Setup;
 interface TestFiles {
   kindsOf(file: string): string[];
   chooseFiles(words: readonly string[]): { files: string[]; kinds: string[] };
+  sourcesOf(file: string): string[] | undefined;
+  filesInTurn(
+    files: readonly string[],
+    options: { readonly seed: number; readonly changed: readonly string[] },
+  ): string[];
 }
 
 const filesModule = new URL("../scripts/test_files.mjs", import.meta.url);
-const { kindsOf, chooseFiles } = await import(filesModule.href) as TestFiles;
+const { kindsOf, chooseFiles, sourcesOf, filesInTurn } = await import(
+  filesModule.href
+) as TestFiles;
 
 /** Test counts of a file. */
 interface Counts {
@@ -207,6 +215,31 @@ t.test("every test file states its needs", (t) => {
       [],
       `missing in the line '// needs: ' of ${file}`,
     );
+  }
+  t.end();
+});
+
+t.test("three turns run every file, and a change runs the files of its feature", (t) => {
+  const { files } = chooseFiles([]);
+  const turns = [0, 1, 2].map((turn) =>
+    filesInTurn(files, { seed: -turn * 2 ** 16, changed: [] })
+  );
+  const runs = (file: string) =>
+    turns.filter((some) => some.includes(file)).length;
+  for (const file of files) {
+    t.equal(runs(file), sourcesOf(file) === undefined ? 3 : 1, file);
+  }
+  for (const file of files) {
+    for (const source of sourcesOf(file) ?? []) {
+      const folder = dirname(`${source}x`);
+      const changed = readdirSync(join(ROOT, folder))
+        .map((name) => `${folder}/${name}`)
+        .filter((path) => path.startsWith(source));
+      t.ok(changed.length > 0, `${file}: ${source}`);
+      // Each place in the rotation.
+      const three = [file, file, file];
+      t.strictSame(filesInTurn(three, { seed: 0, changed }), three);
+    }
   }
   t.end();
 });

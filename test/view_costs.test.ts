@@ -1,4 +1,5 @@
 // The table of steps and waits of a timeline: bytes, FLOPs and rooflines against hand computations, sorting, filters.
+// in turn: view/
 
 import { readFileSync } from "node:fs";
 import path from "node:path";
