@@ -121,6 +121,7 @@ gradientsHold("attention, rotary positions and the next-token loss", {
       head: 4,
       kvHead: 2,
       dim: 4,
+      valueDim: 3,
     },
     (m) => {
       const at = (name: string) => m.input(name, "token", token);
@@ -136,16 +137,20 @@ gradientsHold("attention, rotary positions and the next-token loss", {
         turn(dot(x, m.param("q", "head dim embed"), "embed")),
         {
           key: turn(dot(x, m.param("k", "kvHead dim embed"), "embed")),
-          value: dot(x, m.param("v", "kvHead dim embed"), "embed"),
+          value: dot(x, m.param("v", "kvHead valueDim embed"), "embed"),
           keys: m.state("keys", "sequence context kvHead dim"),
-          values: m.state("values", "sequence context kvHead dim"),
+          values: m.state("values", "sequence context kvHead valueDim"),
           sequence: at("sequence"),
           position,
           window: 3,
           sinks: m.param("sinks", "head"),
         },
       );
-      const out = dot(y, m.param("o", "embed head dim"), "head dim");
+      const out = dot(
+        y,
+        m.param("o", "embed head valueDim"),
+        "head valueDim",
+      );
       const logits = dot(add(x, out), table, "embed");
       const loss = crossEntropy(logits, at("labels"), { over: "vocab" });
       return { loss, keys, values };

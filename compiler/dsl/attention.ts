@@ -12,10 +12,12 @@ import type {
   CanKey,
   CanQuery,
   CanSharedKey,
+  CanValue,
   First,
   Float,
   Renamed,
   Second,
+  Valued,
   Without,
 } from "./types.ts";
 
@@ -45,11 +47,11 @@ export interface AttentionOptions<K, V, KeyCache, ValueCache, At, Sinks>
   extends AttentionChoices<At, Sinks> {
   /** Keys of these tokens, `token kvHead headDim`. */
   readonly key: K;
-  /** Values of these tokens, axes of `key`. */
+  /** Values of these tokens, `token kvHead valueDim`. `valueDim` may be `headDim`. */
   readonly value: V;
   /** State: keys of all tokens so far, `sequence context kvHead headDim`. */
   readonly keys: KeyCache;
-  /** State: values of all tokens so far, axes of `keys`. */
+  /** State: values of all tokens so far, `sequence context kvHead valueDim`. */
   readonly values: ValueCache;
 }
 
@@ -57,18 +59,23 @@ export interface AttentionOptions<K, V, KeyCache, ValueCache, At, Sinks>
  * Result of `attention`, and the next values of the two states, to be returned under their names. A type, not an
  * interface, so that a model can return it.
  */
-export type Attention<Q extends string, S extends string, D extends DType> = {
-  readonly y: Tensor<Q, D>;
+export type Attention<
+  Y extends string,
+  S extends string,
+  W extends string,
+  D extends DType,
+> = {
+  readonly y: Tensor<Y, D>;
   readonly keys: Tensor<S, D>;
-  readonly values: Tensor<S, D>;
+  readonly values: Tensor<W, D>;
 };
 
 /**
  * Causal grouped-query attention with a cache. Token (s, p) writes its key and value at (s, p) of the states and then
  * attends to positions ≤ p of sequence s. Query head h reads key head h / (heads / key heads).
  *
- * Axes: `q` is `token head headDim`, `key` and `value` are `token kvHead headDim`, `keys` and `values` are `sequence
- * context kvHead headDim`; `y` has the axes of `q`. Dtype: all equal, "f32" or "f16"; `sequence` and `position` are
+ * Axes: `q` is `token head headDim`, `key` is `token kvHead headDim`, `value` is `token kvHead valueDim`, `keys` and
+ * `values` are these with `sequence context` instead of `token`; `y` is `token head valueDim`. Dtype: all equal, "f32" or "f16"; `sequence` and `position` are
  * "i32". Errors: other axes; dtypes differ; a number of heads that is not a multiple of the key heads; states that are
  * not returned. Gradient: by `q`, `key`, `value` and `sinks`, in a run in which every sequence starts. Sharding: along
  * the heads with their key heads, and along the tokens if the tokens of a sequence are on one rank.
@@ -97,53 +104,65 @@ export function attention<
   Q extends string,
   D extends Float,
   K extends string,
+  V extends string,
   S extends string,
+  W extends string,
 >(
   q: CanQuery<Q, Tensor<Q, D>>,
   options: AttentionOptions<
     CanKey<NoInfer<Q>, K, Tensor<K, NoInfer<D>>>,
-    Tensor<NoInfer<K>, NoInfer<D>>,
+    CanValue<NoInfer<K>, V, Tensor<V, NoInfer<D>>>,
     CanCache<NoInfer<K>, S, Tensor<S, NoInfer<D>>>,
-    Tensor<NoInfer<S>, NoInfer<D>>,
+    CanCache<NoInfer<V>, W, Tensor<W, NoInfer<D>>>,
     Tensor<First<NoInfer<Q>>, "i32">,
     Tensor<Second<NoInfer<Q>>, NoInfer<D>>
   >,
-): Attention<Q, S, D> {
+): Attention<Valued<Q, V>, S, W, D> {
   const query = q as unknown as Tensor;
   const key = options.key as unknown as Tensor;
+  const value = options.value as unknown as Tensor;
   const keys = options.keys as unknown as Tensor<S, D>;
-  const { value, values, sequence, position } = options;
+  const values = options.values as unknown as Tensor<W, D>;
+  const { sequence, position } = options;
   traceOf([query, key, value, keys, values, sequence, position], attention);
   const span = callSite(attention);
-  const fail = (message: string): Attention<Q, S, D> => ({
-    y: refuse(new ModelError(message, span), [query, key]),
-    keys,
-    values: values as Tensor<S, D>,
-  });
   const [token, head, dim] = query.node.axes;
-  const kvHead = key.node.axes[1];
+  const [, kvHead] = key.node.axes;
+  const valueDim = value.node.axes[2];
+  const fail = (message: string): Attention<Valued<Q, V>, S, W, D> => ({
+    y: refuse(new ModelError(message, span), [query, key], [
+      ...query.node.axes.slice(0, 2),
+      valueDim ?? dim!,
+    ]),
+    keys,
+    values,
+  });
   if (query.node.axes.length !== 3) return fail(say.query(query.node.axes));
   if (!sameAxes(key.node.axes, [token!, kvHead!, dim!])) {
     return fail(say.key(query.node.axes, key.node.axes));
   }
-  if (!sameAxes(value.node.axes, key.node.axes)) {
+  if (!sameAxes(value.node.axes, [token!, kvHead!, valueDim!])) {
     return fail(say.value(key.node.axes, value.node.axes));
   }
-  for (const cache of [keys, values]) {
+  for (const [cache, rows] of [[keys, key], [values, value]] as const) {
     const [s, c, ...rest] = cache.node.axes;
-    if (!sameAxes(rest, key.node.axes.slice(1)) || !s || !c) {
-      return fail(say.cache(key.node.axes, cache.node.axes));
+    if (!sameAxes(rest, rows.node.axes.slice(1)) || !s || !c) {
+      return fail(say.cache(rows.node.axes, cache.node.axes));
     }
   }
-  const write = (state: Tensor, rows: Tensor): Tensor<S, D> =>
+  const write = <A extends string>(
+    state: Tensor<A, D>,
+    rows: Tensor,
+  ): Tensor<A, D> =>
     apply(attention, "cacheWrite", [state, rows, sequence, position], {});
   const next = { keys: write(keys, key), values: write(values, value) };
-  const y: Tensor<Q, D> = attend(attention, [query, next.keys, next.values], {
+  const operands = [query, next.keys, next.values] as const;
+  const y: Tensor<Valued<Q, V>, D> = attend(attention, operands, {
     options,
     token: token!,
     head: head!,
     dim: dim!,
-    valueDim: dim!,
+    valueDim: valueDim!,
     kvHead: kvHead!,
   });
   return { y, ...next };

@@ -226,6 +226,24 @@ export type CanKey<Q extends string, K extends string, Ok> = string extends
     : `Cannot attend with key '${K}': expected '${T} kvHead ${X}', to go with query '${Q}'`
   : Ok;
 
+/** `Ok` if the value `V` matches the key `K` in all but the last axis. */
+export type CanValue<K extends string, V extends string, Ok> = string extends
+  K | V ? Ok
+  : K extends `${infer T} ${infer G} ${string}`
+    ? V extends `${T} ${G} ${infer Y}`
+      ? Y extends `${string} ${string}`
+        ? `Cannot attend with value '${V}': expected '${T} ${G} valueDim', to go with key '${K}'`
+      : Ok
+    : `Cannot attend with value '${V}': expected '${T} ${G} valueDim', to go with key '${K}'`
+  : Ok;
+
+/** The query `Q` with the last axis of the value `V`. */
+export type Valued<Q extends string, V extends string> = string extends Q | V
+  ? string
+  : Q extends `${infer T} ${infer H} ${string}`
+    ? V extends `${string} ${string} ${infer Y}` ? `${T} ${H} ${Y}` : Q
+  : Q;
+
 /** `Ok` if the key `K`, shared by all heads, matches the query `Q`. */
 export type CanSharedKey<Q extends string, K extends string, Ok> =
   string extends K | Q ? Ok

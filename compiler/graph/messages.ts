@@ -114,8 +114,8 @@ export const messages = {
     }', to go with query '${words(query)}'`,
   value: (key: Axes, value: Axes): string =>
     `Cannot attend with value '${words(value)}': expected '${
-      words(key)
-    }', the axes of the key`,
+      words(key.slice(0, 2))
+    } valueDim', to go with key '${words(key)}'`,
   cache: (key: Axes, cache: Axes): string =>
     `Cannot attend with cache '${words(cache)}': expected 'sequence context ${
       words(key.slice(1))

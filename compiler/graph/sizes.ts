@@ -236,10 +236,10 @@ const SIZES: {
   ...ofExpanded(none),
   cacheWrite: none,
   attention: (node, sizes) => {
-    const { head, kvHead, dim, valueDim, window, chunk } = node.params;
+    const { head, kvHead, dim, valueDim, shared, window, chunk } = node.params;
     const length = fixed(sizes, node, dim, "attend over");
     const valueLength = fixed(sizes, node, valueDim, "attend over");
-    if (valueLength > length) {
+    if (shared && valueLength > length) {
       fail(
         node,
         `Cannot attend with values '${valueDim}' of ${valueLength}: they are the first elements of '${dim}', which has ${length}`,
