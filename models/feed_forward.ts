@@ -163,7 +163,7 @@ export function fusedExperts(
   m: DecoderScope<"ffn" | "gateUp">,
   rows: Rows,
   routing: TokenRouting,
-  { ffn, inward, outward, glu = swiglu, scale }: {
+  { ffn, inward, outward, transposed = false, glu = swiglu, scale }: {
     readonly ffn: number;
     readonly glu?: Glu;
     /** Multiplies the result of each expert. */
@@ -171,17 +171,20 @@ export function fusedExperts(
     /** Names of the tensors `expert gateUp embed` and `expert embed ffn`. */
     readonly inward: string;
     readonly outward: string;
+    /** The tensors are `expert embed gateUp` and `expert ffn embed`. Default: false. */
+    readonly transposed?: boolean;
   },
 ): Rows {
-  const both = dot(
-    dispatch(rows, routing),
-    m.param(inward, "expert gateUp embed"),
-    "embed",
-  );
+  const sent = dispatch(rows, routing);
+  const both = transposed
+    ? dot(sent, m.param(inward, "expert embed gateUp"), "embed")
+    : dot(sent, m.param(inward, "expert gateUp embed"), "embed");
   const hidden = glu(
     slice(both, "gateUp", 0, "ffn"),
     slice(both, "gateUp", ffn, "ffn"),
   );
-  const done = dot(hidden, m.param(outward, "expert embed ffn"), "ffn");
+  const done = transposed
+    ? dot(hidden, m.param(outward, "expert ffn embed"), "ffn")
+    : dot(hidden, m.param(outward, "expert embed ffn"), "ffn");
   return combine(scale ? mul(done, scale) : done, routing);
 }

@@ -3,19 +3,7 @@
  * rotary positions see all positions; the others see only their own chunk.
  */
 
-import {
-  add,
-  cast,
-  combine,
-  dispatch,
-  div,
-  dot,
-  log,
-  type Model,
-  mul,
-  slice,
-  swiglu,
-} from "switchyard-moe";
+import { add, cast, div, log, type Model, mul } from "switchyard-moe";
 import {
   attendHeads,
   booleanField,
@@ -24,6 +12,7 @@ import {
   type DecoderOptions,
   defineFamily,
   experts,
+  fusedExperts,
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
@@ -147,15 +136,15 @@ function build(config: Llama4Config, options: DecoderOptions): Model {
           preset: "llama4",
         });
         const shared = mlp(m, rows, { name: "shared_expert", ffn });
-        if (!config.fused) return add(experts(m, rows, routing), shared);
-        const inward = m.param("experts.gate_up_proj", "expert embed gateUp");
-        const both = dot(dispatch(rows, routing), inward, "embed");
-        const hidden = swiglu(
-          slice(both, "gateUp", 0, "ffn"),
-          slice(both, "gateUp", ffn, "ffn"),
-        );
-        const outward = m.param("experts.down_proj", "expert ffn embed");
-        return add(combine(dot(hidden, outward, "ffn"), routing), shared);
+        const routed = config.fused
+          ? fusedExperts(m, rows, routing, {
+            ffn,
+            inward: "experts.gate_up_proj",
+            outward: "experts.down_proj",
+            transposed: true,
+          })
+          : experts(m, rows, routing);
+        return add(routed, shared);
       });
     },
   }, options);

@@ -143,6 +143,7 @@ export {
 export {
   feedShared,
   predictorTensors,
+  type RouterNames,
   routeShared,
   type SharedExpertDefaults,
   type SharedExperts,

@@ -2,12 +2,15 @@
 
 import { DataError, shown } from "../compiler/mod.ts";
 import type { Config } from "./config.ts";
+import { family as afmoe } from "./afmoe.ts";
+import { family as bailingMoe } from "./bailing_moe.ts";
 import { family as deepseekV2 } from "./deepseek_v2.ts";
 import { family as deepseekV3 } from "./deepseek_v3.ts";
 import { family as deepseekV32 } from "./deepseek_v32.ts";
 import { family as deepseekV4 } from "./deepseek_v4.ts";
 import { family as dots1 } from "./dots1.ts";
 import { family as ernie45Moe } from "./ernie4_5_moe.ts";
+import { family as exaoneMoe } from "./exaone_moe.ts";
 import { type Family, type PublishedModel, readFamily } from "./family.ts";
 import { nearestFamily } from "./nearest.ts";
 import { family as flexOlmo } from "./flex_olmo.ts";
@@ -23,6 +26,7 @@ import { family as kimiK25 } from "./kimi_k2_5.ts";
 import { family as lfm2Moe } from "./lfm2_moe.ts";
 import { family as llama4 } from "./llama4.ts";
 import { family as longcatFlash } from "./longcat_flash.ts";
+import { family as miMoV2 } from "./mimo_v2.ts";
 import { family as miniMaxM2 } from "./minimax_m2.ts";
 import { family as mixtral } from "./mixtral.ts";
 import { family as nemotronH } from "./nemotron_h.ts";
@@ -30,14 +34,18 @@ import { family as olmoe } from "./olmoe.ts";
 import { family as qwen2Moe } from "./qwen2_moe.ts";
 import { family as qwen3Moe } from "./qwen3_moe.ts";
 import { family as qwen3Next } from "./qwen3_next.ts";
+import { family as solarOpen } from "./solar_open.ts";
 
 const BUILT_IN: readonly Family[] = [
+  afmoe,
+  bailingMoe,
   deepseekV2,
   deepseekV3,
   deepseekV32,
   deepseekV4,
   dots1,
   ernie45Moe,
+  exaoneMoe,
   flexOlmo,
   gemma4Moe,
   glm4Moe,
@@ -51,6 +59,7 @@ const BUILT_IN: readonly Family[] = [
   lfm2Moe,
   llama4,
   longcatFlash,
+  miMoV2,
   miniMaxM2,
   mixtral,
   nemotronH,
@@ -58,6 +67,7 @@ const BUILT_IN: readonly Family[] = [
   qwen2Moe,
   qwen3Moe,
   qwen3Next,
+  solarOpen,
 ];
 
 /** The built-in architectures. */

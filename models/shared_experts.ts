@@ -49,6 +49,8 @@ export interface SharedExperts {
 
 /** A family's defaults. */
 export interface SharedExpertDefaults {
+  /** Name of the field with the number of shared experts. Default: "n_shared_experts". */
+  readonly sharedField?: string;
   readonly denseFfn: number;
   readonly sharedExperts: number;
   readonly firstSparse: number;
@@ -70,7 +72,8 @@ export function sharedExperts(
   if (count === 1) ignoreFields(config, ["topk_group"]);
   const sparse = sparseLayers(config, defaults.firstSparse);
   return {
-    sharedFfn: ffn * field("n_shared_experts", defaults.sharedExperts),
+    sharedFfn: ffn *
+      field(defaults.sharedField ?? "n_shared_experts", defaults.sharedExperts),
     denseFfn: field("intermediate_size", defaults.denseFfn),
     kindOf: (layer) => ({ experts: sparse(layer) }),
     expertGroups: count === 1
@@ -116,19 +119,29 @@ export function predictorTensors(
   );
 }
 
-/** Routes the tokens of a layer; the router is `gate`. */
+/** Names of the router's tensors in its block. */
+export interface RouterNames {
+  /** Block of the matrix. Default: "gate". */
+  readonly router?: string;
+  /** Selection bias. Default: "gate.e_score_correction_bias". */
+  readonly bias?: string;
+}
+
+/** Routes the tokens of a layer. */
 export function routeShared(
   m: DecoderScope,
   rows: Rows,
   layer: Layer,
   config: SharedExperts & Decoder,
+  { router = "gate", bias = "gate.e_score_correction_bias" }: RouterNames = {},
 ): TokenRouting {
   const { expertGroups } = config;
   return routeLayer(m, rows, layer, {
+    router,
     topK: config.expertsPerToken,
     preset: "deepseekV3",
     // The bias affects the choice of experts but not their weights.
-    bias: m.param("gate.e_score_correction_bias", "expert"),
+    bias: m.param(bias, "expert"),
     ...expertGroups ? { expertGroups } : {},
     normalize: config.normalize ? "chosen" : "none",
     scale: config.routedScale,
@@ -138,10 +151,11 @@ export function routeShared(
 /** The `feed` of a configuration: the block `mlp`. */
 export function feedShared(
   config: SharedExperts & Decoder & { readonly ffn: number },
+  names?: RouterNames,
 ): Part {
   const { sharedFfn } = config;
   return sparseOrDense(config, (m, rows, layer) => {
-    const routing = routeShared(m, rows, layer, config);
+    const routing = routeShared(m, rows, layer, config, names);
     return add(
       experts(m, rows, routing),
       mlp(m, rows, { name: "shared_experts", ffn: sharedFfn }),

@@ -55,6 +55,14 @@ const CHECKPOINTS = [
   "deepseekv32-16e",
   "glmmoedsa-16e",
   "deepseekv4-12e",
+  "solaropen-12e",
+  "qwen3vlmoe-8e",
+  "glm4vmoe-12e",
+  "afmoe-12e",
+  "exaonemoe-12e",
+  "bailingmoe-16e",
+  "mimov2-12e",
+  "nemotronhlatent-12e",
 ];
 
 /** Tensors of a checkpoint, from the headers of its files. */

@@ -14,4 +14,11 @@ testInTurns([
   "gemma4moe-6e-wrapped",
   "gemma4moe-8e-ple",
   "longcatflash-12e",
+  "solaropen-12e",
+  "qwen3vlmoe-8e",
+  "glm4vmoe-12e",
+  "afmoe-12e",
+  "exaonemoe-12e",
+  "bailingmoe-16e",
+  "mimov2-12e",
 ]);

@@ -8,5 +8,6 @@ testInTurns([
   "qwen35moe-8e-wrapped",
   "granitemoehybrid-12e",
   "nemotronh-16e",
+  "nemotronhlatent-12e",
   "lfm2moe-16e",
 ]);

@@ -1,0 +1,106 @@
+/**
+ * K-EXAONE: the attention of Qwen3-MoE, with a window in most layers and positions only in these, and the experts of
+ * DeepSeek-V3.
+ */
+
+import type { Model } from "switchyard-moe";
+import {
+  attendHeads,
+  type Config,
+  decoderModel,
+  type DecoderOptions,
+  defineFamily,
+  feedShared,
+  groupedAxes,
+  type GroupedDecoder,
+  groupedFields,
+  ignoreFields,
+  integerField,
+  layerTypes,
+  normHeads,
+  projectHeads,
+  requireField,
+  rotate,
+  type SharedExperts,
+  sharedExperts,
+} from "switchyard-moe/models";
+
+/** The family of `ExaoneMoEForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM"],
+  config: readConfig,
+  build,
+  unused: () => ["mtp."],
+});
+
+/** A K-EXAONE configuration. */
+interface ExaoneMoeConfig extends GroupedDecoder, SharedExperts {
+  readonly kindOf: SharedExperts["kindOf"];
+}
+
+/** Reads a config.json of K-EXAONE. Missing fields have transformers' defaults. */
+function readConfig(config: Config): ExaoneMoeConfig {
+  requireField(config, "scoring_func", "sigmoid");
+  requireField(config, "topk_method", "noaux_tc");
+  ignoreFields(config, ["is_moe_layer", "mtp_loss_scaling_factor"]);
+  const fields = groupedFields(config, {
+    layers: 32,
+    vocabulary: 102400,
+    embed: 4096,
+    heads: 32,
+    experts: 64,
+    expertsPerToken: 8,
+    ffn: 1024,
+    epsilon: 1e-5,
+    theta: 10000,
+    maxPositions: 2048,
+  }, { experts: "num_experts", ffn: "moe_intermediate_size" });
+  const shared = sharedExperts(config, fields.ffn, {
+    sharedField: "num_shared_experts",
+    denseFfn: 16384,
+    sharedExperts: 1,
+    firstSparse: 1,
+    routedScale: 2.5,
+    normalize: true,
+  });
+  const window = integerField(config, "sliding_window", { default: 4096 });
+  // With a list of layers, the pattern is a repetition of it, such as "LLLG".
+  const listed = Array.isArray(config["layer_types"]);
+  if (listed) ignoreFields(config, ["sliding_window_pattern"]);
+  const every = listed
+    ? 4
+    : integerField(config, "sliding_window_pattern", { default: 4 });
+  const typeOf = layerTypes(
+    config,
+    ["sliding_attention", "full_attention"],
+    (layer) =>
+      (layer + 1) % every === 0 ? "full_attention" : "sliding_attention",
+  );
+  return {
+    ...fields,
+    ...shared,
+    kindOf(layer) {
+      const slides = typeOf(layer) === "sliding_attention";
+      return {
+        experts: shared.kindOf(layer).experts,
+        window: slides ? window : undefined,
+        rotated: slides,
+      };
+    },
+  };
+}
+
+/** Builds the model of a configuration. */
+function build(config: ExaoneMoeConfig, options: DecoderOptions): Model {
+  return decoderModel(config, {
+    axes: groupedAxes(config),
+    attend: (m, rows, layer) =>
+      m.block("self_attn", {}, (m) => {
+        const { rotated, window } = layer.kind;
+        const heads = normHeads(m, projectHeads(m, rows), config);
+        const ready = rotated ? rotate(heads, config.rotary, layer) : heads;
+        return attendHeads(m, ready, layer, { window });
+      }),
+    feed: feedShared(config, { bias: "e_score_correction_bias" }),
+  }, options);
+}
