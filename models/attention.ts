@@ -194,7 +194,7 @@ export function attendHeads(
     readonly scale?: number;
     readonly bias?: boolean;
     /** Its sigmoid multiplies the result of the heads. */
-    readonly gate?: Tensor<"token head headDim", "f32">;
+    readonly gate?: Tensor<"token head headDim" | "token head", "f32">;
     /** Receives the cache, for other layers that attend over it. */
     readonly written?: (cache: Written) => void;
     /** Name of the output matrix. Default: "o_proj". */

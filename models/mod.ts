@@ -148,6 +148,7 @@ export {
   type SharedExpertDefaults,
   type SharedExperts,
   sharedExperts,
+  type SharedNames,
 } from "./shared_experts.ts";
 export { readRotary, ropeScaling, type Rotary } from "./rotary.ts";
 export {

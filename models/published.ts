@@ -22,6 +22,7 @@ import { family as gptOss } from "./gpt_oss.ts";
 import { family as graniteMoe } from "./granite_moe.ts";
 import { family as graniteMoeHybrid } from "./granite_moe_hybrid.ts";
 import { family as hunyuanMoe } from "./hunyuan_moe.ts";
+import { family as hyV3 } from "./hy_v3.ts";
 import { family as kimiK25 } from "./kimi_k2_5.ts";
 import { family as lfm2Moe } from "./lfm2_moe.ts";
 import { family as llama4 } from "./llama4.ts";
@@ -35,6 +36,7 @@ import { family as qwen2Moe } from "./qwen2_moe.ts";
 import { family as qwen3Moe } from "./qwen3_moe.ts";
 import { family as qwen3Next } from "./qwen3_next.ts";
 import { family as solarOpen } from "./solar_open.ts";
+import { family as step3p5 } from "./step3p5.ts";
 
 const BUILT_IN: readonly Family[] = [
   afmoe,
@@ -55,6 +57,7 @@ const BUILT_IN: readonly Family[] = [
   graniteMoe,
   graniteMoeHybrid,
   hunyuanMoe,
+  hyV3,
   kimiK25,
   lfm2Moe,
   llama4,
@@ -68,6 +71,7 @@ const BUILT_IN: readonly Family[] = [
   qwen3Moe,
   qwen3Next,
   solarOpen,
+  step3p5,
 ];
 
 /** The built-in architectures. */

@@ -127,6 +127,11 @@ export interface RouterNames {
   readonly bias?: string;
 }
 
+/** Names of the router's tensors, and of the shared expert. Default: "shared_experts". */
+export interface SharedNames extends RouterNames {
+  readonly shared?: string;
+}
+
 /** Routes the tokens of a layer. */
 export function routeShared(
   m: DecoderScope,
@@ -151,14 +156,15 @@ export function routeShared(
 /** The `feed` of a configuration: the block `mlp`. */
 export function feedShared(
   config: SharedExperts & Decoder & { readonly ffn: number },
-  names?: RouterNames,
+  names: SharedNames = {},
 ): Part {
   const { sharedFfn } = config;
+  const { shared: name = "shared_experts" } = names;
   return sparseOrDense(config, (m, rows, layer) => {
     const routing = routeShared(m, rows, layer, config, names);
     return add(
       experts(m, rows, routing),
-      mlp(m, rows, { name: "shared_experts", ffn: sharedFfn }),
+      mlp(m, rows, { name, ffn: sharedFfn }),
     );
   });
 }

@@ -62,6 +62,8 @@ const CHECKPOINTS = [
   "exaonemoe-12e",
   "bailingmoe-16e",
   "mimov2-12e",
+  "step3p5-12e",
+  "hyv3-12e",
   "nemotronhlatent-12e",
 ];
 

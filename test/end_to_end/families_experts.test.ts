@@ -21,4 +21,6 @@ testInTurns([
   "exaonemoe-12e",
   "bailingmoe-16e",
   "mimov2-12e",
+  "step3p5-12e",
+  "hyv3-12e",
 ]);
