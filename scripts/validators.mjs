@@ -43,7 +43,7 @@ export const VALIDATORS = {
       }
       const source = Buffer.from(made.contents).toString("base64");
       const loaded = await import(`data:text/javascript;base64,${source}`);
-      // Every process parses this code, and it is half as large without spaces and names.
+      // Every process parses this code. Without spaces and long names it has 0.7 of the size.
       const { code } = await build.esbuild.transform(write(loaded), {
         minify: true,
       });
