@@ -45,6 +45,11 @@ export interface HttpSettings extends Pick<Served, "name" | "shape" | "stop"> {
   readonly assets: PageAssets | undefined;
 }
 
+/** Where to listen, and the folder of the checkpoint to serve. */
+export interface HttpOptions extends ListenOptions {
+  readonly folder: string;
+}
+
 /**
  * A message to the thread. `serve`: answer requests, `loop` being the port of the loop. `drain`: reject further requests.
  * `close`: drain, close all connections, and end.
@@ -71,6 +76,7 @@ export type HttpReport =
   | { readonly kind: "drained" };
 
 const files = nodeFiles();
+const { folder, ...options } = workerData as HttpOptions;
 
 /** The routes. Undefined until the model is loaded. */
 let app: ServerApp | undefined;
@@ -110,19 +116,24 @@ function receiptsOf(
   };
 }
 
+/** Opens the chat template, and a tokenizer for each direction. */
+async function open(folder: string) {
+  const tokenizer = async () =>
+    requireTokenizer(await openTokenizer(folder, files));
+  return await Promise.all([templateOf(folder), tokenizer(), tokenizer()]);
+}
+
+/** They are opened while the model loads. Errors are reported when it is served. */
+const opened = open(folder);
+opened.catch(() => {});
+
 /** Creates the routes of a loaded model. */
 async function routesOf(
   settings: HttpSettings,
   port: MessagePort,
 ): Promise<ServerApp> {
-  const { folder, capacity, experts, pages, speculates, ...served } = settings;
-  const tokenizer = async () =>
-    requireTokenizer(await openTokenizer(folder, files));
-  const [chat, encoder, decoder] = await Promise.all([
-    templateOf(folder),
-    tokenizer(),
-    tokenizer(),
-  ]);
+  const { capacity, experts, pages, speculates, ...served } = settings;
+  const [chat, encoder, decoder] = await opened;
   return await createApp({
     ...served,
     created: Math.floor(Date.now() / 1000),
@@ -165,7 +176,7 @@ await reported(async () => {
   const { address, close } = await listen(
     (request, connection) =>
       app ? app.fetch(request, connection) : loadingResponse(),
-    workerData as ListenOptions,
+    options,
   );
   parentPort!.on("message", async (request: HttpRequest) => {
     if (request.kind === "serve") {

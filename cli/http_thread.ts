@@ -5,8 +5,12 @@ import { type FileSystem, type Grammars, openGrammars } from "../engine/mod.ts";
 import type { LoopPort } from "../engine/server/mod.ts";
 import { DataError, invariant, MachineError } from "../spec/mod.ts";
 import { RUNNING_ROOT } from "../spec/running.ts";
-import type { HttpReport, HttpRequest, HttpSettings } from "./http_program.ts";
-import type { ListenOptions } from "./listen.ts";
+import type {
+  HttpOptions,
+  HttpReport,
+  HttpRequest,
+  HttpSettings,
+} from "./http_program.ts";
 
 /** A thread that listens. It rejects requests until it serves a model. */
 export interface HttpThread {
@@ -54,7 +58,7 @@ export function loopPort(port: MessagePort): LoopPort {
 }
 
 /** Starts the thread, which listens. Throws DataError or MachineError if it cannot. */
-export async function startHttp(options: ListenOptions): Promise<HttpThread> {
+export async function startHttp(options: HttpOptions): Promise<HttpThread> {
   const worker = new Worker(new URL("cli/http_program.js", RUNNING_ROOT), {
     workerData: options,
     execArgv: [],

@@ -636,7 +636,12 @@ async function runProgram(text: string): Promise<string> {
 }
 
 t.test("requests are rejected until a model is loaded", async (t) => {
-  const http = await startHttp({ host: "127.0.0.1", port: 0, silentMs: 1000 });
+  const http = await startHttp({
+    folder,
+    host: "127.0.0.1",
+    port: 0,
+    silentMs: 1000,
+  });
   const { address, post } = serverAt(http.address);
   for (
     const response of [

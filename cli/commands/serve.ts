@@ -90,7 +90,9 @@ export async function serveCommand(
   const { companions, hidden } = draftedOptions(flags, target, io.files);
   await checkTokenizer(folder, io.files);
   // Only one rank of a job listens. Its number is known when the model is loaded.
-  let http = flags.devices === "mpi" ? undefined : await listenFor(flags);
+  let http = flags.devices === "mpi"
+    ? undefined
+    : await listenFor(folder, flags);
   let opened: Opened | undefined;
   const bar = createProgressBar(io, { lines: true });
   try {
@@ -130,7 +132,7 @@ export async function serveCommand(
     if (opened.rank > 0) await follow(opened);
     else {
       const served = {
-        http: http ??= await listenFor(flags),
+        http: http ??= await listenFor(folder, flags),
         companions: opened.companions,
         name: flags.name ?? (name === folder ? nameOf(folder) : name),
         folder,
@@ -194,10 +196,11 @@ async function assetsOf(io: CliIo): Promise<PageAssets | undefined> {
 
 /** Starts the thread that listens where the flags say. */
 async function listenFor(
+  folder: string,
   { host = HOST, port = 8000, requestDeadline = DEADLINE_S }: ServeFlags,
 ): Promise<HttpThread> {
   const silentMs = 1000 * requestDeadline + SILENT_MS;
-  return await startHttp({ host, port, silentMs });
+  return await startHttp({ folder, host, port, silentMs });
 }
 
 /** A loaded model. */
