@@ -228,7 +228,7 @@ export async function compileObject(
   }
   const { code, err } = ended;
   if (code === 0) return;
-  const line = err.split("\n").find((line) => line.includes("error")) ??
+  const line = err.split("\n").find((line) => /error|failed/.test(line)) ??
     err.slice(0, 200);
   throw new CompileError(
     `${command} ended with ${code ?? "an error"} (${line})`,
