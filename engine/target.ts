@@ -80,7 +80,11 @@ export async function resolveTarget(
       return { kind: "plan", plan: await readPlan(path, files) };
     } catch (error) {
       const document = await documentOf(path, files);
-      if (document && !("version" in document || "architectures" in document)) {
+      // Other files, such as tokenizer.json, have versions that are text.
+      if (
+        document && typeof document["version"] !== "number" &&
+        !("architectures" in document)
+      ) {
         throw new DataError(
           `Cannot use '${path}': it has neither the 'architectures' of a config.json nor the 'version' of a plan. Give one of them`,
         );
@@ -90,6 +94,11 @@ export async function resolveTarget(
         `Cannot use '${path}': it is a configuration, without weights. Give the folder of its checkpoint`,
       );
     }
+  }
+  if (path.endsWith(".safetensors")) {
+    throw new DataError(
+      `Cannot use '${path}': it is a file of weights. Give the folder with its config.json`,
+    );
   }
   throw new DataError(
     `Cannot use '${path}': it is no model file, checkpoint folder or plan. Give a .ts file, a folder with config.json, or a .json plan`,

@@ -329,6 +329,12 @@ const COMMANDS: readonly BadCommand[] = [
       `Cannot use '${MIXTRAL}/config.json': it is a configuration, without weights. Give the folder of its checkpoint`,
   },
   {
+    line: `generate ${MIXTRAL}/model.safetensors -p a`,
+    code: 1,
+    message:
+      `Cannot use '${MIXTRAL}/model.safetensors': it is a file of weights. Give the folder with its config.json`,
+  },
+  {
     line: `plan ${MIXTRAL} --place foo=ep`,
     code: 1,
     message:

@@ -658,10 +658,13 @@ t.test("a file that is neither a configuration nor a plan, and an unknown dtype"
     t.equal(code, 1);
     t.match(err, message);
   };
-  await refused(
-    {},
-    /it has neither the 'architectures' of a config\.json nor the 'version' of a plan\. Give one of them/,
-  );
+  // tokenizer.json has a version, too.
+  for (const other of [{}, { version: "1.0", model: {} }]) {
+    await refused(
+      other,
+      /it has neither the 'architectures' of a config\.json nor the 'version' of a plan\. Give one of them/,
+    );
+  }
   const config = JSON.parse(
     readFileSync(path.join(OLMOE, "config.json"), "utf8"),
   );
