@@ -136,6 +136,8 @@ t.test("rejected conversations", async (t) => {
     await refused(...chat),
     "Cannot chat with 'FOLDER': it has no chat template, neither chat_template.jinja nor 'chat_template' in tokenizer_config.json. Give the complete text without --chat",
   );
+  const { err } = await switchyard(["chat", checkpoint]);
+  t.match(err, / Give the complete text to 'switchyard generate'\n$/);
   const list = [{ name: "rag", template: "" }, { name: "tool_use" }];
   writeJson("tokenizer_config.json", { ...config, chat_template: list });
   t.equal(

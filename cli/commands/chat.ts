@@ -33,6 +33,13 @@ const NEW_TOKENS = 1024;
 /** Default number of positions of a conversation. */
 const CONTEXT = 4096;
 
+/** Remedies of conversations that a template cannot format. */
+const REMEDIES = {
+  missing: "Give the complete text to 'switchyard generate'",
+  failed:
+    "Leave out --system if it takes none, or give the complete text to 'switchyard generate'",
+};
+
 /** Flags of `chat`. */
 export interface ChatFlags extends PlanFlags, DeviceFlags, SamplingFlags {
   readonly system?: string;
@@ -61,7 +68,7 @@ export async function chatCommand(
     );
   }
   const tokenizer = requireTokenizer(await openTokenizer(folder, io.files));
-  const chat = await openChatTemplate(folder, io.files);
+  const chat = await openChatTemplate(folder, io.files, { remedies: REMEDIES });
   const { maxNewTokens = NEW_TOKENS, stop } = target.checkpoint;
   const bar = createProgressBar(io);
   const opened = await openTarget(target, io.files, {
