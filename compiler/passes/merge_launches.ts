@@ -30,7 +30,6 @@ export function mergeLaunches(
   limits: { readonly [limit: string]: number },
 ): Step[] {
   const { kernels } = lowering.draft;
-  const known = new Map<string, string>();
   const inputs = sharedInputs(lowering);
   const bound = steps.map((step) => {
     const kernel = step.op === "launch" && kernels.get(step.kernel)!;
@@ -44,7 +43,7 @@ export function mergeLaunches(
   const mergeAll = (steps: readonly Step[], canMerge: CanMerge): Step[] => {
     const rest = [...steps];
     const dependsOn = dependencies(steps, kernels);
-    const merging = { rest, canMerge, dependsOn, limits, known, inputs };
+    const merging = { rest, canMerge, dependsOn, limits, inputs };
     const result: Step[] = [];
     for (let first; (first = rest.shift());) {
       result.push(
@@ -104,13 +103,11 @@ function canMerge(
 function takeMerged(
   lowering: Lowering,
   first: LaunchStep,
-  { rest, canMerge, dependsOn, limits, known, inputs }: {
+  { rest, canMerge, dependsOn, limits, inputs }: {
     readonly rest: Step[];
     readonly canMerge: CanMerge;
     readonly dependsOn: DependsOn;
     readonly limits: { readonly [limit: string]: number };
-    /** The merged kernels of earlier layers. */
-    readonly known: Map<string, string>;
     readonly inputs: SharedInputs;
   },
 ): LaunchStep {
@@ -121,21 +118,22 @@ function takeMerged(
   });
   const before = new Set<Step>([first]);
   const steps = [first];
-  let merged: Merged | undefined;
+  let merged: MergedParts | undefined;
   let shares = false;
   const lengths = {
     buffer: LENGTHS,
     counts: lowering.placed.counts,
     uneven: lowering.options.tuning.wideRows === true,
   };
-  const merge = (parts: readonly Launched[]): Merged | undefined => {
+  const merge = (parts: readonly Launched[]): MergedParts | undefined => {
     if (sum(parts.map(({ kernel }) => treeNodes(kernel))) > MAX_MERGED) return;
     const made = mergeKernels(parts, lengths);
-    if (!made || fits(made.kernel, limits)) return made;
-    const packed = mergeKernels(parts.map(inputs.bind), lengths);
+    if (!made || fits(made.kernel, limits)) return made && { made, parts };
+    const bound = parts.map(inputs.bind);
+    const packed = mergeKernels(bound, lengths);
     if (!packed || !fits(packed.kernel, limits)) return undefined;
     shares = true;
-    return packed;
+    return { made: packed, parts: bound };
   };
   const ranks = rankSetText(first.ranks);
   const nested = `${first.block}.`;
@@ -159,80 +157,39 @@ function takeMerged(
   }
   if (!merged) return first;
   if (shares) inputs.store();
-  const { bindings, workgroups } = merged;
+  const { made, parts } = merged;
+  const { kernel, bindings, workgroups } = made;
   return {
     ...first,
-    kernel: kernelOf(lowering, {
-      steps,
-      merged,
-      known,
-      offsets: shares ? inputs.offsets : new Map(),
-    }),
+    kernel: addKernel(lowering, { ...kernel, body: bodyOf(made, parts) }),
     bindings,
     workgroups,
     label: steps.map(({ label }) => label ?? "").join("; "),
   };
 }
 
-/** The kernel of merged launches, shared by all that join the same kernels with the same bindings. */
-function kernelOf(
-  lowering: Lowering,
-  { steps, merged: { kernel, body, bindings, workgroups }, known, offsets }: {
-    readonly steps: readonly LaunchStep[];
-    readonly merged: Merged;
-    readonly known: Map<string, string>;
-    /** Offsets of inputs that are read after the lengths. */
-    readonly offsets: SharedInputs["offsets"];
-  },
-): string {
-  const names = new Map(
-    Object.entries(bindings).map(([name, buffer]) => [buffer, name]),
-  );
-  const key = JSON.stringify([
-    names.get(LENGTHS),
-    ...steps.map(({ kernel, bindings, workgroups }) => [
-      kernel,
-      Object.values(bindings).map((buffer) => names.get(buffer) ?? buffer),
-      workgroups,
-    ]),
-  ]);
-  const name = known.get(key) ??
-    addKernel(lowering, {
-      ...kernel,
-      body: bodyOf(key, body, {
-        layout: [lowering.placed.counts, workgroups, ...offsets],
-        parts: steps.map(({ kernel }) => lowering.draft.kernels.get(kernel)!),
-      }),
-    });
-  known.set(key, name);
-  return name;
+/** A merged launch, and the launches that it joins, as they are bound in it. */
+interface MergedParts {
+  readonly made: Merged;
+  readonly parts: readonly Launched[];
 }
 
-/** Bodies of merged kernels, of the last plans, by all that they depend on. */
+/** Bodies of merged kernels of the last plans. */
 const bodies = new Map<string, Kernel["body"]>();
 
 /** Maximum number of these bodies. */
 const MAX_BODIES = 1024;
 
-/**
- * The body of a merged kernel. Plans that are compiled one after another merge the same kernels. `layout`: locations of
- * lengths and inputs, and the grid.
- */
+/** The body of a merged kernel: plans that are compiled one after another merge the same kernels. */
 function bodyOf(
-  launches: string,
-  create: () => Kernel["body"],
-  { layout, parts }: {
-    readonly layout: readonly unknown[];
-    readonly parts: readonly Kernel[];
-  },
+  { frame, body }: Merged,
+  parts: readonly Launched[],
 ): Kernel["body"] {
-  const joined = parts.map(({ body, bindings, shared }) => [
-    sharedBody(body).number,
-    bindings,
-    shared,
-  ]);
-  const key = JSON.stringify([launches, layout, joined]);
-  return cachedIn(bodies, key, { max: MAX_BODIES, create });
+  const numbers = parts.map(({ kernel }) => sharedBody(kernel.body).number);
+  return cachedIn(bodies, JSON.stringify([numbers, frame]), {
+    max: MAX_BODIES,
+    create: body,
+  });
 }
 
 /** Maximum statements and expressions of the parts of a merged kernel: a valid tree, with its branches. */

@@ -20,8 +20,6 @@ const MAX_SHARED = 1 << 20;
 
 /** Integer inputs that may be stored after the lengths. */
 export interface SharedInputs {
-  /** Byte offsets of the inputs after the lengths. */
-  readonly offsets: ReadonlyMap<string, number>;
   /** The same launch with one binding for the lengths and its inputs, or the unchanged launch if it reads none. */
   bind(launched: Launched): Launched;
   /** Stores the inputs after the lengths, because a launch binds them so: the buffer of lengths spans them. */
@@ -32,7 +30,6 @@ export interface SharedInputs {
 export function sharedInputs({ draft: { buffers } }: Lowering): SharedInputs {
   const offsets = offsetsOf(buffers);
   return {
-    offsets,
     bind: lengthsBinder(offsets),
     store: () => {
       const lengths = buffers.get(LENGTHS)!;

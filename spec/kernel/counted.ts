@@ -301,7 +301,8 @@ export interface State {
 /** An expression, prepared for evaluation. */
 export type Evaluated = (state: State) => Value;
 
-function unknown(): Value {
+/** The value of an expression that is never known. */
+export function unknown(): Value {
   return undefined;
 }
 

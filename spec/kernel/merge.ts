@@ -19,6 +19,8 @@ export interface Launched {
 /** A merged launch. */
 export interface Merged extends Omit<Launched, "kernel"> {
   readonly kernel: Omit<Kernel, "body">;
+  /** JSON data: all that the statements depend on besides those of the parts. */
+  readonly frame: unknown;
   /** Its statements, created on demand, because another part may be added, and layers repeat. */
   body(): readonly Stmt[];
 }
@@ -55,6 +57,7 @@ export function mergeKernels(
   const bindings = new Map<string, Binding>();
   const shared = new Map<string, SharedArray>();
   const bodies: (() => Stmt[])[] = [];
+  const frame: unknown[] = [];
   let from = 0;
   for (const [i, part] of parts.entries()) {
     const names = addBindings(bindings, part);
@@ -74,12 +77,13 @@ export function mergeKernels(
             : sub(id("group.y"), u32(start)),
       });
     from += heights[i]!;
-    if (isSame(x, widest)) bodies.push(body);
-    else {
-      const end = inKernel(x, lengths, () => lengthsIn(bindings, lengths));
-      if (!end) return undefined;
-      bodies.push(() => [if_(lt(id("group.x"), end), body())]);
-    }
+    const isWidest = isSame(x, widest);
+    const end = isWidest
+      ? undefined
+      : inKernel(x, lengths, () => lengthsIn(bindings, lengths));
+    if (!isWidest && !end) return undefined;
+    bodies.push(end ? () => [if_(lt(id("group.x"), end), body())] : body);
+    frame.push([[...names], [...arrays], heights[i], end]);
   }
   if (from > GRID_LIMIT) return undefined;
   const names = parts.map(({ kernel }) => kernel.name);
@@ -90,6 +94,7 @@ export function mergeKernels(
       bindings: [...bindings.values()],
       shared: [...shared.values()],
     },
+    frame,
     body: () => {
       let end = from;
       const body = bodies.map((body) => body()).reduceRight(

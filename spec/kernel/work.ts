@@ -1,18 +1,19 @@
 /** Work of invocations, counted on the kernel tree with the known data. */
 
-import { cachedIn } from "../bounded_cache.ts";
 import {
   BINDINGS,
   type Cost,
   type Counted,
   type CountedBody,
   countedBody,
+  type Evaluated,
   FMA,
   OTHER,
   type Read,
   SCATTERED_MORE,
   type Sources,
   type State,
+  unknown,
   type Value,
 } from "./counted.ts";
 import type { Kernel } from "./tree.ts";
@@ -39,8 +40,6 @@ export interface Invocation {
   readonly lane: number;
   /** An integer in a binding. Undefined: unknown. */
   readonly load?: (binding: string, index: number) => number | undefined;
-  /** Bindings whose integers count as equal to this one. */
-  readonly constants?: ReadonlyMap<string, number>;
 }
 
 /** Counted totals of invocations. */
@@ -49,33 +48,35 @@ interface Totals {
   readonly totals: readonly number[];
 }
 
-/** The next fact that counting reads, and what follows each of its values; or the result. */
-interface Known {
-  read?: Read;
-  readonly next: Map<Value, Known>;
+/** Invocations with equal decisions so far: values of conditions and of bounds of loops. Work depends on nothing else. */
+interface Path {
+  /** Variables that are set before the next decision. */
+  readonly sets: (readonly [variable: number, value: Evaluated])[];
+  decision?: Evaluated;
+  /** What follows each value of the decision. */
+  readonly next: Map<Value, Path>;
   result?: Totals;
 }
 
-/** A body, and the results of its counted invocations, by the names of constant bindings. */
+function newPath(): Path {
+  return { sets: [], next: new Map() };
+}
+
+/** A body, and its counted invocations. */
 interface Body {
   readonly counted: CountedBody;
-  readonly known: Map<string, Known>;
+  readonly path: Path;
 }
 
 const bodies = new WeakMap<Kernel["body"], Body>();
 
-/** Counts the work of one invocation. Invocations that read equal facts are counted once. */
+/** Counts the work of one invocation. Invocations with equal decisions are counted once. */
 export function kernelWork(kernel: Kernel, at?: Invocation): KernelWork {
   const body = bodies.get(kernel.body) ??
-    { counted: countedBody(kernel.body), known: new Map<string, Known>() };
+    { counted: countedBody(kernel.body), path: newPath() };
   bodies.set(kernel.body, body);
   const { counted } = body;
-  const constants = at?.constants ? [...at.constants.keys()].join() : "";
-  const known = cachedIn(body.known, constants, {
-    max: Infinity,
-    create: (): Known => ({ next: new Map() }),
-  });
-  const { exact, totals } = knownTotals(known, at) ?? count(counted, known, at);
+  const { exact, totals } = knownTotals(body, at) ?? count(body, at);
   const bytes = (stored: 0 | 1) =>
     kernel.bindings.map(({ name }) => {
       const number = counted.bindings.get(name);
@@ -90,16 +91,24 @@ export function kernelWork(kernel: Kernel, at?: Invocation): KernelWork {
   };
 }
 
-/** The result of an invocation that read the same facts. Undefined: there is none. */
+/** The result of an invocation with the same decisions. Undefined: there is none. */
 function knownTotals(
-  known: Known,
+  { counted, path: start }: Body,
   at: Invocation | undefined,
 ): Totals | undefined {
-  let node: Known | undefined = known;
-  while (node && !node.result) {
-    node = node.read && node.next.get(valueOf(node.read, at));
+  const values = noValues(counted);
+  const state: State = { values, read: (what) => valueOf(what, at) };
+  let path: Path | undefined = start;
+  while (path) {
+    for (const [variable, value] of path.sets) values[variable] = value(state);
+    if (!path.decision) return path.result;
+    path = path.next.get(path.decision(state));
   }
-  return node?.result;
+  return undefined;
+}
+
+function noValues({ variables }: CountedBody): Value[] {
+  return new Array<Value>(variables).fill(undefined);
 }
 
 function valueOf(read: Read, at: Invocation | undefined): Value {
@@ -114,44 +123,22 @@ function valueOf(read: Read, at: Invocation | undefined): Value {
     case "group.z":
       return at.group[2];
     default:
-      return at.constants?.get(read.binding) ??
-        at.load?.(read.binding, read.index);
+      return at.load?.(read.binding, read.index);
   }
 }
-
-/** Maximum number of facts of a result that is stored. */
-const MAX_READS = 64;
 
 function count(
-  counted: CountedBody,
-  known: Known,
+  { counted, path }: Body,
   at: Invocation | undefined,
 ): Totals {
-  const facts = new Map<string, { read: Read; value: Value }>();
-  const walk = new Walk(counted, (given) => {
-    // One fact for all integers of a constant binding.
-    const isConstant = typeof given !== "string" &&
-      at?.constants?.has(given.binding);
-    const read = isConstant ? { ...given, index: 0 } : given;
-    const key = typeof read === "string"
-      ? read
-      : `${read.index} ${read.binding}`;
-    const fact = facts.get(key) ?? { read, value: valueOf(read, at) };
-    facts.set(key, fact);
-    return fact.value;
-  });
+  const walk = new Walk(counted, path, (what) => valueOf(what, at));
   walk.block(counted.body, 1);
   const { exact, totals } = walk;
-  if (facts.size > MAX_READS) return walk;
-  let node = known;
-  for (const { read, value } of facts.values()) {
-    node.read = read;
-    const next: Known = node.next.get(value) ?? { next: new Map() };
-    node.next.set(value, next);
-    node = next;
-  }
-  return node.result = { exact, totals };
+  return walk.end({ exact, totals });
 }
+
+/** Maximum decisions and set variables of a stored path. */
+const MAX_PATH = 1024;
 
 class Walk implements State {
   exact = true;
@@ -162,15 +149,50 @@ class Walk implements State {
   readonly #varying: Uint8Array;
   /** Whether an enclosing condition may differ. */
   #diverged = false;
+  /** The decisions so far. Undefined: there are too many. */
+  #path: Path | undefined;
+  #length = 0;
 
   constructor(
-    { bindings, variables }: CountedBody,
+    counted: CountedBody,
+    path: Path,
     read: (what: Read) => Value,
   ) {
     this.read = read;
-    this.totals = new Array<number>(BINDINGS + 2 * bindings.size).fill(0);
-    this.values = new Array<Value>(variables).fill(undefined);
-    this.#varying = new Uint8Array(variables);
+    this.totals = new Array<number>(BINDINGS + 2 * counted.bindings.size)
+      .fill(0);
+    this.values = noValues(counted);
+    this.#varying = new Uint8Array(counted.variables);
+    this.#path = path;
+  }
+
+  /** Stores the result of the decisions. */
+  end(result: Totals): Totals {
+    if (this.#path) this.#path.result = result;
+    return result;
+  }
+
+  #decide(decision: Evaluated): Value {
+    const value = decision(this);
+    const path = this.#path;
+    if (!path) return value;
+    path.decision = decision;
+    const next = path.next.get(value) ?? newPath();
+    path.next.set(value, next);
+    this.#path = this.#length++ < MAX_PATH ? next : undefined;
+    return value;
+  }
+
+  #set(variable: number, value: Evaluated): void {
+    this.values[variable] = value(this);
+    const path = this.#path;
+    // Those of a path with a decision are stored.
+    if (!path || path.decision) return;
+    if (this.#length++ < MAX_PATH) path.sets.push([variable, value]);
+    else {
+      path.sets.length = 0;
+      this.#path = undefined;
+    }
   }
 
   block(body: readonly Counted[], times: number): void {
@@ -183,7 +205,7 @@ class Walk implements State {
     if (s.op === "for") return this.#loop(s, times);
     const { name, value, sources } = s;
     if (name === undefined) return;
-    if (value) this.values[name] = value(this);
+    if (value) this.#set(name, value);
     this.#mark(name, sources);
   }
 
@@ -196,7 +218,7 @@ class Walk implements State {
   }
 
   #branch(s: Counted & { readonly op: "if" }, times: number): void {
-    const condition = s.condition(this);
+    const condition = this.#decide(s.condition);
     const outside = this.#diverged;
     this.#diverged ||= this.#varies(s.sources);
     if (condition !== undefined) {
@@ -214,18 +236,19 @@ class Walk implements State {
   }
 
   #loop(s: Counted & { readonly op: "for" }, times: number): void {
-    const [from, to, step] = [s.from(this), s.to(this), s.step(this)];
+    const [from, to, step] = [s.from, s.to, s.step]
+      .map((bound) => this.#decide(bound)) as [Value, Value, Value];
     this.#mark(s.name, s.sources);
     if (from === undefined || to === undefined || !step) {
       this.exact &&= s.max !== undefined;
       this.#forget(s.sets);
-      this.values[s.name] = undefined;
+      this.#set(s.name, unknown);
       this.block(s.body, times * (s.max ?? 1));
       return this.#forget(s.sets);
     }
     const iterations = Math.max(0, Math.ceil((to - from) / step));
     const iteration = (i: number) => {
-      this.values[s.name] = from + i * step;
+      this.#set(s.name, () => from + i * step);
       this.block(s.body, times);
     };
     if (iterations <= 2 || !s.steady) {
@@ -253,6 +276,6 @@ class Walk implements State {
   }
 
   #forget(names: readonly number[]): void {
-    for (const name of names) this.values[name] = undefined;
+    for (const name of names) this.#set(name, unknown);
   }
 }

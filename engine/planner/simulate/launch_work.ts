@@ -117,19 +117,6 @@ export function typicalLoad(
   return (binding, index) => data.get(binding)?.(index);
 }
 
-/** The bindings of a kernel whose representative integers are equal. */
-function constantsOf(
-  { bindings }: Kernel,
-  { typical }: Pick<LaunchSetup, "typical">,
-): ReadonlyMap<string, number> {
-  return new Map(
-    bindings.flatMap(({ name }, i) => {
-      const { constant } = typical[i] ?? {};
-      return constant === undefined ? [] : [[name, constant] as const];
-    }),
-  );
-}
-
 /** A workgroup that represents others. */
 export interface SampledGroup {
   readonly group: readonly [number, number, number];
@@ -148,7 +135,6 @@ export function sampledGroups(
 ): SampledGroup[] {
   const { workgroups: [x, y, z], groups = 1 } = setup;
   const load = typicalLoad(kernel, setup);
-  const constants = constantsOf(kernel, setup);
   const evenly = (count: number, of: number) =>
     range(count).map((n) => Math.floor((n + 0.5) * of / count));
   const isFolded = x === GRID_LIMIT && y > 1 && z === 1;
@@ -165,7 +151,7 @@ export function sampledGroups(
     const equal = new Map<string, SampledGroup["group"][]>();
     for (const group of all) {
       const key = all.length === 1 ? "" : JSON.stringify(
-        kernelWork(kernel, { group, lane: 0, load, constants }),
+        kernelWork(kernel, { group, lane: 0, load }),
       );
       equal.set(key, [...equal.get(key) ?? [], group]);
     }
@@ -180,7 +166,6 @@ function countLaunch(kernel: Kernel, setup: LaunchSetup): LaunchWork {
   const { workgroupSize, bindings } = kernel;
   const { workgroups: [x, y, z] } = setup;
   const load = typicalLoad(kernel, setup);
-  const constants = constantsOf(kernel, setup);
   const groups = sampledGroups(kernel, setup);
   const worksOf = (max: number) => {
     const lanes = Math.min(max, workgroupSize);
@@ -190,7 +175,7 @@ function countLaunch(kernel: Kernel, setup: LaunchSetup): LaunchWork {
           ? 0
           : Math.round(lane * (workgroupSize - 1) / (lanes - 1));
         return {
-          work: kernelWork(kernel, { group, lane: at, load, constants }),
+          work: kernelWork(kernel, { group, lane: at, load }),
           share: share / lanes,
         };
       })

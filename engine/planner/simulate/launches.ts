@@ -1,6 +1,5 @@
 /** Predicts launches on a rank: sizes from the workload, work from the kernel, bytes from the used parts of buffers. */
 
-import { cachedIn } from "../../../spec/bounded_cache.ts";
 import { modelAxis } from "../../../spec/axis_parts.ts";
 import { movesTokens } from "../../../spec/plan/bytes.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
@@ -13,13 +12,13 @@ import {
   type Plan,
   type PlanBuffer,
   type Program,
-  type Step,
 } from "../../../spec/plan/plan.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
 import { STATES } from "../../../spec/pages.ts";
 import { evaluateSize, type Size } from "../../../spec/size.ts";
 import { sum } from "../../../spec/sum.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
+import { isExpert, launchFacts, type Routed } from "./launch_facts.ts";
 import {
   type LaunchSetup,
   type LaunchWork,
@@ -95,7 +94,7 @@ export interface LaunchMeter {
 /** Creates a launch meter. */
 export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   const { plan, lengths, routings, workload } = context;
-  const routed = routedBuffers(context);
+  const { routed, owners, inputs, classOf } = launchFacts(plan);
   const dispatched = Math.max(
     0,
     ...[...routings.values()].map((r) => Math.max(r.max, r.tokens * r.topK)),
@@ -104,23 +103,18 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   const count = (axis: string, over: readonly string[]) =>
     over.length > 0 ? lengths.over(axis, over) : lengths.max(axis);
   const made = new Map<string, CountedLaunch>();
-  const counted = new Map<LaunchStep, Map<string, CountedLaunch | undefined>>();
-  const inputs = Object.values(plan.buffers)
-    .filter(({ kind }) => kind === "input");
-  const owners = sequenceOwners(plan);
+  const counted = new Map<string, CountedLaunch | undefined>();
+  const kinds = [...new Set(routings.values())];
   return {
     launch: (step, { rank, fullness, rounds = 1 }) => {
       const of = routingOf(step);
       const given = of && routings.get(of.routing);
       const rows = given && of.chunks > 1 ? chunkOf(given, of.chunks) : given;
       const here = rows && { ...rows, max: rows[fullness] / rounds };
-      const known = counted.get(step) ??
-        new Map<string, CountedLaunch | undefined>();
-      counted.set(step, known);
-      return cachedIn(known, `${rank} ${here?.max}`, {
-        max: Infinity,
-        create: () => countLaunch(step, rank, here),
-      });
+      const kind = given && kinds.indexOf(given);
+      const key = `${classOf(step)} ${rank} ${kind} ${here?.max}`;
+      if (!counted.has(key)) counted.set(key, countLaunch(step, rank, here));
+      return counted.get(key);
     },
     local: (step) => {
       const rows = step.part && routings.get(step.part.routing);
@@ -313,19 +307,6 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
 /** Sampled workgroups of an exchange between ranks of a device: the first have more rows than the last. */
 const LOCAL_GROUPS = 8;
 
-/** Group ranks with separate sequences. */
-function sequenceOwners({ axes, mesh }: Plan): number {
-  const expertAxis = Object.values(axes).find(({ of, assignment }) =>
-    of === "sequence" || assignment?.by === "sequence"
-  );
-  return groupSizeOf(mesh, expertAxis?.over ?? []);
-}
-
-function isExpert(plan: Plan, { kind, axes }: PlanBuffer): boolean {
-  return kind === "weight" && axes.length > 0 &&
-    plan.axes[axes[0]!.axis]?.experts === true;
-}
-
 /** Share of the experts of a rank that a launch has: those of its chunk. */
 function shareOf(
   { axes }: PlanBuffer,
@@ -335,57 +316,6 @@ function shareOf(
   return rows
     ? Math.min(1, rows.localExperts / onRank(axes[0]!.size, rank))
     : 1;
-}
-
-/** The routing of a buffer, its number of chunks, and whether the buffer lists received rows. */
-interface Routed {
-  readonly routing: number;
-  readonly chunks: number;
-  readonly afterwards: boolean;
-}
-
-function routedBuffers({ plan, program }: LaunchContext): Map<string, Routed> {
-  const found = new Map<string, Routed>();
-  const chunks = new Map<number, Set<string>>();
-  const tilesOf = (step: Step) =>
-    step.op === "launch"
-      ? Object.values(step.bindings).filter((name) =>
-        plan.buffers[name]!.routing === "tiles"
-      )
-      : [];
-  // For local rows, the counting launch lists them too.
-  const lists = (step: Step) =>
-    step.part?.part === "regroup" || step.part?.lists === true;
-  for (const step of program.steps) {
-    if (!lists(step) || !step.part) continue;
-    const tiles = tilesOf(step);
-    const known = chunks.get(step.part.routing) ?? new Set();
-    chunks.set(step.part.routing, known);
-    for (const name of tiles) known.add(name);
-  }
-  for (const step of program.steps) {
-    if (!step.part) continue;
-    const { routing } = step.part;
-    const afterwards = lists(step);
-    const names = step.op === "launch"
-      ? Object.values(step.bindings)
-      : step.op === "allGather" || step.op === "allToAll"
-      ? [step.op === "allGather" ? step.to : step.counts]
-      : [];
-    for (const name of names) {
-      const { kind, dtype, routing: says = "counts" } = plan.buffers[name]!;
-      // Experts of choices are i32.
-      const isInteger = dtype === "u32" || dtype === "i32";
-      if (kind !== "scratch" && kind !== "output" || !isInteger) continue;
-      if (found.get(name)?.afterwards) continue;
-      found.set(name, {
-        routing,
-        chunks: Math.max(1, chunks.get(routing)?.size ?? 1),
-        afterwards: afterwards && says !== "counts",
-      });
-    }
-  }
-  return found;
 }
 
 /** A chunk has a part of the experts. */

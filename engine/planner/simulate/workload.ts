@@ -1,6 +1,7 @@
 /** Assumptions about a predicted step: tokens, sequences and expert load. */
 
 import { modelAxis } from "../../../spec/axis_parts.ts";
+import { cachedIn } from "../../../spec/bounded_cache.ts";
 import { DataError } from "../../../spec/errors.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
 import type { KeysAxis, Plan, Program } from "../../../spec/plan/plan.ts";
@@ -60,7 +61,10 @@ export function lengthsOf(
       : tokens;
     return Math.min(size, wanted);
   };
-  const max = (axis: string): number => {
+  const found = new Map<string, number>();
+  const max = (axis: string): number =>
+    cachedIn(found, axis, { max: Infinity, create: () => maxOf(axis) });
+  const maxOf = (axis: string): number => {
     const known = plan.axes[axis]!;
     const { over, assignment } = known;
     if (!known.dynamic) return known.size;
