@@ -44,9 +44,11 @@ export function configurationOf(
     path,
     published: publishedModel(model, family),
     storedAs: (dtype) => readStoredAs(config, dtype),
-    notes: config["text_config"] === undefined ? [] : [
-      "only the text part of the model is planned; images and what reads them are left out",
-    ],
+    notes: (config["text_config"] ?? config["thinker_config"]) === undefined
+      ? []
+      : [
+        "only the text part of the model is planned; images and what reads them are left out",
+      ],
   };
 }
 

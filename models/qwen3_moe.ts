@@ -1,5 +1,5 @@
 /**
- * Qwen3-MoE, also as the text model of Qwen3-VL-MoE: queries and keys normalized per head, and optional layers without
+ * Qwen3-MoE, also as the text model of Qwen3-VL-MoE and Qwen3-Omni-MoE: queries and keys normalized per head, and optional layers without
  * experts.
  */
 
@@ -8,12 +8,14 @@ import {
   attendHeads,
   type Config,
   decoderModel,
+  type DecoderNames,
   type DecoderOptions,
   defineFamily,
   experts,
   fusedExperts,
   groupedAxes,
   normHeads,
+  objectField,
   projectHeads,
   requireField,
   requireLayerTypes,
@@ -25,24 +27,49 @@ import {
 } from "switchyard-moe/models";
 import { type QwenConfig, qwenFields } from "./qwen.ts";
 
-/** The family of `Qwen3MoeForCausalLM`, and of `Qwen3VLMoeForConditionalGeneration`, text part. */
+/** The family of `Qwen3MoeForCausalLM`, and of two models with other modalities, text part. */
 export const family = defineFamily({
-  architectures: ["Qwen3MoeForCausalLM", "Qwen3VLMoeForConditionalGeneration"],
+  architectures: [
+    "Qwen3MoeForCausalLM",
+    "Qwen3VLMoeForConditionalGeneration",
+    "Qwen3OmniMoeForConditionalGeneration",
+  ],
   config: readConfig,
   build,
-  unused: ({ wrapped }) => wrapped ? ["model.visual."] : [],
+  unused: ({ layout }) => UNUSED[layout],
 });
+
+/** Names and layout of the tensors: of Qwen3-MoE, Qwen3-VL-MoE or Qwen3-Omni-MoE. */
+type Layout = "plain" | "vision" | "omni";
+
+const NAMES: { readonly [L in Layout]: Partial<DecoderNames> } = {
+  plain: {},
+  vision: WRAPPED,
+  omni: {
+    embedding: "thinker.model.embed_tokens.weight",
+    layer: "thinker.model.layers",
+    norm: "thinker.model.norm.weight",
+    output: "thinker.lm_head.weight",
+  },
+};
+
+const UNUSED: { readonly [L in Layout]: readonly string[] } = {
+  plain: [],
+  vision: ["model.visual."],
+  omni: ["thinker.audio_tower.", "thinker.visual.", "talker.", "code2wav."],
+};
 
 /** A Qwen3-MoE configuration. */
 interface Qwen3MoeConfig extends QwenConfig {
-  /** Tensors have the names of a model of text and images, and one tensor has the matrices of all experts. */
-  readonly wrapped: boolean;
+  readonly layout: Layout;
 }
 
-/** Reads a config.json of either. Missing fields have transformers' defaults, but sizes are those of Qwen3-MoE. */
+/** Reads a config.json. Missing fields have transformers' defaults, but sizes are those of Qwen3-MoE. */
 function readConfig(document: Config): Qwen3MoeConfig {
-  const { config, wrapped } = textConfig(document);
-  if (wrapped) requireField(config, "norm_topk_prob", true);
+  const thinker = objectField(document, "thinker_config");
+  const { config, wrapped } = textConfig(thinker ?? document);
+  const layout = thinker ? "omni" : wrapped ? "vision" : "plain";
+  if (layout === "vision") requireField(config, "norm_topk_prob", true);
   requireField(config, "attention_bias", false);
   requireField(config, "qkv_bias", false);
   requireField(config, "use_qk_norm", true);
@@ -63,7 +90,7 @@ function readConfig(document: Config): Qwen3MoeConfig {
     maxPositions: 32768,
     normalize: wrapped,
   });
-  return { ...fields, wrapped };
+  return { ...fields, layout };
 }
 
 /** Builds the model of a configuration. */
@@ -71,10 +98,10 @@ function build(
   config: Qwen3MoeConfig,
   options: DecoderOptions,
 ): Model {
-  const { ffn, wrapped } = config;
+  const { ffn, layout } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),
-    names: wrapped ? WRAPPED : {},
+    names: NAMES[layout],
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
         const heads = normHeads(m, projectHeads(m, rows), config);
@@ -86,7 +113,7 @@ function build(
         preset: "qwen3Moe",
         normalize: config.normalize ? "chosen" : "none",
       });
-      return wrapped
+      return layout === "vision"
         ? fusedExperts(m, rows, routing, {
           ffn,
           inward: "experts.gate_up_proj",

@@ -57,6 +57,8 @@ const CHECKPOINTS = [
   "deepseekv4-12e",
   "solaropen-12e",
   "qwen3vlmoe-8e",
+  "qwen3omnimoe-8e",
+  "kimik25-12e",
   "glm4vmoe-12e",
   "afmoe-12e",
   "exaonemoe-12e",

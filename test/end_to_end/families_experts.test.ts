@@ -16,6 +16,7 @@ testInTurns([
   "longcatflash-12e",
   "solaropen-12e",
   "qwen3vlmoe-8e",
+  "qwen3omnimoe-8e",
   "glm4vmoe-12e",
   "afmoe-12e",
   "exaonemoe-12e",

@@ -13,4 +13,9 @@ testFamilies(
   ],
 );
 
-testInTurns(["deepseekv32-16e", "glmmoedsa-16e", "deepseekv4-12e"]);
+testInTurns([
+  "deepseekv32-16e",
+  "glmmoedsa-16e",
+  "deepseekv4-12e",
+  "kimik25-12e",
+]);
