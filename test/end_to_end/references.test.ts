@@ -1,7 +1,7 @@
 // Families of the demonstrations on many meshes.
 // needs: cpu, gpu
 import { TENSOR_PARALLEL, testReferences } from "../helpers/references.ts";
-import { inTurn, isInTurn, oneInTurn } from "../helpers/seed.ts";
+import { inTurn, isInOuterTurn, isInTurn, oneInTurn } from "../helpers/seed.ts";
 
 const MESHES = {
   shared: [
@@ -11,6 +11,13 @@ const MESHES = {
   separate: ["ep=4", "tp=2,ep=2"],
 };
 
+/**
+ * Checkpoint `i` runs optimized compiled C in every second run. Compiling the kernels of a mesh takes ten seconds.
+ */
+function optimized(i: number): { readonly native?: readonly string[] } {
+  return isInOuterTurn(i, 2) ? {} : { native: [] };
+}
+
 // Besides one rank, each checkpoint runs one of six meshes, by SEED. Half of the meshes run.
 for (const [i, name] of ["olmoe-16e", "mixtral-8e", "demo-lm"].entries()) {
   const rotated = (meshes: readonly string[], every: number) =>
@@ -18,6 +25,7 @@ for (const [i, name] of ["olmoe-16e", "mixtral-8e", "demo-lm"].entries()) {
   testReferences(
     [name],
     {
+      ...optimized(i),
       shared: ["ep=1", ...rotated(MESHES.shared.slice(1), 6)],
       separate: rotated(MESHES.separate, 3),
     },
@@ -27,6 +35,7 @@ for (const [i, name] of ["olmoe-16e", "mixtral-8e", "demo-lm"].entries()) {
 // Six experts: 4 and 8 ranks have unequal numbers, including none. One of them and a quarter of the other meshes run.
 const others = MESHES.shared.filter((mesh) => !/^ep=[148]$/.test(mesh));
 testReferences(["mixtral-6e"], {
+  ...optimized(3),
   shared: ["ep=1", ...inTurn(["ep=4", "ep=8"], 2), ...inTurn(others, 4)],
   separate: inTurn(MESHES.separate, 2),
 }, {

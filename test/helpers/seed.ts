@@ -28,13 +28,18 @@ export const INNER_SEED = Math.floor(Math.abs(SEED) / 12);
 /** Seed of the rotations of files (scripts/test_files.mjs) and of tests on a software GPU: independent of the others. */
 const OUTER_SEED = Math.floor(Math.abs(SEED) / 2 ** 16);
 
+/** Whether case `i` runs of a rotation around others: one of `every`, by `SEED`. With `TURNS=all`: all. */
+export function isInOuterTurn(i: number, every: number): boolean {
+  return ALL || (OUTER_SEED + i) % every === 0;
+}
+
 /** Runs in which each test runs once on a software GPU. 5 has no common factor with the rotation of files. */
 const SOFTWARE_TURNS = 5;
 
 /** Whether a test runs on a software GPU: in a fifth of runs, by its name and `SEED`. With `TURNS=all`: always. */
 export function isInSoftwareTurn(name: string): boolean {
   const hash = [...name].reduce((n, c) => (n * 31 + c.charCodeAt(0)) >>> 0, 7);
-  return ALL || (OUTER_SEED + hash) % SOFTWARE_TURNS === 0;
+  return isInOuterTurn(hash, SOFTWARE_TURNS);
 }
 
 /** Factor of the numbers of random cases: `RUNS=10 npm test -- FILE`. */
