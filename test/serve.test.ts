@@ -326,6 +326,9 @@ t.test("bad requests give errors with the field", async (t) => {
   t.match(await create({ stop: [PROMPT.repeat(200)] }), {
     message: "'stop.0': it must NOT have more than 1024 characters. ",
   });
+  t.match(await create({ stop: 5 }), {
+    message: "'stop': it must be string or array. ",
+  });
   t.match(await create({ logit_bias: { fox: 1 } }), {
     message: "'logit_bias': it has an illegal name 'fox'. ",
   });

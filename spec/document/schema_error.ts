@@ -25,7 +25,13 @@ export function deepestError(
       error.instancePath.length > best.instancePath.length ? error : best,
     first,
   );
-  return { path: deepest.instancePath, state: stateOf(deepest) };
+  const path = deepest.instancePath;
+  if (deepest.keyword !== "type") return { path, state: stateOf(deepest) };
+  // Each branch of a union names its own type.
+  const types = errors
+    .filter((error) => error.instancePath === path && error.keyword === "type")
+    .flatMap(({ params }): string[] => params["type"]);
+  return { path, state: `must be ${[...new Set(types)].join(" or ")}` };
 }
 
 /** The error as the subject and predicate of a sentence: `'/hosts' has no field 'devices'`. Long paths are shortened. */
