@@ -313,6 +313,20 @@ t.test("operations per multiply-add of a matmul follow from the tile", async (t)
   }
 });
 
+t.test("invocations that share decisions have the work of one counted alone", async (t) => {
+  const { kernels } = await compile(expertLayer(FFN.tokens), { mesh: {} });
+  for (const [name, { tree }] of Object.entries(kernels)) {
+    for (const rows of [0, 1, 3, 1e6]) {
+      const load = (_: string, i: number) => i % 3 === 0 ? rows : 0;
+      for (let lane = 0; lane < tree.workgroupSize; lane += 7) {
+        const at = { group: [lane % 5, lane % 2, 0] as const, lane, load };
+        const alone = kernelWork({ ...tree, body: [...tree.body] }, at);
+        t.same(kernelWork(tree, at), alone, `${name}, lane ${lane}`);
+      }
+    }
+  }
+});
+
 t.test("recorded times of steps and exchanges", async (t) => {
   const replayed = await replay("predict.json");
   const [steps, exchanges] = [
