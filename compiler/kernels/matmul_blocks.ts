@@ -3,7 +3,7 @@
  * block sums are added in the order of the contract.
  */
 
-import { f32 } from "../../spec/kernel/build.ts";
+import { add, f32 } from "../../spec/kernel/build.ts";
 import type { Expr, Hole, KernelText, Statements, Stmt } from "./kernel.ts";
 import { expr, wgsl } from "./kernel.ts";
 import { guarded, type Left, u } from "./matmul_left.ts";
@@ -15,6 +15,7 @@ import {
   declareEach,
   type Register,
   register,
+  registers,
   setEach,
 } from "../../spec/kernel/registers.ts";
 import { loadsAtOnce } from "./pieces/at_once.ts";
@@ -78,19 +79,21 @@ export function sumsOfTeams(
     blocks.ofSegment,
     (n) => single || inRound % n === 0 && blocks.count % n === 0,
   );
+  const loadBlocks = ofResult.map((i) =>
+    wgsl`@unroll (n < ${together}) {
+        let of_block${i}[n] = block_sums[${
+      blockSumAt(sumOf(i), wgsl`(block + n)`)
+    }];
+      }`
+  );
+  const addBlocks = ofResult.map((i) =>
+    wgsl`@unroll (n < ${together}) { total${i}[j] += of_block${i}[n]; }`
+  );
   const added = addedBlocks(totals, blocks, {
     number: wgsl`${start} + block`,
     together,
-    load: ofResult.map((i) =>
-      wgsl`@unroll (n < ${together}) {
-        let of_block${i}[n] = block_sums[${
-        blockSumAt(sumOf(i), wgsl`(block + n)`)
-      }];
-      }`
-    ),
-    add: ofResult.map((i) =>
-      wgsl`@unroll (n < ${together}) { total${i}[j] += of_block${i}[n]; }`
-    ),
+    load: loadBlocks,
+    add: addBlocks,
   });
   /** For each result of a lane; the last ones may not suffice for all teams. */
   const eachResult = (body: Statements) =>
@@ -114,7 +117,7 @@ export function sumsOfTeams(
     : even
     ? inRound
     : wgsl`min(${inRound}, ${blocks.count} - ${start})`;
-  const round = wgsl`
+  const blockSums = wgsl`
     ${
     // No lane may write sums of this round while others add those of the last one.
     left.before?.(wgsl`${start} * ${length}`) ??
@@ -124,7 +127,9 @@ export function sumsOfTeams(
       let block_at = ${start} + block;
       ${guarded(!even, wgsl`block_at < ${blocks.count}`, oneBlock)}
     }
-    workgroupBarrier();
+    workgroupBarrier();`;
+  const round = wgsl`
+    ${blockSums}
     ${
     eachResult(wgsl`
       for (var block = 0u; block < ${inThisRound}; block += ${together}) {
@@ -142,15 +147,93 @@ export function sumsOfTeams(
     column: columnAt(o, u("column_of[j]")),
     sums: totals.map(({ base, indices }) => register(base, indices)),
   })]}`;
+  const tasks = cells / apart * (blocks.count / blocks.ofSegment);
+  const inSegments = single && blocks.count > blocks.ofSegment &&
+    tasks <= teams;
   return wgsl`
-    var<workgroup> block_sums: array<f32, ${inRound * sums * lanes}>;
+    var<workgroup> block_sums: array<f32, ${
+    (single ? blocks.count : inRound) * sums * lanes
+  }>;
     let lane_column = lane % ${lanes};
+    ${
+    inSegments
+      ? wgsl`
+    ${blockSums}
+    ${
+        sumsOfSegments(totals, blocks, {
+          results: cells / apart,
+          together,
+          indexOf: (i, block) => blockSumAt(sumOf(i), block),
+          add: wgsl`${loadBlocks} ${addBlocks}`,
+          finish: results,
+        })
+      }`
+      : wgsl`
     @unroll (j < ${ofTeam}) {
       let cell[j] = team + j * ${teams};
       ${added.declare}
     }
     ${allRounds}
-    ${eachResult(results)}`;
+    ${eachResult(results)}`
+  }`;
+}
+
+/**
+ * Adds the block sums of so few results that every segment of each has a team: the lanes of a team add the blocks of a
+ * segment, then those of each result its segments.
+ */
+function sumsOfSegments(
+  totals: readonly Register[],
+  { count, ofSegment }: SumBlocks,
+  { results, together, indexOf, add, finish }: {
+    readonly results: number;
+    /** Blocks that are loaded and added together. */
+    readonly together: number;
+    /** The index in `block_sums` of a block of total i of `cell[j]`. */
+    indexOf(i: number, block: KernelText): KernelText;
+    /** Adds the block sums from `block` to the totals. */
+    readonly add: KernelText;
+    readonly finish: KernelText;
+  },
+): KernelText {
+  const segments = count / ofSegment;
+  const each = (body: Statements) => wgsl`@unroll (j < 1) { ${body} }`;
+  // Only this lane reads the block sums of its segment, so it replaces the first of them.
+  return wgsl`
+    if (team < ${results * segments}) { ${
+    each(wgsl`
+      let cell[j] = team % ${results};
+      let first_block = team / ${results} * ${ofSegment};
+      ${declareEach(totals)}
+      for (var nth = 0u; nth < ${ofSegment}; nth += ${together}) {
+        let block = first_block + nth;
+        ${add}
+      }
+      ${
+      totals.map(({ base, indices }, i) =>
+        wgsl`block_sums[${indexOf(i, wgsl`first_block`)}] = ${
+          register(base, indices)
+        };`
+      )
+    }`)
+  } }
+    workgroupBarrier();
+    if (team < ${results}) { ${
+    each(wgsl`
+      let cell[j] = team;
+      ${
+      totals.map(({ base }, i) =>
+        wgsl`
+      @unroll (n < ${segments}) {
+        let of_segment${i}[n] = block_sums[${
+          indexOf(i, wgsl`n * ${ofSegment}`)
+        }];
+      }
+      let ${base}[j] = ${treeOf(registers(`of_segment${i}`, segments))};`
+      )
+    }
+      ${finish}`)
+  } }`;
 }
 
 /** Sums block `block_at` of k for some rows, and stores the sums of a lane at `blockSumAt` in `block_sums`. */
@@ -222,6 +305,16 @@ export function sumsOfBlock(
       return wgsl`block_sums[${blockSumAt(sum)}] = sum${i}_block[r][c];`;
     })
   }`;
+}
+
+/** A power of two of values, added as a balanced tree. */
+function treeOf(values: readonly Register[]): Expr {
+  const [first, second] = [0, values.length / 2].map((from) =>
+    values.slice(from, from + values.length / 2)
+  ) as [Register[], Register[]];
+  return values.length === 1
+    ? register(values[0]!.base, values[0]!.indices)
+    : add(treeOf(first), treeOf(second));
 }
 
 /** Adds the blocks of a result in one lane: the blocks of a segment in order, segments as a tree. */

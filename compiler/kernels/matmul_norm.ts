@@ -10,7 +10,13 @@ import { GROUP_XZ, local, wgsl } from "./kernel.ts";
 import { u } from "./matmul_left.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { ADJACENT } from "./pieces/adjacent.ts";
+import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
 import { rmsScale } from "./rows.ts";
+
+/** Words of workgroup memory for a norm: its block sums and their sum. */
+export function wordsOfNorm(length: number): number {
+  return Math.ceil(length / SUM_BLOCK) + 1;
+}
 
 /** Declares `norm_scale` of the only row, in every lane of a workgroup. */
 export function normOfRow(
@@ -39,6 +45,7 @@ export function normOfRow(
     rmsScale({
       ...norm,
       wide: true,
+      isPart: true,
       lanes,
       prefix: "norm_",
       load: (_, i) => load(row, i),

@@ -66,6 +66,8 @@ export interface RowSum
   extends Pick<RowsOptions, "length" | "actual" | "wide" | "load"> {
   /** Lanes of the workgroup. Default: those of a kernel for such rows. */
   readonly lanes?: number;
+  /** One lane adds the block sums, because the instructions of the others delay other workgroups. Default: every lane. */
+  readonly isPart?: boolean;
   /** Loads adjacent elements of a row for a wide device. */
   readonly adjacent?: LoadAdjacent | undefined;
   /** Start of the names of variables. Default: none. */
@@ -196,14 +198,7 @@ function rowSum(
       }`;
   // Loads of sums do not wait for each other.
   const unrolled = o.wide && !o.actual ? count - count % SUMS_AT_ONCE : 0;
-  return wgsl`
-    var<workgroup> ${p}blocks: array<f32, ${count}>;
-    for (var ${p}b = lane; ${p}b < ${blocks}; ${p}b += ${lanesOfRow(o)}) {
-      var ${p}block = 0.0;
-      ${sum}
-      ${p}blocks[${p}b] = ${p}block;
-    }
-    workgroupBarrier();
+  const added = wgsl`
     var ${p}total = 0.0;
     ${
     unrolled > 0 && wgsl`
@@ -215,5 +210,22 @@ function rowSum(
     ${
     (o.actual || unrolled < count) && wgsl`
     for (var ${p}b = ${unrolled}u; ${p}b < ${blocks}; ${p}b++) { ${p}total += ${p}blocks[${p}b]; }`
+  }`;
+  return wgsl`
+    var<workgroup> ${p}blocks: array<f32, ${count}>;
+    for (var ${p}b = lane; ${p}b < ${blocks}; ${p}b += ${lanesOfRow(o)}) {
+      var ${p}block = 0.0;
+      ${sum}
+      ${p}blocks[${p}b] = ${p}block;
+    }
+    workgroupBarrier();
+    ${
+    o.isPart
+      ? wgsl`
+    var<workgroup> ${p}sum: array<f32, 1>;
+    if (lane == 0) { ${added} ${p}sum[0] = ${p}total; }
+    workgroupBarrier();
+    let ${p}total = ${p}sum[0];`
+      : added
   }`;
 }

@@ -151,9 +151,12 @@ export function blocksInRound(
   const sums = o.weights.length * rows * o.tile.columns * lanes * teams;
   const blocks = sharesAnyBlocks(o.tile) ? sumBlocks(o) : equalBlocks(o);
   const left = staged && blocks ? rows * (blocks.length * teams + 1) : 0;
-  const room = SHARED_WORDS - (staged ? LEFT_WORDS : 0) - tableWords(o);
+  const room = SHARED_WORDS - (staged ? LEFT_WORDS : 0) - tableWords(o) -
+    (o.otherWords ?? 0);
   if (!blocks || sums > room || left > LEFT_WORDS) return 0;
   const all = Math.ceil(blocks.count / teams);
+  // Of one row, all block sums: lanes then add segments.
+  if (rows === 1 && !staged && blocks.count * sums / teams <= room) return all;
   const fits = Math.min(
     Math.floor(ROUND_WORDS / sums),
     staged ? Math.floor(LEFT_WORDS / left) : Infinity,

@@ -85,6 +85,8 @@ export interface TiledMatmul {
    * `sumsInTeams`. Default: false.
    */
   readonly inTeams?: boolean;
+  /** Words of workgroup memory that the kernel has for other values. Default: 0. */
+  readonly otherWords?: number;
   /** The binding of the tile list of `regroup`; its tile height must be `matmulShape(o).rows`. */
   readonly grouped?: { readonly tiles: string };
 }

@@ -20,6 +20,7 @@ import type { Step } from "../../../spec/plan/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { usersOf } from "../../graph/users.ts";
+import { wordsOfNorm } from "../../kernels/matmul_norm.ts";
 import type { MatmulOptions } from "../../kernels/matmul_options.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import type { ParamLayout } from "../param_layout.ts";
@@ -122,7 +123,9 @@ export function normOperands(
   scope: KernelScope,
   { node, stores }: InlineNorm,
   dot: Node,
-): Required<Pick<MatmulOptions, "left" | "leftAdjacent" | "norm">> {
+): Required<
+  Pick<MatmulOptions, "left" | "leftAdjacent" | "norm" | "otherWords">
+> {
   const { over, epsilon } = node.params;
   const { storages } = scope.lowering.values;
   const { buffer } = storages.get(node)!;
@@ -137,6 +140,7 @@ export function normOperands(
     adjacentOf(scope, of, length)
   );
   return {
+    otherWords: wordsOfNorm(length),
     norm: {
       length,
       epsilon,

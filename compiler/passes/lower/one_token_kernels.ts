@@ -106,6 +106,9 @@ function shapeOf(
   return `${weights.length > 1 ? "_pair" : ""}_${k}x${columns}`;
 }
 
+/** Arrays of workgroup memory of a router, at most as long as its experts are many. */
+const ROUTER_ARRAYS = 5;
+
 /** The first matmul of the choices. Undefined: no such kernel is possible. */
 export function chooseKernel(
   lowering: Lowering,
@@ -135,6 +138,8 @@ export function chooseKernel(
   const full: ChoicesMatmulOptions = {
     ...options,
     ...left,
+    otherWords: ROUTER_ARRAYS * router.options.experts +
+      (left.otherWords ?? 0),
     name: `choices_matmul${shapeOf(options)}`,
     leftRow: () => u32(0),
     router: router.options,
@@ -276,7 +281,7 @@ function tokenOperand(
     readonly over: readonly string[];
     readonly options: TeamOptions;
   },
-): Pick<MatmulOptions, "left" | "leftAdjacent"> | undefined {
+): Pick<MatmulOptions, "left" | "leftAdjacent" | "otherWords"> | undefined {
   const { storages } = scope.lowering.values;
   const storage = storages.get(tokens)!;
   const { rowStride, rows, bucket, packed, wire, axes } = storage;
