@@ -334,9 +334,13 @@ export function decoderModel<Axes extends AxisSizes>(
         k: candidates,
         axis: "candidate",
       });
-      nextStates["candidates.logits"] = best.values;
-      nextStates["candidates.ids"] = best.indices;
-      return next.logits ? { logits, ...nextStates } : nextStates;
+      // Caches are last, so that launches that write them can join others.
+      return {
+        ...next.logits ? { logits } : {},
+        "candidates.logits": best.values,
+        "candidates.ids": best.indices,
+        ...nextStates,
+      };
     }
     const losses = options.training
       ? decoderLosses(m, logits, all, options.training)
