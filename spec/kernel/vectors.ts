@@ -1,7 +1,7 @@
 /** Vector loads: the bindings with them, and their replacement by scalar loads. */
 
 import { invariant } from "../errors.ts";
-import { add, binary, let_, load, mul, u32 } from "./build.ts";
+import { add, binary, let_, load, local, mul, u32 } from "./build.ts";
 import { replaceIn } from "./replace.ts";
 import type { Expr, Kernel, LoadsStmt, Stmt } from "./tree.ts";
 import {
@@ -20,20 +20,20 @@ export function scalarLoads(s: LoadsStmt): Stmt[] {
   );
 }
 
-/** Statements with one load per element in place of vector loads, for targets without vectors. Default: of all. */
-export function withScalarLoads(
+/** Statements with one load per element, for targets without vectors. */
+export function withScalarLoads(body: readonly Stmt[]): readonly Stmt[] {
+  return replaceLoads(body, scalarLoads);
+}
+
+function replaceLoads(
   body: readonly Stmt[],
-  isReplaced: (s: LoadsStmt) => boolean = () => true,
+  by: (s: LoadsStmt) => readonly Stmt[],
 ): readonly Stmt[] {
   return body.flatMap((s): readonly Stmt[] =>
     s.op === "loads"
-      ? isReplaced(s) ? scalarLoads(s) : [s]
+      ? by(s)
       : bodiesOf(s).length > 0
-      ? [
-        mapStatement(s, {
-          body: (inner) => withScalarLoads(inner, isReplaced),
-        }),
-      ]
+      ? [mapStatement(s, { body: (inner) => replaceLoads(inner, by) })]
       : [s]
   );
 }
@@ -42,20 +42,27 @@ export function withScalarLoads(
 export function withOneWidth(body: readonly Stmt[]): readonly Stmt[] {
   const widths = new Map<string, number>();
   const mixed = new Set<string>();
-  const add = (binding: string, width: number) => {
+  const found = (binding: string, width: number) => {
     if ((widths.get(binding) ?? width) !== width) mixed.add(binding);
     widths.set(binding, width);
   };
   walkStatements(body, (s) => {
-    if (s.op === "loads") add(s.binding, s.names.length);
+    if (s.op === "loads") found(s.binding, s.names.length);
   });
   if (widths.size === 0) return body;
   walkExpressions(body, (e) => {
-    if (e.op === "load") add(e.binding, 1);
+    if (e.op === "load") found(e.binding, 1);
   });
-  return mixed.size === 0
-    ? body
-    : withScalarLoads(body, ({ binding }) => mixed.has(binding));
+  return mixed.size === 0 ? body : replaceLoads(body, (s) => {
+    if (!mixed.has(s.binding)) return [s];
+    const at = `at_${s.names[0]!}`;
+    return [
+      let_(at, mul(s.index, u32(s.names.length))),
+      ...s.names.map((name, i) =>
+        let_(name, load(s.binding, add(local(at, "u32"), u32(i)), s.type))
+      ),
+    ];
+  });
 }
 
 /** Statements with loads of words in place of loads of bytes, for targets that load only aligned words. */
