@@ -12,11 +12,14 @@ import { range } from "../../spec/range.ts";
 import { invariant } from "../../spec/errors.ts";
 import {
   ATTENTION_TILE,
+  leftElements,
+  panelDepth,
   rightElements,
   SCORE_STRIDE,
   type ValueParts,
   valueParts,
 } from "../tuning/attention_matrices.ts";
+import { operandStride } from "../tuning/matrices.ts";
 import type { QueryTile } from "../tuning/queries.ts";
 import {
   type AttentionOptions,
@@ -27,6 +30,7 @@ import {
 import type { Expr, Kernel, KernelText, Stmt } from "./kernel.ts";
 import { bindings, expr, GROUP_YZ, kernelOf, local, wgsl } from "./kernel.ts";
 import { u } from "./matmul_left.ts";
+import { storedRow } from "./matrix_tile.ts";
 import { type Cache, cacheOf } from "./pieces/cache.ts";
 import { LOWEST } from "./pieces/numbers.ts";
 import { firstSeenText } from "./pieces/seen_keys.ts";
@@ -35,6 +39,9 @@ const { queries, keys, depth } = ATTENTION_TILE;
 
 /** Dimensions per load of a lane. */
 const WIDTH = 4;
+
+/** Words from one dimension of the keys to the next in workgroup memory. */
+const KEY_STRIDE = operandStride(keys);
 
 /** A kernel: its options, heads and tokens of a workgroup, and the cache of its sequence. */
 interface Tiled {
@@ -72,8 +79,8 @@ export function attentionMatrices(
     ],
     body: wgsl`
       var<workgroup> scores: array<f32, ${queries * SCORE_STRIDE}>;
-      var<workgroup> left_tile: array<f32, ${queries * depth}>;
-      var<workgroup> right_tile: array<f32, ${rightElements(parts)}>;
+      var<workgroup> left_tile: array<f32, ${leftElements(o)}>;
+      var<workgroup> right_tile: array<f32, ${rightElements(o, parts)}>;
       var<workgroup> of_lanes: array<f32, ${lanes}>;
 
       let first_token = ${GROUP_YZ} * ${tile.tokens};
@@ -105,6 +112,7 @@ function ofRun(of: Tiled): KernelText {
     let own_next = u32(position[min(of_token, run_end - 1)]) + 1;
     let seen_first = ${seenFrom("own_next") ?? wgsl`0u`};
     let seen_end = select(0u, own_next, token <= of_token && of_token < run_end);
+    let seen_count = max(seen_end, seen_first) - seen_first;
     ${queryLoads(of)}
     let head = group.x * ${tile.heads} + query % ${tile.heads};
     ${o.sinks && wgsl`let sink = ${sinkOf(o, u("head"))};`}
@@ -127,10 +135,14 @@ function largestScores(of: Tiled): KernelText {
     var top = ${of.o.sinks ? wgsl`sink` : wgsl`f32(${LOWEST})`};
     for (var start = first_key; start < keys_end; start += ${keys}) {
       ${scoresOf(of)}
-      for (var j = 0u; j < ${keys / of.perQuery}; j++) {
-        let column = j * ${of.perQuery} + part;
-        let score = ${scoreAt(of)};
-        top = select(top, max(top, score), ${isSeen("column")});
+      // The keys of the lane that its query sees.
+      let first_column = max(seen_first, start) - start;
+      let end_column = min(max(seen_end, start) - start, ${keys});
+      let own_column = (first_column + ${
+    of.perQuery - 1
+  } - part) / ${of.perQuery} * ${of.perQuery} + part;
+      for (var column = own_column; column < end_column; column += ${of.perQuery}) {
+        top = max(top, scores[query * ${SCORE_STRIDE} + column] * ${of.o.scale});
       }
     }
     of_lanes[lane] = top;
@@ -148,32 +160,29 @@ function partsOf({ perQuery }: Tiled, query: Expr): readonly Expr[] {
   );
 }
 
-function scoreAt({ o }: Tiled): KernelText {
-  return wgsl`scores[query * ${SCORE_STRIDE} + column] * ${o.scale}`;
-}
-
-function isSeen(column: string): KernelText {
-  return wgsl`seen_first <= start + ${column} && start + ${column} < seen_end`;
-}
-
-/** Lanes with adjacent dimensions of a query. */
-const UNITS = depth / WIDTH;
-
-/** Queries that all lanes load at once, and loads of each lane per panel of queries. */
-function queriesAtOnce({ parts }: Tiled): { each: number; loads: number } {
-  const each = parts.lanes / UNITS;
-  return { each, loads: queries / each };
+/**
+ * Loads of a panel of queries: lanes with adjacent dimensions of a query, queries that all lanes load at once, and loads
+ * of each lane.
+ */
+function queriesAtOnce({ o, parts }: Tiled) {
+  const units = panelDepth(o) / WIDTH;
+  const each = parts.lanes / units;
+  return { units, each, loads: queries / each };
 }
 
 /** Declares where each lane's loads of queries start. After the last token, the last one is loaded again. */
 function queryLoads(of: Tiled): KernelText {
   const { o, tile } = of;
-  const { each, loads } = queriesAtOnce(of);
+  const { units, each, loads } = queriesAtOnce(of);
+  const stride = operandStride(panelDepth(o));
   return wgsl`
+    let unit_query = lane / ${units};
+    let lane_query = ${storedRow(u("unit_query"), panelDepth(o))};
+    let query_to = lane_query * ${stride} + lane % ${units} * ${WIDTH};
     @unroll (i < ${loads}) {
-      let loaded = lane / ${UNITS} + i * ${each};
+      let loaded = lane_query + i * ${each};
       let loaded_row = min(first_token + loaded / ${tile.heads}, end_token - 1) * ${o.heads} + (group.x * ${tile.heads} + loaded % ${tile.heads});
-      let query_from[i] = loaded_row * ${o.dim / WIDTH} + lane % ${UNITS};
+      let query_from[i] = loaded_row * ${o.dim / WIDTH} + lane % ${units};
     }`;
 }
 
@@ -182,6 +191,7 @@ function scoresOf(of: Tiled): KernelText {
   const { o, cache, parts } = of;
   const { stored = "f32" } = o;
   const { each, loads } = queriesAtOnce(of);
+  const depth = panelDepth(o);
   const query = range(loads).flatMap((i) => [
     loadRegisters(`query_value${i}`, range(WIDTH), {
       binding: "q",
@@ -191,7 +201,7 @@ function scoresOf(of: Tiled): KernelText {
     ...range(WIDTH).map((m) =>
       sharedStore(
         "left_tile",
-        expr`lane * ${WIDTH} + ${i * each * depth + m}`,
+        expr`${u("query_to")} + ${i * each * operandStride(depth) + m}`,
         operand16(register(`query_value${i}`, [m])),
       )
     ),
@@ -209,7 +219,7 @@ function scoresOf(of: Tiled): KernelText {
     ...elementsOf(o, { base: `key_word${n}`, words }).map((value, m) =>
       sharedStore(
         "right_tile",
-        expr`${u("key_to")} + ${(n * perLoad + m) * keys}`,
+        expr`${u("key_to")} + ${(n * perLoad + m) * KEY_STRIDE}`,
         value,
       )
     ),
@@ -221,7 +231,7 @@ function scoresOf(of: Tiled): KernelText {
     let key_from = (${vector}) * ${o.dim / perLoad} + lane / ${keys} * ${
     dims / perLoad
   };
-    let key_to = lane / ${keys} * ${dims * keys} + lane % ${keys};
+    let key_to = lane / ${keys} * ${dims * KEY_STRIDE} + lane % ${keys};
     ${[
     statement({
       op: "matrices",
@@ -234,7 +244,7 @@ function scoresOf(of: Tiled): KernelText {
       workgroupBarrier();
       ${query}
       ${key}
-      ${[multiply("products")]}
+      ${[multiply("products", { depth, rightStride: KEY_STRIDE })]}
     }
     ${[
     statement({
@@ -248,9 +258,21 @@ function scoresOf(of: Tiled): KernelText {
 }
 
 /** Adds the product of both panels to a matrix. */
-function multiply(name: string): Stmt {
-  const products = [{ name, right: "right_tile" }];
-  return statement({ op: "multiply", left: "left_tile", depth, products });
+function multiply(
+  name: string,
+  { depth, rightStride }: {
+    readonly depth: number;
+    readonly rightStride: number;
+  },
+): Stmt {
+  return statement({
+    op: "multiply",
+    left: "left_tile",
+    depth,
+    leftStride: operandStride(depth),
+    rightStride,
+    products: [{ name, right: "right_tile" }],
+  });
 }
 
 /** The elements in loaded words of a cache, as operands. */
@@ -267,7 +289,8 @@ function elementsOf(
 
 /** The sums of values, and of the weights of each lane, `of_lanes`. */
 function weightedValues(of: Tiled): KernelText {
-  const { o, perQuery } = of;
+  const { o, perQuery, parts } = of;
+  const each = depth / perQuery;
   const ofSink = wgsl`select(0.0, exp(sink - row_top), part == 0)`;
   return wgsl`
     var sum = ${o.sinks ? ofSink : wgsl`0.0`};
@@ -275,21 +298,22 @@ function weightedValues(of: Tiled): KernelText {
       ${scoresOf(of)}
       for (var c = 0u; c < ${keys}; c += ${depth}) {
         workgroupBarrier();
-        @unroll (i < ${depth / perQuery}) {
-          let column = c + part * ${depth / perQuery} + i;
-          let weight = select(0.0, exp(${scoreAt(of)} - row_top), ${
-    isSeen("column")
-  });
-          sum += weight;
-          left_tile[query * ${depth} + part * ${
-    depth / perQuery
-  } + i] = roundF16(weight);
+        let own_column = c + part * ${each};
+        let after_first = start + own_column - seen_first;
+        let scores_from = query * ${SCORE_STRIDE} + own_column;
+        @unroll (i < ${each}) {
+          let weight[i] = select(0.0, exp(scores[scores_from + i] * ${o.scale} - row_top), after_first + i < seen_count);
+          sum += weight[i];
+        }
+        let weights_to = query * ${operandStride(depth)} + part * ${each};
+        @unroll (i < ${each}) {
+          left_tile[weights_to + i] = roundF16(weight[i]);
         }
         ${
     of.sums.flatMap((name, n) => [
       ...n > 0 ? [wgsl`workgroupBarrier();`] : [],
       ...valuesOf(of, n),
-      multiply(name),
+      multiply(name, { depth, rightStride: operandStride(parts.width) }),
     ])
   }
       }
@@ -313,6 +337,9 @@ function valuesOf(
     const base = `value_word${n}_${i}`;
     return [
       wgsl`
+      let value_to${n}[${i}] = ${element} / ${perKey} * ${
+        operandStride(part)
+      } + ${element} % ${perKey} * ${WIDTH};
       let value_from${n}[${i}] = (${vector}) * ${rowUnits} + ${
         n * perKey
       } + ${element} % ${perKey};`,
@@ -324,7 +351,7 @@ function valuesOf(
       ...elementsOf(o, { base, words }).map((value, m) =>
         sharedStore(
           "right_tile",
-          expr`lane * ${WIDTH} + ${i * lanes * WIDTH + m}`,
+          expr`${register(`value_to${n}`, [i], "u32")} + ${m}`,
           value,
         )
       ),

@@ -7,7 +7,11 @@ import { invariant } from "../../spec/errors.ts";
 import { sharedStore } from "../../spec/kernel/build.ts";
 import { clamped } from "../../spec/kernel/guards.ts";
 import { operand16 } from "../../spec/kernel/matrices.ts";
-import { MATRIX_LANES, type MatrixShape } from "../tuning/matrices.ts";
+import {
+  MATRIX_LANES,
+  type MatrixShape,
+  operandStride,
+} from "../tuning/matrices.ts";
 import type { Binding, Expr, Kernel, KernelText, Stmt } from "./kernel.ts";
 import { expr, GROUP_XZ, kernelOf, local, wgsl } from "./kernel.ts";
 import { u } from "./matmul_left.ts";
@@ -58,12 +62,13 @@ export function contractMatrices(
     expr`${o.columns}u`,
   );
   const storeIn = (array: string): Store => (value) =>
-    sharedStore(array, u("element"), operand16(value));
+    sharedStore(array, u("to"), operand16(value));
   const left = eachElement(
     rows * depth,
     wgsl`
       let at_row = element / ${depth};
       let at_k = k_start + element % ${depth};
+      let to = at_row * ${operandStride(depth)} + element % ${depth};
       ${o.left({ batch: BATCH, row, k: AT_K }, storeIn("left_tile"))}`,
   );
   const right = eachElement(
@@ -71,6 +76,7 @@ export function contractMatrices(
     wgsl`
       let at_k = k_start + element / ${columns};
       let at_column = element % ${columns};
+      let to = element / ${columns} * ${operandStride(columns)} + at_column;
       ${o.right({ batch: BATCH, k: AT_K, column }, storeIn("right_tile"))}`,
   );
   const tile = matrixTile(shape, {

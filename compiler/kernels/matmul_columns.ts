@@ -68,10 +68,8 @@ export function byteTableOf(o: MatmulOptions, i: number): Bytes | undefined {
  */
 export function columnsAndWeights(
   o: MatmulOptions,
-  { lanes, part = wgsl`group.y`, rotation }: {
+  { lanes, part = wgsl`group.y` }: {
     readonly lanes: number;
-    /** Number by which the units of a lane are rotated. Default: 0. */
-    readonly rotation?: KernelText;
     /** Index of these columns, in units of the columns of `lanes` lanes. Default: of the workgroup. */
     readonly part?: KernelText;
   },
@@ -81,9 +79,7 @@ export function columnsAndWeights(
   return wgsl`
     let lane_unit = ${part} * ${columns * lanes / unit} + lane % ${lanes};
     @unroll (u < ${columns / unit}) {
-      let unit[u] = lane_unit + ${
-    rotation ? wgsl`((u + ${rotation}) % ${columns / unit})` : wgsl`u`
-  } * ${lanes};
+      let unit[u] = lane_unit + u * ${lanes};
       @unroll (n < ${unit}) { let column[u * ${unit} + n] = unit[u] * ${unit} + n; }
     }
     ${o.weights.map((_, i) => weightStarts(o, i))}`;

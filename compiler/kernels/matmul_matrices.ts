@@ -3,23 +3,41 @@
  * memory and multiplies them as matrices. Sums are f32 (`spec/numerics.md`, 16-bit operands).
  */
 
+import { isSame } from "../../spec/same.ts";
 import { invariant } from "../../spec/errors.ts";
 import { id, sharedStore } from "../../spec/kernel/build.ts";
 import { clamped } from "../../spec/kernel/guards.ts";
 import { operand16 } from "../../spec/kernel/matrices.ts";
-import { letRegister, register } from "../../spec/kernel/registers.ts";
+import {
+  letRegister,
+  loadRegisters,
+  register,
+} from "../../spec/kernel/registers.ts";
 import type { Kernel, KernelText, Stmt } from "./kernel.ts";
-import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
+import {
+  bindingsOf,
+  expr,
+  GROUP_XZ,
+  local,
+  madeOnce,
+  makeKernel,
+  wgsl,
+} from "./kernel.ts";
 import { groupedTile } from "./matmul.ts";
 import { guarded, u } from "./matmul_left.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
-import { columnsAndWeights } from "./matmul_columns.ts";
+import { columnsAndWeights, unitOf } from "./matmul_columns.ts";
 import { indicesOfTerms, rightAt, type Term, termsOf } from "./matmul_right.ts";
 import { scalesOfBlock } from "./matmul_scales.ts";
 import { beginWords, nextTerms, termsInWord } from "./matmul_words.ts";
-import { matrixTile } from "./matrix_tile.ts";
+import { matrixTile, storedRow } from "./matrix_tile.ts";
+import { walkExpressions } from "../../spec/kernel/walk.ts";
 import { range } from "../../spec/range.ts";
-import { MATRIX_LANES, type MatrixShape } from "../tuning/matrices.ts";
+import {
+  MATRIX_LANES,
+  type MatrixShape,
+  operandStride,
+} from "../tuning/matrices.ts";
 
 /** Creates a matrix multiplication by tiles of a shape. `k` is a multiple of its depth. */
 export function matmulMatrices(
@@ -36,7 +54,8 @@ export function matmulMatrices(
     rows: 1,
     columns: shape.columns / across,
     lanes: MATRIX_LANES,
-  };
+    right: "vector",
+  } as const;
   const o = { ...options, tile, segments: 1 };
   const used = o.epilogue(
     {
@@ -74,6 +93,12 @@ function termsOfLoad(o: MatmulOptions): number {
   return Math.max(termsOf(o).length, termsInWord(o));
 }
 
+/** The shape of a tile, and the statements that consume a result. */
+interface Tile {
+  readonly shape: MatrixShape;
+  readonly used: readonly Stmt[];
+}
+
 /** One tile of results, from row `tile_first`. */
 function tileText(
   o: MatmulOptions,
@@ -84,7 +109,7 @@ function tileText(
     readonly used: readonly Stmt[];
   },
 ): KernelText {
-  const left = loadLeft(o, shape);
+  const left = loadLeft(o, { shape, used });
   const right = loadRight(o, { shape, across });
   return matrixTile(shape, {
     k: Number(o.k),
@@ -106,37 +131,110 @@ interface Panel {
   readonly load: KernelText;
 }
 
-/** `left_tile` f16 [row, k]: neighbouring lanes load neighbouring k. After the last row, the last one is loaded again. */
-function loadLeft(o: MatmulOptions, { rows, depth }: MatrixShape): Panel {
-  const atOnce = MATRIX_LANES / depth;
+/** Most elements of the left operand per load. */
+const WIDTH = 4;
+
+/**
+ * `left_tile` f16 [row, k]: neighbouring lanes load neighbouring indices of k, each a vector of them if it can. After the
+ * last row, the last one is loaded again.
+ */
+function loadLeft(
+  o: MatmulOptions,
+  { shape: { rows, depth }, used }: Tile,
+): Panel {
+  const most = rows * depth / MATRIX_LANES;
+  const vector = most % 2 === 0 ? vectorBinding(o, used) : undefined;
+  const width = vector === undefined ? 1 : Math.min(WIDTH, most);
+  const units = depth / width;
+  const atOnce = MATRIX_LANES / units;
   const loads = range(rows / atOnce);
+  const stride = operandStride(depth);
   const row = (n: number) =>
-    clamped(
-      expr`${u("tile_first")} + ${u("lane_row")} + ${n * atOnce}`,
-      u("end"),
+    o.leftRow(
+      clamped(
+        expr`${u("tile_first")} + ${u("lane_row")} + ${n * atOnce}`,
+        u("end"),
+      ),
     );
+  const to = (n: number, m: number) =>
+    expr`${u("left_to")} + ${n * atOnce * stride + m}`;
+  const from = (n: number) => register("left", [n], "u32");
   return {
     prepare: wgsl`
-      let lane_row = lane / ${depth};
-      let lane_k = lane % ${depth};
-      ${
-      loads.flatMap((n) => [
-        letRegister("left", [n], o.leftRow(row(n))),
-        letRegister("left_to", [n], expr`lane + ${n * MATRIX_LANES}u`),
-      ])
-    }`,
-    load: wgsl`
-      let left_k = k_start + lane_k;
+      let unit_row = lane / ${units};
+      let lane_row = ${storedRow(u("unit_row"), depth)};
+      let lane_k = lane % ${units} * ${width};
+      let left_to = lane_row * ${stride} + lane_k;
       ${
       loads.map((n) =>
-        sharedStore(
-          "left_tile",
-          register("left_to", [n], "u32"),
-          operand16(o.left(register("left", [n], "u32"), u("left_k"))),
+        letRegister(
+          "left",
+          [n],
+          vector === undefined
+            ? row(n)
+            : expr`(${row(n)} + ${u("lane_k")}) / ${width}`,
         )
       )
     }`,
+    load: wgsl`
+      let left_k = ${
+      vector === undefined ? wgsl`k_start + lane_k` : wgsl`k_start / ${width}`
+    };
+      ${
+      loads.flatMap((n) =>
+        vector === undefined
+          ? [
+            sharedStore(
+              "left_tile",
+              to(n, 0),
+              operand16(o.left(from(n), u("left_k"))),
+            ),
+          ]
+          : [
+            loadRegisters(`left_value${n}`, range(width), {
+              binding: vector,
+              type: "f32",
+              index: expr`${from(n)} + ${u("left_k")}`,
+            }),
+            ...range(width).map((m) =>
+              sharedStore(
+                "left_tile",
+                to(n, m),
+                operand16(register(`left_value${n}`, [m])),
+              )
+            ),
+          ]
+      )
+    }`,
   };
+}
+
+/** The binding of the left operand, if all its loads can be vectors: each row is contiguous, and nothing else loads it. */
+function vectorBinding(
+  o: MatmulOptions,
+  used: readonly Stmt[],
+): string | undefined {
+  const [base, k] = [u("base"), u("k")];
+  const row = o.leftRow(u("row"));
+  const value = o.left(base, k);
+  const isContiguous = value.op === "load" && value.type === "f32" &&
+    isSame(value.index, expr`${base} + ${k}`) &&
+    row.op === "binary" && row.fn === "mul" && row.b.op === "const" &&
+    Number(row.b.value) % WIDTH === 0;
+  if (!isContiguous) return undefined;
+  const { binding } = value;
+  const { access } = o.bindings.find(({ name }) => name === binding)!;
+  const others = o.weights.flatMap((weight) => [
+    weight.binding,
+    weight.scales,
+    weight.offsets,
+  ]);
+  let isAlone = access === "read" && !others.includes(binding) &&
+    !bindingsOf(row).has(binding);
+  walkExpressions(used, (e) => {
+    if (e.op === "load" && e.binding === binding) isAlone = false;
+  });
+  return isAlone ? binding : undefined;
 }
 
 /** `right_tile<i>` f16 [k, column] of each weight: each lane loads the columns of one index of k, or of one word. */
@@ -150,15 +248,19 @@ function loadRight(
   const { terms, ...words } = wordsOf(o);
   const busy = across * depth / terms.length;
   const each = range(o.tile.columns);
+  const unit = unitOf(o);
+  const stride = operandStride(columns);
   const to = (c: number, n: number) =>
-    expr`${register("right_to", [c], "u32")} + ${n * columns}u`;
+    expr`${register("right_to", [c - c % unit], "u32")} + ${
+      n * stride + c % unit
+    }`;
   const stored = o.weights.flatMap(({ stored }, i) =>
     terms.flatMap(({ prefix }, n) =>
       each.map((c) => {
         const value = register(`${prefix}b${i}`, [c]);
         return sharedStore(
           `right_tile${i}`,
-          n === 0 ? register("right_to", [c], "u32") : to(c, n),
+          to(c, n),
           stored === "f16" ? value : operand16(value),
         );
       })
@@ -173,16 +275,15 @@ function loadRight(
   return {
     prepare: wgsl`
       ${words.begin}
-      let lane_turn = lane / ${across};
+      let unit_turn = lane / ${across};
+      let lane_turn = ${storedRow(u("unit_turn"), across * unit)};
+      ${columnsAndWeights(o, { lanes: across })}
       ${
-      // Lanes of several rows of k store to different banks.
-      columnsAndWeights(o, { lanes: across, rotation: wgsl`lane_turn` })}
-      ${
-      each.map((c) =>
+      each.filter((c) => c % unit === 0).map((c) =>
         letRegister(
           "right_to",
           [c],
-          expr`${u("lane_turn")} * ${terms.length * columns}u + ${
+          expr`${u("lane_turn")} * ${terms.length * stride}u + ${
             register("column", [c], "u32")
           } - group.y * ${columns}u`,
         )

@@ -1,7 +1,7 @@
 /** A tile of results whose operands have 16 bits: sums of products of panels in workgroup memory. */
 
 import { statement } from "../../spec/kernel/matrices.ts";
-import type { MatrixShape } from "../tuning/matrices.ts";
+import { type MatrixShape, operandStride } from "../tuning/matrices.ts";
 import type { Expr, KernelText, Stmt } from "./kernel.ts";
 import { expr, wgsl } from "./kernel.ts";
 import { u } from "./matmul_left.ts";
@@ -17,7 +17,7 @@ export interface MatrixTile {
   }[];
   /** Precedes the loop over k. */
   readonly prepare?: KernelText;
-  /** Loads the panels from `k_start` on: `left_tile` f16 [row, k], and those of right operands. */
+  /** Loads the panels from `k_start` on: `left_tile` f16 [row, k], and those of right operands, with `operandStride`. */
   readonly load: KernelText;
   /** The columns of the tile. */
   readonly column: { readonly from: Expr; readonly end: number };
@@ -33,11 +33,15 @@ export function matrixTile(
   { k, products, prepare, load, column, values, body }: MatrixTile,
 ): KernelText {
   const names = products.map(({ name }) => name);
+  const [leftStride, rightStride] = [depth, columns].map(operandStride) as [
+    number,
+    number,
+  ];
   return wgsl`
-    var<workgroup> left_tile: array<f32, ${rows * depth}>;
+    var<workgroup> left_tile: array<f32, ${rows * leftStride}>;
     ${
     products.map(({ right }) =>
-      wgsl`var<workgroup> ${right}: array<f32, ${depth * columns}>;`
+      wgsl`var<workgroup> ${right}: array<f32, ${depth * rightStride}>;`
     )
   }
     ${prepare}
@@ -45,7 +49,16 @@ export function matrixTile(
     for (var k_start = 0u; k_start < ${k}; k_start += ${depth}) {
       workgroupBarrier();
       ${load}
-      ${[statement({ op: "multiply", left: "left_tile", depth, products })]}
+      ${[
+    statement({
+      op: "multiply",
+      left: "left_tile",
+      depth,
+      leftStride,
+      rightStride,
+      products,
+    }),
+  ]}
     }
     ${[
     statement({
@@ -61,4 +74,15 @@ export function matrixTile(
       body,
     }),
   ]}`;
+}
+
+/**
+ * The row of lanes that store `width` elements of each row at once: a permutation of 8 rows. Rows are 16 bytes apart, so
+ * lanes that store 128 bytes of adjacent rows at once would use some banks twice.
+ */
+export function storedRow(index: Expr, width: number): Expr {
+  const together = 64 / width;
+  if (together <= 1) return index;
+  const apart = 8 / together;
+  return expr`${index} / 8 * 8 + ${index} % ${together} * ${apart} + ${index} / ${together} % ${apart}`;
 }

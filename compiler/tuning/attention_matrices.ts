@@ -3,14 +3,25 @@
 import { foldGrid, type Grid } from "../../spec/kernel/make.ts";
 import { MATRIX_SIZE } from "../../spec/kernel/matrices.ts";
 import type { Size } from "../../spec/size.ts";
+import { operandStride } from "./matrices.ts";
 import type { KeySpan, QueryTile } from "./queries.ts";
 
-/** Queries and keys of a workgroup, and the indices of a product in memory at a time. */
+/** Queries and keys of a workgroup, and the keys whose values are in memory at a time. */
 export const ATTENTION_TILE = {
   queries: 64,
   keys: 64,
   depth: MATRIX_SIZE,
 } as const;
+
+/** Dimensions of queries and keys in memory at a time. */
+export function panelDepth({ dim }: MatrixAttention): number {
+  return dim % (2 * MATRIX_SIZE) === 0 ? 2 * MATRIX_SIZE : MATRIX_SIZE;
+}
+
+/** Words of the left operand in memory: of a panel of queries, or of weights of keys. */
+export function leftElements(o: MatrixAttention): number {
+  return ATTENTION_TILE.queries * operandStride(panelDepth(o));
+}
 
 /** Words of a row of scores in workgroup memory: lanes with different rows use different banks. */
 export const SCORE_STRIDE = ATTENTION_TILE.keys + 4;
@@ -44,9 +55,16 @@ export function valueParts(
   return undefined;
 }
 
-/** Elements of the right operand in memory: of a panel of keys, or of a part of one of values. */
-export function rightElements({ width }: ValueParts): number {
-  return ATTENTION_TILE.depth * Math.max(ATTENTION_TILE.keys, width);
+/** Words of the right operand in memory: of a panel of keys, or of a part of one of values. */
+export function rightElements(
+  o: MatrixAttention,
+  { width }: ValueParts,
+): number {
+  const { keys, depth } = ATTENTION_TILE;
+  return Math.max(
+    panelDepth(o) * operandStride(keys),
+    depth * operandStride(width),
+  );
 }
 
 /**
@@ -58,13 +76,13 @@ export function matrixQueries(
   memory: number,
 ): QueryTile | undefined {
   const { heads, kvHeads, dim } = o;
-  const { queries, depth } = ATTENTION_TILE;
+  const { queries } = ATTENTION_TILE;
   const parts = valueParts(o);
-  const isSupported = dim % depth === 0 && o.selected === undefined &&
+  const isSupported = dim % MATRIX_SIZE === 0 && o.selected === undefined &&
     o.entries === undefined && o.shard === undefined;
   if (!parts || !isSupported) return undefined;
-  const words = queries * (SCORE_STRIDE + depth) + rightElements(parts) +
-    parts.lanes;
+  const words = queries * SCORE_STRIDE + leftElements(o) +
+    rightElements(o, parts) + parts.lanes;
   if (4 * words > memory) return undefined;
   const group = heads / kvHeads;
   let shared = Math.min(group, queries);

@@ -14,12 +14,29 @@ export interface MatrixShape {
   readonly depth: number;
 }
 
-/** Most rows of a tile, columns of all its weights, and depth. Panels of both operands fill 32 KiB as f32. */
+/**
+ * Elements from row to row of an operand in workgroup memory. Subgroups load 8 parts of rows of 16 bytes at once; with 16
+ * bytes between rows, these parts are in different banks.
+ */
+export function operandStride(width: number): number {
+  return width + 8;
+}
+
+/** Words of workgroup memory for the panels of a tile of several weights. */
+function panelWords(
+  { rows, columns, depth }: MatrixShape,
+  weights: number,
+): number {
+  return rows * operandStride(depth) +
+    weights * depth * operandStride(columns);
+}
+
+/** Most rows of a tile, columns of all its weights, and depth. Panels of both operands have 37 KiB as f32. */
 const MAX_ROWS = 128, MAX_COLUMNS = 128, MAX_DEPTH = 2 * MATRIX_SIZE;
 
 /**
- * The tile of few columns: more workgroups, which wait for memory half as often. Both panels fill 32 KiB as well. More
- * than 4,096 rows would be faster with larger tiles.
+ * The tile of few columns: more workgroups, which wait for memory half as often. Both panels have 36 KiB. More than
+ * 4,096 rows would be faster with larger tiles.
  */
 const NARROW: MatrixShape = { rows: 64, columns: 64, depth: 4 * MATRIX_SIZE };
 const MAX_NARROW_COLUMNS = 1024;
@@ -66,26 +83,24 @@ export function matrixTiling(
   const above = experts === undefined
     ? FEW_ROWS
     : Math.ceil(FEW_EXPERT_ROWS * experts / topK);
-  const fits = (
-    { rows, depth }: Pick<MatrixShape, "rows" | "depth">,
-    columns: number,
-  ) => k % depth === 0 && 4 * (depth * (rows + columns) + table) <= memory;
-  const { rows: side } = NARROW;
+  const fits = (shape: MatrixShape) =>
+    k % shape.depth === 0 &&
+    4 * (panelWords(shape, weights) + table) <= memory;
+  const narrow = { ...NARROW, columns: NARROW.columns / weights };
   const isNarrow = experts === undefined &&
-    weights * columns <= MAX_NARROW_COLUMNS && fits(NARROW, side);
-  if (isNarrow) {
-    return { shape: { ...NARROW, columns: side / weights }, above };
-  }
+    weights * columns <= MAX_NARROW_COLUMNS && fits(narrow);
+  if (isNarrow) return { shape: narrow, above };
   const needed = Math.max(MATRIX_SIZE, 2 ** Math.ceil(Math.log2(height)));
   const rows = Math.min(MAX_ROWS, needed);
   const shapes = [rows, Math.max(MATRIX_SIZE, rows / 2)].flatMap((rows) =>
-    [MAX_DEPTH, MATRIX_SIZE].map((depth) => ({ rows, depth }))
+    [MAX_DEPTH, MATRIX_SIZE].map((depth) => ({
+      rows,
+      columns: MAX_COLUMNS / weights,
+      depth,
+    }))
   );
-  const shape = shapes.find((shape) => fits(shape, MAX_COLUMNS));
-  return shape && {
-    shape: { ...shape, columns: MAX_COLUMNS / weights },
-    above,
-  };
+  const shape = shapes.find(fits);
+  return shape && { shape, above };
 }
 
 /** The grid of tiles of a shape for a number of rows, or for a number of listed tiles. */

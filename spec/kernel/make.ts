@@ -7,6 +7,7 @@ import { divergentBarriers } from "./barrier_control.ts";
 import { add, id, load, mul, u32 } from "./build.ts";
 import { exactJson } from "./exact_json.ts";
 import { expandMatrices, matrixStatements } from "./matrices.ts";
+import { prefetchPanels } from "./prefetch.ts";
 import { resolveStatements } from "./resolve.ts";
 import { KernelText, type Statements } from "./text.ts";
 import { textKey } from "./text_key.ts";
@@ -131,6 +132,13 @@ export function kernelFrom<O extends readonly unknown[]>(
   });
 }
 
+/** The names of bindings that a kernel does not write. */
+function readOnly(bindings: readonly Binding[]): ReadonlySet<string> {
+  return new Set(
+    bindings.flatMap(({ name, access }) => access === "read" ? [name] : []),
+  );
+}
+
 /** `kernelOf` for a kernel known to be new. */
 export function makeKernel(parts: KernelParts): Kernel {
   const { name, workgroupSize } = parts;
@@ -140,7 +148,7 @@ export function makeKernel(parts: KernelParts): Kernel {
   const resolved = resolveStatements(parts.body, all);
   const { shared, nestedBarriers } = resolved;
   const form = matrixStatements(resolved.body).length > 0
-    ? resolved.body
+    ? prefetchPanels(resolved.body, readOnly(all))
     : undefined;
   const body = form
     ? expandMatrices(form, workgroupSize)

@@ -105,6 +105,14 @@ export function tilesOfForm(body: readonly MatrixStmt[]): MatrixTile[] {
   return [...tiles.values()];
 }
 
+/** Elements from row to row of the operands of a product with a tile of `columns`. */
+export function operandStrides(
+  { depth, leftStride = depth, rightStride }: MultiplyStmt,
+  columns: number,
+): { readonly left: number; readonly right: number } {
+  return { left: leftStride, right: rightStride ?? columns };
+}
+
 /** The matrices that a statement uses, all of one tile. */
 function matricesIn(s: OnMatrices): readonly string[] {
   switch (s.op) {
@@ -210,23 +218,25 @@ function elementAt([r, c]: readonly number[]): readonly [Expr, Expr] {
 }
 
 function multiplied(
-  { left, depth, products }: MultiplyStmt,
+  s: MultiplyStmt,
   { columns, share }: SharedTile,
 ): readonly Stmt[] {
+  const { left, depth, products } = s;
+  const strides = operandStrides(s, columns);
   // Several products may be in one scope.
   const first = `${products[0]!.name}_left`;
   const k = local("tile_k", "u32");
   const from = local(first, "u32"), right = local("tile_right", "u32");
   return [
     barrier(),
-    let_(first, mul(ROW, u32(depth))),
+    let_(first, mul(ROW, u32(strides.left))),
     for_("tile_k", u32(0), u32(depth), [
-      let_("tile_right", add(mul(k, u32(columns)), COLUMN)),
+      let_("tile_right", add(mul(k, u32(strides.right)), COLUMN)),
       ...range(share.rows).map((r) =>
         letRegister(
           "tile_a",
           [r],
-          shared(left, add(from, k, u32(r * depth)), "f32"),
+          shared(left, add(from, k, u32(r * strides.left)), "f32"),
         )
       ),
       ...products.flatMap((product, i) =>
@@ -324,13 +334,20 @@ export function matrixFaults(
       case "matrices":
         sizes.push(rows, columns);
         break;
-      case "multiply":
+      case "multiply": {
         sizes.push(s.depth);
-        needs("multiplies", s.left, rows * s.depth);
+        const strides = operandStrides(s, columns);
+        needs("multiplies", s.left, (rows - 1) * strides.left + s.depth);
         for (const { right } of s.products) {
-          needs("multiplies", right, columns * s.depth);
+          needs("multiplies", right, (s.depth - 1) * strides.right + columns);
         }
+        // Rows of matrices in memory start at multiples of 16 bytes.
+        if (
+          strides.left < s.depth || strides.right < columns ||
+          strides.left % 8 !== 0 || strides.right % 8 !== 0
+        ) faults.push(`it cannot multiply rows of array '${s.left}'`);
         break;
+      }
       case "storeMatrix":
         needs("stores", s.array, (rows - 1) * s.stride + columns);
         // Rows of matrices in memory start at multiples of 16 bytes.

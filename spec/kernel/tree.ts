@@ -218,6 +218,9 @@ export interface MultiplyStmt {
   readonly op: "multiply";
   readonly left: Identifier;
   readonly depth: Count;
+  /** Elements from row to row of an array, multiples of 8. Default: no element is between rows. */
+  readonly leftStride?: Count;
+  readonly rightStride?: Count;
   readonly products: Short<{
     readonly name: Identifier;
     readonly right: Identifier;

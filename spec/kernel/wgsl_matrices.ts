@@ -9,6 +9,7 @@ import {
   ofElement,
   type OnMatrices,
   operandArrays,
+  operandStrides,
   tileOfStatement,
   tilesOfForm,
 } from "./matrices.ts";
@@ -172,11 +173,13 @@ function typeOf(kind: "left" | "right" | "result"): string {
 }
 
 function multiplied(
-  { left, depth, products }: MultiplyStmt,
+  s: MultiplyStmt,
   part: SubgroupTile,
   array: Printer["array"],
 ): string[] {
+  const { left, depth, products } = s;
   const { number, width } = part;
+  const strides = operandStrides(s, width);
   const load = (
     kind: "left" | "right",
     { name, at, stride }: {
@@ -196,10 +199,10 @@ function multiplied(
         `  let subgroup_left${r} = ${
           load("left", {
             name: left,
-            at: `(subgroup_row${number} + ${r * MATRIX_SIZE}u) * ${depth}u + ${
-              d * MATRIX_SIZE
-            }u`,
-            stride: depth,
+            at: `(subgroup_row${number} + ${
+              r * MATRIX_SIZE
+            }u) * ${strides.left}u + ${d * MATRIX_SIZE}u`,
+            stride: strides.left,
           })
         };`
       ),
@@ -209,9 +212,9 @@ function multiplied(
             load("right", {
               name: right,
               at: `${
-                d * MATRIX_SIZE * width + c * MATRIX_SIZE
+                d * MATRIX_SIZE * strides.right + c * MATRIX_SIZE
               }u + subgroup_column${number}`,
-              stride: width,
+              stride: strides.right,
             })
           };`
         ),

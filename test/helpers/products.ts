@@ -200,7 +200,7 @@ export async function resultOfMatrices(
   const options = optionsOf(product, DEFAULT_TILE);
   const { shape } = matrixTiling(
     { weights: pair ? 2 : 1, k, columns },
-    { height, memory: 16 * 1024, table: tableWords(options) },
+    { height, memory: 32 * 1024, table: tableWords(options) },
   )!;
   return await runProduct(target, product, {
     kernel: matmulMatrices(options, shape),
