@@ -23,6 +23,9 @@ import {
   ELEMENTWISE_LANES,
   elementwiseGrid,
 } from "../spec/kernel/elementwise.ts";
+import { statement } from "../spec/kernel/matrices.ts";
+import { range } from "../spec/range.ts";
+import { sum } from "../spec/sum.ts";
 import { GRID_LIMIT } from "../spec/kernel/make.ts";
 import {
   bindings,
@@ -288,6 +291,76 @@ t.test("workgroups after the last item of a folded grid do not work", (t) => {
   t.strictSame(workgroups, [GRID_LIMIT, 2, 1]);
   const { loads: [bytes] } = launchWork(copy, { workgroups, typical: [] });
   t.ok(Math.abs(bytes! / (4 * items) - 1) < 0.05, `${bytes}`);
+  t.end();
+});
+
+t.test("aligned stores in adjacent elements are one request", (t) => {
+  const requests = (first: KernelText) => {
+    const counts = count(wgsl`
+      var<workgroup> cells: array<f32, 1088>;
+      let to = lane * 4 + ${first};
+      ${range(4).map((n) => wgsl`cells[to + ${n}] = 1.0;`)}`);
+    const sites = [...counts.sites.values()];
+    return {
+      requests: sum(sites.map(({ requests }) => requests)) / 8,
+      passes: counts.shared.passes / 8,
+    };
+  };
+  t.strictSame(requests(wgsl`0`), { requests: 1, passes: 4 });
+  // Lanes with every fourth word use 8 banks.
+  t.strictSame(requests(wgsl`1`), { requests: 4, passes: 16 });
+  t.end();
+});
+
+t.test("constants of addresses are no instructions", (t) => {
+  const instructions = (offset: number) =>
+    count(wgsl`y[lane] = x[lane + ${offset}];`).instructions;
+  t.equal(instructions(1023), instructions(0));
+  t.equal(instructions(1024), instructions(0) + 1);
+  t.end();
+});
+
+t.test("loads that are used after a barrier overlap with it", (t) => {
+  const waits = (use: KernelText) => {
+    const counts = count(wgsl`
+      let i = group.x * 256 + lane;
+      let ahead = x[i];
+      ${use}
+      workgroupBarrier();
+      y[i] = ahead;`);
+    return [counts.waits.device, counts.ahead.waits.device];
+  };
+  t.strictSame(waits(wgsl``), [0, 1]);
+  t.strictSame(waits(wgsl`y[i] = ahead;`), [1, 0]);
+  t.end();
+});
+
+t.test("rows of matrices conflict unless their stride differs", (t) => {
+  const passes = (stride: number) => {
+    const product = {
+      op: "multiply",
+      left: "left",
+      depth: 16,
+      leftStride: stride,
+      rightStride: 40,
+      products: [{ name: "sums", right: "right" }],
+    } as const;
+    const { matrices } = count(
+      wgsl`
+        var<workgroup> left: array<f32, ${32 * stride}>;
+        var<workgroup> right: array<f32, 640>;
+        ${[
+        statement({ op: "matrices", names: ["sums"], rows: 32, columns: 32 }),
+        statement(product),
+      ]}`,
+      { workgroupSize: 32, matrices: 32 },
+    );
+    return matrices.passes;
+  };
+  // Two matrices of the left operand, and two of the right one.
+  t.equal(passes(24), 16);
+  t.equal(passes(16), 8 + 2 * 4 * 2);
+  t.equal(passes(64), 8 + 2 * 4 * 8);
   t.end();
 });
 

@@ -4,11 +4,17 @@
  * modelled.
  */
 
-import { BANKS, type Counts, SECTOR, WARP } from "./count.ts";
+import { type Counts, SECTOR, WARP } from "./count.ts";
 import type { Gpu } from "./gpus.ts";
 
 /** What limits a launch. */
-export type Limit = "waiting" | "bandwidth" | "port" | "matrix" | "issue";
+export type Limit =
+  | "waiting"
+  | "bandwidth"
+  | "port"
+  | "banks"
+  | "matrix"
+  | "issue";
 
 /** The bound of a launch. */
 export interface Bound {
@@ -66,24 +72,33 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
     fetched * workgroups,
     launch.distinct === undefined ? Infinity : launch.distinct / efficiency,
   );
-  const conflicts = Math.max(0, counts.shared.passes - counts.shared.requests);
-  const issue = (counts.instructions + conflicts / warps) / gpu.clock;
+  const issue = counts.instructions / gpu.clock;
+  const conflicts = (counts.shared.passes - counts.shared.least) / gpu.clock;
   const perIssue = Math.max(1, atOnce * warps / (usedCores * gpu.issue));
+  const multiply = (of: { readonly multiplyAdds: number }) =>
+    of.multiplyAdds * gpu.cores / (gpu.matrix.rate * gpu.matrix.reachable);
+  const { ahead } = counts;
+  /** The part of waits for earlier loads that overlaps with instructions and products. */
+  const overlap = ALONE * ahead.instructions / gpu.clock + multiply(ahead);
   const throughput: { readonly [L in Exclude<Limit, "waiting">]: number } = {
     bandwidth: (all + counts.stored * workgroups) /
       (gpu.bandwidth * gpu.reachable),
     port: loaded * workgroups / (usedCores * gpu.port * gpu.clock),
-    matrix: matrixSeconds(gpu, counts) * workgroups / usedCores,
+    banks: banksSeconds(gpu, counts) * workgroups / usedCores,
+    matrix: multiply(counts.matrices) * workgroups / usedCores,
     issue: issue * Math.max(ALONE, perIssue) * waves,
   };
-  const { device, l2, near } = counts.waits;
+  const device = counts.waits.device + ahead.waits.device;
   let latency = gpu.idle;
   let [seconds, waiting] = [0, 0];
   // Latency grows linearly with the use of the bandwidth.
   for (let round = 0; round < ROUNDS; round++) {
+    const waits = (of: Counts["waits"]) =>
+      of.device * latency + of.l2 * gpu.l2 + of.near * gpu.near;
     waiting = waves *
-      (device * latency + l2 * gpu.l2 +
-        (near + 2 * counts.barriers) * gpu.near + ALONE * issue);
+      (waits(counts.waits) + Math.max(0, waits(ahead.waits) - overlap) +
+        2 * counts.barriers * gpu.near + ALONE * issue + conflicts / warps +
+        multiply(counts.matrices));
     seconds = Math.max(waiting, ...Object.values(throughput));
     const use = Math.min(1, all / (seconds * gpu.bandwidth));
     latency = (latency + gpu.idle + (gpu.loaded - gpu.idle) * use) / 2;
@@ -103,17 +118,12 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
   };
 }
 
-/** Seconds in which a core multiplies the matrices of a workgroup and loads them: every bank delivers a word per cycle. */
-function matrixSeconds(
-  { matrix, cores, clock }: GpuCores,
-  counts: Counts,
+/** Seconds in which workgroup memory passes the words of a workgroup: every bank passes a word per cycle. */
+function banksSeconds(
+  { clock }: GpuCores,
+  { shared, matrices }: Counts,
 ): number {
-  const { multiplyAdds, bytes } = counts.matrices;
-  if (multiplyAdds === 0) return 0;
-  return Math.max(
-    multiplyAdds * cores / (matrix.rate * matrix.reachable),
-    bytes / (4 * BANKS) / clock,
-  );
+  return (shared.passes + matrices.passes) / clock;
 }
 
 /** Bytes that a workgroup loads: asked for and fetched from device memory, and all sectors. */

@@ -7,14 +7,15 @@ import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { sum } from "../../spec/sum.ts";
 import {
   type Access,
+  BANKS,
   type LaneMeter,
   type Mask,
   runGroup,
   type RunGroupOptions,
 } from "./lanes.ts";
 
-/** Lanes of a warp; bytes of a sector, the unit of memory traffic, and of a cache line; banks of workgroup memory. */
-export const WARP = 32, SECTOR = 32, LINE = 128, BANKS = 32;
+/** Lanes of a warp; bytes of a sector, the unit of memory traffic, and of a cache line. */
+export const WARP = 32, SECTOR = 32, LINE = 128;
 
 const WORD = 4;
 
@@ -34,8 +35,9 @@ export interface Site {
   sectors: number;
   lines: number;
   bytes: number;
-  /** Passes over workgroup memory: 1 per request without bank conflicts. */
+  /** Passes over workgroup memory, and the number without bank conflicts. */
   passes: number;
+  least: number;
 }
 
 /**
@@ -53,6 +55,17 @@ export type Level = typeof LEVELS[number];
 /** Nearest first: of loads in flight at once, a warp waits for the farthest. */
 const LEVELS = ["near", "l2", "device"] as const;
 
+/** Numbers of waits. */
+type Waits = { readonly [L in Level]: number };
+
+/** Waits for values that were loaded before a barrier and are used after it. */
+export interface Ahead {
+  readonly waits: Waits;
+  /** What a warp executes between these loads and uses, and the multiply-adds of the workgroup's matrices. */
+  readonly instructions: number;
+  readonly multiplyAdds: number;
+}
+
 /** Traffic of a workgroup. */
 export interface Counts {
   readonly touched: ReadonlyMap<string, Touched>;
@@ -61,13 +74,14 @@ export interface Counts {
   /** Instructions per warp, and the number if all lanes were active in them. */
   readonly instructions: number;
   readonly active: number;
-  /** Requests to workgroup memory and their passes, over all warps. */
-  readonly shared: { readonly requests: number; readonly passes: number };
+  /** Passes of requests to workgroup memory over all warps, and the number without bank conflicts. */
+  readonly shared: { readonly least: number; readonly passes: number };
   /** Times that the slowest warp waits. */
-  readonly waits: { readonly [L in Level]: number };
+  readonly waits: Waits;
+  readonly ahead: Ahead;
   readonly barriers: number;
-  /** Multiply-adds of subgroup matrices, and bytes that they exchange with workgroup memory. */
-  readonly matrices: { readonly multiplyAdds: number; readonly bytes: number };
+  /** Multiply-adds of subgroup matrices, and passes over workgroup memory that load and store them. */
+  readonly matrices: { readonly multiplyAdds: number; readonly passes: number };
 }
 
 /** Options of `countGroup`. */
@@ -89,9 +103,20 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
   /** A bit for each word of the loaded sectors of a binding. */
   const known = new Map<string, Map<number, number>>();
   const waits = { device: 0, l2: 0, near: 0 };
-  const matrices = { multiplyAdds: 0, bytes: 0 };
+  const matrices = { multiplyAdds: 0, passes: 0 };
   let [stored, instructions, active, barriers] = [0, 0, 0, 0];
   let [pending, words] = [-1, 0];
+  const ahead = {
+    waits: { device: 0, l2: 0, near: 0 },
+    instructions: 0,
+    multiplyAdds: 0,
+  };
+  /** What was executed, without weights. */
+  const executed = { instructions: 0, multiplyAdds: 0 };
+  /** Loads whose values were not used: the farthest, what had been executed, and whether a barrier followed. */
+  let flight:
+    | { level: number; from: typeof executed; crossed: boolean }
+    | undefined;
   const loops: { weight: number; unroll: number; iterations: number }[] = [];
   let weight = 1;
 
@@ -102,10 +127,26 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
   function waitFor(level: Level): void {
     pending = Math.max(pending, LEVELS.indexOf(level));
   }
+  function fly(level: Level): void {
+    flight ??= { level: 0, from: { ...executed }, crossed: false };
+    flight.level = Math.max(flight.level, LEVELS.indexOf(level));
+  }
+  function arrive(): void {
+    if (!flight) return;
+    const { level, from, crossed } = flight;
+    flight = undefined;
+    if (!crossed) return waitFor(LEVELS[level]!);
+    ahead.waits[LEVELS[level]!] += weight;
+    ahead.instructions += weight * (executed.instructions - from.instructions);
+    ahead.multiplyAdds += weight * (executed.multiplyAdds - from.multiplyAdds);
+  }
   function issue(mask: Mask, count: number): void {
     for (let warp = 0; warp < warps; warp++) {
       const lanes = sum(mask.subarray(warp * WARP, (warp + 1) * WARP));
-      if (lanes > 0) instructions += weight * count / warps;
+      if (lanes > 0) {
+        instructions += weight * count / warps;
+        executed.instructions += count / warps;
+      }
       active += weight * count * lanes / WARP / warps;
     }
   }
@@ -127,17 +168,21 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
     }
     issue(mask, 1);
   }
-  function load(name: string, sectors: ReadonlyMap<number, number>): void {
+  function load(
+    name: string,
+    sectors: ReadonlyMap<number, number>,
+    wait: (level: Level) => void,
+  ): void {
     const seen = known.get(name) ?? new Map<number, number>();
     known.set(name, seen);
     const total = touched.get(name) ?? { sectors: 0, bytes: 0 };
     touched.set(name, total);
-    waitFor("near");
+    wait("near");
     for (const [sector, words] of sectors) {
       const before = seen.get(sector);
       if (before === undefined) {
         total.sectors += weight;
-        waitFor(options.cold(name) ? "device" : "l2");
+        wait(options.cold(name) ? "device" : "l2");
       }
       total.bytes += weight * WORD * bitsSet(words & ~(before ?? 0));
       seen.set(sector, words | (before ?? 0));
@@ -160,23 +205,27 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
         site.lines += weight * lines.size;
         site.bytes += weight * asked.size * WORD;
         if (access.op === "store") stored += weight * sectors.size * SECTOR;
-        else load(access.name, sectors);
+        else load(access.name, sectors, access.ahead ? fly : waitFor);
       });
     },
+    arrived: arrive,
     shared: (access) => {
       request(access, true, (site, indices) => {
-        site.bytes += weight * new Set(indices).size * WORD;
-        site.passes += weight * passesOf(indices);
+        site.bytes += weight * wordsOf(indices, access.width).size * WORD;
+        site.passes += weight * passesOf(indices, access.width);
+        site.least += weight * Math.ceil(indices.length * access.width / BANKS);
       });
       waitFor("near");
     },
     barrier: () => {
       settle();
+      if (flight) flight.crossed = true;
       barriers += weight;
     },
-    matrices: ({ multiplyAdds, bytes }) => {
+    matrices: ({ multiplyAdds, passes }) => {
       matrices.multiplyAdds += weight * multiplyAdds;
-      matrices.bytes += weight * bytes;
+      executed.multiplyAdds += multiplyAdds;
+      matrices.passes += weight * passes;
       waitFor("near");
     },
     enter: (loop) => {
@@ -203,10 +252,11 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
     instructions,
     active,
     shared: {
-      requests: sum(conflicts.map(({ requests }) => requests)),
+      least: sum(conflicts.map(({ least }) => least)),
       passes: sum(conflicts.map(({ passes }) => passes)),
     },
     waits,
+    ahead,
     barriers,
     matrices,
   };
@@ -222,8 +272,11 @@ export interface Sample {
 export function meanCounts(samples: readonly Sample[]): Counts {
   const mean = (of: (counts: Counts) => number) =>
     sum(samples.map(({ counts, share }) => share * of(counts)));
-  const max = (level: Level) =>
-    Math.max(...samples.map(({ counts }) => counts.waits[level]));
+  const most = (of: (counts: Counts) => Waits): Waits => {
+    const max = (level: Level) =>
+      Math.max(...samples.map(({ counts }) => of(counts)[level]));
+    return { device: max("device"), l2: max("l2"), near: max("near") };
+  };
   const names = samples.flatMap(({ counts }) => [...counts.touched.keys()]);
   return {
     touched: new Map(
@@ -236,14 +289,19 @@ export function meanCounts(samples: readonly Sample[]): Counts {
     instructions: mean(({ instructions }) => instructions),
     active: mean(({ active }) => active),
     shared: {
-      requests: mean(({ shared }) => shared.requests),
+      least: mean(({ shared }) => shared.least),
       passes: mean(({ shared }) => shared.passes),
     },
-    waits: { device: max("device"), l2: max("l2"), near: max("near") },
+    waits: most(({ waits }) => waits),
+    ahead: {
+      waits: most(({ ahead }) => ahead.waits),
+      instructions: mean(({ ahead }) => ahead.instructions),
+      multiplyAdds: mean(({ ahead }) => ahead.multiplyAdds),
+    },
     barriers: mean(({ barriers }) => barriers),
     matrices: {
       multiplyAdds: mean(({ matrices }) => matrices.multiplyAdds),
-      bytes: mean(({ matrices }) => matrices.bytes),
+      passes: mean(({ matrices }) => matrices.passes),
     },
   };
 }
@@ -259,6 +317,7 @@ function newSite(op: Access["op"], name: string, shared: boolean): Site {
     lines: 0,
     bytes: 0,
     passes: 0,
+    least: 0,
   };
 }
 
@@ -281,11 +340,20 @@ function sectorsOf(words: ReadonlySet<number>): Map<number, number> {
   return sectors;
 }
 
-/** Distinct words of the busiest bank: a bank delivers one word per pass, to any number of lanes. */
-function passesOf(indices: readonly number[]): number {
-  const banks = new Array<number>(BANKS).fill(0);
-  for (const word of new Set(indices)) banks[word % BANKS]!++;
-  return Math.max(...banks);
+/**
+ * Distinct words of the busiest bank: a bank delivers one word per pass, to any number of lanes. Vectors are passed for as
+ * many lanes at once as have 32 words.
+ */
+function passesOf(indices: readonly number[], width: number): number {
+  const lanes = BANKS / width;
+  let passes = 0;
+  for (let first = 0; first < indices.length; first += lanes) {
+    const banks = new Array<number>(BANKS).fill(0);
+    const words = wordsOf(indices.slice(first, first + lanes), width);
+    for (const word of words) banks[word % BANKS]!++;
+    passes += Math.max(...banks);
+  }
+  return passes;
 }
 
 function bitsSet(word: number): number {

@@ -11,6 +11,8 @@ import {
   ofBits,
   UNARY,
 } from "../../spec/kernel/semantics.ts";
+import { range } from "../../spec/range.ts";
+import { isSame } from "../../spec/same.ts";
 import type {
   Expr,
   ForStmt,
@@ -23,6 +25,7 @@ import type {
 import {
   MATRIX_SIZE,
   type OnMatrices,
+  operandStrides,
   tileOfStatement,
 } from "../../spec/kernel/matrices.ts";
 import { someStatement } from "../../spec/kernel/walk.ts";
@@ -50,7 +53,12 @@ export interface Access {
   readonly index: Lanes;
   /** Consecutive words per lane; the first is `index` times this number. */
   readonly width: number;
+  /** Whether a variable has the loaded value: lanes wait for it in `arrived`. */
+  readonly ahead?: boolean;
 }
+
+/** A store in workgroup memory. */
+type SharedStore = Extract<Stmt, { readonly op: "sharedStore" }>;
 
 /** Is notified of what a workgroup executes. */
 export interface LaneMeter {
@@ -58,13 +66,15 @@ export interface LaneMeter {
   issue(mask: Mask, count: number): void;
   /** An access of a binding. */
   memory(access: Access): void;
+  /** The first use of a variable that was loaded. */
+  arrived(): void;
   /** An access of workgroup memory. */
   shared(access: Access): void;
   barrier(): void;
-  /** Multiply-adds of matrices of all subgroups, and elements of f16 and words that they exchange with workgroup memory. */
+  /** Multiply-adds of matrices of all subgroups, and passes over workgroup memory that load and store them. */
   matrices(work: {
     readonly multiplyAdds: number;
-    readonly bytes: number;
+    readonly passes: number;
   }): void;
   /** Until `leave`, an executed iteration stands for `weight` of a loop; loads of `unroll` iterations are in flight at once. */
   enter(loop: { readonly weight: number; readonly unroll: number }): void;
@@ -84,6 +94,32 @@ export interface RunGroupOptions {
   readonly matrices?: number | undefined;
 }
 
+/**
+ * Words below which a constant that an index adds is part of the instruction: PTX addresses have immediate offsets; those
+ * of CDNA 3 have 16 bits in workgroup memory and 12 bits beyond it (ISA, DS and GLOBAL instructions).
+ */
+const IMMEDIATE = 1024;
+
+/** Banks of workgroup memory. */
+export const BANKS = 32;
+
+/**
+ * Passes that load a matrix of f16 from rows with a stride: 8 parts of rows of 16 bytes at once (`ldmatrix`, PTX ISA),
+ * one after another if they are in the same banks.
+ */
+function loadPasses(stride: number): number {
+  const [each, atOnce] = [8, 8];
+  const parts = MATRIX_SIZE ** 2 / each;
+  const units = stride / each;
+  const together = range(atOnce).filter((row) => row * units % atOnce === 0);
+  return parts / atOnce * together.length;
+}
+
+/** Instructions of a subgroup that multiply two matrices: `mma.sync` has 8 columns (PTX ISA), MFMA of 64 lanes has 16. */
+function instructionsOfProduct(lanes: number): number {
+  return Math.max(1, 64 / lanes);
+}
+
 /** Executed iterations of an innermost loop: enough for a block of the numerics contract. Of others: fewer. */
 const INNER_ITERATIONS = 64, OUTER_ITERATIONS = 4;
 
@@ -98,6 +134,8 @@ export function runGroup(
     ? undefined
     : subgroupTiles(kernel, matrices);
   const variables = new Map<string, Lanes>();
+  /** Variables with loaded values that were not used. */
+  const arriving = new Set<string>();
   const cells = new Map(
     kernel.shared.map(({ name, length }) => [name, new Float64Array(length)]),
   );
@@ -131,6 +169,10 @@ export function runGroup(
       case "const":
         return lanes(() => Number(e.value));
       case "local":
+        if (arriving.has(e.name)) {
+          arriving.clear();
+          meter.arrived();
+        }
         return variables.get(e.name) ?? lanes(() => 0);
       case "id": {
         const { name } = e;
@@ -192,7 +234,11 @@ export function runGroup(
       readonly index: Expr;
     },
   ): Access {
-    return { node, op, name, mask, index: value(at.index, mask), width };
+    const [base, offset] = splitIndex(at.index);
+    const first = offset === 0 || offset >= IMMEDIATE
+      ? value(at.index, mask)
+      : value(base, mask).map((i) => i + offset);
+    return { node, op, name, mask, index: first, width };
   }
 
   function assign(name: string, values: Lanes, mask: Mask): void {
@@ -203,8 +249,60 @@ export function runGroup(
     );
   }
 
+  /** A variable with a loaded value, or with that of another such variable, does not wait for it. */
+  function assignValue(
+    { name, value: of }: Extract<
+      MatrixStmt,
+      { readonly op: "let" | "var" | "set" }
+    >,
+    mask: Mask,
+  ): void {
+    if (of.op === "load") {
+      const access = accessOf(of, of.binding, { index: of.index, mask });
+      meter.memory({ ...access, ahead: true });
+      assign(name, loaded(access, of.type, 0), mask);
+      arriving.add(name);
+    } else if (of.op === "local" && arriving.has(of.name)) {
+      assign(name, variables.get(of.name)!, mask);
+      arriving.add(name);
+    } else {
+      assign(name, value(of, mask), mask);
+      arriving.delete(name);
+    }
+  }
+
   function block(body: readonly MatrixStmt[], mask: Mask): void {
-    if (mask.includes(1)) { for (const s of body) statement(s, mask); }
+    if (!mask.includes(1)) return;
+    for (let n = 0; n < body.length;) {
+      const stores = adjacentStores(body, n, part?.operands);
+      if (stores.length > 0) storeShared(stores, mask);
+      else statement(body[n]!, mask);
+      n += Math.max(1, stores.length);
+    }
+  }
+
+  /** Stores in adjacent elements, as one access if the first is aligned. */
+  function storeShared(stores: readonly SharedStore[], mask: Mask): void {
+    const [first] = stores as [SharedStore];
+    const { array } = first;
+    const words = cells.get(array)!;
+    const accesses = stores.map((s) => {
+      const stored = value(s.value, mask);
+      const access = accessOf(s, array, { op: "store", index: s.index, mask });
+      for (const [lane, i] of access.index.entries()) {
+        if (mask[lane]) words[i] = stored[lane]!;
+      }
+      return access;
+    });
+    const perWord = part?.operands.has(array) ? 2 : 1;
+    const isAligned = accesses[0]!.index.every((i, lane) =>
+      !mask[lane] || i % stores.length === 0
+    );
+    const width = isAligned ? Math.max(1, stores.length / perWord) : 1;
+    for (const access of isAligned ? accesses.slice(0, 1) : accesses) {
+      const index = access.index.map((i) => Math.floor(i / perWord / width));
+      meter.shared({ ...access, index, width });
+    }
   }
 
   /** Multiplies matrices, or stores them and executes the statements for their elements. */
@@ -219,26 +317,31 @@ export function runGroup(
     const elements = subgroups * MATRIX_SIZE ** 2;
     if (s.op === "multiply") {
       const { length } = s.products;
-      const loads = (rows + length * columns) * s.depth / MATRIX_SIZE;
+      const depth = s.depth / MATRIX_SIZE;
+      const loads = (rows + length * columns) * depth;
+      const strides = operandStrides(s, part.width);
+      const passes = rows * depth * loadPasses(strides.left) +
+        length * columns * depth * loadPasses(strides.right);
       const products = rows * columns * length * s.depth / MATRIX_SIZE;
       meter.barrier();
-      meter.issue(mask, loads + products);
+      meter.issue(mask, loads + products * instructionsOfProduct(size));
       return meter.matrices({
         multiplyAdds: rows * columns * length * s.depth * elements,
-        bytes: loads * 2 * elements,
+        passes: subgroups * passes,
       });
     }
     if (s.op === "storeMatrix") {
       const count = rows * columns;
       meter.issue(mask, count);
-      return meter.matrices({ multiplyAdds: 0, bytes: count * 4 * elements });
+      const passes = count * elements / BANKS;
+      return meter.matrices({ multiplyAdds: 0, passes });
     }
     for (const matrix of matricesOf(part)) {
       for (const _ of s.names) {
         meter.barrier();
         meter.barrier();
         meter.issue(mask, 1 + MATRIX_SIZE ** 2 / size);
-        meter.matrices({ multiplyAdds: 0, bytes: 2 * 4 * elements });
+        meter.matrices({ multiplyAdds: 0, passes: 2 * elements / BANKS });
       }
       block(elementsOfMatrix(s, { ...part, size }, matrix), mask);
     }
@@ -249,16 +352,17 @@ export function runGroup(
       case "let":
       case "var":
       case "set":
-        return assign(s.name, value(s.value, mask), mask);
+        return assignValue(s, mask);
       case "loads": {
         const access = accessOf(s, s.binding, {
           index: s.index,
           width: s.names.length,
           mask,
         });
-        meter.memory(access);
+        meter.memory({ ...access, ahead: true });
         for (const [offset, name] of s.names.entries()) {
           assign(name, loaded(access, s.type, offset), mask);
+          arriving.add(name);
         }
         return;
       }
@@ -269,22 +373,8 @@ export function runGroup(
           accessOf(s, s.binding, { op: "store", index, mask }),
         );
       }
-      case "sharedStore": {
-        const { index } = s;
-        const stored = value(s.value, mask);
-        const access = accessOf(s, s.array, { op: "store", index, mask });
-        const isHalf = part?.operands.has(s.array);
-        meter.shared(
-          isHalf
-            ? { ...access, index: access.index.map((i) => Math.floor(i / 2)) }
-            : access,
-        );
-        const words = cells.get(s.array)!;
-        for (const [lane, i] of access.index.entries()) {
-          if (mask[lane]) words[i] = stored[lane]!;
-        }
-        return;
-      }
+      case "sharedStore":
+        return storeShared([s], mask);
       case "barrier":
         return meter.barrier();
       case "matrices":
@@ -335,6 +425,37 @@ export function runGroup(
     }
     meter.leave();
   }
+}
+
+/** An index, and the constant that it adds. */
+function splitIndex(index: Expr): readonly [base: Expr, offset: number] {
+  const { op } = index;
+  return op === "binary" && index.fn === "add" && index.b.op === "const"
+    ? [index.a, Number(index.b.value)]
+    : [index, 0];
+}
+
+/**
+ * The stores from statement `first` on in adjacent elements of workgroup memory, 16 bytes at most, as many as a power of
+ * two: LLVM and Mesa combine them, if the first is aligned (LoadStoreVectorizer, nir_opt_load_store_vectorize). Empty: it
+ * is another statement.
+ */
+function adjacentStores(
+  body: readonly MatrixStmt[],
+  first: number,
+  halves: ReadonlySet<string> | undefined,
+): readonly SharedStore[] {
+  const store = body[first]!;
+  if (store.op !== "sharedStore") return [];
+  const [base, offset] = splitIndex(store.index);
+  const most = body.slice(first, first + (halves?.has(store.array) ? 8 : 4));
+  const end = most.findIndex((s, n) => {
+    if (s.op !== "sharedStore" || s.array !== store.array) return true;
+    const at = splitIndex(s.index);
+    return at[1] !== offset + n || !isSame(at[0], base);
+  });
+  const count = 2 ** Math.floor(Math.log2(end < 0 ? most.length : end));
+  return most.slice(0, count) as SharedStore[];
 }
 
 /** A float from -0.5 to 0.5. */

@@ -226,7 +226,7 @@ function trafficOf(
   const rate = work.matrices ? gpu.matrix.rate : gpu.multiplyAdds;
   const arithmetic = multiplyAdds / rate;
   const seconds = Math.max(bound.seconds, arithmetic);
-  const { shared, waits, active, instructions } = counts;
+  const { shared, waits, ahead, active, instructions } = counts;
   return {
     kernel: kernel.name,
     workgroups,
@@ -238,11 +238,9 @@ function trafficOf(
     arithmetic,
     matrices: work.matrices,
     efficiency: bound.efficiency,
-    ...shared.requests > 0
-      ? { bankPasses: shared.passes / shared.requests }
-      : {},
+    ...shared.least > 0 ? { bankPasses: shared.passes / shared.least } : {},
     divergence: 1 - active / instructions,
-    waits: waits.device || waits.l2,
+    waits: waits.device + ahead.waits.device || waits.l2 + ahead.waits.l2,
     inFlight: bound.inFlight,
     share: bytes / gpu.bandwidth / seconds,
     by: arithmetic > bound.seconds ? "multiply-adds" : bound.by,
