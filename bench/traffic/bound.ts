@@ -97,7 +97,8 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
       of.device * latency + of.l2 * gpu.l2 + of.near * gpu.near;
     waiting = waves *
       (waits(counts.waits) + Math.max(0, waits(ahead.waits) - overlap) +
-        2 * counts.barriers * gpu.near + ALONE * issue + conflicts / warps +
+        2 * counts.barriers * gpu.near + ALONE * counts.slowest / gpu.clock +
+        conflicts / warps +
         multiply(counts.matrices));
     seconds = Math.max(waiting, ...Object.values(throughput));
     const use = Math.min(1, all / (seconds * gpu.bandwidth));

@@ -74,6 +74,8 @@ export interface Counts {
   /** Instructions per warp, and the number if all lanes were active in them. */
   readonly instructions: number;
   readonly active: number;
+  /** Instructions of the warp with the most. */
+  readonly slowest: number;
   /** Passes of requests to workgroup memory over all warps, and the number without bank conflicts. */
   readonly shared: { readonly least: number; readonly passes: number };
   /** Times that the slowest warp waits. */
@@ -104,7 +106,8 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
   const known = new Map<string, Map<number, number>>();
   const waits = { device: 0, l2: 0, near: 0 };
   const matrices = { multiplyAdds: 0, passes: 0 };
-  let [stored, instructions, active, barriers] = [0, 0, 0, 0];
+  const ofWarps = new Float64Array(warps);
+  let [stored, active, barriers] = [0, 0, 0];
   let [pending, words] = [-1, 0];
   const ahead = {
     waits: { device: 0, l2: 0, near: 0 },
@@ -144,7 +147,7 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
     for (let warp = 0; warp < warps; warp++) {
       const lanes = sum(mask.subarray(warp * WARP, (warp + 1) * WARP));
       if (lanes > 0) {
-        instructions += weight * count / warps;
+        ofWarps[warp]! += weight * count;
         executed.instructions += count / warps;
       }
       active += weight * count * lanes / WARP / warps;
@@ -249,8 +252,9 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
     sites,
     touched,
     stored,
-    instructions,
+    instructions: sum(ofWarps) / warps,
     active,
+    slowest: Math.max(...ofWarps),
     shared: {
       least: sum(conflicts.map(({ least }) => least)),
       passes: sum(conflicts.map(({ passes }) => passes)),
@@ -288,6 +292,7 @@ export function meanCounts(samples: readonly Sample[]): Counts {
     stored: mean(({ stored }) => stored),
     instructions: mean(({ instructions }) => instructions),
     active: mean(({ active }) => active),
+    slowest: Math.max(...samples.map(({ counts }) => counts.slowest)),
     shared: {
       least: mean(({ shared }) => shared.least),
       passes: mean(({ shared }) => shared.passes),
