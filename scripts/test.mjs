@@ -1,7 +1,7 @@
 /**
  * `npm test [-- WORD…]`: completes the set-up, runs test files, and ends with one line, `N passed, N failed, N
  * skipped`. A word is a kind of tests (`pure`, `cpu`, `gpu`, `mpi`, `browser`), a part of a path, or a file. Default:
- * all files in turn (test/README.md). A test is an innermost `t.test`, or a complete file without one. A file that
+ * all files that do not rotate, and a third of the others (test/README.md). A test is an innermost `t.test`, or a complete file without one. A file that
  * crashes or prints no result counts as failed.
  */
 
@@ -24,9 +24,9 @@ import { ensurePackages } from "./setup.mjs";
 import {
   changedPaths,
   chooseFiles,
-  filesInTurn,
   KINDS,
   kindsOf,
+  rotateFiles,
 } from "./test_files.mjs";
 
 /** Number of parallel files: one more than cores, because some wait for processes that they stopped. */
@@ -111,7 +111,7 @@ const { files: chosen, kinds } = chooseFiles(words);
 const isPart = words.some((word) => !KINDS.includes(word));
 const files = isPart || process.env.TURNS === "all"
   ? chosen
-  : filesInTurn(chosen, { seed: Number(seed), changed: changedPaths() });
+  : rotateFiles(chosen, { seed: Number(seed), changed: changedPaths() });
 const mistakes = new Map([
   ...await compile([...LIBRARY, ...PROGRAMS, ...files]),
   ...await bundle(),
@@ -146,7 +146,7 @@ for (const kind of KINDS) {
 const left = chosen.length - files.length;
 if (left > 0) {
   console.log(
-    `${left} files are not in turn. SEED=${seed} repeats this run, TURNS=all runs all files`,
+    `${left} files did not run. SEED=${seed} repeats this run, TURNS=all runs all files`,
   );
 }
 console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);

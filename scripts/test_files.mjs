@@ -1,8 +1,8 @@
 /**
- * Test files by their requirements and turns. A file states its requirements in a line `// needs: cpu, gpu`: the CPU
+ * Test files by their requirements and rotation. A file states its requirements in a line `// needs: cpu, gpu`: the CPU
  * device, a GPU adapter, an MPI. A file without that line is pure.
  *
- * A file of one feature may have a line `// in turn: engine/gguf/, engine/lora/`: a third of these files run, and those
+ * A file of one feature may have a line `// rotates with: engine/gguf/, engine/lora/`: a third of these files run, and those
  * whose sources have changed, by the beginnings of their paths.
  */
 
@@ -99,16 +99,16 @@ export function chooseFiles(words) {
   return { files, kinds };
 }
 
-/** Returns the beginnings of the paths of a file's sources if it runs in turn, or undefined. */
+/** Returns the beginnings of the paths of a file's sources if it rotates, or undefined. */
 export function sourcesOf(file) {
-  return listIn(file, "in turn");
+  return listIn(file, "rotates with");
 }
 
 /**
- * Returns the files without those of other turns. `seed` determines the turn independently of the rotations in files.
+ * Returns the files without those of other runs. `seed` determines the run independently of the rotations in files.
  * `changed` are the paths of changed files.
  */
-export function filesInTurn(files, { seed, changed }) {
+export function rotateFiles(files, { seed, changed }) {
   const turn = Math.floor(Math.abs(seed) / 2 ** 16) % TURNS;
   const others = files
     .filter((file) => sourcesOf(file) !== undefined)

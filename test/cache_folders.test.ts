@@ -1,6 +1,6 @@
 // Unusable cache folders and damaged cache files: commands print the same output as without a cache.
 // needs: cpu
-// in turn: runtime/cache/
+// rotates with: runtime/cache/
 import { spawnSync } from "node:child_process";
 import {
   lstatSync,

@@ -1,6 +1,6 @@
 // `devices --all` and `plan --target`: a measurement, a prediction from it, and rejected input.
 // needs: cpu, mpi
-// in turn: engine/planner/machine/
+// rotates with: engine/planner/machine/
 import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";

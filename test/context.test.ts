@@ -1,6 +1,6 @@
 // Context parallelism: the bytes of one rank, caches of local positions only, and verification of every transfer.
 // needs: cpu
-// in turn: compiler/sharding/caches.ts, compiler/passes/lower/attention
+// rotates with: compiler/sharding/caches.ts, compiler/passes/lower/attention
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import path from "node:path";

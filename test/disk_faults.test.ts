@@ -1,7 +1,7 @@
 // Disk faults at each call of a load, a run or a save: the message names the file, old files stay complete, and no
 // temporary files remain. Class `disk` of `npm run fuzz` tests whole commands.
 // needs: cpu
-// in turn: engine/train/saved.ts, runtime/file_source.ts
+// rotates with: engine/train/saved.ts, runtime/file_source.ts
 import {
   cpSync,
   readdirSync,

@@ -1,5 +1,5 @@
 /** `switchyard-moe/editor`: the plugin in TypeScript's language service. mistakes.test.ts tests the messages. */
-// in turn: compiler/editor/
+// rotates with: compiler/editor/
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";

@@ -1,6 +1,6 @@
 /** GGUF files: block types, names, keys and tokenizers. */
 // needs: cpu
-// in turn: engine/gguf/
+// rotates with: engine/gguf/
 
 import { createHash } from "node:crypto";
 import { readFileSync, statSync, writeFileSync } from "node:fs";

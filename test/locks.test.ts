@@ -1,5 +1,5 @@
 // A lock has one owner, for every order of calls, with killed processes and owners in other namespaces.
-// in turn: cli/lock_
+// rotates with: cli/lock_
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readdirSync, writeFileSync } from "node:fs";

@@ -1,6 +1,6 @@
 /** Low-rank adapters: gradients, training on meshes, PEFT's layout, and merging. */
 // needs: cpu
-// in turn: engine/lora/, compiler/graph/adapters.ts
+// rotates with: engine/lora/, compiler/graph/adapters.ts
 
 import { readdirSync } from "node:fs";
 import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";

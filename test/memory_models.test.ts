@@ -1,5 +1,5 @@
 // Scratch memory of models at real sizes: close to the max live bytes, independent of the number of layers.
-// in turn: compiler/passes/arena.ts, compiler/passes/allocate.ts
+// rotates with: compiler/passes/arena.ts, compiler/passes/allocate.ts
 
 import t from "tap";
 import {

@@ -1,6 +1,6 @@
 /** Checkpoints of NVIDIA ModelOpt have the bits of the same elements and scales as compressed-tensors, and decoded. */
 // needs: cpu
-// in turn: engine/quantization_config.ts, engine/encodings/
+// rotates with: engine/quantization_config.ts, engine/encodings/
 
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,7 +1,7 @@
 // Drafts by layers for multi-token prediction: the layer computes its published formula, and drafts do not change the
 // tokens of `generate`.
 // needs: cpu
-// in turn: engine/speculation/, engine/predictor.ts
+// rotates with: engine/speculation/, engine/predictor.ts
 
 import { copyFile } from "node:fs/promises";
 import path from "node:path";

@@ -1,6 +1,6 @@
 // The C compiler: its limits of time and memory, and compilation of untrusted plans.
 // needs: cpu
-// in turn: runtime/native/compiler.ts, runtime/native/objects.ts
+// rotates with: runtime/native/compiler.ts, runtime/native/objects.ts
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import {

@@ -1,7 +1,7 @@
 // Each command under every supported major version of Node.js and Deno, most commands of a runtime in one process.
 // By SEED, one of the runtimes runs all commands, and another those whose files are compared.
 // needs: cpu, gpu, mpi
-// in turn: bin/, scripts/bundle.mjs
+// rotates with: bin/, scripts/bundle.mjs
 import { type ChildProcess, spawn } from "node:child_process";
 import {
   copyFileSync,

@@ -1,7 +1,7 @@
 // Pipeline stages: memory of local stages only, schedules, and verification of every transfer.
 // test/mpi/stages.test.ts tests families on meshes.
 // needs: cpu
-// in turn: compiler/sharding/stages.ts, spec/stages.ts, spec/schedule.ts
+// rotates with: compiler/sharding/stages.ts, spec/stages.ts, spec/schedule.ts
 import { readFileSync } from "node:fs";
 import { setImmediate as immediate } from "node:timers/promises";
 import t, { type Test } from "tap";

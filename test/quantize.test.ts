@@ -1,6 +1,6 @@
 /** Quantization: encoders, GGUF files and folders, their quality and their bits on meshes. */
 // needs: cpu
-// in turn: engine/quantize/, engine/gguf/
+// rotates with: engine/quantize/, engine/gguf/
 
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

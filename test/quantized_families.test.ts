@@ -1,6 +1,6 @@
 /** Checkpoints with quantized weights: FP8 in blocks, which do not divide their matrices, and INT4 in groups. */
 // needs: cpu, gpu
-// in turn: engine/encodings/
+// rotates with: engine/encodings/
 import { testReferences } from "./helpers/references.ts";
 import { inTurn, isInTurn } from "./helpers/seed.ts";
 

@@ -1,5 +1,5 @@
 // `switchyard search` on hypothetical machines on which the best configuration can be derived by hand.
-// in turn: engine/planner/
+// rotates with: engine/planner/
 
 import { execFile } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";

@@ -1,6 +1,6 @@
 // The page of `switchyard serve` in a real browser: a conversation, experts of its tokens, keys, and accessibility.
 // needs: cpu, browser
-// in turn: engine/server/
+// rotates with: engine/server/
 
 import t from "tap";
 import {

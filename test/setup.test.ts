@@ -26,14 +26,14 @@ interface TestFiles {
   kindsOf(file: string): string[];
   chooseFiles(words: readonly string[]): { files: string[]; kinds: string[] };
   sourcesOf(file: string): string[] | undefined;
-  filesInTurn(
+  rotateFiles(
     files: readonly string[],
     options: { readonly seed: number; readonly changed: readonly string[] },
   ): string[];
 }
 
 const filesModule = new URL("../scripts/test_files.mjs", import.meta.url);
-const { kindsOf, chooseFiles, sourcesOf, filesInTurn } = await import(
+const { kindsOf, chooseFiles, sourcesOf, rotateFiles } = await import(
   filesModule.href
 ) as TestFiles;
 
@@ -222,7 +222,7 @@ t.test("every test file states its needs", (t) => {
 t.test("three turns run every file, and a change runs the files of its feature", (t) => {
   const { files } = chooseFiles([]);
   const turns = [0, 1, 2].map((turn) =>
-    filesInTurn(files, { seed: -turn * 2 ** 16, changed: [] })
+    rotateFiles(files, { seed: -turn * 2 ** 16, changed: [] })
   );
   const runs = (file: string) =>
     turns.filter((some) => some.includes(file)).length;
@@ -238,7 +238,7 @@ t.test("three turns run every file, and a change runs the files of its feature",
       t.ok(changed.length > 0, `${file}: ${source}`);
       // Each place in the rotation.
       const three = [file, file, file];
-      t.strictSame(filesInTurn(three, { seed: 0, changed }), three);
+      t.strictSame(rotateFiles(three, { seed: 0, changed }), three);
     }
   }
   t.end();

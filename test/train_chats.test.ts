@@ -1,6 +1,6 @@
 /** Fine-tuning on conversations: trained tokens, packing, the loss in plain arithmetic, and a resumed run. */
 // needs: cpu
-// in turn: engine/train/, models/losses.ts
+// rotates with: engine/train/, models/losses.ts
 
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";

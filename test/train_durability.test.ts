@@ -1,6 +1,6 @@
 /** Checkpoints of trainings: crashes during writes, and loading on other meshes. */
 // needs: cpu
-// in turn: engine/train/
+// rotates with: engine/train/
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -1,6 +1,6 @@
 // A folder has one training at a time. The lock's owner is named, and a killed owner loses the lock.
 // needs: cpu
-// in turn: cli/lock_
+// rotates with: cli/lock_
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import {

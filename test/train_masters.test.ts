@@ -1,6 +1,6 @@
 /** Training of 16-bit weights: f32 masters, rounded weights, and checkpoints of both. */
 // needs: cpu
-// in turn: engine/train/, compiler/graph/optimizers.ts
+// rotates with: engine/train/, compiler/graph/optimizers.ts
 
 import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";

@@ -1,6 +1,6 @@
 /** Policy gradients: exact log ratios between meshes, exact resumption, and the loss by its formula. */
 // needs: cpu
-// in turn: engine/train/, models/policy.ts
+// rotates with: engine/train/, models/policy.ts
 
 import { spawn } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";

@@ -1,6 +1,6 @@
 /** Optimizer state sharded over ranks with the same parameters (ZeRO): the same bits, less memory. */
 // needs: cpu, gpu
-// in turn: compiler/sharding/updates.ts
+// rotates with: compiler/sharding/updates.ts
 
 import t from "tap";
 import { trace } from "../compiler/graph/trace.ts";

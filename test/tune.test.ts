@@ -1,6 +1,6 @@
 /** The tuner: saved tables and their file; no table changes bits. */
 // needs: cpu, gpu
-// in turn: engine/tune/, engine/tuning.ts
+// rotates with: engine/tune/, engine/tuning.ts
 
 import { rmSync } from "node:fs";
 import { join } from "node:path";

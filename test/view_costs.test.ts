@@ -1,5 +1,5 @@
 // The table of steps and waits of a timeline: bytes, FLOPs and rooflines against hand computations, sorting, filters.
-// in turn: view/
+// rotates with: view/
 
 import { readFileSync } from "node:fs";
 import path from "node:path";

@@ -1,5 +1,5 @@
 // The data flow of a layer: producers and consumers of values, with axes, shardings and bytes; and its layout.
-// in turn: view/
+// rotates with: view/
 
 import t from "tap";
 import { planSummary } from "../engine/mod.ts";

@@ -1,6 +1,6 @@
 // Every view of a page by keyboard alone, with the numbers of the plan; in dark mode; printed; and pictures as files.
 // needs: cpu, browser
-// in turn: view/
+// rotates with: view/
 
 import path from "node:path";
 import { pathToFileURL } from "node:url";

@@ -1,7 +1,7 @@
 // Pages of six published models on their meshes, a third of them per run by SEED, some in dark mode: no errors, no
 // accessibility problems, fast.
 // needs: cpu, browser
-// in turn: view/
+// rotates with: view/
 
 import path from "node:path";
 import { pathToFileURL } from "node:url";

@@ -1,6 +1,6 @@
 // The page of a recorded run: tokens show their recorded routing, and bytes are the counted ones.
 // needs: cpu, browser
-// in turn: view/
+// rotates with: view/
 
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";

@@ -1,6 +1,6 @@
 // The timeline and the table of steps in a browser: zoom, pan and selection by keys, buttons and pointer, with sums.
 // needs: cpu, browser
-// in turn: view/
+// rotates with: view/
 
 import path from "node:path";
 import { pathToFileURL } from "node:url";

@@ -1,7 +1,7 @@
 // Switch block compared with recorded runs of transformers: outputs, losses and dropped tokens, on one rank and on
 // several.
 // needs: cpu, gpu
-// in turn: compiler/graph/routing, compiler/kernels/router, compiler/kernels/capacity.ts
+// rotates with: compiler/graph/routing, compiler/kernels/router, compiler/kernels/capacity.ts
 import t from "tap";
 import { compile } from "../../compiler/mod.ts";
 import { type SwitchBlock, switchBlock } from "../../models/switch.ts";

@@ -1,6 +1,6 @@
 // Chunked dispatches and rounds in MPI jobs compute the bytes of unchunked dispatches on one device.
 // needs: cpu, mpi
-// in turn: runtime/mpi/, compiler/passes/rounds.ts
+// rotates with: runtime/mpi/, compiler/passes/rounds.ts
 import { readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import path from "node:path";

@@ -1,6 +1,6 @@
 // Peak memory of ranks that load a checkpoint of more than 1 GiB: bounded above their shard of the weights.
 // needs: cpu, gpu, mpi
-// in turn: runtime/mpi/, runtime/weights.ts, runtime/shard.ts
+// rotates with: runtime/mpi/, runtime/weights.ts, runtime/shard.ts
 import { ftruncateSync, openSync, statfsSync, writeSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { freemem } from "node:os";

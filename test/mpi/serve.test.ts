@@ -1,7 +1,7 @@
 // A server whose ranks are processes: it sends the answers of one process, ends gracefully, and ends if a rank is
 // killed.
 // needs: cpu, mpi
-// in turn: runtime/mpi/, engine/server/
+// rotates with: runtime/mpi/, engine/server/
 
 import { readFileSync } from "node:fs";
 import process from "node:process";

@@ -1,7 +1,7 @@
 // Pipeline stages on separate devices and both MPIs: inference and training compute the bytes of one rank in one
 // process.
 // needs: cpu, mpi
-// in turn: runtime/mpi/, compiler/sharding/stages.ts
+// rotates with: runtime/mpi/, compiler/sharding/stages.ts
 import { rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import process from "node:process";

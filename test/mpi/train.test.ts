@@ -1,6 +1,6 @@
 // `switchyard train` in MPI jobs: checkpoints have the bytes of one process, and Ctrl-C saves a checkpoint.
 // needs: cpu, mpi
-// in turn: runtime/mpi/, engine/train/
+// rotates with: runtime/mpi/, engine/train/
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";

@@ -1,7 +1,7 @@
 // Saved plans in Deno with wgpu, a second implementation of WebGPU, compute the recorded logits, router choices and
 // tokens.
 // needs: gpu
-// in turn: spec/kernel/wgsl, runtime/gpu
+// rotates with: spec/kernel/wgsl, runtime/gpu
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
