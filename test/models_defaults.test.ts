@@ -2,6 +2,25 @@
 import t from "tap";
 import { ARCHITECTURES, publishedModel } from "../models/published.ts";
 
+/** Defaults of K-EXAONE, whose architecture has two spellings. */
+const K_EXAONE = {
+  layers: 32,
+  vocabulary: 102400,
+  embed: 4096,
+  heads: 32,
+  kvHeads: 32,
+  headDim: 128,
+  experts: 64,
+  expertsPerToken: 8,
+  ffn: 1024,
+  denseFfn: 16384,
+  sharedFfn: 1024,
+  normalize: true,
+  routedScale: 2.5,
+  epsilon: 1e-5,
+  maxPositions: 2048,
+};
+
 /** Defaults of transformers' configuration classes. */
 const DEFAULTS: { readonly [architecture: string]: object } = {
   OlmoeForCausalLM: {
@@ -191,40 +210,8 @@ const DEFAULTS: { readonly [architecture: string]: object } = {
     epsilon: 1e-5,
     maxPositions: 16384,
   },
-  ExaoneMoEForCausalLM: {
-    layers: 32,
-    vocabulary: 102400,
-    embed: 4096,
-    heads: 32,
-    kvHeads: 32,
-    headDim: 128,
-    experts: 64,
-    expertsPerToken: 8,
-    ffn: 1024,
-    denseFfn: 16384,
-    sharedFfn: 1024,
-    normalize: true,
-    routedScale: 2.5,
-    epsilon: 1e-5,
-    maxPositions: 2048,
-  },
-  ExaoneMoeForCausalLM: {
-    layers: 32,
-    vocabulary: 102400,
-    embed: 4096,
-    heads: 32,
-    kvHeads: 32,
-    headDim: 128,
-    experts: 64,
-    expertsPerToken: 8,
-    ffn: 1024,
-    denseFfn: 16384,
-    sharedFfn: 1024,
-    normalize: true,
-    routedScale: 2.5,
-    epsilon: 1e-5,
-    maxPositions: 2048,
-  },
+  ExaoneMoEForCausalLM: K_EXAONE,
+  ExaoneMoeForCausalLM: K_EXAONE,
   BailingMoeV2ForCausalLM: {
     layers: 20,
     vocabulary: 157184,
