@@ -111,7 +111,7 @@ function sparseLayers(
 
 /** Returns the prefixes of tensors that predict further tokens. */
 export function predictorTensors(
-  { layers, predictors }: SharedExperts & Decoder,
+  { layers, predictors }: Pick<SharedExperts, "predictors"> & Decoder,
 ): string[] {
   return Array.from(
     { length: predictors },

@@ -37,6 +37,7 @@ import {
   normHeads,
   objectField,
   positiveField,
+  predictorTensors,
   projectHeads,
   readRotary,
   requireField,
@@ -53,13 +54,10 @@ export const family = defineFamily({
   architectures: ["Step3p5ForCausalLM", "Step3p7ForConditionalGeneration"],
   config: readConfig,
   build,
-  unused: ({ layers, predictors }) => [
+  unused: (config) => [
     "vision_model.",
     "vit_large_projector.",
-    ...Array.from(
-      { length: predictors },
-      (_, i) => `model.layers.${layers + i}.`,
-    ),
+    ...predictorTensors(config),
   ],
 });
 
