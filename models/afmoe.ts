@@ -20,7 +20,6 @@ import {
   ignoreFields,
   integerField,
   type Layer,
-  layerTypes,
   normHeads,
   positiveField,
   projectHeads,
@@ -29,6 +28,7 @@ import {
   type Rows,
   type SharedExperts,
   sharedExperts,
+  slidingLayers,
 } from "switchyard-moe/models";
 
 /** The family of `AfmoeForCausalLM`. */
@@ -85,23 +85,15 @@ function readConfig(config: Config): AfmoeConfig {
   const every = integerField(config, "global_attn_every_n_layers", {
     default: 4,
   });
-  const typeOf = layerTypes(
-    config,
-    ["sliding_attention", "full_attention"],
-    (layer) =>
-      (layer + 1) % every === 0 ? "full_attention" : "sliding_attention",
-  );
+  const slides = slidingLayers(config, (layer) => (layer + 1) % every !== 0);
   return {
     ...fields,
     ...shared,
-    kindOf(layer) {
-      const slides = typeOf(layer) === "sliding_attention";
-      return {
-        experts: layer >= dense,
-        window: slides ? window : undefined,
-        rotated: slides,
-      };
-    },
+    kindOf: (layer) => ({
+      experts: layer >= dense,
+      window: slides(layer) ? window : undefined,
+      rotated: slides(layer),
+    }),
     scaled: booleanField(config, "mup_enabled", { default: false }),
   };
 }

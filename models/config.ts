@@ -244,6 +244,19 @@ export function layerTypes<K extends string>(
   return (layer) => (kinds[layer] as K | undefined) ?? byDefault(layer);
 }
 
+/** Reads which layers have a sliding window from the list `layer_types`. `byDefault` decides for unlisted layers. */
+export function slidingLayers(
+  config: Config,
+  byDefault: (layer: number) => boolean,
+): (layer: number) => boolean {
+  const typeOf = layerTypes(
+    config,
+    ["sliding_attention", "full_attention"],
+    (layer) => byDefault(layer) ? "sliding_attention" : "full_attention",
+  );
+  return (layer) => typeOf(layer) === "sliding_attention";
+}
+
 /** Reads an object. Undefined if the field is null or missing. */
 export function objectField(config: Config, key: string): Config | undefined {
   const value = fieldValue(config, key);

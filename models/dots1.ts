@@ -13,7 +13,6 @@ import {
   type GroupedDecoder,
   groupedFields,
   integerField,
-  layerTypes,
   normHeads,
   predictorTensors,
   projectHeads,
@@ -21,6 +20,7 @@ import {
   rotate,
   type SharedExperts,
   sharedExperts,
+  slidingLayers,
 } from "switchyard-moe/models";
 
 /** The family of `Dots1ForCausalLM`. */
@@ -70,17 +70,13 @@ function readConfig(config: Config): Dots1Config {
     default: 62,
     min: 0,
   });
-  const typeOf = layerTypes(
-    config,
-    ["sliding_attention", "full_attention"],
-    (layer) => layer >= first ? "sliding_attention" : "full_attention",
-  );
+  const slides = slidingLayers(config, (layer) => layer >= first);
   return {
     ...fields,
     ...shared,
     kindOf: (layer) => ({
-      experts: shared.kindOf(layer).experts,
-      window: typeOf(layer) === "sliding_attention" ? window : undefined,
+      ...shared.kindOf(layer),
+      window: slides(layer) ? window : undefined,
     }),
   };
 }

@@ -16,13 +16,13 @@ import {
   groupedFields,
   ignoreFields,
   integerField,
-  layerTypes,
   normHeads,
   projectHeads,
   requireField,
   rotate,
   type SharedExperts,
   sharedExperts,
+  slidingLayers,
 } from "switchyard-moe/models";
 
 /** The family of `ExaoneMoEForCausalLM`. */
@@ -70,23 +70,15 @@ function readConfig(config: Config): ExaoneMoeConfig {
   const every = listed
     ? 4
     : integerField(config, "sliding_window_pattern", { default: 4 });
-  const typeOf = layerTypes(
-    config,
-    ["sliding_attention", "full_attention"],
-    (layer) =>
-      (layer + 1) % every === 0 ? "full_attention" : "sliding_attention",
-  );
+  const slides = slidingLayers(config, (layer) => (layer + 1) % every !== 0);
   return {
     ...fields,
     ...shared,
-    kindOf(layer) {
-      const slides = typeOf(layer) === "sliding_attention";
-      return {
-        experts: shared.kindOf(layer).experts,
-        window: slides ? window : undefined,
-        rotated: slides,
-      };
-    },
+    kindOf: (layer) => ({
+      ...shared.kindOf(layer),
+      window: slides(layer) ? window : undefined,
+      rotated: slides(layer),
+    }),
   };
 }
 

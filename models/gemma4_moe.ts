@@ -22,7 +22,6 @@ import {
   ignoreFields,
   integerField,
   type Layer,
-  layerTypes,
   mlp,
   normHeads,
   objectField,
@@ -36,6 +35,7 @@ import {
   rotate,
   routeLayer,
   type Rows,
+  slidingLayers,
   splitHeads,
   textConfig,
   WRAPPED,
@@ -153,14 +153,10 @@ function readConfig(document: Config): Gemma4MoeConfig {
     throw fieldError("global_head_dim", globalDim, "an even number");
   }
   const window = field("sliding_window", 512);
-  const typeOf = layerTypes(
-    config,
-    ["sliding_attention", "full_attention"],
-    (layer) => (layer + 1) % 6 === 0 ? "full_attention" : "sliding_attention",
-  );
+  const slides = slidingLayers(config, (layer) => (layer + 1) % 6 !== 0);
   // The last layer has no window, regardless of the list.
   const hasWindow = (layer: number) =>
-    layer !== fields.layers - 1 && typeOf(layer) === "sliding_attention";
+    layer !== fields.layers - 1 && slides(layer);
   const sharingLayers = integerField(config, "num_kv_shared_layers", {
     default: 0,
     min: 0,

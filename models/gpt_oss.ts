@@ -26,7 +26,6 @@ import {
   groupedFields,
   ignoreFields,
   integerField,
-  layerTypes,
   objectField,
   positiveField,
   projectHeads,
@@ -34,6 +33,7 @@ import {
   rotate,
   routeLayer,
   type Rows,
+  slidingLayers,
   type TokenRouting,
 } from "switchyard-moe/models";
 
@@ -98,11 +98,10 @@ function readConfig(config: Config): GptOssConfig {
 /** Reads the kinds of layers. By default every other layer has a sliding window, starting with the first. */
 function readKinds(config: Config): GptOssConfig["kindOf"] {
   const window = integerField(config, "sliding_window", { default: 128 });
-  const kinds = ["sliding_attention", "full_attention"] as const;
-  const typeOf = layerTypes(config, kinds, (layer) => kinds[layer % 2]!);
+  const slides = slidingLayers(config, (layer) => layer % 2 === 0);
   return (layer) => ({
     experts: true,
-    window: typeOf(layer) === "sliding_attention" ? window : undefined,
+    window: slides(layer) ? window : undefined,
   });
 }
 

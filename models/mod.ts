@@ -59,6 +59,7 @@ export {
   requireField,
   requireLayerTypes,
   requireMultiple,
+  slidingLayers,
   textConfig,
 } from "./config.ts";
 export {
