@@ -6,6 +6,7 @@ import { u } from "../compiler/kernels/matmul_left.ts";
 import { matrixTile } from "../compiler/kernels/matrix_tile.ts";
 import { MATRIX_LANES } from "../compiler/tuning/matrices.ts";
 import { add, mul, store, u32 } from "../spec/kernel/build.ts";
+import { statement } from "../spec/kernel/matrices.ts";
 import type { Kernel, Stmt } from "../spec/kernel/tree.ts";
 import { walkStatements } from "../spec/kernel/walk.ts";
 import { range } from "../spec/range.ts";
@@ -14,14 +15,19 @@ import { interpretKernel } from "./helpers/interpret_kernel.ts";
 
 const ROWS = 16, COLUMNS = 128, DEPTH = 16;
 
-/** `y [16, 128] = left [16, k] * right [k, 128]`; a lane loads a word of `left` and two vectors of `right` per panel. */
+/**
+ * `y [16, 128] = (2 * left [16, k] + bias [k] + bytes [k]) * right [k, 128]`, where `bytes` are those of `bias`. A lane
+ * loads two vectors of `right` per panel, and the word of `left` before each of two products.
+ */
 function product(k: number): Kernel {
   const body = matrixTile({ rows: ROWS, columns: COLUMNS, depth: DEPTH }, {
     k,
     products: [{ name: "sum", right: "right_tile" }],
     load: wgsl`
       let left_k = k_start + lane % 16;
-      left_tile[lane / 16 * 24 + lane % 16] = left[lane / 16 * ${k} + left_k];
+      let left_to = lane / 16 * 24 + lane % 16;
+      let bias_of = f32(bias[left_k]) + f32(bytesAt(bias, left_k) & 255u);
+      left_tile[left_to] = left[lane / 16 * ${k} + left_k] + bias_of;
       let vector = (k_start + lane / 16) * 32 + lane % 16 * 2;
       let (a, b, c, d) = vec4(right)[vector];
       let (e, f, g, h) = vec4(right)[vector + 1];
@@ -33,7 +39,19 @@ function product(k: number): Kernel {
       right_tile[to + 4] = e;
       right_tile[to + 5] = f;
       right_tile[to + 6] = g;
-      right_tile[to + 7] = h;`,
+      right_tile[to + 7] = h;
+      ${[
+      statement({
+        op: "multiply",
+        left: "left_tile",
+        depth: DEPTH,
+        leftStride: 24,
+        rightStride: 136,
+        products: [{ name: "sum", right: "right_tile" }],
+      }),
+    ]}
+      workgroupBarrier();
+      left_tile[left_to] = left[lane / 16 * ${k} + left_k];`,
     column: { from: u32(0), end: COLUMNS },
     values: ["result"],
     body: [
@@ -47,7 +65,9 @@ function product(k: number): Kernel {
   return kernelOf({
     name: "panels",
     workgroupSize: MATRIX_LANES,
-    bindings: bindings({ left: "f32", right: "f32" }, { y: "f32" }),
+    bindings: bindings({ left: "f32", bias: "u32", right: "f32" }, {
+      y: "f32",
+    }),
     body: wgsl`
       let tile_first = 0u;
       let end = ${ROWS}u;
@@ -65,13 +85,15 @@ function keptWords({ matrixForm }: Kernel): number {
 }
 
 for (const panels of [1, 2, 3]) {
-  t.test(`each of ${panels} panels is multiplied once`, (t) => {
+  t.test(`the words of ${panels} panels are multiplied`, (t) => {
     const k = panels * DEPTH;
     const kernel = product(k);
-    t.equal(keptWords(kernel), panels === 1 ? 0 : 9);
+    t.equal(keptWords(kernel), panels === 1 ? 0 : 11);
     // Integers, so that sums are exact; all differ between panels.
     const left = (row: number, i: number) => row + 3 * i;
     const right = (i: number, column: number) => column % 7 + i * i % 101;
+    const bias = Uint32Array.from({ length: k }, (_, i) => i * 3 % 50);
+    const bytes = new Uint8Array(bias.buffer);
     const words = (values: Float32Array) => new Uint32Array(values.buffer);
     const y = new Float32Array(ROWS * COLUMNS);
     const matrix = (
@@ -85,6 +107,7 @@ for (const panels of [1, 2, 3]) {
       );
     interpretKernel(kernel, {
       left: words(matrix(ROWS, k, left)),
+      bias,
       right: words(matrix(k, COLUMNS, right)),
       y: words(y),
     }, [1, 1, 1]);
@@ -92,7 +115,11 @@ for (const panels of [1, 2, 3]) {
       ROWS,
       COLUMNS,
       (row, column) =>
-        sum(range(k).map((i) => left(row, i) * right(i, column))),
+        sum(
+          range(k).map((i) =>
+            (2 * left(row, i) + bias[i]! + bytes[i]!) * right(i, column)
+          ),
+        ),
     );
     t.strictSame(y, wanted);
     t.end();

@@ -70,7 +70,7 @@ function prefetched(
   const ahead = (load: Load): Ahead | undefined => {
     if (!bindings.has(load.binding) || !isKnown(load.index)) return undefined;
     const count = load.op === "loads" ? load.names.length : 1;
-    const key = exactJson([load.binding, load.index, count]);
+    const key = exactJson({ ...load, names: count });
     const known = found.get(key);
     // After the product that loads ahead, the variables have the next words.
     if (known) return used.has(known) ? known : undefined;
