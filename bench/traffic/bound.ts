@@ -1,7 +1,7 @@
 /**
  * A model of the time of a launch on a described GPU: the longest of waiting for memory, bandwidth, the port of a
- * core to L2, the banks of its workgroup memory, matrix units, and issuing instructions. Registers, and chains of loads within an iteration, are not
- * modelled.
+ * core to L2, the banks of its workgroup memory, matrix units, and issuing instructions. Registers, and chains of loads
+ * within an iteration, are not modelled.
  */
 
 import { type Counts, SECTOR, WARP } from "./count.ts";

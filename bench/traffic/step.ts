@@ -43,7 +43,7 @@ export interface LaunchTraffic {
   readonly matrices: boolean;
   /** Share of the fetched sectors of weights and states that is used. */
   readonly efficiency: number;
-  /** Passes per request to workgroup memory: 1 without bank conflicts. Absent: no such request. */
+  /** Passes over workgroup memory relative to those without bank conflicts. Absent: no request to it. */
   readonly bankPasses?: number;
   /** Share of the issued lanes that are inactive. */
   readonly divergence: number;

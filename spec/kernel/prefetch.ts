@@ -51,7 +51,7 @@ export function prefetchPanels(
   return list(form);
 }
 
-/** A loop that loads the words of its first iteration before it, and those of the next one before a product. */
+/** Loads the words of the first panel before a loop, and those of the next panel before a product. */
 function prefetched(
   loop: ForStmt<MatrixStmt>,
   { prefix, bindings }: {
@@ -158,8 +158,8 @@ function knownIndex(body: readonly MatrixStmt[]): (index: Expr) => boolean {
 }
 
 /**
- * Statements that load words at another counter, `<prefix>_<phase>_<counter>`, and keep them. `let`s that an index uses precede
- * the first use.
+ * Statements that load words at another counter, `<prefix>_<phase>_<counter>`, and keep them. `let`s that an index uses
+ * precede the first use.
  */
 function loadsAt(
   { name: counter, body }: ForStmt<MatrixStmt>,
