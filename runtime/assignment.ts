@@ -56,7 +56,6 @@ const WORDS: {
     const groups = new Map<number, readonly number[]>();
     const groupOfRank = (rank: number) =>
       cachedIn(groups, rank, {
-        max: Infinity,
         create: () => groupOf(mesh, rank, over),
       });
     return (rank, axes) =>

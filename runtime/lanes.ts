@@ -72,11 +72,9 @@ export function laneProgram(
     inFlight,
     partsFor: (outputs) =>
       cachedIn(byOutputs, outputs.join(), {
-        max: Infinity,
         create: () => {
           const launches = unneededLaunches(plan, program, outputs);
           return cachedIn(byLaunches, [...launches].join(), {
-            max: Infinity,
             create: () => divideParts(partsWithout(launches), lanes),
           });
         },

@@ -1,10 +1,13 @@
 /** Caches with a maximum size, or for as long as an object lives. */
 
-/** Returns the cached value of a key, or creates it. A full cache is emptied first. */
+/** Returns the cached value of a key, or creates it. `max`: entries; a full cache is emptied first. Default: unlimited. */
 export function cachedIn<K, V>(
   cache: Map<K, V>,
   key: K,
-  { max, create }: { readonly max: number; readonly create: () => V },
+  { max = Infinity, create }: {
+    readonly max?: number;
+    readonly create: () => V;
+  },
 ): V {
   const known = cache.get(key);
   if (known !== undefined) return known;

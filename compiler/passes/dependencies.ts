@@ -50,5 +50,5 @@ export function dependencies(
 }
 
 function stepsIn(steps: Map<string, Step[]>, buffer: string): Step[] {
-  return cachedIn(steps, buffer, { max: Infinity, create: () => [] });
+  return cachedIn(steps, buffer, { create: () => [] });
 }

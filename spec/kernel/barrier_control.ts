@@ -40,7 +40,7 @@ function barrierControl(body: readonly Stmt[]): readonly Stmt[] {
       const at = { stmt, outer };
       if (stmt.op === "barrier" && outer) barriers.push(at);
       for (const name of writtenBy(stmt)) {
-        cachedIn(writers, name, { max: Infinity, create: (): Nested[] => [] })
+        cachedIn(writers, name, { create: (): Nested[] => [] })
           .push(at);
       }
       for (const inner of bodiesOf(stmt)) read(inner, at);

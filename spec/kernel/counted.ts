@@ -407,7 +407,7 @@ function usedNames(body: readonly Stmt[]): UsedNames {
   const add = (s: Stmt): void => {
     expressionsOf(s).forEach(addIndices);
     if ("name" in s) {
-      const all = cachedIn(values, s.name, { max: Infinity, create: () => [] });
+      const all = cachedIn(values, s.name, { create: () => [] });
       all.push(...expressionsOf(s));
     }
     if (s.op === "store") {

@@ -17,7 +17,7 @@ export interface LaunchFacts {
   readonly owners: number;
   /** Inputs of the plan. */
   readonly inputs: readonly PlanBuffer[];
-  /** A number that launches have in common if they do the same work in each workload, such as those of equal layers. */
+  /** Class of a launch: equal for launches with the same work in each workload, such as those of equal layers. */
   classOf(step: LaunchStep): number;
 }
 
@@ -43,10 +43,10 @@ function routedBuffers({ buffers, programs }: Plan): Map<string, Routed> {
     step.part?.part === "regroup" || step.part?.lists === true;
   for (const step of steps) {
     if (!lists(step) || !step.part) continue;
-    const tiles = tilesOf(step);
-    const known = chunks.get(step.part.routing) ?? new Set();
-    chunks.set(step.part.routing, known);
-    for (const name of tiles) known.add(name);
+    const tiles = cachedIn(chunks, step.part.routing, {
+      create: () => new Set<string>(),
+    });
+    for (const name of tilesOf(step)) tiles.add(name);
   }
   for (const step of steps) {
     if (!step.part) continue;
@@ -54,8 +54,10 @@ function routedBuffers({ buffers, programs }: Plan): Map<string, Routed> {
     const afterwards = lists(step);
     const names = step.op === "launch"
       ? Object.values(step.bindings)
-      : step.op === "allGather" || step.op === "allToAll"
-      ? [step.op === "allGather" ? step.to : step.counts]
+      : step.op === "allGather"
+      ? [step.to]
+      : step.op === "allToAll"
+      ? [step.counts]
       : [];
     for (const name of names) {
       const { kind, dtype, routing: says = "counts" } = buffers[name]!;
@@ -106,10 +108,8 @@ function findFacts(plan: Plan): LaunchFacts {
     inputs: Object.values(plan.buffers).filter(({ kind }) => kind === "input"),
     classOf: (step) =>
       cachedIn(steps, step, {
-        max: Infinity,
         create: () =>
           cachedIn(classes, classKey(plan, step, routed), {
-            max: Infinity,
             create: () => classes.size,
           }),
       }),

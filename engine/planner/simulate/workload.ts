@@ -63,7 +63,7 @@ export function lengthsOf(
   };
   const found = new Map<string, number>();
   const max = (axis: string): number =>
-    cachedIn(found, axis, { max: Infinity, create: () => maxOf(axis) });
+    cachedIn(found, axis, { create: () => maxOf(axis) });
   const maxOf = (axis: string): number => {
     const known = plan.axes[axis]!;
     const { over, assignment } = known;
