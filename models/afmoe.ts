@@ -21,7 +21,6 @@ import {
   integerField,
   type Layer,
   normHeads,
-  positiveField,
   projectHeads,
   requireField,
   rotate,
@@ -69,17 +68,16 @@ function readConfig(config: Config): AfmoeConfig {
     theta: 10000,
     maxPositions: 16384,
   }, { experts: "num_experts", ffn: "moe_intermediate_size" });
-  const dense = integerField(config, "num_dense_layers", {
-    default: 1,
-    min: 0,
-  });
   const shared = sharedExperts(config, fields.ffn, {
-    sharedField: "num_shared_experts",
     denseFfn: 6144,
     sharedExperts: 2,
-    firstSparse: dense,
-    routedScale: positiveField(config, "route_scale", { default: 1 }),
+    firstSparse: 1,
+    routedScale: 1,
     normalize: true,
+  }, {
+    sharedExperts: "num_shared_experts",
+    firstSparse: "num_dense_layers",
+    routedScale: "route_scale",
   });
   const window = integerField(config, "sliding_window", { default: 1024 });
   const every = integerField(config, "global_attn_every_n_layers", {
@@ -90,7 +88,7 @@ function readConfig(config: Config): AfmoeConfig {
     ...fields,
     ...shared,
     kindOf: (layer) => ({
-      experts: layer >= dense,
+      ...shared.kindOf(layer),
       window: slides(layer) ? window : undefined,
       rotated: slides(layer),
     }),

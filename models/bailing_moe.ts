@@ -73,7 +73,6 @@ function readConfig(config: Config): BailingMoeConfig {
   return {
     ...fields,
     ...sharedExperts(config, fields.ffn, {
-      sharedField: "num_shared_experts",
       denseFfn: 5120,
       sharedExperts: 1,
       firstSparse: 1,
@@ -81,7 +80,7 @@ function readConfig(config: Config): BailingMoeConfig {
       normalize: true,
       groups: 8,
       topGroups: 4,
-    }),
+    }, { sharedExperts: "num_shared_experts" }),
     normed: booleanField(config, "use_qk_norm", { default: true }),
   };
 }

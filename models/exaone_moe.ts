@@ -56,13 +56,12 @@ function readConfig(config: Config): ExaoneMoeConfig {
     maxPositions: 2048,
   }, { experts: "num_experts", ffn: "moe_intermediate_size" });
   const shared = sharedExperts(config, fields.ffn, {
-    sharedField: "num_shared_experts",
     denseFfn: 16384,
     sharedExperts: 1,
     firstSparse: 1,
     routedScale: 2.5,
     normalize: true,
-  });
+  }, { sharedExperts: "num_shared_experts" });
   const window = integerField(config, "sliding_window", { default: 4096 });
   // With a list of layers, the pattern is a repetition of it, such as "LLLG".
   const listed = Array.isArray(config["layer_types"]);

@@ -13,7 +13,6 @@ import {
   groupedFields,
   ignoreFields,
   normHeads,
-  positiveField,
   predictorTensors,
   projectHeads,
   requireField,
@@ -66,14 +65,14 @@ function readConfig(config: Config): HyV3Config {
   return {
     ...fields,
     ...sharedExperts(config, fields.ffn, {
-      sharedField: "num_shared_experts",
       denseFfn: 13312,
       sharedExperts: 1,
       firstSparse: 1,
-      routedScale: positiveField(config, "router_scaling_factor", {
-        default: 2.826,
-      }),
+      routedScale: 2.826,
       normalize: true,
+    }, {
+      sharedExperts: "num_shared_experts",
+      routedScale: "router_scaling_factor",
     }),
   };
 }

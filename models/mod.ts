@@ -149,6 +149,7 @@ export {
   type SharedExpertDefaults,
   type SharedExperts,
   sharedExperts,
+  type SharedFieldNames,
   type SharedNames,
 } from "./shared_experts.ts";
 export { readRotary, ropeScaling, type Rotary } from "./rotary.ts";

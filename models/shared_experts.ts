@@ -47,10 +47,18 @@ export interface SharedExperts {
   readonly predictors: number;
 }
 
+/** Field names that differ between families. */
+export interface SharedFieldNames {
+  /** Number of shared experts. Default: "n_shared_experts". */
+  readonly sharedExperts?: string;
+  /** First layer with experts. Default: "first_k_dense_replace". */
+  readonly firstSparse?: string;
+  /** Factor of expert weights. Default: "routed_scaling_factor". */
+  readonly routedScale?: string;
+}
+
 /** A family's defaults. */
 export interface SharedExpertDefaults {
-  /** Name of the field with the number of shared experts. Default: "n_shared_experts". */
-  readonly sharedField?: string;
   readonly denseFfn: number;
   readonly sharedExperts: number;
   readonly firstSparse: number;
@@ -65,25 +73,31 @@ export function sharedExperts(
   config: Config,
   ffn: number,
   defaults: SharedExpertDefaults,
+  names: SharedFieldNames = {},
 ): SharedExperts {
+  const {
+    sharedExperts: shared = "n_shared_experts",
+    firstSparse: first = "first_k_dense_replace",
+    routedScale = "routed_scaling_factor",
+  } = names;
   const field = (key: string, value: number, min = 1) =>
     integerField(config, key, { default: value, min });
   const count = field("n_group", defaults.groups ?? 1);
   if (count === 1) ignoreFields(config, ["topk_group"]);
-  const sparse = sparseLayers(config, defaults.firstSparse);
+  const sparse = sparseLayers(
+    config,
+    field(first, defaults.firstSparse, 0),
+  );
   return {
-    sharedFfn: ffn *
-      field(defaults.sharedField ?? "n_shared_experts", defaults.sharedExperts),
+    sharedFfn: ffn * field(shared, defaults.sharedExperts),
     denseFfn: field("intermediate_size", defaults.denseFfn),
     kindOf: (layer) => ({ experts: sparse(layer) }),
     expertGroups: count === 1
       ? undefined
       : { count, keep: field("topk_group", defaults.topGroups ?? 1) },
-    routedScale: positiveField(
-      config,
-      "routed_scaling_factor",
-      { default: defaults.routedScale },
-    ),
+    routedScale: positiveField(config, routedScale, {
+      default: defaults.routedScale,
+    }),
     normalize: booleanField(config, "norm_topk_prob", {
       default: defaults.normalize,
     }),
@@ -91,15 +105,11 @@ export function sharedExperts(
   };
 }
 
-/** Returns which layers have experts: those in `mlp_layer_types`, or all from `first_k_dense_replace` on. */
+/** Returns which layers have experts: those in `mlp_layer_types`, or all from the layer `first` on. */
 function sparseLayers(
   config: Config,
-  byDefault: number,
+  first: number,
 ): (layer: number) => boolean {
-  const first = integerField(config, "first_k_dense_replace", {
-    default: byDefault,
-    min: 0,
-  });
   const typeOf = layerTypes(
     config,
     ["dense", "sparse"],
