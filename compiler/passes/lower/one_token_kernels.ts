@@ -179,6 +179,8 @@ export function chooseKernel(
   };
   const isAdjacent = unitOf(full) % 2 === 0 && full.weights.length === 1;
   if (slices && !isAdjacent) return;
+  // The router may leave too little workgroup memory.
+  if (blocksInRound(full, 1) === 0) return;
   const kernel = matmulOfChoices(full);
   return { scope, kernel, groups: choicesGroups(full) };
 }
