@@ -9,6 +9,7 @@ import {
   booleanField,
   type Config,
   decoderModel,
+  type DecoderNames,
   type DecoderOptions,
   defineFamily,
   feedShared,
@@ -32,7 +33,9 @@ export const family = defineFamily({
   architectures: ["Glm4MoeForCausalLM", "Glm4vMoeForConditionalGeneration"],
   config: readConfig,
   build: buildGlm4,
-  unused: (config) => [...predictorTensors(config), "model.visual."],
+  unused: (
+    config,
+  ) => [...predictorTensors(config, namesOf(config).layer), "model.visual."],
 });
 
 /** A GLM-4.5 configuration. */
@@ -95,15 +98,20 @@ export function glm4Fields(
   };
 }
 
+function namesOf({ wrapped }: Glm4MoeConfig): Partial<DecoderNames> {
+  return wrapped ? WRAPPED : {};
+}
+
 /** Builds the model of a configuration. */
 export function buildGlm4(
   config: Glm4MoeConfig,
   options: DecoderOptions,
 ): Model {
-  const { bias, normed, rotary, wrapped } = config;
+  const { bias, normed, rotary } = config;
+  const names = namesOf(config);
   return decoderModel(config, {
     axes: groupedAxes(config),
-    names: wrapped ? WRAPPED : {},
+    names,
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
         const heads = projectHeads(m, rows, { bias });
@@ -111,6 +119,6 @@ export function buildGlm4(
         return attendHeads(m, rotate(ready, rotary, layer), layer);
       }),
     feed: feedShared(config),
-    predictor: nextLayer(config),
+    predictor: nextLayer(config, names.layer),
   }, options);
 }

@@ -25,7 +25,7 @@ export const family = defineFamily({
   unused: (config) => [
     "vision_tower.",
     "mm_projector.",
-    ...predictorTensors(config).map((name) => `language_model.${name}`),
+    ...predictorTensors(config, NAMES.layer),
   ],
 });
 

@@ -119,13 +119,14 @@ function sparseLayers(
   return (layer) => typeOf(layer) === "sparse";
 }
 
-/** Returns the prefixes of tensors that predict further tokens. */
+/** Returns the prefixes of tensors that predict further tokens. `start`: prefix of all layers. */
 export function predictorTensors(
   { layers, predictors }: Pick<SharedExperts, "predictors"> & Decoder,
+  start = "model.layers",
 ): string[] {
   return Array.from(
     { length: predictors },
-    (_, i) => `model.layers.${layers + i}.`,
+    (_, i) => `${start}.${layers + i}.`,
   );
 }
 

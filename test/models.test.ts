@@ -113,6 +113,37 @@ t.test("publishedModel() uses the tensor names of checkpoints", (t) => {
   t.end();
 });
 
+t.test("layers that predict further tokens are named as the others", (t) => {
+  for (
+    const name of [
+      "deepseekv3-16e",
+      "kimik25-12e",
+      "glm4moe-16e",
+      "glm4vmoe-12e",
+    ]
+  ) {
+    const config = configOf(name);
+    const text = config["text_config"] as Config | undefined;
+    const predictors = { num_nextn_predict_layers: 1 };
+    const { decoder, build, unused } = publishedModel(
+      text
+        ? { ...config, text_config: { ...text, ...predictors } }
+        : { ...config, ...predictors },
+    );
+    const namesOf = (next: { readonly predicts?: boolean }) =>
+      trace(build({ ...BOUNDS, next })).nodes.flatMap((node) =>
+        node.primitive === "param" ? [node.params.name] : []
+      );
+    const known = new Set(namesOf({}));
+    const further = namesOf({ predicts: true }).filter((k) => !known.has(k));
+    const first = [...known].find((k) => /layers\.0\./.test(k));
+    const layer = first!.replace(/layers\.0\..*/, `layers.${decoder.layers}.`);
+    t.strictSame(further.filter((k) => !k.startsWith(layer)), [], name);
+    t.ok(further.length > 0 && unused.includes(layer), `${name} ignores them`);
+  }
+  t.end();
+});
+
 t.test("configurations of both generations of transformers give the same model", (t) => {
   const read = (config: Config) => {
     const { decoder } = publishedModel(config);
