@@ -1,5 +1,6 @@
 // The traffic counter on kernels with known GPU behaviour, and on streams measured on a V100.
 
+import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { DEMO_FOLDER } from "../bench/peers/demo.ts";
@@ -450,22 +451,37 @@ t.test("a step is bounded by its bytes and launches on every GPU", async (t) => 
   }
 });
 
-t.test("a generated token has few launches", async (t) => {
+/** Names of the kernels of each layer in a step of one token. */
+async function kernelsOf(config: string): Promise<string[]> {
   const { layers } = await countStep({
-    config: fileURLToPath(DEMO_FOLDER),
+    config,
     gpu: describedGpu("h100"),
     mesh: { ep: 1 },
     workload: { tokens: 1, sequences: 1, past: 16 },
     unroll: 4,
   });
-  const names = layers.map(({ launches }) =>
+  return layers.map(({ launches }) =>
     launches.map(({ kernel }) => kernel).join(" ")
   );
-  t.ok(layers[1]!.launches.length <= 8, `${names[1]}`);
+}
+
+t.test("a generated token has few launches", async (t) => {
+  const names = await kernelsOf(fileURLToPath(DEMO_FOLDER));
+  t.ok(names[1]!.split(" ").length <= 8, names[1]!);
   t.match(
     names[1],
     /choices_matmul_pair_128x192 combined_matmul_192x128$/,
     "experts need two launches",
   );
   t.match(names.at(-1), /topk_1_of_\d+/, "the device selects the best token");
+});
+
+t.test("experts do not share a launch with a router of 1,024", async (t) => {
+  const file = new URL("config.json", DEMO_FOLDER);
+  const config = JSON.parse(readFileSync(file, "utf8"));
+  const folder = t.testdir({
+    "config.json": JSON.stringify({ ...config, num_experts: 1024 }),
+  });
+  const names = await kernelsOf(`${folder}/config.json`);
+  t.match(names[1], /router_1024_assign grouped_matmul_pair_128x192/);
 });
