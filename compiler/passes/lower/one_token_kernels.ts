@@ -106,8 +106,8 @@ function shapeOf(
   return `${weights.length > 1 ? "_pair" : ""}_${k}x${columns}`;
 }
 
-/** Arrays of workgroup memory of a router, at most as long as its experts are many. */
-const ROUTER_ARRAYS = 5;
+/** Words of workgroup memory of a router per expert; most routers need little more than one. */
+const ROUTER_WORDS = 5;
 
 /** The first matmul of the choices. Undefined: no such kernel is possible. */
 export function chooseKernel(
@@ -138,7 +138,7 @@ export function chooseKernel(
   const full: ChoicesMatmulOptions = {
     ...options,
     ...left,
-    otherWords: ROUTER_ARRAYS * router.options.experts +
+    otherWords: ROUTER_WORDS * router.options.experts +
       (left.otherWords ?? 0),
     name: `choices_matmul${shapeOf(options)}`,
     leftRow: () => u32(0),
