@@ -33,9 +33,10 @@ export const family = defineFamily({
   architectures: ["Glm4MoeForCausalLM", "Glm4vMoeForConditionalGeneration"],
   config: readConfig,
   build: buildGlm4,
-  unused: (
-    config,
-  ) => [...predictorTensors(config, namesOf(config).layer), "model.visual."],
+  unused: (config) => [
+    ...predictorTensors(config, namesOf(config).layer),
+    "model.visual.",
+  ],
 });
 
 /** A GLM-4.5 configuration. */

@@ -94,7 +94,7 @@ function readConfig(config: Config): MiMoConfig {
     { name: "num_attention_heads", value: heads },
     { name: "swa_num_key_value_heads", value: kvHeads },
   );
-  // Layers with a window have the other sizes of the others.
+  // The other sizes are equal in all layers.
   requireField(config, "swa_num_attention_heads", heads);
   requireField(config, "swa_head_dim", headDim);
   requireField(config, "swa_v_head_dim", valueDim);
@@ -159,11 +159,11 @@ function rotaries(
 ): (kind: string, key: string, theta: number) => Rotary {
   const all = objectField(config, "rope_parameters") ?? {};
   return (kind, key, theta) => {
-    const own = objectField(all, kind) ?? {
+    const ofKind = objectField(all, kind) ?? {
       rope_theta: positiveField(config, key, { default: theta }),
       partial_rotary_factor: config["partial_rotary_factor"],
     };
-    return readRotary({ rope_parameters: own }, { dim, theta, part: 0.334 });
+    return readRotary({ rope_parameters: ofKind }, { dim, theta, part: 0.334 });
   };
 }
 

@@ -1,6 +1,6 @@
 /**
- * Qwen3-MoE, also as the text model of Qwen3-VL-MoE and Qwen3-Omni-MoE: queries and keys normalized per head, and optional layers without
- * experts.
+ * Qwen3-MoE, also as the text model of Qwen3-VL-MoE and Qwen3-Omni-MoE: queries and keys normalized per head, and
+ * optional layers without experts.
  */
 
 import type { Model } from "switchyard-moe";

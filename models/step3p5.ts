@@ -195,10 +195,10 @@ function readRotations(
   const part = numbers(config, "partial_rotary_factors")[layer] ?? 1;
   const scaled = anyField(config, "yarn_only_types") ?? TYPES;
   const scaling = objectField(config, "rope_scaling");
-  const own = Array.isArray(scaled) && scaled.includes(type) ? scaling : {};
+  const ofType = Array.isArray(scaled) && scaled.includes(type) ? scaling : {};
   return readRotary({
     rope_parameters: {
-      ...own,
+      ...ofType,
       rope_theta: theta,
       partial_rotary_factor: part,
     },

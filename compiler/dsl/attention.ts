@@ -75,10 +75,11 @@ export type Attention<
  * attends to positions ≤ p of sequence s. Query head h reads key head h / (heads / key heads).
  *
  * Axes: `q` is `token head headDim`, `key` is `token kvHead headDim`, `value` is `token kvHead valueDim`, `keys` and
- * `values` are these with `sequence context` instead of `token`; `y` is `token head valueDim`. Dtype: all equal, "f32" or "f16"; `sequence` and `position` are
- * "i32". Errors: other axes; dtypes differ; a number of heads that is not a multiple of the key heads; states that are
- * not returned. Gradient: by `q`, `key`, `value` and `sinks`, in a run in which every sequence starts. Sharding: along
- * the heads with their key heads, and along the tokens if the tokens of a sequence are on one rank.
+ * `values` are these with `sequence context` instead of `token`; `y` is `token head valueDim`. Dtype: all equal, "f32"
+ * or "f16"; `sequence` and `position` are "i32". Errors: other axes; dtypes differ; a number of heads that is not a
+ * multiple of the key heads; states that are not returned. Gradient: by `q`, `key`, `value` and `sinks`, in a run in
+ * which every sequence starts. Sharding: along the heads with their key heads, and along the tokens if the tokens of a
+ * sequence are on one rank.
  *
  * @example
  * ```ts

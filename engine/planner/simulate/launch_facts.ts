@@ -83,10 +83,10 @@ export function isExpert(plan: Plan, { kind, axes }: PlanBuffer): boolean {
 
 /** Group ranks with separate sequences. */
 function sequenceOwners({ axes, mesh }: Plan): number {
-  const expertAxis = Object.values(axes).find(({ of, assignment }) =>
+  const sequenceAxis = Object.values(axes).find(({ of, assignment }) =>
     of === "sequence" || assignment?.by === "sequence"
   );
-  return groupSizeOf(mesh, expertAxis?.over ?? []);
+  return groupSizeOf(mesh, sequenceAxis?.over ?? []);
 }
 
 const known = new WeakMap<Plan, LaunchFacts>();
