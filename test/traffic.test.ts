@@ -429,6 +429,49 @@ t.test("bounds of streams are 0.9 to 1.5 times the measured rates", (t) => {
   t.end();
 });
 
+/** The bound of one workgroup that copies 256 words, with other counts. */
+function boundOfCopy(other: Partial<GroupCounts> = {}) {
+  const counts = count(wgsl`let i = group.x * 256 + lane; y[i] = x[i];`);
+  const launch = { workgroups: 1, lanes: 256, words: 0, cold: () => true };
+  return boundOf(V100, { ...counts, ...other }, launch);
+}
+
+t.test("instructions and products hide waits for loads ahead", (t) => {
+  const cyclesWith = (hidden: {
+    readonly instructions: number;
+    readonly multiplyAdds: number;
+  }) => {
+    const waits = { near: 0, l2: 0, device: 10 };
+    return boundOfCopy({ ahead: { waits, ...hidden } }).seconds * V100.clock;
+  };
+  const exposed = cyclesWith({ instructions: 0, multiplyAdds: 0 });
+  // An instruction takes 2 cycles, and a core executes as many multiply-adds in 2,000.
+  const products = 2000 * V100.matrix.rate / V100.cores / V100.clock;
+  for (
+    const hidden of [
+      { instructions: 1000, multiplyAdds: 0 },
+      { instructions: 0, multiplyAdds: products },
+    ]
+  ) {
+    const saved = exposed - cyclesWith(hidden);
+    t.ok(Math.abs(saved - 2000) < 20, `${saved} cycles`);
+  }
+  t.equal(
+    cyclesWith({ instructions: 1e6, multiplyAdds: 0 }),
+    boundOfCopy().seconds * V100.clock,
+    "at most the waits are hidden",
+  );
+  t.end();
+});
+
+t.test("every pass over workgroup memory takes a cycle of its core", (t) => {
+  const passes = 1e6;
+  const { seconds, by } = boundOfCopy({ shared: { passes, least: passes } });
+  t.equal(by, "banks");
+  t.equal(seconds, passes / V100.clock);
+  t.end();
+});
+
 t.test("a step is bounded by its bytes and launches on every GPU", async (t) => {
   const config = fileURLToPath(DEMO_FOLDER);
   for (const gpu of GPU_NAMES.map(describedGpu)) {
