@@ -466,7 +466,9 @@ t.test("instructions and products hide waits for loads ahead", (t) => {
 
 t.test("every pass over workgroup memory takes a cycle of its core", (t) => {
   const passes = 1e6;
-  const { seconds, by } = boundOfCopy({ shared: { passes, least: passes } });
+  const { seconds, by } = boundOfCopy({
+    shared: { passes, conflictFree: passes },
+  });
   t.equal(by, "banks");
   t.equal(seconds, passes / V100.clock);
   t.end();

@@ -73,7 +73,8 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
     launch.distinct === undefined ? Infinity : launch.distinct / efficiency,
   );
   const issue = counts.instructions / gpu.clock;
-  const conflicts = (counts.shared.passes - counts.shared.least) / gpu.clock;
+  const conflicts = (counts.shared.passes - counts.shared.conflictFree) /
+    gpu.clock;
   const perIssue = Math.max(1, atOnce * warps / (usedCores * gpu.issue));
   const multiply = (of: { readonly multiplyAdds: number }) =>
     of.multiplyAdds * gpu.cores / (gpu.matrix.rate * gpu.matrix.reachable);

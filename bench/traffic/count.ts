@@ -37,7 +37,7 @@ export interface Site {
   bytes: number;
   /** Passes over workgroup memory, and the number without bank conflicts. */
   passes: number;
-  least: number;
+  conflictFree: number;
 }
 
 /**
@@ -77,7 +77,7 @@ export interface Counts {
   /** Instructions of the warp with the most. */
   readonly slowest: number;
   /** Passes of requests to workgroup memory over all warps, and the number without bank conflicts. */
-  readonly shared: { readonly least: number; readonly passes: number };
+  readonly shared: { readonly conflictFree: number; readonly passes: number };
   /** Times that the slowest warp waits. */
   readonly waits: Waits;
   readonly ahead: Ahead;
@@ -216,7 +216,8 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
       request(access, true, (site, indices) => {
         site.bytes += weight * wordsOf(indices, access.width).size * WORD;
         site.passes += weight * passesOf(indices, access.width);
-        site.least += weight * Math.ceil(indices.length * access.width / BANKS);
+        site.conflictFree += weight *
+          Math.ceil(indices.length * access.width / BANKS);
       });
       waitFor("near");
     },
@@ -256,7 +257,7 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
     active,
     slowest: Math.max(...ofWarps),
     shared: {
-      least: sum(conflicts.map(({ least }) => least)),
+      conflictFree: sum(conflicts.map(({ conflictFree }) => conflictFree)),
       passes: sum(conflicts.map(({ passes }) => passes)),
     },
     waits,
@@ -294,7 +295,7 @@ export function meanCounts(samples: readonly Sample[]): Counts {
     active: mean(({ active }) => active),
     slowest: Math.max(...samples.map(({ counts }) => counts.slowest)),
     shared: {
-      least: mean(({ shared }) => shared.least),
+      conflictFree: mean(({ shared }) => shared.conflictFree),
       passes: mean(({ shared }) => shared.passes),
     },
     waits: most(({ waits }) => waits),
@@ -322,7 +323,7 @@ function newSite(op: Access["op"], name: string, shared: boolean): Site {
     lines: 0,
     bytes: 0,
     passes: 0,
-    least: 0,
+    conflictFree: 0,
   };
 }
 

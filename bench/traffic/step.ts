@@ -139,11 +139,11 @@ export async function countStep(
     if (!executes(plan.mesh, 0, step)) continue;
     const counted = meter.launch(step, { rank: 0, fullness: "max" });
     if (counted === undefined) continue;
-    const kept = (binding: string) =>
+    const persistent = (binding: string) =>
       isPersistent(plan.buffers[step.bindings[binding]!]!.kind);
     const traffic = known.get(counted) ?? trafficOf(counted, {
       kernel: plan.kernels[step.kernel]!.tree,
-      kept,
+      persistent,
       gpu,
       unroll,
     });
@@ -189,16 +189,16 @@ function isPersistent(kind: string): boolean {
 
 function trafficOf(
   { work, setup, bytes, weights, states, buffers }: CountedLaunch,
-  { kernel, kept, gpu, unroll }: {
+  { kernel, persistent, gpu, unroll }: {
     readonly kernel: Kernel;
-    readonly kept: (binding: string) => boolean;
+    readonly persistent: (binding: string) => boolean;
     readonly gpu: Gpu;
     readonly unroll: number;
   },
 ): LaunchTraffic {
   const inDevice = buffers.flatMap(({ read, stored }, i) => {
     const { name } = kernel.bindings[i]!;
-    return kept(name) || read + stored > gpu.cache
+    return persistent(name) || read + stored > gpu.cache
       ? [{ name, read, stored }]
       : [];
   });
@@ -206,7 +206,7 @@ function trafficOf(
     inDevice.some(({ name }) => name === binding);
   const counts = countSampled(kernel, setup, {
     cold,
-    kept,
+    persistent,
     unroll,
     matrices: gpu.subgroup,
   });
@@ -238,7 +238,9 @@ function trafficOf(
     arithmetic,
     matrices: work.matrices,
     efficiency: bound.efficiency,
-    ...shared.least > 0 ? { bankPasses: shared.passes / shared.least } : {},
+    ...shared.conflictFree > 0
+      ? { bankPasses: shared.passes / shared.conflictFree }
+      : {},
     divergence: 1 - active / instructions,
     waits: waits.device + ahead.waits.device || waits.l2 + ahead.waits.l2,
     inFlight: bound.inFlight,
@@ -253,14 +255,14 @@ function countSampled(
   setup: LaunchSetup,
   options: {
     readonly cold: (binding: string) => boolean;
-    readonly kept: (binding: string) => boolean;
+    readonly persistent: (binding: string) => boolean;
     readonly unroll: number;
     readonly matrices: number;
   },
 ) {
   const typical = typicalLoad(kernel, setup);
   const load = (binding: string, index: number) =>
-    options.kept(binding) ? storedWord(index) : typical(binding, index);
+    options.persistent(binding) ? storedWord(index) : typical(binding, index);
   return meanCounts(
     sampledGroups(kernel, setup).map(({ group, share }) => ({
       counts: countGroup(kernel, { ...options, group, load }),
