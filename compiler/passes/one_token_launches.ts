@@ -15,7 +15,7 @@ import { changeWriters, writesOf } from "./lower/writers.ts";
 
 /** A step, and its launch for one token. */
 interface OneToken {
-  readonly whole: LaunchStep;
+  readonly step: LaunchStep;
   readonly one: LaunchStep;
   /** The launch for more tokens. Absent: the step is only for one. */
   readonly more?: LaunchStep;
@@ -55,7 +55,7 @@ export function splitForOne(
         else changeWriters(lowering, writesOf(lowering, more), 1);
       }
       return merged.filter((step) => !dropped.has(step))
-        .map((step) => parts.get(step)?.whole ?? step);
+        .map((step) => parts.get(step)?.step ?? step);
     },
   };
 }
@@ -87,9 +87,9 @@ function oneTokenOf(
       : kernelAlongY(lowering, step.kernel, across),
     workgroups: [atMostOne, across * along, 1],
   };
-  if (isOnlyForOne(x)) return { one, whole: step };
+  if (isOnlyForOne(x)) return { one, step };
   const { more } = forRows(x, { rows: tokens });
-  return { one, more: { ...step, workgroups: [more, y, z] }, whole: step };
+  return { one, more: { ...step, workgroups: [more, y, z] }, step };
 }
 
 /** Whether a size is 0 for more than one token. */
