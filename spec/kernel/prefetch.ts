@@ -17,7 +17,7 @@ import {
   walkStatements,
 } from "./walk.ts";
 
-/** Most words that a loop keeps: GPUs have 255 registers per lane, most of them for sums. */
+/** Maximum words that a loop keeps: GPUs have 255 registers per lane, most of them for sums. */
 const MAX_WORDS = 48;
 
 /** One word, or several. */
