@@ -39,7 +39,6 @@ export const family = defineFamily({
 
 /** An AFMoE configuration. */
 interface AfmoeConfig extends GroupedDecoder, SharedExperts {
-  readonly kindOf: SharedExperts["kindOf"];
   /** Embeddings are multiplied by the square root of their length. */
   readonly scaled: boolean;
 }

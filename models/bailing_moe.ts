@@ -34,7 +34,6 @@ export const family = defineFamily({
 
 /** A Ling 2.0 configuration. */
 interface BailingMoeConfig extends GroupedDecoder, SharedExperts {
-  readonly kindOf: SharedExperts["kindOf"];
   /** Queries and keys are normalized per head. */
   readonly normed: boolean;
 }

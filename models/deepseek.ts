@@ -16,9 +16,7 @@ import {
 
 /** A DeepSeek configuration. */
 export interface DeepseekConfig
-  extends DecoderFields, LatentFields, SharedExperts {
-  readonly kindOf: SharedExperts["kindOf"];
-}
+  extends DecoderFields, LatentFields, SharedExperts {}
 
 /** Defaults that differ between families. */
 export interface DeepseekDefaults

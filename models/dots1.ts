@@ -32,9 +32,7 @@ export const family = defineFamily({
 });
 
 /** A Dots1 configuration. */
-interface Dots1Config extends GroupedDecoder, SharedExperts {
-  readonly kindOf: SharedExperts["kindOf"];
-}
+interface Dots1Config extends GroupedDecoder, SharedExperts {}
 
 /**
  * Reads a config.json of `Dots1ForCausalLM`. Missing fields have transformers' defaults; numbers of experts default to

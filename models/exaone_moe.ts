@@ -34,9 +34,7 @@ export const family = defineFamily({
 });
 
 /** A K-EXAONE configuration. */
-interface ExaoneMoeConfig extends GroupedDecoder, SharedExperts {
-  readonly kindOf: SharedExperts["kindOf"];
-}
+interface ExaoneMoeConfig extends GroupedDecoder, SharedExperts {}
 
 /** Reads a config.json of K-EXAONE. Missing fields have transformers' defaults. */
 function readConfig(config: Config): ExaoneMoeConfig {

@@ -41,7 +41,6 @@ export const family = defineFamily({
 
 /** A GLM-4.5 configuration. */
 export interface Glm4MoeConfig extends GroupedDecoder, SharedExperts {
-  readonly kindOf: SharedExperts["kindOf"];
   /** Queries, keys and values have biases. */
   readonly bias: boolean;
   /** Queries and keys are normalized per head. */

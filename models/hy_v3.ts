@@ -30,9 +30,7 @@ export const family = defineFamily({
 });
 
 /** A Hunyuan 3 configuration. */
-interface HyV3Config extends GroupedDecoder, SharedExperts {
-  readonly kindOf: SharedExperts["kindOf"];
-}
+interface HyV3Config extends GroupedDecoder, SharedExperts {}
 
 /** Reads a config.json of `HYV3ForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): HyV3Config {

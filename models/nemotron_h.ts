@@ -50,7 +50,6 @@ export const family = defineFamily({
 
 /** A Nemotron-H configuration. */
 interface NemotronHConfig extends GroupedDecoder, Mamba, SharedExperts {
-  readonly kindOf: GroupedDecoder["kindOf"];
   /** Size of the rows of experts, between two projections. Undefined: experts have the rows of the model. */
   readonly latent: number | undefined;
   /** The name of the embedding. */
