@@ -11,7 +11,11 @@ import {
 import { isOfBytes } from "./expression.ts";
 import { allOf, type Value } from "./ir.ts";
 import { extentOf, Invariants, type PointerGroup } from "./pointers.ts";
-import { MAX_REST, type Reach, Reaches } from "./reach.ts";
+import {
+  CONSTANT_LIMIT,
+  type IndexBound,
+  IndexBounds,
+} from "./index_bounds.ts";
 import type { Statements } from "./statement.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
@@ -21,7 +25,7 @@ type Load = Extract<Expr, { op: "load" | "shared" }>;
 const MAX_DEPTH = 4;
 
 /** Elements of an array that a nest accesses: the last is at most the sum of the terms, plus `max`. */
-interface Range extends Reach {
+interface Range extends IndexBound {
   readonly array: string;
   readonly bytes: boolean;
 }
@@ -72,13 +76,13 @@ class Nest {
   readonly inRange = new Set<Expr | ForStmt>();
   loadsOutside = false;
   readonly #ranges = new Map<string, Range>();
-  readonly #reaches: Reaches;
+  readonly #bounds: IndexBounds;
   readonly #on: Statements;
   readonly #groupsOf: GroupsOf;
 
   constructor(outer: ForStmt, on: Statements, groupsOf: GroupsOf) {
     const invariants = new Invariants(outer, on.x.shapes, on.writable);
-    this.#reaches = new Reaches(invariants);
+    this.#bounds = new IndexBounds(invariants);
     this.#on = on;
     this.#groupsOf = groupsOf;
   }
@@ -96,20 +100,20 @@ class Nest {
       });
     }
     if (s.op !== "for") return true;
-    this.#reaches.addCounter(s);
+    this.#bounds.addCounter(s);
     const groups = this.#groupsOf(s);
     if (groups.length === 0) {
       return depth < MAX_DEPTH && s.body.every((s) => this.add(s, depth + 1));
     }
     this.inRange.add(s);
-    const counter = this.#reaches.of(local(s.name, "u32"));
+    const counter = this.#bounds.of(local(s.name, "u32"));
     return counter?.terms.length === 0 &&
       groups.every((group) => this.#addGroup(group, counter.max));
   }
 
   #addGroup(group: PointerGroup, last: number): boolean {
     const { array, bytes, stride, terms } = group;
-    const base = this.#reaches.sum(terms);
+    const base = this.#bounds.sum(terms);
     if (!base || typeof stride !== "number") return false;
     const extent = extentOf(group, this.#on.x.shapes.lanes);
     const max = base.max + stride * last + extent;
@@ -122,12 +126,12 @@ class Nest {
     const bytes = isOfBytes(e);
     // Words at a distance are gathered with a check per lane.
     if (stride === null || stride < 0 || stride > 1 && !bytes) return;
-    const reach = this.#reaches.of(e.index);
-    if (!reach) return;
+    const bound = this.#bounds.of(e.index);
+    if (!bound) return;
     // Vectors of consecutive words may extend past the end, into guard bytes.
     const extent = bytes ? stride * (shapes.lanes - 1) + 3 : 0;
     const array = e.op === "load" ? e.binding : e.array;
-    if (!this.#addRange({ ...reach, array, bytes, max: reach.max + extent })) {
+    if (!this.#addRange({ ...bound, array, bytes, max: bound.max + extent })) {
       return;
     }
     this.inRange.add(e);
@@ -137,7 +141,7 @@ class Nest {
   /** Returns whether a range is small enough for a check. */
   #addRange(range: Range): boolean {
     const { array, bytes, terms, max } = range;
-    if (max >= MAX_REST) return false;
+    if (max >= CONSTANT_LIMIT) return false;
     const key = [array, bytes, ...terms.map(cachedJson).sort()].join();
     const other = this.#ranges.get(key);
     if (!other || other.max < max) this.#ranges.set(key, range);

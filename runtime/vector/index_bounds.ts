@@ -1,30 +1,31 @@
 /**
- * Bounds of the integers in the iterations of nested loops: invariant terms and a rest with a known maximum. Sums wrap at
- * 2^32; the rest does not.
+ * Upper bounds of integers in the iterations of nested loops: invariant terms, plus a constant. Sums with terms wrap at
+ * 2^32, the constant does not.
  */
 
 import { mul, u32 } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
+import { sum } from "../../spec/sum.ts";
 import { spanOf } from "./analyze.ts";
 import { type Invariants, MAX_PARTS } from "./pointers.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
 type Binary = Extract<Expr, { op: "binary" }>;
 
-/** Exclusive limit of a rest: constants of bounds checks are below 2^31. */
-export const MAX_REST = 2 ** 31;
+/** Exclusive limit of the constant of a bound, and of that of a bounds check. */
+export const CONSTANT_LIMIT = 2 ** 31;
 
 /** The sum of invariant terms, plus at most `max`. */
-export interface Reach {
+export interface IndexBound {
   readonly terms: readonly Expr[];
   readonly max: number;
 }
 
-/** The reaches of the values of nested loops. */
-export class Reaches {
+/** The bounds of the integers of nested loops. */
+export class IndexBounds {
   readonly #invariants: Invariants;
   /** Of counters and definitions. */
-  readonly #known = new Map<string, Reach | undefined>();
+  readonly #known = new Map<string, IndexBound | undefined>();
   #depth = 0;
 
   /** `invariants`: those of the outermost loop. */
@@ -38,29 +39,30 @@ export class Reaches {
     const span = spanOf(s);
     const step = s.step.op === "const" ? Number(s.step.value) : NaN;
     const length = Math.floor((span - 1) / step) * step;
-    const reach = from && length >= 0
+    const bound = from && length >= 0
       ? { terms: from.terms, max: from.max + length }
       : to?.terms.length === 0
       ? { terms: [], max: Math.max(0, to.max - 1) }
       : undefined;
-    this.#known.set(s.name, reach && smallest(reach));
+    this.#known.set(s.name, limited(bound));
   }
 
-  /** The reach of an integer. Undefined if it is unknown. */
-  of(e: Expr): Reach | undefined {
+  /** The bound of an integer. Undefined if it is unknown. */
+  of(e: Expr): IndexBound | undefined {
     if (e.type !== "u32" && e.type !== "i32") return undefined;
-    return smallest(this.#parts(e)) ??
+    return limited(this.#parts(e)) ??
       (this.#isTerm(e) ? { terms: [e], max: 0 } : undefined);
   }
 
-  /** The reach of a sum. Undefined if that of a summand is unknown. */
-  sum(summands: readonly Expr[]): Reach | undefined {
-    const reaches = summands.map((e) => this.of(e));
-    const known = reaches.filter((reach) => reach !== undefined);
-    return known.length < reaches.length ? undefined : {
-      terms: known.flatMap(({ terms }) => terms),
-      max: known.reduce((n, { max }) => n + max, 0),
-    };
+  /** The bound of a sum. Undefined if that of a summand is unknown. */
+  sum(summands: readonly Expr[]): IndexBound | undefined {
+    const bounds = summands.map((e) => this.of(e));
+    return bounds.every((bound) => bound !== undefined)
+      ? {
+        terms: bounds.flatMap(({ terms }) => terms),
+        max: sum(bounds.map(({ max }) => max)),
+      }
+      : undefined;
   }
 
   #isTerm(e: Expr): boolean {
@@ -68,24 +70,24 @@ export class Reaches {
     return this.#invariants.holds(e) && shapes.of(e).stride !== null;
   }
 
-  #parts(e: Expr): Reach | undefined {
+  #parts(e: Expr): IndexBound | undefined {
     if (e.op === "const") return { terms: [], max: Number(e.value) >>> 0 };
     if (e.op === "local") return this.#ofLocal(e.name);
     return e.op === "binary" ? this.#ofBinary(e) : undefined;
   }
 
-  #ofLocal(name: string): Reach | undefined {
+  #ofLocal(name: string): IndexBound | undefined {
     if (this.#known.has(name)) return this.#known.get(name);
     if (this.#depth >= MAX_PARTS) return undefined;
     const definition = this.#invariants.definition(name);
     this.#depth++;
-    const reach = definition && this.of(definition);
+    const bound = definition && this.of(definition);
     this.#depth--;
-    this.#known.set(name, reach);
-    return reach;
+    this.#known.set(name, bound);
+    return bound;
   }
 
-  #ofBinary(e: Binary): Reach | undefined {
+  #ofBinary(e: Binary): IndexBound | undefined {
     const { fn, a, b } = e;
     if (fn === "add") return this.sum([a, b]);
     const { shapes } = this.#invariants;
@@ -95,8 +97,8 @@ export class Reaches {
     if (fn === "mul") return this.#times(a, by);
     if (fn === "shl") return this.#times(a, 2 ** (by & 31));
     if (e.type !== "u32" || by === 0 || this.#isTerm(e)) return undefined;
-    const reach = this.of(a);
-    const max = reach?.terms.length === 0 ? reach.max : Infinity;
+    const bound = this.of(a);
+    const max = bound?.terms.length === 0 ? bound.max : Infinity;
     switch (fn) {
       case "div":
         return { terms: [], max: Math.floor(max / by) };
@@ -110,19 +112,19 @@ export class Reaches {
     }
   }
 
-  #times(e: Expr, by: number): Reach | undefined {
+  #times(e: Expr, by: number): IndexBound | undefined {
     const factor = by >>> 0;
-    const reach = this.of(e);
-    return reach && {
-      terms: reach.terms.map((term) => mul(term, u32(factor))),
-      max: reach.max * factor,
+    const bound = this.of(e);
+    return bound && {
+      terms: bound.terms.map((term) => mul(term, u32(factor))),
+      max: bound.max * factor,
     };
   }
 }
 
-/** A reach with few terms and a small rest. */
-function smallest(reach: Reach | undefined): Reach | undefined {
-  return reach && reach.max < MAX_REST && reach.terms.length <= MAX_PARTS
-    ? reach
+/** A bound with few terms and a small constant. */
+function limited(bound: IndexBound | undefined): IndexBound | undefined {
+  return bound && bound.max < CONSTANT_LIMIT && bound.terms.length <= MAX_PARTS
+    ? bound
     : undefined;
 }
