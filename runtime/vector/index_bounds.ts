@@ -90,8 +90,7 @@ export class IndexBounds {
   #ofBinary(e: Binary): IndexBound | undefined {
     const { fn, a, b } = e;
     if (fn === "add") return this.sum([a, b]);
-    const { shapes } = this.#invariants;
-    const [first, by] = [a, b].map((side) => shapes.of(side).value);
+    const [first, by] = [this.#constant(a), this.#constant(b)];
     if (fn === "mul" && first !== undefined) return this.#times(b, first);
     if (by === undefined) return undefined;
     if (fn === "mul") return this.#times(a, by);
@@ -112,8 +111,13 @@ export class IndexBounds {
     }
   }
 
-  #times(e: Expr, by: number): IndexBound | undefined {
-    const factor = by >>> 0;
+  /** The bits of a constant as a u32: it may be a converted i32. */
+  #constant(e: Expr): number | undefined {
+    const { value } = this.#invariants.shapes.of(e);
+    return value === undefined ? undefined : value >>> 0;
+  }
+
+  #times(e: Expr, factor: number): IndexBound | undefined {
     const bound = this.of(e);
     return bound && {
       terms: bound.terms.map((term) => mul(term, u32(factor))),
