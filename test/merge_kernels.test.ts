@@ -4,6 +4,7 @@ import t from "tap";
 import {
   bindings,
   kernelOf,
+  type KernelText,
   lengthAt,
   wgsl,
 } from "../compiler/kernels/kernel.ts";
@@ -11,12 +12,14 @@ import { LENGTHS } from "../compiler/passes/lower/context.ts";
 import { lengthsBinder } from "../compiler/passes/share_inputs.ts";
 import {
   type Launched,
+  type Merged,
   mergedParts,
   mergeKernels,
 } from "../spec/kernel/merge.ts";
 import { f32, store, u32 } from "../spec/kernel/build.ts";
 import { GRID_LIMIT } from "../spec/kernel/make.ts";
 import { sharedBody } from "../spec/kernel/shared_body.ts";
+import { vectorWidths } from "../spec/kernel/vectors.ts";
 import type { Size } from "../spec/size.ts";
 import { interpretKernel, type Words } from "./helpers/interpret_kernel.ts";
 import { runWasm } from "./helpers/run_wasm.ts";
@@ -121,6 +124,42 @@ t.test("each part has its workgroups, its bindings and its memory", (t) => {
   t.end();
 });
 
+t.test("parts load elements of a buffer that another loads as vectors", (t) => {
+  const part = (y: string, body: KernelText): Launched => ({
+    kernel: kernelOf({
+      name: `of_${y}`,
+      workgroupSize: 6,
+      bindings: bindings({ x: "u32" }, { y: "u32" }),
+      body,
+    }),
+    bindings: { x: "x", y },
+    workgroups: [1, 1, 1],
+  });
+  const pairs = (y: string) =>
+    part(y, wgsl`let (a, b) = vec2(x)[lane]; y[lane] = a * 3 + b;`);
+  const others = [
+    part("z", wgsl`let (a, b, c, d) = vec4(x)[lane]; y[lane] = a + b * c + d;`),
+    part("z", wgsl`y[lane] = x[lane + 1];`),
+  ];
+  for (const other of others) {
+    const parts = [pairs("y"), other];
+    const { bindings, ...merged } = mergeKernels(parts, PLACE)!;
+    const kernel = { ...merged.kernel, body: merged.body() };
+    t.equal(vectorWidths(kernel).size, 0, "no vectors");
+    const apart = run(
+      parts.map((part) => ({ ...part, workgroups: [1, 1, 1] })),
+    );
+    t.same(run([{ kernel, bindings, workgroups: [1, 2, 1] }]), apart);
+  }
+  const { kernel, body } = mergeKernels([pairs("y"), pairs("z")], PLACE)!;
+  t.same(
+    [...vectorWidths({ ...kernel, body: body() }).values()],
+    [2],
+    "vectors of one width remain",
+  );
+  t.end();
+});
+
 t.test("lengths and the inputs after them share a binding", (t) => {
   const kernel = kernelOf({
     name: "shift",
@@ -167,6 +206,34 @@ t.test("lengths and the inputs after them share a binding", (t) => {
     Object.values(bind(alone).bindings).includes("ids"),
     "other buffers stay bound",
   );
+  t.end();
+});
+
+t.test("merged bodies of the same parts differ only if their frames do", (t) => {
+  const grid = (height: number, size: Size = ROWS): Launched["workgroups"] => [
+    size,
+    height,
+    1,
+  ];
+  const first = sums(1, { x: "x", y: "y", grid: grid(2) });
+  const shorter = { x: "x", y: "z", grid: grid(2, PAIRS) };
+  const variants = [
+    mergeKernels([first, sums(2, shorter)], PLACE),
+    mergeKernels([first, sums(2, { ...shorter, grid: grid(2) })], PLACE),
+    mergeKernels([first, sums(2, { ...shorter, x: "w" })], PLACE),
+    mergeKernels(
+      [sums(1, { x: "x", y: "y", grid: grid(1) }), sums(2, shorter)],
+      PLACE,
+    ),
+    mergeKernels([first, sums(2, shorter)], {
+      ...PLACE,
+      counts: ["row", ...PLACE.counts],
+    }),
+  ].map((merged) => merged!);
+  const distinct = (of: (merged: Merged) => unknown) =>
+    new Set(variants.map((merged) => JSON.stringify(of(merged)))).size;
+  t.equal(distinct(({ body }) => body()), variants.length);
+  t.equal(distinct(({ frame }) => frame), variants.length);
   t.end();
 });
 

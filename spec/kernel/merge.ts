@@ -83,7 +83,7 @@ export function mergeKernels(
       : inKernel(x, lengths, () => lengthsIn(bindings, lengths));
     if (!isWidest && !end) return undefined;
     bodies.push(end ? () => [if_(lt(id("group.x"), end), body())] : body);
-    frame.push([[...names], [...arrays], heights[i], end]);
+    frame.push([[...names], heights[i], end]);
   }
   if (from > GRID_LIMIT) return undefined;
   const names = parts.map(({ kernel }) => kernel.name);
