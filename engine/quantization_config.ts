@@ -78,7 +78,10 @@ const METHODS: {
     const { type, num_bits: bits, group_size: group } = weights;
     if (type === "float" && bits === 8) {
       const block = weights["block_structure"];
-      return { name: "fp8", ...isPair(block) ? { block } : {} };
+      if (isPair(block)) return { name: "fp8", block };
+      return weights["strategy"] === "channel"
+        ? { name: "fp8", channel: true }
+        : { name: "fp8" };
     }
     if (type === "float" && bits === 4 && group === 16) {
       return { name: "nvfp4" };
@@ -157,18 +160,34 @@ export function withoutQuantization(config: Config): Config {
   return { ...model, text_config: rest };
 }
 
-/** Parses a `quantization_config`. Throws DataError for an unknown method. */
-export function readQuantization(given: Config): Quantization {
+/**
+ * Parses a `quantization_config`. Throws DataError for an unknown method.
+ *
+ * @param expertDType DeepSeek-V4's `expert_dtype`
+ */
+export function readQuantization(
+  given: Config,
+  expertDType?: unknown,
+): Quantization {
   // hf_quant_config.json of ModelOpt has one more level.
   const config = { ...given, ...objectOf(given["quantization"]) };
   const others = readMethod(config);
-  // Experts by ModelOpt in a model that another method quantized.
-  if (typeof config["moe_quant_algo"] !== "string") return others;
-  const experts = quantizedAs(
-    algorithmOf(config, "moe_quant_algo"),
-    skippedBy(config),
-  );
+  const encoding = expertsOf(config, expertDType);
+  if (encoding === undefined) return others;
+  const experts = quantizedAs(encoding, skippedBy(config));
   return (module) => (EXPERTS.test(module) ? experts : others)(module);
+}
+
+/** The encoding of experts, if another method quantized the rest of the model. */
+function expertsOf(
+  config: Config,
+  expertDType: unknown,
+): WeightEncoding | undefined {
+  // ModelOpt quantizes experts again, and leaves `expert_dtype` as it was.
+  if (typeof config["moe_quant_algo"] === "string") {
+    return algorithmOf(config, "moe_quant_algo");
+  }
+  return expertDType === "fp4" ? { name: "mxfp4" } : undefined;
 }
 
 /** The quantization of `quant_method`. */

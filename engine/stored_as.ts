@@ -65,7 +65,8 @@ export function readStoredAs(
     : undefined;
   const packed = dtype !== undefined
     ? quantizedAs(defaultForm(dtype))
-    : quantization && readQuantization(quantization);
+    : quantization &&
+      readQuantization(quantization, configField(config, "expert_dtype"));
   const notes = named === undefined
     ? [
       `config.json names no dtype: what is not quantized is planned as bf16. Say another with --dtype`,

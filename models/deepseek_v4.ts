@@ -92,7 +92,7 @@ function readConfig(config: Config): DeepseekV4Config {
   requireField(config, "num_key_value_heads", 1);
   ignoreFields(config, [
     "num_nextn_predict_layers",
-    // How files store experts.
+    // Read with the `quantization_config`.
     "expert_dtype",
     "partial_rotary_factor",
     "topk_method",

@@ -5,6 +5,7 @@ import t from "tap";
 import { type ParamFacts, paramFacts, trace } from "../compiler/mod.ts";
 import { configurationOf } from "../engine/configuration.ts";
 import { parseJsonObject } from "../engine/json_file.ts";
+import { readQuantization } from "../engine/quantization_config.ts";
 import { readStoredAs } from "../engine/stored_as.ts";
 import { publishedModel } from "../models/published.ts";
 import { encodedBytes, type WeightEncoding } from "../spec/encoding.ts";
@@ -282,6 +283,44 @@ t.test("a quantization configuration selects the packed tensors", (t) => {
     "fp8",
     "--dtype overrides the file",
   );
+  t.end();
+});
+
+t.test("experts of DeepSeek-V4 are MXFP4 if 'expert_dtype' says so", (t) => {
+  const facts = factsOf("deepseek-v4-flash");
+  const encoding = (expertDType: string, end: string) =>
+    readStoredAs({
+      expert_dtype: expertDType,
+      quantization_config: {
+        quant_method: "fp8",
+        weight_block_size: [128, 128],
+      },
+    }, undefined).of(facts.find(({ name }) => name.endsWith(end))!);
+  const expert = "experts.{expert}.w1.weight";
+  const fp8 = { name: "fp8", block: [128, 128] };
+  t.strictSame(encoding("fp4", expert), { name: "mxfp4" });
+  t.strictSame(encoding("fp4", "shared_experts.w1.weight"), fp8);
+  t.strictSame(encoding("fp8", expert), fp8);
+  t.end();
+});
+
+t.test("FP8 of compressed-tensors has a scale per row, block or matrix", (t) => {
+  const encoding = (weights: { readonly [field: string]: unknown }) =>
+    readQuantization({
+      quant_method: "compressed-tensors",
+      config_groups: {
+        group_0: { weights: { type: "float", num_bits: 8, ...weights } },
+      },
+    })("layers.0.mlp.experts.0.up_proj");
+  t.strictSame(
+    encoding({ strategy: "channel" }),
+    { name: "fp8", channel: true },
+  );
+  t.strictSame(
+    encoding({ strategy: "block", block_structure: [128, 128] }),
+    { name: "fp8", block: [128, 128] },
+  );
+  t.strictSame(encoding({ strategy: "tensor" }), { name: "fp8" });
   t.end();
 });
 
