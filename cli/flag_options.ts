@@ -191,7 +191,7 @@ export function deviceFlags(command: Command): Command {
     )
     .option(
       "-t, --threads <n>",
-      "Threads of CPU devices; processes on one host divide them. Results do not depend on their number. Default: the number of cores, or the CPU quota of the container.",
+      "Threads of CPU devices, without effect on GPUs; processes on one host divide them. Results do not depend on their number. Default: the number of cores, or the CPU quota of the container.",
       integer("--threads", 1, MAX_NATIVE_THREADS),
     )
     .option(
@@ -206,7 +206,7 @@ export function deviceFlags(command: Command): Command {
     )
     .option(
       "--preload",
-      "Read the weight files completely when loading. Default: mapped weights are read when they are used. CPU devices.",
+      "Read the weight files completely when loading. Default: mapped weights are read when they are used. No effect on GPUs, which read all weights when loading.",
     )
     .addOption(new Option("--job <folder>").hideHelp());
 }
