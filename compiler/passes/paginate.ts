@@ -75,9 +75,9 @@ export function paginate(
   const blocks = Math.ceil(positions / pages.size);
   if (pages.count < blocks) {
     return refuse(
-      `${pages.count} have ${
+      `they hold ${
         pages.count * pages.size
-      } positions, and a sequence up to ${positions}${
+      } of the ${positions} positions that a sequence may have${
         shared.length > 0 ? " on a rank" : ""
       }`,
     );
