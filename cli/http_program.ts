@@ -123,9 +123,8 @@ async function open(folder: string) {
   return await Promise.all([templateOf(folder), tokenizer(), tokenizer()]);
 }
 
-/** They are opened while the model loads. Errors are reported when it is served. */
+/** They are opened while the model loads. */
 const opened = open(folder);
-opened.catch(() => {});
 
 /** Creates the routes of a loaded model. */
 async function routesOf(
@@ -161,10 +160,13 @@ async function routesOf(
   });
 }
 
-/** Reports errors that the caller states to the user. */
-async function reported(action: () => Promise<HttpReport>): Promise<void> {
+/** Sends the report of an action, if it has one, or an error that the caller states to the user. */
+async function reported(
+  action: () => Promise<HttpReport | undefined>,
+): Promise<void> {
   try {
-    send(await action());
+    const report = await action();
+    if (report) send(report);
   } catch (error) {
     const machine = error instanceof MachineError;
     if (!machine && !(error instanceof DataError)) throw error;
@@ -172,6 +174,10 @@ async function reported(action: () => Promise<HttpReport>): Promise<void> {
   }
 }
 
+void reported(async () => {
+  await opened;
+  return undefined;
+});
 await reported(async () => {
   const { address, close } = await listen(
     (request, connection) =>

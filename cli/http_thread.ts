@@ -16,7 +16,9 @@ import type {
 export interface HttpThread {
   /** `http://HOST:PORT`. */
   readonly address: string;
-  /** Answers requests from now on. Throws DataError if the tokenizer of the checkpoint cannot be read. */
+  /** Throws the error that ended the thread, such as DataError if the tokenizer of the checkpoint cannot be read. */
+  check(): void;
+  /** Answers requests from now on. Throws as `check`. */
   serve(
     settings: HttpSettings,
     options: {
@@ -87,24 +89,25 @@ export async function startHttp(options: HttpOptions): Promise<HttpThread> {
   });
   worker.on("error", failed);
   worker.on("message", (report: HttpReport) => {
-    if (report.kind === "drained") drained();
-    else next(report);
+    if (report.kind === "drained") return drained();
+    if (report.kind !== "refused") return next(report);
+    failed(new (report.machine ? MachineError : DataError)(report.message));
+    void worker.terminate();
   });
-  /** The next report. Ends the thread if it reports an error. */
+  /** The next report. */
   const answered = async () =>
     await new Promise<HttpReport>((resolve, reject) => {
       if (failure) return reject(failure);
       fail = reject;
-      next = (report) => {
-        if (report.kind !== "refused") return resolve(report);
-        void worker.terminate();
-        reject(new (report.machine ? MachineError : DataError)(report.message));
-      };
+      next = resolve;
     });
   const listens = await answered();
   invariant(listens.kind === "listens", "the first report");
   return {
     address: listens.address,
+    check: () => {
+      if (failure) throw failure;
+    },
     serve: async (settings, { routes, onFail }) => {
       const serves = answered();
       send({ kind: "serve", settings, loop: routes }, [routes]);

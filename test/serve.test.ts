@@ -5,6 +5,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { connect } from "node:net";
 import process from "node:process";
+import { setTimeout } from "node:timers/promises";
 import OpenAI from "openai";
 import t from "tap";
 import { startHttp } from "../cli/http_thread.ts";
@@ -663,4 +664,23 @@ t.test("requests are rejected until a model is loaded", async (t) => {
   }
   await http.close();
   await t.rejects(fetch(`${address}/health`), "the thread has ended");
+});
+
+t.test("an unreadable tokenizer is reported while the model loads", async (t) => {
+  const broken = t.testdir({ "tokenizer.json": "{" });
+  await t.rejects(
+    async () => {
+      const http = await startHttp({
+        folder: broken,
+        host: "127.0.0.1",
+        port: 0,
+        silentMs: 1000,
+      });
+      for (;;) {
+        http.check();
+        await setTimeout(1);
+      }
+    },
+    { name: "DataError", message: /^Cannot read '.*tokenizer\.json'/ },
+  );
 });

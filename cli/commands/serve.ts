@@ -125,7 +125,10 @@ export async function serveCommand(
         ),
       },
       statistics: flags.stats ?? false,
-      onProgress: bar.update,
+      onProgress: (progress) => {
+        http?.check();
+        bar.update(progress);
+      },
     }).finally(bar.stop);
     const { session } = opened;
     const shape = decoderShape(opened.plan)!;
