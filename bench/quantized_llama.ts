@@ -40,7 +40,7 @@ const PROMPTS = [
 
 const NEW_TOKENS = 48;
 
-/** Recorded checkpoints. llama.cpp has no layers without experts in Qwen2, which the recorded one has. */
+/** Recorded checkpoints. llama.cpp has no layers without experts in Qwen2 and Qwen3-VL, which the recorded ones have. */
 const FAMILIES = [
   ...["olmoe-16e", "mixtral-8e", "qwen3moe-16e", "dots1-16e", "glm4moe-16e"],
   ...["minimaxm2-16e", "ernie45moe-16e", "deepseekv3-16e"],
@@ -48,6 +48,9 @@ const FAMILIES = [
   ...["lfm2moe-16e", "qwen3next-16e", "qwen35moe-16e"],
   ...["gemma4moe-12e", "granitemoehybrid-12e", "llama4-8e", "nemotronh-16e"],
   ...["deepseekv32-16e", "glmmoedsa-16e", "glm4moelite-16e"],
+  ...["glm4vmoe-12e", "solaropen-12e", "qwen3omnimoe-8e"],
+  ...["afmoe-12e", "bailingmoe-16e", "exaonemoe-12e", "hyv3-12e"],
+  ...["mimov2-12e", "step3p5-12e", "nemotronhlatent-12e", "kimik25-12e"],
 ];
 
 const YARN = {
@@ -61,6 +64,15 @@ const YARN = {
  * rounds the bounds of YaRN, which gpt-oss does not, and has another choice of expert groups than DeepSeek-V2.
  */
 const CHANGED: { readonly [name: string]: object } = {
+  "step3p5-12e": {
+    rope_scaling: {
+      rope_type: "llama3",
+      factor: 2,
+      original_max_position_embeddings: 131072,
+      low_freq_factor: 1,
+      high_freq_factor: 32,
+    },
+  },
   "deepseekv2-16e": { topk_method: "greedy", n_group: 1, topk_group: 1 },
   "deepseekv3-16e": {
     rope_scaling: { ...YARN, mscale: 0.8, mscale_all_dim: 0.8 },
@@ -71,15 +83,19 @@ const CHANGED: { readonly [name: string]: object } = {
 };
 
 /**
- * Fields of other checkpoints, with random weights: llama.cpp has equal sizes of keys and values, and indexers of 64
- * elements or more. Of the 12 tokens, an indexer chooses 6.
+ * Fields of other checkpoints, with random weights: llama.cpp has equal sizes of keys and values, heads of Ling that are as
+ * long as a row together, and indexers of 64 elements or more. Of the 12 tokens, an indexer chooses 6.
  */
 const REDRAWN: { readonly [name: string]: object } = {
   "qwen35moe-16e": { linear_key_head_dim: 16 },
+  "bailingmoe-16e": { head_dim: 12 },
   "deepseekv32-16e": { index_head_dim: 64, index_topk: 6 },
   "glmmoedsa-16e": { index_head_dim: 64, index_topk: 6 },
   // Files have no feed-forward layers without experts.
   "nemotronh-16e": {
+    layers_block_type: ["mamba", "moe", "attention", "moe", "mamba", "moe"],
+  },
+  "nemotronhlatent-12e": {
     layers_block_type: ["mamba", "moe", "attention", "moe", "mamba", "moe"],
   },
 };
@@ -151,7 +167,7 @@ function byteTokens(): string[] {
   });
 }
 
-/** Compares the logits of a recorded checkpoint, whose vocabulary has 256 tokens. */
+/** Compares the logits of a recorded checkpoint, whose vocabulary has at most 256 tokens. */
 async function compareFamily(name: string): Promise<void> {
   const from = join(folder, name);
   cpSync(packageFile(`test/references/${name}`), from, { recursive: true });
@@ -175,7 +191,12 @@ async function compareFamily(name: string): Promise<void> {
       ...argv,
     ]);
   }
-  const vocab = Object.fromEntries(byteTokens().map((text, id) => [text, id]));
+  const target = await loadTarget(from, files);
+  if (target.kind !== "checkpoint") throw new Error(`no checkpoint: ${name}`);
+  const { vocabulary } = target.checkpoint.published.decoder;
+  const vocab = Object.fromEntries(
+    byteTokens().slice(0, vocabulary).map((text, id) => [text, id]),
+  );
   const tokenizer = {
     added_tokens: [],
     pre_tokenizer: { type: "ByteLevel", use_regex: true },
@@ -188,13 +209,14 @@ async function compareFamily(name: string): Promise<void> {
     out: file,
     rules: [{ pattern: "*", type: "F32" }],
   });
-  const prompt = [5, 60, 7, 3, 100, 42, 17, 9, 200, 33, 71, 8];
+  const prompt = [5, 60, 7, 3, 100, 42, 17, 9, 200, 33, 71, 8]
+    .map((token) => token % vocabulary);
   const llama = await openLlama({
     file,
     prompt,
     threads: 1,
     context: 64,
-    vocabulary: 256,
+    vocabulary,
     newTokens: 1,
   });
   const theirs = await (await llama.context(1)).allLogits();

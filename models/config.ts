@@ -267,11 +267,18 @@ export function objectField(config: Config, key: string): Config | undefined {
   return value as Config;
 }
 
+/** Reads a configuration inside of another one, with which its fields are recorded. Undefined if it is missing. */
+export function innerConfig(config: Config, key: string): Config | undefined {
+  const inner = objectField(config, key);
+  const read = config[READ];
+  return inner && read ? { ...inner, [READ]: read } : inner;
+}
+
 /** Returns the configuration of the text model. A model of text and images has it in a separate field. */
 export function textConfig(
   config: Config,
 ): { readonly config: Config; readonly wrapped: boolean } {
-  const text = objectField(config, "text_config");
+  const text = innerConfig(config, "text_config");
   if (text === undefined) return { config, wrapped: false };
   ignoreFields(config, ["tie_word_embeddings"]);
   const { tie_word_embeddings = config["tie_word_embeddings"] } = text;

@@ -46,6 +46,7 @@ export {
   fieldError,
   type Fields,
   ignoreFields,
+  innerConfig,
   integerField,
   integersField,
   layerTypes,

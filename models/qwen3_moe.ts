@@ -14,8 +14,8 @@ import {
   experts,
   fusedExperts,
   groupedAxes,
+  innerConfig,
   normHeads,
-  objectField,
   projectHeads,
   requireField,
   requireLayerTypes,
@@ -66,7 +66,7 @@ interface Qwen3MoeConfig extends QwenConfig {
 
 /** Reads a config.json. Missing fields have transformers' defaults, but sizes are those of Qwen3-MoE. */
 function readConfig(document: Config): Qwen3MoeConfig {
-  const thinker = objectField(document, "thinker_config");
+  const thinker = innerConfig(document, "thinker_config");
   const { config, wrapped } = textConfig(thinker ?? document);
   const layout = thinker ? "omni" : wrapped ? "vision" : "plain";
   if (layout === "vision") requireField(config, "norm_topk_prob", true);

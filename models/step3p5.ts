@@ -18,6 +18,7 @@ import {
 import {
   anyField,
   attendHeads,
+  booleanField,
   type Config,
   type DecoderFields,
   decoderFields,
@@ -82,6 +83,8 @@ interface StepConfig extends DecoderFields {
   readonly denseFfn: number;
   /** Factor of expert weights. */
   readonly routedScale: number;
+  /** One tensor has a matrix of all experts. Otherwise each matrix of an expert is a tensor. */
+  readonly fused: boolean;
   /** Layers after the last one that predict further tokens. */
   readonly predictors: number;
 }
@@ -154,6 +157,7 @@ function readConfig(document: Config): StepConfig {
     routedScale: positiveField(config, "moe_router_scaling_factor", {
       default: 1,
     }),
+    fused: booleanField(config, "fused_experts", { default: true }),
     predictors: field("num_nextn_predict_layers", 0, 0),
     kindOf: (layer) => ({
       experts: sparse.has(layer),
@@ -205,9 +209,17 @@ function readRotations(
   }, { dim, theta, part });
 }
 
+/** Matrices of all experts. */
+const FUSED = {
+  gate: "gate_proj.weight",
+  up: "up_proj.weight",
+  down: "down_proj.weight",
+} as const;
+
 /** Builds the model of a configuration. */
 function build(config: StepConfig, options: DecoderOptions): Model {
-  const { ffn, sharedFfn, denseFfn, expertsPerToken, routedScale } = config;
+  const { ffn, sharedFfn, denseFfn, expertsPerToken, routedScale, fused } =
+    config;
   return decoderModel(config, {
     axes: {},
     centred: true,
@@ -230,11 +242,7 @@ function build(config: StepConfig, options: DecoderOptions): Model {
           scale: routedScale,
         });
         return experts(m, rows, routing, {
-          names: {
-            gate: "gate_proj.weight",
-            up: "up_proj.weight",
-            down: "down_proj.weight",
-          },
+          ...fused ? { names: FUSED } : {},
           glu: limitedGlu(limit),
         });
       });

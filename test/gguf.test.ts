@@ -36,6 +36,7 @@ import { ARCHITECTURES as GGUF_ARCHITECTURES } from "../engine/gguf/architecture
 import { ARCHITECTURES } from "../models/published.ts";
 import { GGUF_TYPES } from "../engine/gguf/blocks.ts";
 import { configOf } from "../engine/gguf/config.ts";
+import { readGguf } from "../engine/gguf/header.ts";
 import { SPLITS } from "../engine/gguf/pre_tokenizers.ts";
 import { tokenizerOf } from "../engine/gguf/tokenizer.ts";
 import type { GgufValue } from "../engine/gguf/write.ts";
@@ -72,7 +73,7 @@ t.test("every family has a GGUF architecture, or docs/quantized.md states why no
   );
   const known = Object.values(GGUF_ARCHITECTURES).flatMap((row) => [
     row.architecture,
-    row.wrapped,
+    ...row.others ?? [],
   ]);
   const others = ARCHITECTURES.filter((name) => !known.includes(name));
   t.ok(others.includes("LongcatFlashForCausalLM"));
@@ -798,6 +799,58 @@ t.test("files without indexer types use those of GLM-5.2", (t) => {
   t.end();
 });
 
+t.test("layers for drafts are ignored in files of MiMo-V2", async (t) => {
+  const keys: { [key: string]: GgufValue } = {
+    block_count: { u32: 4 },
+    nextn_predict_layers: { u32: 2 },
+    "attention.key_length": { u32: 12 },
+    "rope.dimension_count": { u32: 4 },
+    "rope.freq_base": { f32: 5e6 },
+    "rope.freq_base_swa": { f32: 1e4 },
+    "attention.head_count_kv": { i32s: [2, 4, 4, 4] },
+    "attention.sliding_window_pattern": { i32s: [0, 1, 1, 1] },
+  };
+  const tensor = { shape: [4], data: new Float32Array(4) };
+  const file = join(temporaryFolder(t), "mimo.gguf");
+  writeFileSync(
+    file,
+    Buffer.concat([
+      ...writeGguf({
+        "general.architecture": { text: "mimo2" },
+        ...Object.fromEntries(
+          Object.entries(keys).map(([key, value]) => [`mimo2.${key}`, value]),
+        ),
+      }, {
+        "blk.0.attn_norm.weight": tensor,
+        "blk.0.ffn_gate.weight": { shape: [2, 4], data: new Float32Array(8) },
+        "blk.1.attn_norm.weight": tensor,
+        "blk.2.attn_norm.weight": tensor,
+        "blk.3.nextn.enorm.weight": tensor,
+      }),
+    ]),
+  );
+  t.strictSame(Object.keys(await readTensors(file, files)).sort(), [
+    "model.layers.0.input_layernorm.weight",
+    "model.layers.0.mlp.gate_proj.weight",
+    "model.layers.1.input_layernorm.weight",
+  ]);
+  const opened = await files.open(file);
+  const header = await readGguf(file, opened);
+  await opened.close();
+  t.match(configOf(file, header), {
+    num_hidden_layers: 2,
+    layer_types: ["full_attention", "sliding_attention"],
+    mlp_layer_types: ["dense", "sparse"],
+    num_key_value_heads: 2,
+    swa_num_key_value_heads: 4,
+    attention_value_scale: null,
+    rope_parameters: {
+      full_attention: { rope_theta: 5e6, partial_rotary_factor: 4 / 12 },
+      sliding_attention: { rope_theta: 1e4 },
+    },
+  });
+});
+
 t.test("value heads that do not match their tensor are rejected", async (t) => {
   const file = join(temporaryFolder(t), "heads.gguf");
   for (
@@ -848,6 +901,9 @@ t.test("texts are split as by the original tokenizers", (t) => {
     "gpt-4o": ["I'M", " Hello", "World", " ", "123", "45"],
     "kimi-k2": ["I'M", " Hello", "World", " ", "123", "45"],
     "deepseek-v3": ["I", "'M", " HelloWorld", " ", "123", "45"],
+    bailingmoe2: ["I", "'M", " HelloWorld", " ", "1", "2", "3", "4", "5"],
+    "exaone-moe": ["I", "'M", " HelloWorld", " ", "1", "2", "3", "4", "5"],
+    afmoe: ["I", "'M", " HelloWorld", " ", "12", "345"],
   };
   const ends: { readonly [name: string]: readonly string[] } = {
     "gpt-2": ["t\u00e9", " \u4f60\u597dab", "?", "\n", "/", "x"],
@@ -857,6 +913,9 @@ t.test("texts are split as by the original tokenizers", (t) => {
     "gpt-4o": [" e\u0301t\u00e9", " \u4f60\u597dab", "?\n/", "x"],
     "kimi-k2": [" e\u0301t\u00e9", " ", "\u4f60\u597d", "ab", "?\n", "/x"],
     "deepseek-v3": [" e\u0301t\u00e9", " ", "\u4f60\u597d", "ab", "?\n", "/x"],
+    bailingmoe2: ["\u0301t\u00e9", " \u4f60\u597dab", "?\n", "/x"],
+    "exaone-moe": [" e\u0301t\u00e9 \u4f60\u597dab", "?\n", "/x"],
+    afmoe: [" e\u0301t\u00e9", " ", "\u4f60\u597d", "ab", "?\n", "/x"],
   };
   for (const [name, start] of Object.entries(wanted)) {
     const found = split(name, text);

@@ -530,6 +530,18 @@ const CHANGED: { readonly [checkpoint: string]: object } = {
   "nemotronh-16e": {
     layers_block_type: ["mamba", "moe", "attention", "moe", "mamba"],
   },
+  "nemotronhlatent-12e": {
+    layers_block_type: ["mamba", "moe", "attention", "moe", "mamba"],
+  },
+  "step3p5-12e": {
+    rope_scaling: {
+      rope_type: "llama3",
+      factor: 2,
+      original_max_position_embeddings: 131072,
+      low_freq_factor: 1,
+      high_freq_factor: 32,
+    },
+  },
 };
 
 /** Copies a checkpoint with other fields, without tensors that become unused. Returns `to`. */
@@ -641,6 +653,9 @@ for (
       "deepseekv4-12e",
     ],
     ...["qwen35moe-8e-wrapped", "gemma4moe-6e-wrapped"],
+    ...["glm4vmoe-12e", "solaropen-12e", "qwen3vlmoe-8e", "qwen3omnimoe-8e"],
+    ...["afmoe-12e", "bailingmoe-16e", "exaonemoe-12e", "hyv3-12e"],
+    ...["mimov2-12e", "step3p5-12e", "nemotronhlatent-12e", "kimik25-12e"],
   ].entries()
 ) {
   if (!isInTurn(i, 9)) {

@@ -43,8 +43,8 @@ export interface GgufArchitecture {
   readonly name?: string;
   /** Name of the architecture in config.json. */
   readonly architecture: string;
-  /** The same for models of text and images, whose text model is read and written. */
-  readonly wrapped?: string;
+  /** Other names whose models are written as such files, such as models of text and images, of which the text model is. */
+  readonly others?: readonly string[];
   /**
    * Fields of config.json besides the common ones, with the keys that they are read from. The first existing key is
    * used.
@@ -56,8 +56,8 @@ export interface GgufArchitecture {
   readonly equivalents?: { readonly [field: string]: unknown };
   /** Fields of config.json that say whether a tensor is there. */
   readonly present?: { readonly [field: string]: string };
-  /** Keys with a number that all files of the architecture have. */
-  readonly keys?: { readonly [key: string]: number };
+  /** Keys with the same value in all files of the architecture. */
+  readonly keys?: { readonly [key: string]: number | boolean };
   /** Keys that are products of fields of config.json. */
   readonly products?: { readonly [key: string]: readonly string[] };
   /** Only a part of the dims of heads is rotated. */
@@ -69,16 +69,19 @@ export interface GgufArchitecture {
    * always is.
    */
   readonly latent?: true | "split";
-  /** Layers without experts are `mlp_only_layers` of config.json. */
-  readonly listsDense?: true;
+  /** The field of config.json with the numbers of layers without experts, or with the types of all layers. */
+  readonly listsDense?: "mlp_only_layers" | "mlp_layer_types";
   /** `layer_types` of config.json, repeated. */
   readonly pattern?: readonly string[];
   /** `layer_types` of layers with and without key heads, whose numbers files list by layer. */
   readonly listsKeyHeads?: readonly [attention: string, other: string];
   /** Checkpoints have one tensor of the projections `in_proj_qkv` and `in_proj_z`, grouped by key head. */
   readonly splitsProjections?: true;
-  /** Files have `mrope_section` of config.json. All sections have the same positions in texts. */
-  readonly sections?: true;
+  /**
+   * The default of `mrope_section` of config.json. All sections have the same positions in texts. Without a default, files
+   * have sections if config.json does.
+   */
+  readonly sections?: readonly number[];
   /** Positions of a config.json without scaling are scaled, and the bounds of YaRN are not rounded. */
   readonly scalesByDefault?: true;
   /**

@@ -14,6 +14,9 @@ import {
   NEXT,
   partsOf,
   SHARED,
+  SHARED_FIELDS,
+  SIGMOID,
+  SOFTMAX,
 } from "./common_names.ts";
 import { DEEPSEEK4 } from "./deepseek4_row.ts";
 import { QWEN35_MOE, QWEN3_NEXT } from "./delta_net_rows.ts";
@@ -21,25 +24,16 @@ import { GEMMA4_MOE } from "./gemma4_row.ts";
 import { INDEXER_TYPES } from "./indexer_types.ts";
 import { LLAMA4 } from "./llama4_row.ts";
 import { GRANITE_HYBRID, NEMOTRON_H } from "./mamba_rows.ts";
-import { type GgufHeader, numberOf } from "./header.ts";
-
-/** Fields of models whose experts are those of DeepSeek-V3. */
-const SHARED_FIELDS = {
-  intermediate_size: "feed_forward_length",
-  moe_intermediate_size: "expert_feed_forward_length",
-  n_routed_experts: "expert_count",
-  n_shared_experts: "expert_shared_count",
-  first_k_dense_replace: "leading_dense_block_count",
-  routed_scaling_factor: "expert_weights_scale",
-  norm_topk_prob: "expert_weights_norm",
-  n_group: "expert_group_count",
-  topk_group: "expert_group_used_count",
-  num_nextn_predict_layers: "nextn_predict_layers",
-} as const;
-
-/** `expert_gating_func`: scores are a softmax or sigmoids of logits. */
-const SOFTMAX = 1;
-const SIGMOID = 2;
+import { MIMO2 } from "./mimo2_row.ts";
+import { QWEN3_VL_MOE } from "./qwen3_vl_row.ts";
+import {
+  AFMOE,
+  BAILING_MOE2,
+  EXAONE_MOE,
+  HY_V3,
+} from "./shared_expert_rows.ts";
+import { STEP35 } from "./step35_row.ts";
+import { type GgufHeader, numberOf, valueOf } from "./header.ts";
 
 /** Fields and tensors of latent attention. */
 const LATENT_FIELDS = {
@@ -134,7 +128,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       num_experts: "expert_count",
     },
     constants: { norm_topk_prob: false },
-    listsDense: true,
+    listsDense: "mlp_only_layers",
     ties: true,
     tensors: {
       ...EXPERTS,
@@ -147,13 +141,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   },
   deepseek2: {
     architecture: "DeepseekV3ForCausalLM",
-    wrapped: "KimiK25ForConditionalGeneration",
-    ...DEEPSEEK_V3,
-  },
-  // Only for writing: files are read as those of DeepSeek-V3.
-  deepseek2_glm: {
-    name: "deepseek2",
-    architecture: "Glm4MoeLiteForCausalLM",
+    others: ["KimiK25ForConditionalGeneration", "Glm4MoeLiteForCausalLM"],
     ...DEEPSEEK_V3,
   },
   deepseek4: DEEPSEEK4,
@@ -232,6 +220,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   },
   glm4moe: {
     architecture: "Glm4MoeForCausalLM",
+    others: ["Glm4vMoeForConditionalGeneration", "SolarOpenForCausalLM"],
     fields: SHARED_FIELDS,
     present: {
       attention_bias: "attn_q.bias",
@@ -400,10 +389,17 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       num_experts: "expert_count",
     },
     constants: { norm_topk_prob: true },
-    listsDense: true,
+    listsDense: "mlp_only_layers",
     ties: true,
     tensors: { ...EXPERTS, ...DENSE },
   },
+  qwen3vlmoe: QWEN3_VL_MOE,
+  afmoe: AFMOE,
+  bailingmoe2: BAILING_MOE2,
+  "exaone-moe": EXAONE_MOE,
+  hy_v3: HY_V3,
+  mimo2: MIMO2,
+  step35: STEP35,
 };
 
 /** The name and the row of a file. Throws DataError for an architecture that is not in the table. */
@@ -418,7 +414,7 @@ export function architectureOf(
   const row =
     rows.find((row) =>
       Object.entries(row.keys ?? {}).every(([key, value]) =>
-        numberOf(keys, `${name}.${key}`) === value
+        valueOf(keys, `${name}.${key}`) === value
       )
     ) ?? rows.at(-1);
   const dense = name === "llama" &&

@@ -61,6 +61,31 @@ export const EXPERT_WIDTH = [
   "feed_forward_length",
 ];
 
+/** Fields of models with some layers without experts. */
+export const SPARSE_FIELDS = {
+  intermediate_size: "feed_forward_length",
+  moe_intermediate_size: "expert_feed_forward_length",
+  first_k_dense_replace: "leading_dense_block_count",
+  routed_scaling_factor: "expert_weights_scale",
+  norm_topk_prob: "expert_weights_norm",
+  n_group: "expert_group_count",
+  topk_group: "expert_group_used_count",
+} as const;
+
+/** Fields of models whose experts are those of DeepSeek-V3. */
+export const SHARED_FIELDS = {
+  ...SPARSE_FIELDS,
+  n_routed_experts: "expert_count",
+  n_shared_experts: "expert_shared_count",
+  num_nextn_predict_layers: "nextn_predict_layers",
+} as const;
+
+/** `expert_gating_func`: scores are a softmax of logits. */
+export const SOFTMAX = 1;
+
+/** `expert_gating_func`: scores are sigmoids of logits. */
+export const SIGMOID = 2;
+
 /** Names of the matrices of all experts of a block. */
 export function partsOf(block: string, names: readonly string[]): string[] {
   return names.map((name) => `${block}.experts.{expert}.${name}`);

@@ -11,6 +11,7 @@ import {
   maxOf,
   numberOf,
   numbersOf,
+  valueOf,
 } from "./header.ts";
 import { ropeScalingKeys, ropeScalingOf } from "./rope_scaling.ts";
 import { unrepresentable } from "./unrepresentable.ts";
@@ -63,7 +64,9 @@ export function configOf(
     vocab_size: Array.isArray(tokens) ? tokens.length : undefined,
     tie_word_embeddings: !tensors.some(({ name }) => name === "output.weight"),
     ...row.constants,
-    ...row.listsDense ? { mlp_only_layers: denseLayers(header) } : {},
+    ...row.listsDense
+      ? { [row.listsDense]: denseLayers(name, header, row.listsDense) }
+      : {},
     ...row.listsKeyHeads ? layerTypes(keys, `${name}.${KEY_HEADS}`, row) : {},
     ...Object.fromEntries(
       Object.entries(row.present ?? {}).map(([field, of]) => [
@@ -114,14 +117,14 @@ function quotients(
   });
 }
 
-/** Refuses a file that has another number for a key than all files of its architecture. */
+/** Refuses a file that has another value for a key than all files of its architecture. */
 function checkKeys(
   path: string,
   keys: GgufKeys,
   { name, row }: { readonly name: string; readonly row: GgufArchitecture },
 ): void {
   for (const [key, wanted] of Object.entries(row.keys ?? {})) {
-    const found = numberOf(keys, `${name}.${key}`) ?? wanted;
+    const found = valueOf(keys, `${name}.${key}`) ?? wanted;
     if (found === wanted) continue;
     throw new DataError(
       `Cannot open '${path}': its key '${name}.${key}' is ${found}, and only ${wanted} is read. Use another file`,
@@ -141,11 +144,6 @@ function read(keys: GgufKeys, prefix: string, fields: ConfigFields): Config {
   );
 }
 
-function valueOf(keys: GgufKeys, key: string): number | boolean | undefined {
-  const value = keys[key];
-  return typeof value === "boolean" ? value : numberOf(keys, key);
-}
-
 /** Types of layers and the number of key heads, from a list of numbers of key heads. */
 function layerTypes(
   keys: GgufKeys,
@@ -161,11 +159,23 @@ function layerTypes(
   };
 }
 
-function denseLayers({ tensors }: GgufHeader): number[] {
-  return tensors.flatMap((tensor) => {
+/** The numbers of layers without experts, or the types of all layers. */
+function denseLayers(
+  name: string,
+  { keys, tensors }: GgufHeader,
+  field: NonNullable<GgufArchitecture["listsDense"]>,
+): (number | string)[] {
+  const dense = tensors.flatMap((tensor) => {
     const [, layer] = /^blk\.(\d+)\.ffn_gate\.weight$/.exec(tensor.name) ?? [];
     return layer === undefined ? [] : [Number(layer)];
   });
+  if (field === "mlp_only_layers") return dense;
+  // Limits the length of the list if the keys are wrong: every layer has a tensor.
+  const layers = Math.min(layerCount(name, keys), tensors.length);
+  return Array.from(
+    { length: layers },
+    (_, layer) => dense.includes(layer) ? "dense" : "sparse",
+  );
 }
 
 /**
@@ -190,6 +200,9 @@ export function keysOf(
     dim: sizes.rotated,
   });
   refuseOthers(values, { name, row, scaled: scaling === undefined });
+  const { mrope_section: sections = row.sections } = scalingIn(config) as {
+    readonly mrope_section?: readonly number[];
+  };
   const types = values.get("layer_types") as readonly string[] | undefined;
   const keys = new Map<string, GgufValue>();
   for (
@@ -223,7 +236,10 @@ export function keysOf(
       ]),
     ),
     ...Object.fromEntries(
-      Object.entries(row.keys ?? {}).map(([key, u32]) => [key, { u32 }]),
+      Object.entries(row.keys ?? {}).map(([key, value]) => [
+        key,
+        typeof value === "boolean" ? { bool: value } : { u32: value },
+      ]),
     ),
     ...row.listsKeyHeads && types
       ? {
@@ -250,8 +266,8 @@ export function keysOf(
         "attention.value_length_mla": { u32: sizes.value },
       }
       : {},
-    ...row.sections
-      ? { "rope.dimension_sections": { i32s: sectionsOf(values) } }
+    ...sections
+      ? { "rope.dimension_sections": { i32s: [...sections, 0] } }
       : {},
     // Required by llama.cpp even if experts have a separate key.
     ...keys.has("feed_forward_length") ? {} : {
@@ -259,6 +275,7 @@ export function keysOf(
         u32: Number(values.get("intermediate_size")),
       },
     },
+    ...leadingDense(values, { name, row }),
     ...row.config?.write(name, values),
   };
   return {
@@ -271,10 +288,22 @@ export function keysOf(
   };
 }
 
-/** Pairs of rotated elements of each section. */
-function sectionsOf(values: ReadonlyMap<string, unknown>): number[] {
-  const sections = values.get("mrope_section") ?? [11, 11, 10];
-  return [...sections as number[], 0];
+/** The number of layers before the first one with experts, which `mlp_layer_types` of config.json may list. */
+function leadingDense(
+  values: ReadonlyMap<string, unknown>,
+  { name, row }: { readonly name: string; readonly row: GgufArchitecture },
+): GgufValues {
+  const key = "leading_dense_block_count";
+  const types = values.get("mlp_layer_types");
+  if (!Array.isArray(types) || !Object.values(row.fields).includes(key)) {
+    return {};
+  }
+  const layers = types.slice(0, Number(values.get("num_hidden_layers")));
+  const count = layers.lastIndexOf("dense") + 1;
+  if (layers.slice(0, count).some((type) => type !== "dense")) {
+    throw unrepresentable(name, "mlp_layer_types", types);
+  }
+  return { [key]: { u32: count } };
 }
 
 /** Elements of the keys and values of a head, and of the rotated part. */
@@ -296,9 +325,12 @@ function headSizes(
   return { key, value: key, rotated: key * part };
 }
 
-/** Returns a configuration with rotary parameters as top-level fields. */
+/** Returns a configuration with rotary parameters as top-level fields, and the published name of the number of experts. */
 function flattened(config: Config): Config {
-  const { rope_parameters: rotary, ...others } = config;
+  const { rope_parameters: rotary, ...rest } = config;
+  // Transformers 5 writes the other name for Qwen.
+  const { num_experts = rest["num_local_experts"] } = rest;
+  const others = { ...rest, num_experts };
   return typeof rotary === "object" && rotary !== null
     ? { ...others, ...rotary as Config }
     : others;

@@ -77,14 +77,14 @@ export const QWEN3_NEXT: GgufArchitecture = {
 export const QWEN35_MOE: GgufArchitecture = {
   ...SHARED_ROW,
   architecture: "Qwen3_5MoeForCausalLM",
-  wrapped: "Qwen3_5MoeForConditionalGeneration",
+  others: ["Qwen3_5MoeForConditionalGeneration"],
   fused: {
     "mlp.experts.gate_up_proj": {
       parts: partsOf("mlp", ["gate_proj.weight", "up_proj.weight"]),
     },
     "mlp.experts.down_proj": { parts: partsOf("mlp", ["down_proj.weight"]) },
   },
-  sections: true,
+  sections: [11, 11, 10],
   tensors: {
     ...TENSORS,
     attn_qkv: { name: "linear_attn.in_proj_qkv", tiled: "channels" },

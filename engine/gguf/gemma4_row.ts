@@ -3,12 +3,10 @@
 import type { GgufArchitecture } from "./architecture.ts";
 import { DENSE } from "./common_names.ts";
 import { type GgufHeader, numberOf, numbersOf } from "./header.ts";
+import { FULL, SLIDING, slidingTypes, windowKeys } from "./layer_types.ts";
 import type { GgufValues } from "./write.ts";
 
 type Config = { readonly [field: string]: unknown };
-
-/** Types of layers with a window and without one. */
-const [SLIDING, FULL] = ["sliding_attention", "full_attention"] as const;
 
 /** Share of the pairs of a head that layers without a window rotate. Files have it as factors of frequencies. */
 const ROTATED = 0.25;
@@ -19,7 +17,7 @@ const NEVER = 1e30;
 /** Keys and values of Gemma 4. Layers without a window may use keys as values. */
 export const GEMMA4_MOE: GgufArchitecture = {
   architecture: "Gemma4ForCausalLM",
-  wrapped: "Gemma4ForConditionalGeneration",
+  others: ["Gemma4ForConditionalGeneration"],
   fields: {
     head_dim: "attention.key_length_swa",
     global_head_dim: "attention.key_length",
@@ -73,11 +71,10 @@ export const GEMMA4_MOE: GgufArchitecture = {
 
 function read(name: string, { keys, tensors }: GgufHeader): Config {
   const number = (key: string) => numberOf(keys, `${name}.${key}`);
-  const windows = numbersOf(keys, `${name}.attention.sliding_window_pattern`);
   const heads = numbersOf(keys, `${name}.attention.head_count_kv`);
   const headsOf = (type: typeof SLIDING | typeof FULL) =>
     heads[types.indexOf(type)] ?? number("attention.head_count_kv");
-  const types = windows.map((window) => window ? SLIDING : FULL);
+  const types = slidingTypes(name, keys);
   const names = new Set(tensors.map(({ name }) => name));
   return {
     layer_types: types,
@@ -115,9 +112,7 @@ function write(_: string, config: ReadonlyMap<string, unknown>): GgufValues {
     "attention.value_length_swa": { u32: number("head_dim") },
     "attention.key_length": { u32: number("global_head_dim") },
     "attention.key_length_swa": { u32: number("head_dim") },
-    "attention.sliding_window_pattern": {
-      bools: types.map((type) => type === SLIDING),
-    },
+    ...windowKeys(types),
     "attention.head_count_kv": {
       i32s: types.map((type) => counts[type as typeof SLIDING]),
     },

@@ -117,6 +117,15 @@ export function numberOf(keys: GgufKeys, key: string): number | undefined {
     : undefined;
 }
 
+/** A number or a boolean. Undefined if it is missing. */
+export function valueOf(
+  keys: GgufKeys,
+  key: string,
+): number | boolean | undefined {
+  const value = keys[key];
+  return typeof value === "boolean" ? value : numberOf(keys, key);
+}
+
 /** Returns the number of layers, excluding multi-token prediction (MTP) layers. NaN without `block_count`. */
 export function layerCount(architecture: string, keys: GgufKeys): number {
   const number = (key: string) => numberOf(keys, `${architecture}.${key}`);

@@ -49,7 +49,7 @@ function entryOf(found: string | TensorName): TensorName {
 /** The name of a tensor in a model without images. */
 function textName(name: string): string {
   return name.replace(/^model\.language_model\./, "model.")
-    .replace(/^language_model\./, "");
+    .replace(/^(language_model|thinker)\./, "");
 }
 
 /** Whether files of an architecture may have the layer that predicts a further token. */

@@ -1,6 +1,6 @@
 /**
  * How texts are split before merges, by `tokenizer.ggml.pre`. Patterns are those of the published tokenizer.json of the
- * models.
+ * models, for `afmoe` and `exaone-moe` as llama.cpp quotes them.
  */
 
 /** Pre-tokenization pattern of GPT-2. */
@@ -30,6 +30,21 @@ function withoutHan(letters: string): string {
 }
 
 const DIGITS = "\\p{N}{1,3}";
+
+/** Digits in threes, counted from the last one. */
+const THOUSANDS = `${DIGITS}(?=(?:\\p{N}{3})*(?!\\p{N}))`;
+
+/** Pattern of DeepSeek-V3, after digits and East Asian characters are split. */
+const DEEPSEEK =
+  "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const DEEPSEEK_V3 = [
+  DIGITS,
+  "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+  DEEPSEEK,
+];
+
+/** Pattern of Ling: as that of Llama 3, with one digit and one line break at a time. */
+const LING = llama3("\\p{N}").replace("[\\r\\n]+", "[\\r\\n]");
 const GPT4O = gpt4o(UPPER, LOWER, "[\\r\\n/]");
 
 /** Patterns, applied one after another. */
@@ -52,10 +67,18 @@ export const SPLITS: { readonly [name: string]: readonly string[] } = {
       gpt4o(withoutHan(UPPER), withoutHan(LOWER), "[\\r\\n]")
     }`,
   ],
-  "deepseek-v3": [
-    DIGITS,
-    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+  "deepseek-v3": DEEPSEEK_V3,
+  "hunyuan-dense": DEEPSEEK_V3,
+  "solar-open": [llama3("\\p{N}")],
+  bailingmoe: [LING],
+  bailingmoe2: [LING],
+  "exaone-moe": [
+    `${CONTRACTIONS}|[^\\r\\n\\p{L}\\p{N}]?(?:\\p{L}\\p{M}*(?: \\p{L}\\p{M}*)*)+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]?|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+`,
+  ],
+  afmoe: [
+    THOUSANDS,
+    "[\u4e00-\u9fff\u3400-\u4dbf\u8c48-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf\u0e40-\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+",
+    DEEPSEEK,
   ],
   refact: ["\\p{N}", GPT2],
   starcoder: ["\\p{N}", GPT2],

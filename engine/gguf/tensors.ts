@@ -22,7 +22,7 @@ import {
   maxOf,
   numberOf,
 } from "./header.ts";
-import { checkpointName, moduleName } from "./names.ts";
+import { checkpointName, moduleName, namesPredictor } from "./names.ts";
 import {
   hasHeads,
   type Tiled,
@@ -67,8 +67,10 @@ export function ggufTensors(
   const layers = layerCount(architecture, header.keys);
   const entries = header.tensors.flatMap((tensor): TensorEntry[] => {
     const known = checkpointName(row, tensor.name);
+    const layer = Number(/^blk\.(\d+)\./.exec(tensor.name)?.[1]);
     const isUnused = !known && HARMLESS.test(tensor.name) ||
-      row.unused?.includes(tensor.name);
+      row.unused?.includes(tensor.name) ||
+      layer >= layers && !namesPredictor(row);
     if (isUnused) return [];
     const entry: TensorName = known ?? { name: tensor.name };
     const { interleaved, row: asRow, middle, filed, values, tiled } = entry;

@@ -62,17 +62,20 @@ export function architectureFor(
   architecture: string,
 ): { readonly name: string; readonly row: GgufArchitecture } {
   const found = Object.entries(ARCHITECTURES).find(([, row]) =>
-    row.architecture === architecture || row.wrapped === architecture
+    [row.architecture, ...row.others ?? []].includes(architecture)
   );
   if (found) return { name: found[1].name ?? found[0], row: found[1] };
   throw new DataError(
     `Cannot write a GGUF file of architecture '${
       shown(architecture)
     }': the known ones are ${
-      Object.values(ARCHITECTURES)
-        .flatMap(({ architecture, wrapped = [] }) =>
-          [architecture].concat(wrapped)
-        ).join(", ")
+      [
+        ...new Set(
+          Object.values(ARCHITECTURES).flatMap((
+            { architecture, others = [] },
+          ) => [architecture, ...others]),
+        ),
+      ].join(", ")
     }. Give a folder for --out, with --to fp8 or --to mxfp4`,
   );
 }
