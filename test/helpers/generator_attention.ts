@@ -36,7 +36,7 @@ import { u32 } from "../../spec/kernel/build.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { lengthAt } from "../../compiler/kernels/kernel.ts";
 import { product } from "./generator_sums.ts";
-import { type Launch, launchOf } from "./launch_faults.ts";
+import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
 
 const name = "kernel";
@@ -146,11 +146,9 @@ export function* ofAttention(): Generator<Launch> {
         (paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry) *
         width;
       const [keys, values] = [kvHeads * dim, kvHeads * valueDim];
-      yield launchOf(() =>
-        attention({
-          ...options,
-          ...paged ? { pages: { size: 2 } } : {},
-        }), {
+      yield {
+        kernel: () =>
+          attention({ ...options, ...paged ? { pages: { size: 2 } } : {} }),
         grid: attentionGrid(options, batch.length),
         reads: {
           q: waves(batch.length * heads * dim),
@@ -166,7 +164,7 @@ export function* ofAttention(): Generator<Launch> {
           position: batch.map(([, position]) => position),
         },
         stores: { y: batch.length * heads * valueDim },
-      });
+      };
     }
   }
   yield* onRanks();
@@ -190,7 +188,7 @@ export function* ofAttentionMatrices(): Generator<Launch> {
     const tile = matrixQueries(options, 1 << 15)!;
     const { heads, kvHeads, dim, valueDim } = options;
     yield {
-      kernel: attentionMatrices({ ...options, ...paged }, tile),
+      kernel: () => attentionMatrices({ ...options, ...paged }, tile),
       grid: matrixQueriesGrid(options, { tile, tokens: batch.length }),
       reads: {
         q: waves(batch.length * heads * dim),
@@ -216,7 +214,7 @@ function* onRanks(): Generator<Launch> {
     const tiled = { ...options, queries: [1, 4, 6][c++ % 3]! };
     const paged = c % 2 > 0 ? { pages: { size: KEY_BLOCK } } : {};
     yield {
-      kernel: attention({ ...tiled, ...paged }),
+      kernel: () => attention({ ...tiled, ...paged }),
       grid: attentionGrid(tiled, positions.length),
       reads: {
         q: waves(positions.length * heads * dim),
@@ -235,7 +233,7 @@ function* onRanks(): Generator<Launch> {
 }
 
 function* backward(
-  make: (o: BackwardOptions) => Launch["kernel"],
+  make: (o: BackwardOptions) => ReturnType<Launch["kernel"]>,
   storedOf: (
     o: BackwardOptions,
     rows: { readonly tokens: number; readonly written: readonly number[] },
@@ -279,7 +277,7 @@ function* backward(
         written: entries ? all : entryOf,
       });
       yield {
-        kernel: make(options),
+        kernel: () => make(options),
         grid: elementwiseGrid(threads),
         reads: {
           q: waves(batch.length * heads * dim),
@@ -349,7 +347,7 @@ export function* ofScoreKeys(): Generator<Launch> {
         const offsetOf = (entry: number) =>
           (paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry) * dim;
         yield {
-          kernel: scoreKeys(options),
+          kernel: () => scoreKeys(options),
           grid: scoreKeysGrid(options, batch.length),
           reads: {
             query: waves(batch.length * heads * dim),
@@ -380,7 +378,7 @@ export function* ofSelectKeys(): Generator<Launch> {
     for (const k of [1, 3, 33]) {
       const last = [-1, 0, 2, 3, context - 2, context - 1];
       yield {
-        kernel: selectKeys({ name, context, k, tokens: lengthAt(0) }),
+        kernel: () => selectKeys({ name, context, k, tokens: lengthAt(0) }),
         grid: rowsGrid(last.length),
         reads: {
           // Includes equal scores.
@@ -494,7 +492,7 @@ export function* ofAttentionParts(): Generator<Launch> {
   for (const { options, positions, visible } of splits()) {
     const { heads, kvHeads, dim, valueDim = dim, context } = options;
     yield {
-      kernel: attentionParts(options, splitTile(options)),
+      kernel: () => attentionParts(options, splitTile(options)),
       grid: splitGrids(options, positions.length).parts,
       reads: {
         q: waves(positions.length * heads * dim),
@@ -524,7 +522,7 @@ export function* ofAttentionMerge(): Generator<Launch> {
       return x;
     };
     yield {
-      kernel: attentionMerge(options),
+      kernel: () => attentionMerge(options),
       grid: splitGrids(options, positions.length).merge,
       reads: {
         tops: written(2),
@@ -543,7 +541,7 @@ export function* ofAttentionResult(): Generator<Launch> {
   for (const { options, positions: { length } } of splits()) {
     const { heads, dim, valueDim = dim } = options;
     yield {
-      kernel: attentionResult(options),
+      kernel: () => attentionResult(options),
       grid: elementwiseGrid(length * heads * valueDim),
       reads: {
         sumsAfter: waves(length * heads * (valueDim + 2)),

@@ -20,16 +20,17 @@ export function* ofQuantize(): Generator<Launch> {
     for (const sumOf of [16, 32] as const) {
       for (const [rows, k] of [[0, 32], [1, 32], [3, 64]] as const) {
         yield {
-          kernel: quantize({
-            name,
-            order,
-            sumOf,
-            bindings: bindings({ x: "f32" }, { rows: "u32" }),
-            k,
-            blocks: lengthAt(0),
-            at: (block, j) => load("x", expr`${block} * 32 + ${j}`),
-            to: "rows",
-          }),
+          kernel: () =>
+            quantize({
+              name,
+              order,
+              sumOf,
+              bindings: bindings({ x: "f32" }, { rows: "u32" }),
+              k,
+              blocks: lengthAt(0),
+              at: (block, j) => load("x", expr`${block} * 32 + ${j}`),
+              to: "rows",
+            }),
           grid: elementwiseGrid(rows * k / 32),
           reads: { x: waves(rows * k), lengths: [rows * k / 32] },
           stores: { rows: rows * quantizedRow(k, { sumOf }).words },
@@ -126,7 +127,7 @@ function productLaunch(
   };
   const scales = columns * k / perScale;
   return {
-    kernel: matmulBytes(options),
+    kernel: () => matmulBytes(options),
     grid: matmulGrid(options, rows),
     reads: {
       left: new Array(rows * quantizedRow(k, layout).words).fill(1),

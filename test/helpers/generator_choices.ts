@@ -97,7 +97,7 @@ export function* ofMatmulOfChoices(): Generator<Launch> {
       },
     };
     yield {
-      kernel: matmulOfChoices(full),
+      kernel: () => matmulOfChoices(full),
       grid: [1, choicesGroups(full), 1],
       reads: {
         // Includes equal logits.
@@ -143,7 +143,7 @@ export function* ofMatmulCombined(): Generator<Launch> {
     };
     const { columns: each } = matmulShape(full);
     yield {
-      kernel: matmulCombined(full),
+      kernel: () => matmulCombined(full),
       grid: [1, Math.ceil(columns / each), 1],
       reads: {
         x: waves(choices * k),

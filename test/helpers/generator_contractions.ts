@@ -8,8 +8,10 @@ export function* ofContractMatrices(): Generator<Launch> {
   for (const columns of [33, 70]) {
     for (const rows of [0, 17, 65]) {
       const [batches, k] = [3, 32];
+      const { kernel, grid } = contracted({ rows, batches, k, columns });
       yield {
-        ...contracted({ rows, batches, k, columns }),
+        kernel: () => kernel,
+        grid,
         reads: {
           x: waves(rows * batches * k),
           w: waves(batches * k * columns),

@@ -144,7 +144,7 @@ function* assigned(): Generator<Assigned> {
               kept,
               options,
               launch: {
-                kernel: assign(options),
+                kernel: () => assign(options),
                 grid: [1, 1, 1],
                 reads: {
                   index,
@@ -179,7 +179,7 @@ export function* ofAssign(): Generator<Launch> {
 export function* ofAssignFew(): Generator<Launch> {
   for (const { options, launch, index } of assigned()) {
     if (index.length > FEW_CHOICES) continue;
-    yield { ...launch, kernel: assignFew(options) };
+    yield { ...launch, kernel: () => assignFew(options) };
   }
 }
 
@@ -188,7 +188,7 @@ const sent = once(function* (): Generator<
   Assigned & { readonly got: Contents }
 > {
   for (const one of assigned()) {
-    const names = one.launch.kernel.bindings.map((b) => b.name);
+    const names = one.launch.kernel().bindings.map((b) => b.name);
     const others = ["tiles", "order", "tokenRow"];
     if (others.some((other) => names.includes(other))) continue;
     const got = resultsOf(one.launch);
@@ -201,7 +201,7 @@ export function* ofPermute(): Generator<Launch> {
   for (const { k, tokens: count, kept, got } of sent()) {
     for (const row of [1, 3]) {
       yield {
-        kernel: permute({ name, row, k, tokens }),
+        kernel: () => permute({ name, row, k, tokens }),
         grid: elementwiseGrid(count * k * row),
         reads: {
           x: waves(count * row),
@@ -221,7 +221,7 @@ export function* ofMoveRows(): Generator<Launch> {
       for (const row of [1, 3]) {
         const elements = order.length * row;
         yield {
-          kernel: moveRows({ name, row, direction, type: "u32" }),
+          kernel: () => moveRows({ name, row, direction, type: "u32" }),
           grid: elementwiseGrid(4 * row),
           reads: {
             rowCount: [order.length],
@@ -240,12 +240,13 @@ export function* ofNodeCounts(): Generator<Launch> {
     const countsPerRank = nodes! * experts! + units!;
     for (const me of range(nodes!)) {
       yield {
-        kernel: nodeCounts({
-          name,
-          nodes: nodes!,
-          experts: experts!,
-          countsPerRank,
-        }),
+        kernel: () =>
+          nodeCounts({
+            name,
+            nodes: nodes!,
+            experts: experts!,
+            countsPerRank,
+          }),
         grid: elementwiseGrid(experts!),
         reads: { all: range(nodes! * countsPerRank), groupRank: [me] },
         stores: { counts: experts! },
@@ -258,18 +259,19 @@ export function* ofCombine(): Generator<Launch> {
   for (const { k, tokens: count, kept, got } of sent()) {
     for (const [row, weighed] of [[1, true], [3, false]] as const) {
       yield {
-        kernel: combine({
-          name,
-          row,
-          k,
-          tokens,
-          weighed,
-          bindings: bindings(
-            { returned: "f32", sendRow: "u32", weight: "f32" },
-            { y: "f32" },
-          ),
-          epilogue: (i, value) => [store("y", i, value)],
-        }),
+        kernel: () =>
+          combine({
+            name,
+            row,
+            k,
+            tokens,
+            weighed,
+            bindings: bindings(
+              { returned: "f32", sendRow: "u32", weight: "f32" },
+              { y: "f32" },
+            ),
+            epilogue: (i, value) => [store("y", i, value)],
+          }),
         grid: elementwiseGrid(count * row),
         reads: {
           returned: waves(kept.filter(Boolean).length * row),
@@ -287,16 +289,17 @@ export function* ofCombineTranspose(): Generator<Launch> {
   for (const { index, kept, got } of sent()) {
     for (const width of [1, 3]) {
       yield {
-        kernel: combineTranspose({
-          name,
-          width,
-          count: lengthAt(0),
-          bindings: bindings(
-            { returned: "f32", sendRow: "u32" },
-            { y: "f32" },
-          ),
-          epilogue: (i, value) => [store("y", i, value)],
-        }),
+        kernel: () =>
+          combineTranspose({
+            name,
+            width,
+            count: lengthAt(0),
+            bindings: bindings(
+              { returned: "f32", sendRow: "u32" },
+              { y: "f32" },
+            ),
+            epilogue: (i, value) => [store("y", i, value)],
+          }),
         grid: elementwiseGrid(index.length * width),
         reads: {
           returned: waves(kept.filter(Boolean).length * width),
@@ -312,7 +315,7 @@ export function* ofCombineTranspose(): Generator<Launch> {
 export function* ofListRows(): Generator<Launch> {
   for (const { launch, ...choices } of assigned()) {
     const { experts, k, tokens: count, index } = choices;
-    const names = launch.kernel.bindings.map((b) => b.name);
+    const names = launch.kernel().bindings.map((b) => b.name);
     if (!names.includes("tokenRow") || names.includes("order")) continue;
     const got = resultsOf(launch);
     const maxChoices = Math.min(k, experts - 1);
@@ -321,13 +324,14 @@ export function* ofListRows(): Generator<Launch> {
     for (const me of [0, 1]) {
       const other = range(experts + 2).map((e) => e + 1);
       yield {
-        kernel: listRows({
-          name,
-          splits: [0, 1, experts],
-          k,
-          tokens,
-          maxChoices,
-        }),
+        kernel: () =>
+          listRows({
+            name,
+            splits: [0, 1, experts],
+            k,
+            tokens,
+            maxChoices,
+          }),
         grid: elementwiseGrid(index.length),
         reads: {
           weight: waves(index.length),
@@ -377,16 +381,17 @@ export function* ofRegroup(): Generator<Launch> {
         const rows = sum(ofExpert);
         const tileRows = 1 + n % 3;
         yield {
-          kernel: regroup({
-            name,
-            splits,
-            tileRows,
-            // Each value of a count occurs with both kernels.
-            wide: (n + Math.floor(n / below ** 2)) % 2 === 1,
-            ...experts ? { experts } : {},
-            ...once ? { once } : {},
-            ...offsets ? { countsPerRank: all + offsets } : {},
-          }),
+          kernel: () =>
+            regroup({
+              name,
+              splits,
+              tileRows,
+              // Each value of a count occurs with both kernels.
+              wide: (n + Math.floor(n / below ** 2)) % 2 === 1,
+              ...experts ? { experts } : {},
+              ...once ? { once } : {},
+              ...offsets ? { countsPerRank: all + offsets } : {},
+            }),
           grid: regroupGrid(rows),
           reads: {
             counts: range(groupSize).flatMap((s) => [
@@ -428,7 +433,7 @@ const rowsOf = (sendRow: readonly number[]): number[] =>
 export function* ofSendIds(): Generator<Launch> {
   for (const { k, count, sendRow } of SENT) {
     yield {
-      kernel: sendIds({ k, tokens, maxChoices: MAX_CHOICES }),
+      kernel: () => sendIds({ k, tokens, maxChoices: MAX_CHOICES }),
       grid: elementwiseGrid(count * k),
       reads: { sendRow, groupRank: [1], lengths: [count] },
       stores: { ids: rowsOf(sendRow) },
@@ -444,7 +449,7 @@ export function* ofCompareIds(): Generator<Launch> {
       if (row !== DROPPED) ids[row] = MAX_CHOICES + i;
     });
     yield {
-      kernel: compareIds({ k, tokens, maxChoices: MAX_CHOICES }),
+      kernel: () => compareIds({ k, tokens, maxChoices: MAX_CHOICES }),
       grid: [1, 1, 1],
       reads: { sendRow, ids, groupRank: [1], lengths: [count] },
       stores: { wrong: 1 },
@@ -474,12 +479,13 @@ export function* ofEncodeRows(): Generator<Launch> {
   for (const { rows, count, length, words } of wireRows()) {
     const at = elementOf(length);
     yield {
-      kernel: encodeRows({
-        ...rows,
-        bindings: bindings({ x: "f32" }, { to: "u32" }),
-        load: (row, i) => load("x", at(row, i)),
-        to: "to",
-      }),
+      kernel: () =>
+        encodeRows({
+          ...rows,
+          bindings: bindings({ x: "f32" }, { to: "u32" }),
+          load: (row, i) => load("x", at(row, i)),
+          to: "to",
+        }),
       grid: elementwiseGrid(count * wireUnits(rows)),
       reads: { x: waves(count * length), lengths: [count] },
       stores: { to: words },
@@ -491,12 +497,13 @@ export function* ofRoundRows(): Generator<Launch> {
   for (const { rows, count, length } of wireRows()) {
     const at = elementOf(length);
     yield {
-      kernel: roundRows({
-        ...rows,
-        bindings: bindings({ x: "f32" }, { y: "f32" }),
-        load: (row, i) => load("x", at(row, i)),
-        store: (row, i, value) => [store("y", at(row, i), value)],
-      }),
+      kernel: () =>
+        roundRows({
+          ...rows,
+          bindings: bindings({ x: "f32" }, { y: "f32" }),
+          load: (row, i) => load("x", at(row, i)),
+          store: (row, i, value) => [store("y", at(row, i), value)],
+        }),
       grid: elementwiseGrid(count * wireUnits(rows)),
       reads: { x: waves(count * length), lengths: [count] },
       stores: { y: count * length },
@@ -507,13 +514,14 @@ export function* ofRoundRows(): Generator<Launch> {
 export function* ofDecodeRows(): Generator<Launch> {
   for (const { rows, count, length, words } of wireRows()) {
     yield {
-      kernel: decodeRows({
-        ...rows,
-        bindings: bindings({ from: "u32", rowOf: "u32" }, { y: "f32" }),
-        from: "from",
-        rowFrom: (row) => load("rowOf", row, "u32"),
-        store: (i, value) => [store("y", i, value)],
-      }),
+      kernel: () =>
+        decodeRows({
+          ...rows,
+          bindings: bindings({ from: "u32", rowOf: "u32" }, { y: "f32" }),
+          from: "from",
+          rowFrom: (row) => load("rowOf", row, "u32"),
+          store: (i, value) => [store("y", i, value)],
+        }),
       grid: elementwiseGrid(count * length),
       reads: {
         from: range(words),

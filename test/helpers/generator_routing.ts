@@ -48,7 +48,7 @@ function* sorted(): Generator<
           ...o,
           count,
           launch: {
-            kernel: sortRuns(o),
+            kernel: () => sortRuns(o),
             grid: elementwiseGrid(count),
             reads: {
               group: range(count).map((t) => t * t % 5),
@@ -73,7 +73,7 @@ export function* ofMergeRuns(): Generator<Launch> {
     for (let run = SORTED_RUN; run < Math.max(count, 65); run *= 2) {
       const merge: Launch = {
         ...launch,
-        kernel: mergeRuns({ ...o, run }),
+        kernel: () => mergeRuns({ ...o, run }),
         reads: { ...launch.reads, order },
         stores: { next: count },
       };
@@ -99,7 +99,7 @@ export function* ofMark(): Generator<Launch> {
     const { experts, tokens: count, index } = choices;
     for (const masked of [false, true]) {
       yield {
-        kernel: mark({ ...capacityOf(choices), masked }),
+        kernel: () => mark({ ...capacityOf(choices), masked }),
         grid: elementwiseGrid(count),
         reads: {
           index,
@@ -117,12 +117,13 @@ export function* ofMarks(): Generator<Launch> {
     const { experts, k, tokens: count, index } = choices;
     for (const dropped of ["nothing", "expert 0", "others"] as const) {
       yield {
-        kernel: marks({
-          ...capacityOf(choices),
-          dropped,
-          choices: k,
-          masked: dropped !== "others",
-        }),
+        kernel: () =>
+          marks({
+            ...capacityOf(choices),
+            dropped,
+            choices: k,
+            masked: dropped !== "others",
+          }),
         grid: elementwiseGrid(count),
         reads: {
           index,
@@ -143,12 +144,13 @@ export function* ofKeep(): Generator<Launch> {
         for (const scale of [undefined, 2]) {
           const rule = { ...RULE, topK: k, normalize };
           yield {
-            kernel: keep({
-              name,
-              experts: 2,
-              tokens,
-              rule: scale === undefined ? rule : { ...rule, scale },
-            }),
+            kernel: () =>
+              keep({
+                name,
+                experts: 2,
+                tokens,
+                rule: scale === undefined ? rule : { ...rule, scale },
+              }),
             grid: elementwiseGrid(count),
             reads: {
               slot: range(count * k).map((a) => a % 3 - 1),
@@ -168,7 +170,7 @@ export function* ofSlots(): Generator<Launch> {
     const { experts, k, tokens: count, index } = choices;
     if (count < 2 || count === 130) continue;
     const marked = resultsOf({
-      kernel: mark({ ...capacityOf(choices), masked: false }),
+      kernel: () => mark({ ...capacityOf(choices), masked: false }),
       grid: elementwiseGrid(count),
       reads: { index, lengths: [count] },
       stores: { mark: experts * count, slot: index.length },
@@ -226,15 +228,16 @@ function slotsLaunch(
     })
   );
   return {
-    kernel: slots({
-      name,
-      experts,
-      rule,
-      tokens,
-      group,
-      ordered: group === "tensor",
-      room,
-    }),
+    kernel: () =>
+      slots({
+        name,
+        experts,
+        rule,
+        tokens,
+        group,
+        ordered: group === "tensor",
+        room,
+      }),
     grid: slotsGrid(experts, group === "tensor" ? 1 : groups),
     reads: {
       mark: marked,
@@ -313,7 +316,7 @@ function* routed(): Generator<
     const { experts, rule: { topK: k, capacity } } = o;
     for (const count of [[0, 2], [1, 65], [3]][n++ % 3]!) {
       const launch = {
-        kernel: router(o),
+        kernel: () => router(o),
         grid: elementwiseGrid(count),
         reads: {
           // Includes equal logits.
@@ -347,12 +350,12 @@ export function* ofRouterByLanes(): Generator<Launch> {
   for (const { o, count, launch } of routed()) {
     if (!comparesExperts(o)) continue;
     const grid = rowsGrid(count);
-    yield { ...launch, kernel: routerByLanes(o), grid };
+    yield { ...launch, kernel: () => routerByLanes(o), grid };
     const rows = count * o.rule.topK;
     if (o.rule.capacity || o.operands?.includes("mask")) continue;
     yield {
       ...launch,
-      kernel: routerByLanes({ ...o, assigns: true }),
+      kernel: () => routerByLanes({ ...o, assigns: true }),
       grid,
       stores: {
         ...launch.stores,

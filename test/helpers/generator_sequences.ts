@@ -10,7 +10,7 @@ import { shift } from "../../compiler/kernels/shift.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { BATCHES } from "./generator_attention.ts";
 import { product } from "./generator_sums.ts";
-import { type Launch, launchOf } from "./launch_faults.ts";
+import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
 
 const name = "kernel";
@@ -51,7 +51,7 @@ export function* ofConv1d(): Generator<Launch> {
         const options = { name, width, channels, sequences: 2, tokens, rows };
         const each = channels * (width - 1);
         yield {
-          kernel: conv1d(options),
+          kernel: () => conv1d(options),
           grid: conv1dGrid(options),
           reads: {
             ...ofTokens(batch),
@@ -128,7 +128,8 @@ export function* ofLinearRecurrence(): Generator<Launch> {
       const each = heads * dim * valueDim;
       const { length } = batch;
       const state = o.stateful;
-      yield launchOf(() => linearRecurrence(options), {
+      yield {
+        kernel: () => linearRecurrence(options),
         grid: recurrenceGrid(options),
         reads: {
           ...ofTokens(batch),
@@ -144,7 +145,7 @@ export function* ofLinearRecurrence(): Generator<Launch> {
           y: length * heads * valueDim,
           ...state ? { state: updated(batch, each, rows) } : {},
         },
-      });
+      };
     }
   }
 }
@@ -155,7 +156,7 @@ export function* ofShift(): Generator<Launch> {
       for (const width of [1, 3, 65]) {
         const { length } = batch;
         yield {
-          kernel: shift({ name, tokens, width, by }),
+          kernel: () => shift({ name, tokens, width, by }),
           grid: elementwiseGrid(length * width),
           reads: { ...ofTokens(batch), x: waves(length * width) },
           stores: { y: length * width },

@@ -83,14 +83,15 @@ export function* ofAddParts(): Generator<Launch> {
   for (const parts of [1, 2, 3, 7, 8, 9, 16, 17]) {
     for (const count of COUNTS) {
       yield {
-        kernel: addParts({
-          name,
-          parts,
-          count: lengthAt(0),
-          epilogue: stored,
-          bindings: bindings({ x: "f32" }, { y: "f32" }),
-          load: (i, rank) => load("x", add(mul(rank, lengthAt(0)), i)),
-        }),
+        kernel: () =>
+          addParts({
+            name,
+            parts,
+            count: lengthAt(0),
+            epilogue: stored,
+            bindings: bindings({ x: "f32" }, { y: "f32" }),
+            load: (i, rank) => load("x", add(mul(rank, lengthAt(0)), i)),
+          }),
         grid: elementwiseGrid(count),
         reads: { x: waves(parts * count), lengths: [count] },
         stores: { y: count },
@@ -111,31 +112,32 @@ export function* ofReduce(): Generator<Launch> {
         const count = COUNTS[(length + form) % COUNTS.length]!;
         const rows = Array.from({ length: count }, (_, i) => i);
         yield {
-          kernel: reduce({
-            name,
-            kind,
-            count: lengthAt(0),
-            length: reduced,
-            ...form === 0 && kind === "sum" && length % 2 === 0 && length > 0
-              ? { segments: 2 }
-              : {},
-            bindings: bindings(
-              { x: "f32", begin: "u32", end: "u32" },
-              { y: "f32" },
-            ),
-            terms: (i, k) => [
-              form === 2 ? load("x", k) : at("x", i, length, k),
-            ],
-            epilogue: stored,
-            ...form === 1
-              ? {
-                others: {
-                  isResult: (i) => lt(i, u32(2)),
-                  store: (i) => stored(i, f32(0)),
-                },
-              }
-              : {},
-          }),
+          kernel: () =>
+            reduce({
+              name,
+              kind,
+              count: lengthAt(0),
+              length: reduced,
+              ...form === 0 && kind === "sum" && length % 2 === 0 && length > 0
+                ? { segments: 2 }
+                : {},
+              bindings: bindings(
+                { x: "f32", begin: "u32", end: "u32" },
+                { y: "f32" },
+              ),
+              terms: (i, k) => [
+                form === 2 ? load("x", k) : at("x", i, length, k),
+              ],
+              epilogue: stored,
+              ...form === 1
+                ? {
+                  others: {
+                    isResult: (i) => lt(i, u32(2)),
+                    store: (i) => stored(i, f32(0)),
+                  },
+                }
+                : {},
+            }),
           grid: elementwiseGrid(count),
           reads: {
             x: waves(count * length),
@@ -154,16 +156,17 @@ export function* ofReduceInTeams(): Generator<Launch> {
   for (const [length, segments] of [[32, 4], [96, 8]] as const) {
     for (const count of COUNTS) {
       yield {
-        kernel: reduceInTeams({
-          name,
-          kind: "sum",
-          count: lengthAt(0),
-          length,
-          segments,
-          bindings: bindings({ x: "f32" }, { y: "f32" }),
-          terms: (i, k) => [at("x", i, length, k), load("x", k)],
-          epilogue: stored,
-        }),
+        kernel: () =>
+          reduceInTeams({
+            name,
+            kind: "sum",
+            count: lengthAt(0),
+            length,
+            segments,
+            bindings: bindings({ x: "f32" }, { y: "f32" }),
+            terms: (i, k) => [at("x", i, length, k), load("x", k)],
+            epilogue: stored,
+          }),
         grid: elementwiseGrid(count),
         reads: { x: waves(Math.max(count, 1) * length), lengths: [count] },
         stores: { y: count },
@@ -178,16 +181,17 @@ function* ofRows(make: typeof softmax): Generator<Launch> {
       for (const actual of [undefined, length, Math.ceil(length / 2)]) {
         const width = actual ?? length;
         yield {
-          kernel: make({
-            name,
-            rows: lengthAt(0),
-            length,
-            actual: actual === undefined ? undefined : lengthAt(1),
-            bindings: bindings({ x: "f32" }, { y: "f32" }),
-            load: (row, i) => at("x", row, width, i),
-            epilogue: (row, i, value) =>
-              stored(add(mul(row, u32(width)), i), value(i)),
-          }),
+          kernel: () =>
+            make({
+              name,
+              rows: lengthAt(0),
+              length,
+              actual: actual === undefined ? undefined : lengthAt(1),
+              bindings: bindings({ x: "f32" }, { y: "f32" }),
+              load: (row, i) => at("x", row, width, i),
+              epilogue: (row, i, value) =>
+                stored(add(mul(row, u32(width)), i), value(i)),
+            }),
           grid: rowsGrid(rows),
           reads: { x: waves(rows * width), lengths: [rows, width] },
           stores: { y: rows * width },
@@ -205,16 +209,17 @@ export function* ofRmsNorm(): Generator<Launch> {
   for (const end of [33, 100]) {
     const to = (row: Expr, i: Expr) => add(mul(row, u32(end)), i);
     yield {
-      kernel: rmsNorm({
-        name,
-        rows: lengthAt(0),
-        length: 32,
-        epsilon: 1e-5,
-        bindings: bindings({ x: "f32" }, { y: "f32" }),
-        load: (row, i) => at("x", row, 32, i),
-        epilogue: (row, i, value) => stored(to(row, i), value(i)),
-        others: { end, store: (row, i) => stored(to(row, i), f32(0)) },
-      }),
+      kernel: () =>
+        rmsNorm({
+          name,
+          rows: lengthAt(0),
+          length: 32,
+          epsilon: 1e-5,
+          bindings: bindings({ x: "f32" }, { y: "f32" }),
+          load: (row, i) => at("x", row, 32, i),
+          epilogue: (row, i, value) => stored(to(row, i), value(i)),
+          others: { end, store: (row, i) => stored(to(row, i), f32(0)) },
+        }),
       grid: rowsGrid(3),
       reads: { x: waves(3 * 32), lengths: [3] },
       stores: { y: 3 * end },
@@ -227,7 +232,7 @@ export function* ofTopK(): Generator<Launch> {
     for (const k of [1, 2, 5].filter((k) => k <= count)) {
       for (const rows of [0, 1, 3]) {
         yield {
-          kernel: topK({ name, rows: lengthAt(0), count, k }),
+          kernel: () => topK({ name, rows: lengthAt(0), count, k }),
           grid: rowsGrid(rows),
           // Includes equal values.
           reads: {
@@ -248,7 +253,8 @@ export function* ofTopKPart(): Generator<Launch> {
         const rows = 2;
         const stored = rows * topKParts(count) * k;
         yield {
-          kernel: topKPart({ name, rows: lengthAt(0), count, k, indexed }),
+          kernel: () =>
+            topKPart({ name, rows: lengthAt(0), count, k, indexed }),
           grid: topKGrid(count, rows),
           reads: {
             x: waves(rows * count).map((x) => Math.round(2 * x)),
@@ -268,30 +274,31 @@ export function* ofSegmentSum(): Generator<Launch> {
       for (const length of [0, 1, 2, 33]) {
         const count = segments * width;
         yield {
-          kernel: segmentSum({
-            name,
-            width,
-            count: lengthAt(0),
-            length: lengthAt(1),
-            bindings: bindings({ of: "i32", x: "f32" }, { y: "f32" }),
-            index: (_, k) => load("of", k, "i32"),
-            wanted: (i) => ({
-              op: "binary",
-              type: "u32",
-              fn: "div",
-              a: i,
-              b: u32(width),
-            }),
-            value: (i, k) =>
-              at("x", k, width, {
+          kernel: () =>
+            segmentSum({
+              name,
+              width,
+              count: lengthAt(0),
+              length: lengthAt(1),
+              bindings: bindings({ of: "i32", x: "f32" }, { y: "f32" }),
+              index: (_, k) => load("of", k, "i32"),
+              wanted: (i) => ({
                 op: "binary",
                 type: "u32",
-                fn: "rem",
+                fn: "div",
                 a: i,
                 b: u32(width),
               }),
-            epilogue: stored,
-          }),
+              value: (i, k) =>
+                at("x", k, width, {
+                  op: "binary",
+                  type: "u32",
+                  fn: "rem",
+                  a: i,
+                  b: u32(width),
+                }),
+              epilogue: stored,
+            }),
           grid: elementwiseGrid(count / segmentCells(width)),
           reads: {
             x: waves(length * width),
@@ -312,7 +319,7 @@ export function* ofRowStarts(): Generator<Launch> {
   for (const counts of ROWS_OF_EXPERTS) {
     const expertOf = counts.flatMap((n, e) => new Array<number>(n).fill(e));
     yield {
-      kernel: rowStarts(name, counts.length),
+      kernel: () => rowStarts(name, counts.length),
       grid: elementwiseGrid(counts.length + 1),
       reads: { expertOf, rowCount: [expertOf.length] },
       stores: { starts: counts.length + 1 },
@@ -346,33 +353,34 @@ export function* ofExpertOuter(): Generator<Launch> {
       counts.slice(0, e).reduce((a, b) => a + b, 0)
     );
     yield {
-      kernel: expertOuter({
-        name,
-        experts: 3,
-        localExperts: lengthAt(0),
-        rows,
-        columns,
-        tile,
-        bindings: bindings(
-          { down: "f32", across: "f32", starts: "u32" },
-          { y: "f32" },
-        ),
-        range: (expert) => [
-          load("starts", expert, "u32"),
-          load("starts", add(expert, u32(1)), "u32"),
-        ],
-        left: (row, grouped) => at("down", grouped, rows, row),
-        right: (column, grouped) => at("across", grouped, columns, column),
-        block: (make) => make(),
-        epilogue: ({ expert, row, column }, sum) =>
-          stored(
-            add(
-              mul(add(mul(expert, u32(rows)), row), u32(columns)),
-              column,
-            ),
-            sum,
+      kernel: () =>
+        expertOuter({
+          name,
+          experts: 3,
+          localExperts: lengthAt(0),
+          rows,
+          columns,
+          tile,
+          bindings: bindings(
+            { down: "f32", across: "f32", starts: "u32" },
+            { y: "f32" },
           ),
-      }),
+          range: (expert) => [
+            load("starts", expert, "u32"),
+            load("starts", add(expert, u32(1)), "u32"),
+          ],
+          left: (row, grouped) => at("down", grouped, rows, row),
+          right: (column, grouped) => at("across", grouped, columns, column),
+          block: (make) => make(),
+          epilogue: ({ expert, row, column }, sum) =>
+            stored(
+              add(
+                mul(add(mul(expert, u32(rows)), row), u32(columns)),
+                column,
+              ),
+              sum,
+            ),
+        }),
       grid: expertOuterGrid({ experts: 3, rows, columns, tile }),
       reads: {
         down: waves(starts[localExperts]! * rows),
@@ -548,10 +556,10 @@ function productLaunch(
   return {
     ...matrices
       ? {
-        kernel: matmulMatrices(options, matrices),
+        kernel: () => matmulMatrices(options, matrices),
         grid: matrixGrid(matrices, { grouped, width: columns, size }),
       }
-      : { kernel: matmul(options), grid: matmulGrid(options, size) },
+      : { kernel: () => matmul(options), grid: matmulGrid(options, size) },
     reads: {
       x: waves(all * k),
       lengths: [all],

@@ -16,27 +16,13 @@ export type Stored =
 
 /** A launch with its operands and expected stores. */
 export interface Launch {
-  readonly kernel: Kernel;
+  readonly kernel: () => Kernel;
   readonly grid: Grid;
   /** Complete contents of bindings that it reads. NaN: unwritten. */
   readonly reads: { readonly [binding: string]: Iterable<number> };
   readonly stores: { readonly [binding: string]: Stored };
   /** Bindings that it may load beyond the last element. Results must not depend on these values. */
   readonly beyond?: readonly string[];
-}
-
-/** Returns a launch that builds its kernel on first access. */
-export function launchOf(
-  build: () => Kernel,
-  launch: Omit<Launch, "kernel">,
-): Launch {
-  let kernel: Kernel | undefined;
-  return {
-    ...launch,
-    get kernel() {
-      return kernel ??= build();
-    },
-  };
 }
 
 /** Contents of bindings, as u32 words. */
@@ -50,7 +36,14 @@ const UNWRITTEN = 0x7fc0dead;
 /** Guard elements after the last that a launch may store. */
 const GUARD = 4;
 
-function contentsOf({ kernel, reads, stores }: Launch): Contents {
+/** A launch whose kernel is built. */
+type Built = Omit<Launch, "kernel"> & { readonly kernel: Kernel };
+
+function built(launch: Launch): Built {
+  return { ...launch, kernel: launch.kernel() };
+}
+
+function contentsOf({ kernel, reads, stores }: Built): Contents {
   return Object.fromEntries(kernel.bindings.map(({ name, type }) => {
     const known = reads[name];
     if (known === undefined) {
@@ -73,48 +66,62 @@ function mayStore(stored: Stored): readonly number[] {
   return "among" in stored ? stored.among : stored;
 }
 
-function run(launch: Launch, watch: Watch): Contents {
-  const contents = contentsOf(launch);
+function run(launch: Built, contents: Contents, watch: Watch): void {
   const [x, y, z] = launch.grid.map((size) => evaluateSize(size, () => 0));
   interpretKernel(launch.kernel, contents, [x!, y!, z!], watch);
-  return contents;
 }
 
 /** Returns the contents of all bindings after a launch. */
 export function resultsOf(launch: Launch): Contents {
-  return run(launch, {});
+  return runBuilt(built(launch));
 }
 
+function runBuilt(launch: Built): Contents {
+  const contents = contentsOf(launch);
+  run(launch, contents, {});
+  return contents;
+}
+
+/** Invocation that stores an element, before one has. */
+const NOBODY = -1;
+
 /** Returns up to three faults of a launch. */
-export function faultsOf(launch: Launch): readonly string[] {
+export function faultsOf(of: Launch): readonly string[] {
+  const launch = built(of);
   const { kernel, reads, stores } = launch;
   const faults: string[] = [];
   const fault = (text: string) => {
     if (faults.length < 3) faults.push(`${kernel.name}: ${text}`);
   };
+  const contents = contentsOf(launch);
   const by = new Map(
-    kernel.bindings.map(({ name }) => [name, new Map<number, number>()]),
+    Object.entries(contents).map(([name, { length }]) => [
+      name,
+      new Int32Array(length).fill(NOBODY),
+    ]),
   );
   const unwritten = new Map(
     Object.entries(reads).map(([name, numbers]) => [
       name,
-      new Set([...numbers].flatMap((n, i) => Number.isNaN(n) ? [i] : [])),
+      Uint8Array.from(numbers, (n) => Number(Number.isNaN(n))),
     ]),
   );
   let iterations = 0;
-  const contents = run(launch, {
+  run(launch, contents, {
     store(invocation, binding, index) {
-      const first = by.get(binding)!.get(index) ?? invocation;
-      if (first !== invocation) {
+      const writers = by.get(binding)!;
+      const first = writers[index]!;
+      if (first !== NOBODY && first !== invocation) {
         fault(`${binding}[${index}] is stored by ${first} and ${invocation}`);
       }
-      by.get(binding)!.set(index, invocation);
+      writers[index] = invocation;
     },
     load(invocation, binding, index) {
-      const writer = by.get(binding)!.get(index);
-      const given = reads[binding] !== undefined &&
-        !unwritten.get(binding)!.has(index);
-      if (writer === undefined ? !given : writer !== invocation) {
+      // The index into an empty binding is outside.
+      const writer = by.get(binding)![index] ?? NOBODY;
+      const missing = unwritten.get(binding);
+      const given = missing !== undefined && missing[index] !== 1;
+      if (writer === NOBODY ? !given : writer !== invocation) {
         fault(`${binding}[${index}] is loaded and is not written`);
       }
     },
@@ -125,10 +132,13 @@ export function faultsOf(launch: Launch): readonly string[] {
     iteration: () => iterations++,
   });
   for (const { name, access } of kernel.bindings) {
-    const stored = by.get(name)!;
     if (access === "read") continue;
+    const stored = new Set<number>();
+    by.get(name)!.forEach((writer, index) => {
+      if (writer !== NOBODY) stored.add(index);
+    });
     const may = new Set(mayStore(stores[name] ?? 0));
-    for (const index of stored.keys()) {
+    for (const index of stored) {
       if (!may.has(index)) fault(`${name}[${index}] is stored`);
     }
     const wanted = stores[name] ?? 0;
@@ -146,7 +156,7 @@ export function faultsOf(launch: Launch): readonly string[] {
       name,
       [...reads[name]!, ...new Array<number>(4096).fill(NaN)],
     ]));
-    const other = resultsOf({ ...launch, reads: { ...reads, ...more } });
+    const other = runBuilt({ ...launch, reads: { ...reads, ...more } });
     for (const name of Object.keys(stores)) {
       if (`${contents[name]}` === `${other[name]}`) continue;
       fault(`${name} depends on values beyond the end of ${launch.beyond}`);
