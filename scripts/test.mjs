@@ -111,7 +111,10 @@ const { files: chosen, kinds } = chooseFiles(words);
 const isPart = words.some((word) => !KINDS.includes(word));
 const files = isPart || process.env.TURNS === "all"
   ? chosen
-  : rotateFiles(chosen, { seed: Number(seed), changed: changedPaths() });
+  : rotateFiles(chosen, {
+    seed: Number(seed),
+    changed: changedPaths(process.env.SINCE),
+  });
 const mistakes = new Map([
   ...await compile([...LIBRARY, ...PROGRAMS, ...files]),
   ...await bundle(),

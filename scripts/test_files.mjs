@@ -105,11 +105,11 @@ export function sourcesOf(file) {
 }
 
 /**
- * Returns the files without those of other runs. `seed` determines the run independently of the rotations in files.
- * `changed` are the paths of changed files.
+ * Returns the files without those of other runs. `seed` determines the run independently of the rotations in files,
+ * as `OUTER_SEED` in test/helpers/seed.ts. `changed` are the paths of changed files.
  */
 export function rotateFiles(files, { seed, changed }) {
-  const turn = Math.floor(Math.abs(seed) / 2 ** 16) % TURNS;
+  const turn = (Math.imul(seed, 0x9e3779b1) >>> 16) % TURNS;
   const others = files
     .filter((file) => sourcesOf(file) !== undefined)
     .filter((_, i) => i % TURNS !== turn)
@@ -121,14 +121,27 @@ export function rotateFiles(files, { seed, changed }) {
   return files.filter((file) => !others.includes(file));
 }
 
-/** Returns the paths that differ from the parent of the last commit. Empty without a repository or a parent. */
-export function changedPaths() {
-  const { status, stdout } = spawnSync(
-    "git",
-    ["diff", "--name-only", "HEAD~1"],
-    { cwd: ROOT, encoding: "utf8" },
-  );
-  return status === 0 ? stdout.split("\n").filter((path) => path !== "") : [];
+/**
+ * Returns the paths that differ from a commit: `since`; else the common ancestor with the remote's default branch, if
+ * this branch has commits of its own; else the parent of the last commit. Empty without a repository or a parent.
+ * Throws an `Error` if there is no commit `since`.
+ */
+export function changedPaths(since, root = ROOT) {
+  const git = (...argv) => {
+    const options = { cwd: root, encoding: "utf8" };
+    const { status, stdout } = spawnSync("git", argv, options);
+    return status === 0 ? stdout.trim() : undefined;
+  };
+  const common = git("merge-base", "HEAD", "origin/HEAD");
+  const isOwn = common !== undefined && common !== git("rev-parse", "HEAD");
+  const base = since || (isOwn ? common : "HEAD~1");
+  const paths = git("diff", "--name-only", base, "--");
+  if (since && paths === undefined) {
+    throw new Error(
+      `Cannot compare with SINCE '${since}': the repository has no such commit. Fetch it, or name another`,
+    );
+  }
+  return (paths ?? "").split("\n").filter((path) => path !== "");
 }
 
 /** Returns the position of a file in the order. */

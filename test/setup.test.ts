@@ -12,6 +12,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import t from "tap";
+import { range } from "../spec/range.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
@@ -30,12 +31,12 @@ interface TestFiles {
     files: readonly string[],
     options: { readonly seed: number; readonly changed: readonly string[] },
   ): string[];
+  changedPaths(since: string | undefined, root: string): string[];
 }
 
 const filesModule = new URL("../scripts/test_files.mjs", import.meta.url);
-const { kindsOf, chooseFiles, sourcesOf, rotateFiles } = await import(
-  filesModule.href
-) as TestFiles;
+const { kindsOf, chooseFiles, sourcesOf, rotateFiles, changedPaths } =
+  await import(filesModule.href) as TestFiles;
 
 /** Test counts of a file. */
 interface Counts {
@@ -221,9 +222,13 @@ t.test("every test file states its needs", (t) => {
 
 t.test("three turns run every file, and a change runs the files of its feature", (t) => {
   const { files } = chooseFiles([]);
-  const turns = [0, 1, 2].map((turn) =>
-    rotateFiles(files, { seed: -turn * 2 ** 16, changed: [] })
-  );
+  const runOf = (seed: number) => rotateFiles(files, { seed, changed: [] });
+  const runsOf = (seeds: readonly number[]) =>
+    new Map(seeds.map(runOf).map((some) => [some.join(), some]));
+  const turns = [...runsOf(range(20)).values()];
+  t.equal(turns.length, 3, "small seeds");
+  const large = range(20).map((n) => -n * 2 ** 16);
+  t.equal(runsOf(large).size, 3, "multiples of large powers of two");
   const runs = (file: string) =>
     turns.filter((some) => some.includes(file)).length;
   for (const file of files) {
@@ -241,6 +246,42 @@ t.test("three turns run every file, and a change runs the files of its feature",
       t.strictSame(rotateFiles(three, { seed: 0, changed }), three);
     }
   }
+  t.end();
+});
+
+t.test("changed files are those of all commits that the remote lacks", (t) => {
+  const [there, here] = ["there", "here"].map((name) =>
+    join(t.testdir(), name)
+  ) as [string, string];
+  const git = (root: string, ...argv: string[]) => {
+    const user = ["user.name=a", "user.email=a@b.c", "commit.gpgsign=false"];
+    const settings = user.flatMap((setting) => ["-c", setting]);
+    const { status, stderr } = spawnSync("git", [
+      ...["-C", root, ...settings, ...argv],
+    ], { encoding: "utf8" });
+    t.equal(status, 0, stderr);
+  };
+  const commit = (root: string, name: string) => {
+    writeFileSync(join(root, name), "");
+    git(root, "add", name);
+    git(root, "commit", "-qm", name);
+  };
+  git(t.testdirName, "init", "-q", "there");
+  commit(there, "a");
+  t.strictSame(changedPaths(undefined, there), [], "the first commit");
+  commit(there, "b");
+  commit(there, "c");
+  git(t.testdirName, "clone", "-q", "there", "here");
+  t.strictSame(changedPaths(undefined, here), ["c"], "nothing to push");
+  t.strictSame(changedPaths("HEAD~2", here), ["b", "c"], "since a commit");
+  commit(here, "d");
+  commit(here, "e");
+  writeFileSync(join(here, "a"), "changed");
+  t.strictSame(changedPaths(undefined, here), ["a", "d", "e"]);
+  t.throws(() => changedPaths("none", here), {
+    message:
+      "Cannot compare with SINCE 'none': the repository has no such commit. Fetch it, or name another",
+  });
   t.end();
 });
 

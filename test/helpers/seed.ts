@@ -26,7 +26,7 @@ function seedOf(text: string | undefined): number {
 export const INNER_SEED = Math.floor(Math.abs(SEED) / 12);
 
 /** Seed of the rotations of files (scripts/test_files.mjs) and of tests on a software GPU: independent of the others. */
-const OUTER_SEED = Math.floor(Math.abs(SEED) / 2 ** 16);
+const OUTER_SEED = Math.imul(SEED, 0x9e3779b1) >>> 16;
 
 /** Whether case `i` runs of a rotation around others: one of `every`, by `SEED`. With `TURNS=all`: all. */
 export function isInOuterTurn(i: number, every: number): boolean {
