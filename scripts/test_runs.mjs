@@ -27,6 +27,9 @@ const OPTIMIZED_C =
 
 const UNOPTIMIZED_C = unoptimizedCompiler();
 
+/** MB for new objects: with the defaults of V8, 1 to 16, garbage collection takes a tenth of the time of tests. */
+const YOUNG = ["--min-semi-space-size=32", "--max-semi-space-size=64"];
+
 /**
  * Returns whether a file has a process without other files: it has settings of its own, or its line `// own process:
  * REASON` requests it.
@@ -71,7 +74,7 @@ function secondsOfLast() {
 function startNode(program, { kinds, c, stdio }) {
   return spawn(
     process.execPath,
-    ["--enable-source-maps", "--import", TEST_PROCESS, program],
+    [...YOUNG, "--enable-source-maps", "--import", TEST_PROCESS, program],
     {
       cwd: ROOT,
       env: {
