@@ -1,5 +1,6 @@
 // `run --replay`: repeats the expert choices recorded by another run.
 // needs: cpu
+// rotates with: engine/replay.ts
 import { Buffer } from "node:buffer";
 import { readFileSync } from "node:fs";
 import path from "node:path";

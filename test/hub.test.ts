@@ -1,5 +1,6 @@
 /** Models by name: fetched from a hub server, cached in the standard layout, used like folders. */
 // needs: cpu
+// rotates with: cli/hub
 
 import { createHash } from "node:crypto";
 import {

@@ -2,6 +2,7 @@
  * 16-bit operands of matmuls: their bits on every device, their WGSL with subgroup matrices, and the error of models.
  */
 // needs: cpu, gpu
+// rotates with: compiler/kernels/matmul_matrices.ts, compiler/kernels/attention_matrices.ts, compiler/kernels/contract_matrices.ts, compiler/kernels/matrix_tile.ts, spec/kernel/matrices.ts
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

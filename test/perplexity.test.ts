@@ -1,5 +1,6 @@
 /** Perplexity and divergence: windows, comparison with transformers, and several meshes. */
 // needs: cpu
+// rotates with: engine/score/
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";

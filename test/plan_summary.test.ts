@@ -1,4 +1,5 @@
 // `switchyard plan`: its summary, problems and fixes, from a config.json and for machines that are not present.
+// rotates with: engine/planner/summary/
 
 import { Ajv } from "ajv";
 import {

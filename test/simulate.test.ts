@@ -1,5 +1,6 @@
 // The simulator against published and recorded times, and on hypothetical machines against hand computations.
 // needs: cpu
+// rotates with: engine/planner/simulate/
 
 import { readFileSync } from "node:fs";
 import t from "tap";

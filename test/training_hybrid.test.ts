@@ -1,5 +1,6 @@
 /** Training with recurrences, convolutions, shared caches and selected keys: on meshes, the losses of one rank. */
 // needs: cpu
+// rotates with: compiler/kernels/linear_recurrence.ts, compiler/kernels/conv1d.ts, compiler/graph/primitives/
 
 import t from "tap";
 import { compileGraph } from "../compiler/compile.ts";

@@ -1,6 +1,7 @@
 // The page of a plan in a real browser: opens from disk without errors, shows the numbers of the plan, is accessible,
 // and is fast at 256 ranks.
 // needs: cpu, browser
+// rotates with: view/
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
