@@ -9,6 +9,7 @@ import {
   dot,
   latentAttention,
   merge,
+  mul,
   rmsNorm,
   rope,
   slice,
@@ -62,6 +63,7 @@ export interface LatentDefaults {
   readonly interleaved: boolean;
   readonly nope?: number;
   readonly value?: number;
+  readonly latent?: number;
   readonly queryLatent?: number;
   /** Base of the rotary frequencies. */
   readonly theta?: number;
@@ -70,8 +72,15 @@ export interface LatentDefaults {
 /** Reads the fields of latent attention. */
 export function latentFields(
   config: Config,
-  { heads, interleaved, nope: plain, value, queryLatent, theta = 10000 }:
-    LatentDefaults,
+  {
+    heads,
+    interleaved,
+    nope: plain,
+    value,
+    latent,
+    queryLatent,
+    theta = 10000,
+  }: LatentDefaults,
 ): LatentFields {
   requireField(config, "attention_bias", false);
   const headDim = integerField(config, "qk_rope_head_dim", { default: 64 });
@@ -83,7 +92,7 @@ export function latentFields(
     headDim,
     nope,
     value: integerField(config, "v_head_dim", { default: value ?? 128 }),
-    latent: integerField(config, "kv_lora_rank", { default: 512 }),
+    latent: integerField(config, "kv_lora_rank", { default: latent ?? 512 }),
     // If it is null, queries are not compressed.
     queryLatent: anyField(config, "q_lora_rank") === null
       ? undefined
@@ -143,6 +152,8 @@ export function latentAxes(c: LatentFields): LatentAxes {
 /** Latent attention and its block. Default: `self_attn`. */
 export interface LatentBlock extends LatentFields {
   readonly block?: string;
+  /** Factor of the queries of each token. Default: 1. */
+  readonly growth?: Tensor<"token", "f32">;
   /** Chooses the keys that tokens attend to. Default: all keys. */
   readonly select?: (
     m: DecoderScope<"queryLatent">,
@@ -157,9 +168,10 @@ export function attendLatent(
   layer: Layer,
   c: LatentBlock,
 ): Rows {
-  const { block = "self_attn", queryScale = 1 } = c;
+  const { block = "self_attn", queryScale = 1, growth } = c;
   const { all, selected } = queries(m, rows, { ...c, block });
-  const query = times(all, queryScale);
+  const scaled = times(all, queryScale);
+  const query = growth ? mul(scaled, growth) : scaled;
   return m.block(
     block,
     {},

@@ -3,7 +3,7 @@
  * rotary positions see all positions; the others see only their own chunk.
  */
 
-import { add, cast, div, log, type Model, mul } from "switchyard-moe";
+import { add, type Model, mul } from "switchyard-moe";
 import {
   attendHeads,
   booleanField,
@@ -28,7 +28,8 @@ import {
   requireLayerTypes,
   rotate,
   routeLayer,
-  times,
+  type Temperature,
+  temperature,
 } from "switchyard-moe/models";
 
 /** The family of `Llama4ForCausalLM`. */
@@ -49,9 +50,7 @@ interface Llama4Config extends GroupedDecoder {
   /** Experts are one tensor. In GGUF files they are separate. */
   readonly fused: boolean;
   /** Queries of layers without positions grow with the position. Undefined: they do not. */
-  readonly temperature:
-    | { readonly floor: number; readonly scale: number }
-    | undefined;
+  readonly temperature: Temperature | undefined;
 }
 
 /** Reads a config.json of `Llama4ForCausalLM`. Missing fields have transformers' defaults. */
@@ -159,11 +158,9 @@ function norm({ q, k, v }: Heads, { epsilon }: Llama4Config): Heads {
   };
 }
 
-/** Returns queries times 1 + scale · log(1 + floor((position + 1) / floor)). */
+/** Returns heads whose queries grow with the position, counted from 1. */
 function heat(heads: Heads, layer: Layer, config: Llama4Config): Heads {
   if (config.temperature === undefined) return heads;
-  const { floor, scale } = config.temperature;
-  const periods = cast(div(add(layer.position, 1), floor), "f32");
-  const growth = log(add(periods, 1));
-  return { ...heads, q: mul(heads.q, add(times(growth, scale), 1)) };
+  const growth = temperature(add(layer.position, 1), config.temperature);
+  return { ...heads, q: mul(heads.q, growth) };
 }

@@ -154,6 +154,7 @@ export {
   type SharedNames,
 } from "./shared_experts.ts";
 export { readRotary, ropeScaling, type Rotary } from "./rotary.ts";
+export { type Temperature, temperature } from "./temperature.ts";
 export {
   grpo,
   type GrpoOptions,

@@ -29,6 +29,7 @@ import { family as llama4 } from "./llama4.ts";
 import { family as longcatFlash } from "./longcat_flash.ts";
 import { family as miMoV2 } from "./mimo_v2.ts";
 import { family as miniMaxM2 } from "./minimax_m2.ts";
+import { family as mistral4 } from "./mistral4.ts";
 import { family as mixtral } from "./mixtral.ts";
 import { family as nemotronH } from "./nemotron_h.ts";
 import { family as olmoe } from "./olmoe.ts";
@@ -64,6 +65,7 @@ const BUILT_IN: readonly Family[] = [
   longcatFlash,
   miMoV2,
   miniMaxM2,
+  mistral4,
   mixtral,
   nemotronH,
   olmoe,

@@ -903,6 +903,7 @@ t.test("texts are split as by the original tokenizers", (t) => {
     "deepseek-v3": ["I", "'M", " HelloWorld", " ", "123", "45"],
     bailingmoe2: ["I", "'M", " HelloWorld", " ", "1", "2", "3", "4", "5"],
     "exaone-moe": ["I", "'M", " HelloWorld", " ", "1", "2", "3", "4", "5"],
+    tekken: ["I", "'M", " Hello", "World", " ", "1", "2", "3", "4", "5"],
     afmoe: ["I", "'M", " HelloWorld", " ", "12", "345"],
   };
   const ends: { readonly [name: string]: readonly string[] } = {
@@ -915,6 +916,7 @@ t.test("texts are split as by the original tokenizers", (t) => {
     "deepseek-v3": [" e\u0301t\u00e9", " ", "\u4f60\u597d", "ab", "?\n", "/x"],
     bailingmoe2: ["\u0301t\u00e9", " \u4f60\u597dab", "?\n", "/x"],
     "exaone-moe": [" e\u0301t\u00e9 \u4f60\u597dab", "?\n", "/x"],
+    tekken: [" e\u0301t\u00e9", " \u4f60\u597dab", "?\n/", "x"],
     afmoe: [" e\u0301t\u00e9", " ", "\u4f60\u597d", "ab", "?\n", "/x"],
   };
   for (const [name, start] of Object.entries(wanted)) {

@@ -59,6 +59,7 @@ const CHECKPOINTS = [
   "qwen3vlmoe-8e",
   "qwen3omnimoe-8e",
   "kimik25-12e",
+  "mistral4-12e",
   "glm4vmoe-12e",
   "afmoe-12e",
   "exaonemoe-12e",

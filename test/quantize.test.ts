@@ -627,6 +627,27 @@ t.test("other rotary scalings are rejected by name", (t) => {
     /'dots1.rope.scaling.yarn_ext_factor' is '0.5', and only 1 is read/,
   );
   t.equal(ropeScalingOf("m.gguf", {}, dots1), undefined);
+  const mistral = { name: "mistral4", row: ARCHITECTURES["mistral4"]! };
+  const growing = {
+    rope_type: "yarn",
+    factor: 128,
+    original_max_position_embeddings: 8192,
+    llama_4_scaling_beta: 0.1,
+  };
+  const written = ropeScalingKeys(growing, { ...mistral, base: 1e4, dim: 8 })!;
+  t.match(
+    ropeScalingOf(
+      "m.gguf",
+      Object.fromEntries(
+        Object.entries(written).map(([key, value]) => [
+          `mistral4.${key}`,
+          "f32" in value ? Math.fround(value.f32) : Object.values(value)[0],
+        ]),
+      ),
+      mistral,
+    ),
+    growing,
+  );
   t.equal(
     ropeScalingKeys({ rope_type: "yarn", mscale: 2 }, {
       ...dots1,
@@ -656,6 +677,7 @@ for (
     ...["glm4vmoe-12e", "solaropen-12e", "qwen3vlmoe-8e", "qwen3omnimoe-8e"],
     ...["afmoe-12e", "bailingmoe-16e", "exaonemoe-12e", "hyv3-12e"],
     ...["mimov2-12e", "step3p5-12e", "nemotronhlatent-12e", "kimik25-12e"],
+    "mistral4-12e",
   ].entries()
 ) {
   if (!isInTurn(i, 9)) {

@@ -175,6 +175,28 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
     latent: true,
     tensors: { ...EXPERTS, ...DENSE, ...SHARED, ...LATENT },
   },
+  mistral4: {
+    architecture: "Mistral4ForCausalLM",
+    others: ["Mistral3ForConditionalGeneration"],
+    fields: { ...SHARED_FIELDS, ...LATENT_FIELDS },
+    constants: {
+      model_type: "mistral4",
+      fused_experts: false,
+      q_lora_rank: null,
+      rope_interleave: true,
+    },
+    equivalents: { fused_experts: true },
+    keys: { expert_gating_func: SOFTMAX },
+    latent: "split",
+    hasTemperature: true,
+    tensors: { ...EXPERTS, ...DENSE, ...SHARED, ...LATENT },
+    fused: {
+      "mlp.experts.gate_up_proj": {
+        parts: partsOf("mlp", ["gate_proj.weight", "up_proj.weight"]),
+      },
+      "mlp.experts.down_proj": { parts: partsOf("mlp", ["down_proj.weight"]) },
+    },
+  },
   dots1: {
     architecture: "Dots1ForCausalLM",
     fields: SHARED_FIELDS,

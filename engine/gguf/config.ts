@@ -339,7 +339,8 @@ function flattened(config: Config): Config {
 /** The scaling of rotary positions. */
 function scalingIn(config: Config): Config {
   const scaling = config["rope_scaling"] ?? config["rope_parameters"];
-  const { partial_rotary_factor: _, ...fields } = (scaling ?? {}) as Config;
+  const { partial_rotary_factor: _, max_position_embeddings: __, ...fields } =
+    (scaling ?? {}) as Config;
   return fields;
 }
 

@@ -47,6 +47,10 @@ const DEEPSEEK_V3 = [
 const LING = llama3("\\p{N}").replace("[\\r\\n]+", "[\\r\\n]");
 const GPT4O = gpt4o(UPPER, LOWER, "[\\r\\n/]");
 
+/** Pattern of Mistral: that of GPT-4o with one digit at a time and without contractions. */
+const TEKKEN = GPT4O.replaceAll(`${CONTRACTIONS}?`, "")
+  .replace(DIGITS, "\\p{N}");
+
 /** Patterns, applied one after another. */
 export const SPLITS: { readonly [name: string]: readonly string[] } = {
   default: [GPT2],
@@ -62,6 +66,7 @@ export const SPLITS: { readonly [name: string]: readonly string[] } = {
   qwen35: [llama3("\\p{N}", "\\p{L}\\p{M}")],
   "gpt-4o": [GPT4O],
   "minimax-m2": [GPT4O],
+  tekken: [TEKKEN],
   "kimi-k2": [
     `[\\p{Script=Han}]+|${
       gpt4o(withoutHan(UPPER), withoutHan(LOWER), "[\\r\\n]")
@@ -89,4 +94,5 @@ export const SPLITS: { readonly [name: string]: readonly string[] } = {
 export const IGNORES_MERGES: ReadonlySet<string> = new Set([
   "llama-bpe",
   "lfm2",
+  "tekken",
 ]);

@@ -22,6 +22,17 @@ const YARN = {
 /** The key of a tenth of `mscale`, which multiplies the logits of latent attention. */
 const MULTIPLIER = "yarn_log_multiplier";
 
+/** Keys of the growth of queries with the position: its scale, and the length of its steps. */
+const TEMPERATURE = {
+  scale: "attention.temperature_scale",
+  length: "attention.temperature_length",
+} as const;
+
+/** Returns a number with the digits that a float of 32 bits has. */
+function rounded(value: number): number {
+  return Number(value.toPrecision(6));
+}
+
 function magnitudes(mscale: number): Config {
   return { mscale, mscale_all_dim: mscale };
 }
@@ -61,11 +72,15 @@ export function ropeScalingOf(
     }
   }
   const multiplier = numberOf(keys, at(MULTIPLIER));
+  const growth = numberOf(keys, `${name}.${TEMPERATURE.scale}`);
   return {
     rope_type: "yarn",
     ...row.scalesByDefault ? { truncate: false } : {},
     ...row.latent && multiplier !== undefined
-      ? magnitudes(Number((10 * multiplier).toPrecision(6)))
+      ? magnitudes(rounded(10 * multiplier))
+      : {},
+    ...row.hasTemperature && growth !== undefined
+      ? { llama_4_scaling_beta: rounded(growth) }
       : {},
     ...Object.fromEntries(
       Object.entries(YARN).flatMap(([field, { key, value }]) => {
@@ -88,7 +103,8 @@ export function ropeScalingKeys(
     readonly dim: number;
   },
 ): GgufValues | undefined {
-  const { rope_type, type, rope_theta: _, ...fields } = scaling;
+  const { rope_type, type, rope_theta: _, llama_4_scaling_beta, ...fields } =
+    scaling;
   const kind = rope_type ?? type ?? "default";
   if (kind === "default") return {};
   // The tensor `rope_freqs` has it.
@@ -125,9 +141,16 @@ export function ropeScalingKeys(
       return [[`rope.scaling.${key}`, written]];
     }),
   );
+  const length = Number(fields["original_max_position_embeddings"]);
   return {
     "rope.scaling.type": { text: "yarn" },
     ...keys,
+    ...typeof llama_4_scaling_beta === "number"
+      ? {
+        [TEMPERATURE.scale]: { f32: llama_4_scaling_beta },
+        [TEMPERATURE.length]: { u32: length },
+      }
+      : {},
     ..."mscale" in magnitude
       ? { [`rope.scaling.${MULTIPLIER}`]: { f32: Number(all) / 10 } }
       : {},

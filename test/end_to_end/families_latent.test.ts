@@ -18,4 +18,5 @@ testInTurns([
   "glmmoedsa-16e",
   "deepseekv4-12e",
   "kimik25-12e",
+  "mistral4-12e",
 ]);
