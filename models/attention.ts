@@ -193,8 +193,11 @@ export function attendHeads(
     readonly sinks?: Tensor<"head", "f32">;
     readonly scale?: number;
     readonly bias?: boolean;
-    /** Its sigmoid multiplies the result of the heads. */
+    /** Its `activation` multiplies the result of the heads. Default: `sigmoid`. */
     readonly gate?: Tensor<"token head headDim" | "token head", "f32">;
+    readonly activation?: <A extends string>(
+      gate: Tensor<A, "f32">,
+    ) => Tensor<A, "f32">;
     /** Receives the cache, for other layers that attend over it. */
     readonly written?: (cache: Written) => void;
     /** Name of the output matrix. Default: "o_proj". */
@@ -204,7 +207,7 @@ export function attendHeads(
   } = {},
 ): Rows {
   const { window, bias = false, gate, output = "o_proj", ...more } = options;
-  const { block = "self_attn", written, ...rest } = more;
+  const { block = "self_attn", written, activation = sigmoid, ...rest } = more;
   const cache = "sequence context kvHead headDim";
   const { y, keys, values } = attention(q, {
     key: k,
@@ -219,7 +222,7 @@ export function attendHeads(
   layer.keep(`${layer.name}.${block}.keys`, keys);
   layer.keep(`${layer.name}.${block}.values`, values);
   written?.({ keys, values });
-  const made = gate ? mul(y, sigmoid(gate)) : y;
+  const made = gate ? mul(y, activation(gate)) : y;
   const rows = dot(
     merge(made, "head headDim", "query"),
     m.param(`${output}.weight`, "embed query"),

@@ -68,6 +68,7 @@ const CHECKPOINTS = [
   "step3p5-12e",
   "hyv3-12e",
   "nemotronhlatent-12e",
+  "laguna-12e",
 ];
 
 /** Tensors of a checkpoint, from the headers of its files. */

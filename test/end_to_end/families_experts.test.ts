@@ -24,4 +24,5 @@ testInTurns([
   "mimov2-12e",
   "step3p5-12e",
   "hyv3-12e",
+  "laguna-12e",
 ]);
