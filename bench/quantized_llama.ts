@@ -51,7 +51,7 @@ const FAMILIES = [
   ...["glm4vmoe-12e", "solaropen-12e", "qwen3omnimoe-8e"],
   ...["afmoe-12e", "bailingmoe-16e", "exaonemoe-12e", "hyv3-12e"],
   ...["mimov2-12e", "step3p5-12e", "nemotronhlatent-12e", "kimik25-12e"],
-  "mistral4-12e",
+  ...["mistral4-12e", "laguna-12e"],
 ];
 
 const YARN = {

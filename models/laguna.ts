@@ -96,7 +96,10 @@ function readConfig(config: Config): LagunaConfig {
   const field = (key: string, value: number) =>
     integerField(config, key, { default: value });
   const headDim = field("head_dim", 128);
-  const window = field("sliding_window", 512);
+  const window = integerField(config, "sliding_window", {
+    default: 512,
+    min: 0,
+  });
   const typeOf = layerTypes(config, TYPES, () => "full_attention");
   const attention = attentions(config, {
     headDim,

@@ -22,6 +22,7 @@ import { DEEPSEEK4 } from "./deepseek4_row.ts";
 import { QWEN35_MOE, QWEN3_NEXT } from "./delta_net_rows.ts";
 import { GEMMA4_MOE } from "./gemma4_row.ts";
 import { INDEXER_TYPES } from "./indexer_types.ts";
+import { LAGUNA } from "./laguna_row.ts";
 import { LLAMA4 } from "./llama4_row.ts";
 import { GRANITE_HYBRID, NEMOTRON_H } from "./mamba_rows.ts";
 import { MIMO2 } from "./mimo2_row.ts";
@@ -420,6 +421,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   bailingmoe2: BAILING_MOE2,
   "exaone-moe": EXAONE_MOE,
   hy_v3: HY_V3,
+  laguna: LAGUNA,
   mimo2: MIMO2,
   step35: STEP35,
 };

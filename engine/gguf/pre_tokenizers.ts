@@ -75,6 +75,7 @@ export const SPLITS: { readonly [name: string]: readonly string[] } = {
   "deepseek-v3": DEEPSEEK_V3,
   "hunyuan-dense": DEEPSEEK_V3,
   "solar-open": [llama3("\\p{N}")],
+  laguna: ["[^\\n]+|[\\n]+", llama3("\\p{N}")],
   bailingmoe: [LING],
   bailingmoe2: [LING],
   "exaone-moe": [

@@ -44,7 +44,15 @@ interface Architecture {
 }
 
 /** Keys that change YaRN in ways that only these values leave out. */
-const PLAIN = { yarn_ext_factor: 1, yarn_attn_factor: 1, attn_factor: 1 };
+const PLAIN = { yarn_ext_factor: 1, attn_factor: 1 };
+
+/** The key of the factor of cosines and sines, which llama.cpp does not use. */
+const MAGNITUDE = "yarn_attn_factor";
+
+/** Returns YaRN's factor of cosines and sines for a factor of positions. */
+export function yarnMagnitude(factor: number): number {
+  return 1 + 0.1 * Math.log(factor);
+}
 
 /**
  * Returns `rope_scaling` of config.json. Undefined if positions are not scaled. Throws DataError for a kind of scaling
@@ -70,6 +78,11 @@ export function ropeScalingOf(
     if ((numberOf(keys, at(key)) ?? value) !== value) {
       refuse(key, String(value));
     }
+  }
+  const magnitude = numberOf(keys, at(MAGNITUDE)) ?? 1;
+  const usual = yarnMagnitude(numberOf(keys, at("factor")) ?? 1);
+  if (magnitude !== 1 && Math.abs(magnitude - usual) > 1e-4) {
+    refuse(MAGNITUDE, "1");
   }
   const multiplier = numberOf(keys, at(MULTIPLIER));
   const growth = numberOf(keys, `${name}.${TEMPERATURE.scale}`);
