@@ -142,6 +142,7 @@ function eachBlock(of: Queries): KernelText {
       workgroupBarrier();
       ${weights(of)}
       workgroupBarrier();
+      ${scalesOf(of)}
       ${blockSums(of)}
       ${mergeBlock(of)}
     }`;
@@ -170,15 +171,25 @@ function entriesOf(of: Queries, size: number): Queries {
 }
 
 /**
+ * Declares the new maximum of each query, and the scales of its sums. All lanes have the same, so CPU devices compute
+ * them once, because they are at the start of a phase. They are unused if the block is masked for the token.
+ */
+function scalesOf({ each }: Queries): KernelText {
+  return wgsl`
+    @unroll (${each}) {
+      let new_top[t][h] = max(top[t][h], block_top[t][h]);
+      let old_scale[t][h] = exp(top[t][h] - new_top[t][h]);
+      let block_scale[t][h] = exp(block_top[t][h] - new_top[t][h]);
+    }`;
+}
+
+/**
  * Merges a block into the running softmax: previous sums are scaled to the new maximum. Sums start at 0 with the lowest
  * finite maximum, so that the scale of the first block is exactly 1 and the old scale 0; or as if a sink's block,
  * exp(sink - sink) and no value, had been first.
  */
 function mergeBlock({ tokens, each, parts }: Queries): KernelText {
   const merged = wgsl`
-    let new_top[t][h] = max(top[t][h], block_top[t][h]);
-    let old_scale[t][h] = exp(top[t][h] - new_top[t][h]);
-    let block_scale[t][h] = exp(block_top[t][h] - new_top[t][h]);
     sum[t][h] = fma(block_sum[t][h], block_scale[t][h], sum[t][h] * old_scale[t][h]);
     @unroll (c < ${parts}) {
       value_sum[t][h][c] = fma(block[t][h][c], block_scale[t][h], value_sum[t][h][c] * old_scale[t][h]);

@@ -293,22 +293,24 @@ export function weights(of: Queries): KernelText {
   const { tokens, each, firstSeen } = of;
   const offset = offsetOf(of);
   const many = tokens > 1;
+  // `largest` is not used after this phase, so CPU devices have it in a register.
   const begin = many ? wgsl`min(low[t], ${KEY_BLOCK - 1})` : wgsl`low[t]`;
   const larger =
-    wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${offset}]);`;
+    wgsl`largest[t][h] = max(largest[t][h], scores[j + ${offset}]);`;
   const before = wgsl`
     for (var j = low[t]; j < min(shared_low, high[t]); j++) { ${larger} }`;
   const behind = wgsl`
     for (var j = max(shared_high, low[t]); j < high[t]; j++) { ${larger} }`;
   return wgsl`
     ${visibleKeys(of)}
-    @unroll (${each}) { var block_top[t][h] = scores[${begin} + ${offset}]; }
+    @unroll (${each}) { var largest[t][h] = scores[${begin} + ${offset}]; }
     for (var j = shared_low; j < shared_high; j++) {
       @unroll (${each}) { ${larger} }
     }
     @unroll (${each}) {
       ${many && firstSeen && before}
       ${many && behind}
+      let block_top[t][h] = largest[t][h];
       weights[lane + ${offset}] = exp(score[t][h] - block_top[t][h]);
     }`;
 }
