@@ -284,6 +284,19 @@ t.test("interrupted transfers resume, in one command and the next", async (t) =>
   t.ok(readFileSync(join(resumed.out.trim(), name)).equals(weights));
 });
 
+t.test("a model that the disk has no space for is not fetched", async (t) => {
+  const { server, cache, run } = await startHub(t, { listed: 2 ** 50 });
+  const { code, err } = await run(["pull", DEMO]);
+  t.equal(code, 3);
+  t.match(
+    err,
+    new RegExp(
+      `Cannot fetch '${DEMO}': it needs 1024\\.0 TiB, and the disk of '${cache}' has .* left\\. Free some space, or name a folder`,
+    ),
+  );
+  t.notOk(server.requests.some((one) => one.startsWith("STORE")));
+});
+
 t.test("two processes fetch a file once", async (t) => {
   const { server, run } = await startHub(t);
   const pulls = [run(["pull", DEMO]), run(["pull", DEMO])];

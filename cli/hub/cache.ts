@@ -6,6 +6,8 @@
 import * as fs from "node:fs/promises";
 import path from "node:path";
 import { MachineError } from "../../spec/errors.ts";
+import { sizeText } from "../../spec/size_text.ts";
+import { sum } from "../../spec/sum.ts";
 import { codeOf, makeFolder } from "../../runtime/cache/folders.ts";
 import { guard } from "../files.ts";
 import type { HubSettings } from "../hub_settings.ts";
@@ -26,9 +28,19 @@ export interface RepoCache {
   link(commit: string, file: HubFile): Promise<void>;
   /** Creates the folders of a commit. */
   makeFolders(commit: string): Promise<void>;
+  /** Throws MachineError if the disk has too little space for the missing bytes of files. */
+  checkSpace(files: readonly HubFile[]): Promise<void>;
 }
 
+/** Suffix of a file that is not complete. */
+export const PART = ".incomplete";
+
 const COMMIT = /^[0-9a-f]{40}$/;
+
+/** Returns the size of a file. Undefined if it does not exist. */
+export async function sizeOf(file: string): Promise<number | undefined> {
+  return await fs.stat(file).then(({ size }) => size, () => undefined);
+}
 
 /** Returns the cache of a model. Throws MachineError if no cache folder exists. */
 export function repoCache({ cache }: HubSettings, repo: string): RepoCache {
@@ -73,6 +85,27 @@ export function repoCache({ cache }: HubSettings, repo: string): RepoCache {
       for (
         const made of [path.join(folder, "blobs"), locks, snapshot(commit)]
       ) await guard("write", made, () => makeFolder(made));
+    },
+    checkSpace: async (files) => {
+      const sizes = await Promise.all(files.map(async (file) => {
+        const { path } = blob(file);
+        const stored = await sizeOf(path) ?? await sizeOf(`${path}${PART}`);
+        return Math.max(0, file.size - (stored ?? 0));
+      }));
+      const missing = sum(sizes);
+      // Some file systems do not state their space.
+      const free = await fs.statfs(folder).then(
+        ({ blocks, bavail, bsize }) => blocks === 0 ? Infinity : bavail * bsize,
+        () => Infinity,
+      );
+      if (missing <= free) return;
+      throw new MachineError(
+        `Cannot fetch '${repo}': it needs ${
+          sizeText(missing)
+        }, and the disk of '${cache}' has ${
+          sizeText(free)
+        } left. Free some space, or name a folder of another disk in the environment variable HF_HOME`,
+      );
     },
     link: async (commit, file) => {
       if (await has(commit, file.path)) return;

@@ -34,7 +34,14 @@ export interface HubClient {
 }
 
 /** Thrown if the hub is not reachable. */
-export class Unreachable extends MachineError {}
+export class Unreachable extends MachineError {
+  /** The reason for users, such as the code of an error of the system. */
+  readonly reason: string;
+  constructor(message: string, { reason }: { readonly reason: string }) {
+    super(message);
+    this.reason = reason;
+  }
+}
 
 /** Number of attempts for a request after failures of the hub or the network. */
 const ATTEMPTS = 4;
@@ -199,10 +206,10 @@ function explain(error: unknown, asked: Asked): Error {
         `${missing} no such model with revision '${revision}'. Check the name`,
       );
   }
+  const reason = shown(reasonOf(error));
   return new Unreachable(
-    `Cannot fetch '${repo}': there is no such file or folder, and ${endpoint} does not answer (${
-      shown(reasonOf(error))
-    }). Check the connection and start again`,
+    `Cannot fetch '${repo}': there is no such file or folder, and ${endpoint} does not answer (${reason}). Check the connection and start again`,
+    { reason },
   );
 }
 

@@ -9,7 +9,7 @@ import { DataError, MachineError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import { takeLock } from "../lock_file.ts";
 import { guard } from "../files.ts";
-import type { RepoCache } from "./cache.ts";
+import { PART, type RepoCache, sizeOf } from "./cache.ts";
 import {
   type HubClient,
   type HubFile,
@@ -61,10 +61,6 @@ export async function download(
   await cache.link(commit, file);
 }
 
-async function sizeOf(file: string): Promise<number | undefined> {
-  return await fs.stat(file).then(({ size }) => size, () => undefined);
-}
-
 async function lock(
   path: string,
   file: HubFile,
@@ -96,7 +92,7 @@ async function fetchBlob(
   path: string,
   transfer: Transfer,
 ): Promise<void> {
-  const part = `${path}.incomplete`;
+  const part = `${path}${PART}`;
   const resumed = await receive(file, part, transfer);
   if (resumed !== "same") {
     // The bytes from an earlier attempt may be corrupt.
@@ -189,10 +185,11 @@ function interrupted(
   { path }: HubFile,
   { repo }: Transfer,
 ): Error {
-  if (isFinal(error) || error instanceof Unreachable) return error as Error;
+  if (isFinal(error)) return error as Error;
+  const reason = error instanceof Unreachable
+    ? error.reason
+    : shown(reasonOf(error));
   return new MachineError(
-    `Cannot fetch '${path}' of '${repo}': the transfer is interrupted (${
-      shown(reasonOf(error))
-    }). Start again: it resumes where it ended`,
+    `Cannot fetch '${path}' of '${repo}': the transfer is interrupted (${reason}). Start again: it resumes where it ended`,
   );
 }

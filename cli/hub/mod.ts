@@ -175,6 +175,7 @@ async function transfer(
     if (!await cache.has(commit, file.path)) files.push(file);
   }
   if (files.length === 0) return;
+  await cache.checkSpace(files);
   const total = files.reduce((sum, { size }) => sum + size, 0);
   const what = `${files.length} ${files.length === 1 ? "file" : "files"}, ${
     sizeText(total)

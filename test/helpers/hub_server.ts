@@ -17,6 +17,8 @@ export interface HubFaults {
   readonly cut?: number[];
   /** Sends large files whose bytes differ from their hash. */
   readonly damaged?: boolean;
+  /** Size that is listed of large files, in bytes. */
+  readonly listed?: number;
   /** Required token. */
   readonly token?: string;
   /** Answers all requests with 403. */
@@ -86,7 +88,7 @@ export async function serveHub(
       request.headers.authorization !== `Bearer ${faults.token}`
     ) return refuse(response, 401);
     if (faults.gated) return refuse(response, 403);
-    answer(request, response, { url, models, hub, storeUrl });
+    answer(request, response, { url, models, hub, storeUrl, faults });
   });
   const endpoint = await listen(server);
   return Object.assign(hub, {
@@ -113,7 +115,8 @@ function refuse(response: ServerResponse, status: number): void {
 function answer(
   request: IncomingMessage,
   response: ServerResponse,
-  { url, models, hub, storeUrl }: {
+  { url, models, hub, storeUrl, faults }: {
+    readonly faults: HubFaults;
     readonly url: URL;
     readonly models: { readonly [repo: string]: HubFiles };
     readonly hub: { sent: number };
@@ -143,7 +146,11 @@ function answer(
         size: bytes.length,
         oid: gitHash(bytes),
         ...bytes.length < LARGE ? {} : {
-          lfs: { oid: sha256(bytes), size: bytes.length, pointerSize: 134 },
+          lfs: {
+            oid: sha256(bytes),
+            size: faults.listed ?? bytes.length,
+            pointerSize: 134,
+          },
         },
       })),
     ]);
