@@ -1,6 +1,6 @@
 /** ERNIE-4.5-MoE: rotation of neighbouring pairs, routing by a softmax and a bias, and shared experts. */
 
-import { add, type Model, sum } from "switchyard-moe";
+import { add, type Model, slice, sum } from "switchyard-moe";
 import {
   attendHeads,
   type Config,
@@ -25,12 +25,12 @@ import {
 /** The family of `Ernie4_5_MoeForCausalLM`. */
 export const family = defineFamily({
   architectures: ["Ernie4_5_MoeForCausalLM"],
-  config: readConfig,
-  build,
+  config: readErnie,
+  build: buildErnie,
 });
 
 /** An ERNIE-4.5 configuration. */
-interface Ernie45MoeConfig extends GroupedDecoder {
+export interface Ernie45MoeConfig extends GroupedDecoder {
   /** Hidden size of all shared experts together, 0 without them, and hidden size of a layer without experts. */
   readonly sharedFfn: number;
   readonly denseFfn: number;
@@ -39,7 +39,7 @@ interface Ernie45MoeConfig extends GroupedDecoder {
 }
 
 /** Reads a config.json of `Ernie4_5_MoeForCausalLM`. Missing fields have transformers' defaults. */
-function readConfig(config: Config): Ernie45MoeConfig {
+export function readErnie(config: Config): Ernie45MoeConfig {
   requireField(config, "use_bias", false);
   const field = (key: string, value: number, min = 1) =>
     integerField(config, key, { default: value, min });
@@ -80,10 +80,11 @@ function readConfig(config: Config): Ernie45MoeConfig {
   };
 }
 
-/** Builds the model of a configuration. */
-function build(
+/** Builds the model of a configuration. `modalities`: their number, if routers are stored transposed and for each. */
+export function buildErnie(
   config: Ernie45MoeConfig,
   options: DecoderOptions,
+  { modalities }: { readonly modalities?: number } = {},
 ): Model {
   const { sharedFfn, minSum, rotary } = config;
   return decoderModel(config, {
@@ -94,11 +95,13 @@ function build(
         return attendHeads(m, rotated, layer);
       }),
     feed: sparseOrDense(config, (m, rows, layer) => {
-      const bias = m.block("moe_statics", { one: 1 }, (m) => {
-        const stored = m.param("e_score_correction_bias", "one expert");
-        return sum(stored, "one");
+      const axes = { one: 1, modality: modalities ?? 1 };
+      const bias = m.block("moe_statics", axes, (m) => {
+        const stored = m.param("e_score_correction_bias", "modality expert");
+        return sum(slice(stored, "modality", 0, "one"), "one");
       });
       const routing = routeLayer(m, rows, layer, {
+        transposed: modalities !== undefined,
         topK: config.expertsPerToken,
         score: "softmax",
         bias,

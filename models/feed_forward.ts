@@ -90,6 +90,8 @@ export type RouterOptions =
   & {
     /** Name of the block with its matrix `weight`. Default: "gate". */
     readonly router?: string;
+    /** Its matrix is `embed expert`. Default: false. */
+    readonly transposed?: boolean;
     /** Add a `bias` to its logits. Default: false. */
     readonly biased?: boolean;
   };
@@ -99,13 +101,13 @@ export function routeLayer(
   m: DecoderScope,
   rows: Rows,
   layer: Layer,
-  { router = "gate", biased = false, ...options }: RouterOptions,
+  { router = "gate", transposed = false, biased = false, ...options }:
+    RouterOptions,
 ): TokenRouting {
-  const products = dot(
-    rows,
-    m.param(`${router}.weight`, "expert embed"),
-    "embed",
-  );
+  const name = `${router}.weight`;
+  const products = transposed
+    ? dot(rows, m.param(name, "embed expert"), "embed")
+    : dot(rows, m.param(name, "expert embed"), "embed");
   const logits = biased
     ? add(products, m.param(`${router}.bias`, "expert"))
     : products;

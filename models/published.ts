@@ -10,6 +10,7 @@ import { family as deepseekV32 } from "./deepseek_v32.ts";
 import { family as deepseekV4 } from "./deepseek_v4.ts";
 import { family as dots1 } from "./dots1.ts";
 import { family as ernie45Moe } from "./ernie4_5_moe.ts";
+import { family as ernie45VlMoe } from "./ernie4_5_vl_moe.ts";
 import { family as exaoneMoe } from "./exaone_moe.ts";
 import { type Family, type PublishedModel, readFamily } from "./family.ts";
 import { nearestFamily } from "./nearest.ts";
@@ -49,6 +50,7 @@ const BUILT_IN: readonly Family[] = [
   deepseekV4,
   dots1,
   ernie45Moe,
+  ernie45VlMoe,
   exaoneMoe,
   flexOlmo,
   gemma4Moe,

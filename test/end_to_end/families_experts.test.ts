@@ -25,4 +25,5 @@ testInTurns([
   "step3p5-12e",
   "hyv3-12e",
   "laguna-12e",
+  "ernie45vlmoe-12e",
 ]);
