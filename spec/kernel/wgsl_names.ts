@@ -1,12 +1,14 @@
 /** WGSL identifiers for the names of a kernel: legal, not reserved, and distinct. */
 
 import type { LaneLoads } from "./lane_loads.ts";
+import { FUNCTIONS } from "./semantics.ts";
 import type { Kernel, LoadsStmt, Stmt } from "./tree.ts";
 import { walkStatements } from "./walk.ts";
 
 /** WGSL keywords and reserved words, predeclared types and functions used by the printer, and its own names. */
-const TAKEN = new Set(
-  `alias break case const const_assert continue continuing default diagnostic discard else enable false fn for if let
+const TAKEN = new Set([
+  ...Object.keys(FUNCTIONS),
+  ...`alias break case const const_assert continue continuing default diagnostic discard else enable false fn for if let
   loop override requires return struct switch true var while
   NULL Self abstract active alignas alignof as asm asm_fragment async attribute auto await become binding_array cast
   catch class co_await co_return co_yield coherent column_major common compile compile_fragment concept const_cast
@@ -21,12 +23,11 @@ const TAKEN = new Set(
   yield
   array atomic bool f16 f32 i32 u32 mat2x2f mat3x3f mat4x4f ptr sampler vec2 vec3 vec4 vec2f vec3f vec4f vec2i vec3i
   vec4i vec2u vec3u vec4u read write read_write storage uniform private workgroup function
-  abs bitcast ceil cos exp floor fma inverseSqrt log max min pow quantizeToF16 round select sign sin sqrt tanh trunc
-  unpack2x16float workgroupBarrier
+  bitcast inverseSqrt max min quantizeToF16 select unpack2x16float workgroupBarrier
   main group lane special_bits round_f16 subgroup_lane subgroupBroadcast`.split(
     /\s+/,
   ),
-);
+]);
 
 /** Printed names of a kernel's bindings and workgroup arrays, and of its locals. */
 export interface WgslNames {
