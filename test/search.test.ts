@@ -393,14 +393,15 @@ t.test("two threads find the same as one, even if one fails", async (t) => {
       maxContext: 256,
     });
     const known = await knownOf(task);
-    let shared = 0;
+    const shared = new Set<string>();
     const help: SearchHelper["help"] = async (batch) => {
       const results = await helpSearch(task, { known, batch });
-      shared += results.length;
+      for (const [i] of results) shared.add(batch.tasks[i]!.kind);
       return structuredClone(results);
     };
     t.equal(await foundWith({ help }), alone);
-    t.ok(shared > 0);
+    t.ok(shared.has("mesh"));
+    t.ok(shared.has("loads"), "steps of the crossover");
     return 0;
   });
   t.equal(task.code, 0);

@@ -1,10 +1,12 @@
 /** Tasks of a search, shared by two threads: the main thread starts with the first task, the helper with the last. */
 
-import type {
-  Replica,
-  ReplicaStep,
-  SearchTask,
-  ThrownOut,
+import {
+  compileReplica,
+  type Replica,
+  type ReplicaStep,
+  type SearchTask,
+  stepReplica,
+  type ThrownOut,
 } from "./evaluate.ts";
 import {
   firstThatFits,
@@ -15,7 +17,7 @@ import {
 } from "./fit.ts";
 import type { ReplicaMesh } from "./meshes.ts";
 
-/** A task: the steps of a mesh, or those of a replica with other strategies or sliced experts. */
+/** A task: the steps of a mesh; those of a replica with other strategies or sliced experts; or those of given loads. */
 export type Claimable =
   | { readonly kind: "mesh"; readonly mesh: ReplicaMesh }
   | {
@@ -24,7 +26,14 @@ export type Claimable =
     /** Ranks per host. */
     readonly host: number;
   }
-  | { readonly kind: "slices"; readonly of: Replica };
+  | { readonly kind: "slices"; readonly of: Replica }
+  | {
+    readonly kind: "loads";
+    readonly mesh: ReplicaMesh;
+    /** Load that the plan has capacity for. */
+    readonly capacity: number;
+    readonly loads: readonly number[];
+  };
 
 /** Result of a task. */
 export type Claimed = ReplicaStep[] | ThrownOut;
@@ -76,6 +85,13 @@ async function execute(
   }
   if (claimed.kind === "slices") {
     return await stepsWithSlices(task, claimed.of);
+  }
+  if (claimed.kind === "loads") {
+    const { mesh, capacity, loads } = claimed;
+    const plan = await compileReplica(task, mesh, { load: capacity });
+    return "why" in plan
+      ? plan
+      : loads.map((load) => stepReplica(task, plan, load));
   }
   const { of, host } = claimed;
   return [

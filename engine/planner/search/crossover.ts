@@ -1,11 +1,8 @@
 /** Compares replicas with expert parallelism: the loads from which the other one is faster. */
 
-import {
-  compileReplica,
-  type ReplicaPlan,
-  type SearchTask,
-  stepReplica,
-} from "./evaluate.ts";
+import { executeAll, type SearchHelper } from "./claims.ts";
+import type { SearchTask } from "./evaluate.ts";
+import type { Known } from "./fit.ts";
 import { type ReplicaMesh, replicaRanks } from "./meshes.ts";
 import type { Bottleneck } from "../../../spec/plan_summary.ts";
 import type { Parts, Prediction } from "../simulate/mod.ts";
@@ -48,7 +45,12 @@ const MAX_LOAD = { decode: 256, prefill: 2048, train: 1 } as const;
 export async function findCrossover(
   task: SearchTask,
   found: readonly Found[],
-  { max = Math.min(MAX_LOAD[task.phase], task.context) } = {},
+  { known, helper, max = Math.min(MAX_LOAD[task.phase], task.context) }: {
+    readonly known: Known;
+    readonly helper: SearchHelper | undefined;
+    /** Maximum compared load. */
+    readonly max?: number;
+  },
 ): Promise<Crossover | undefined> {
   const min = Math.min(...found.map(({ mesh }) => replicaRanks(mesh)));
   const small = found.find(({ mesh }) => replicaRanks(mesh) === min);
@@ -56,44 +58,56 @@ export async function findCrossover(
     mesh.ep > (small?.mesh.ep ?? 0) && mesh.tp === small?.mesh.tp
   );
   if (!small || !large) return undefined;
-  const [a, b] = [
-    await compileReplica(task, small.mesh, { load: max }),
-    await compileReplica(task, large.mesh, { load: max }),
-  ];
-  if ("why" in a || "why" in b) {
+  const steps = new Map<number, readonly [Prediction, Prediction]>();
+  /** Predicts steps of both meshes. Returns false if one cannot be compiled. */
+  const predict = async (loads: readonly number[]): Promise<boolean> => {
+    // This thread has compiled the best mesh.
+    const tasks = [large, small].map(({ mesh }) =>
+      ({ kind: "loads", mesh, capacity: max, loads }) as const
+    );
+    const [y, x] = await executeAll(task, known, { tasks, helper });
+    if ("why" in x! || "why" in y!) return false;
+    for (const [i, load] of loads.entries()) {
+      steps.set(load, [x![i]!.step, y![i]!.step]);
+    }
+    return true;
+  };
+  const from = task.phase === "decode" ? 1 : Math.min(16, max);
+  const load = Math.min(max, Math.max(1, small.step.of.load));
+  const compared = loadsBetween(from, max);
+  if (!await predict([...new Set([...compared, load])])) {
     return max > 1
-      ? await findCrossover(task, found, { max: Math.floor(max / 2) })
+      ? await findCrossover(task, found, {
+        known,
+        helper,
+        max: Math.floor(max / 2),
+      })
       : undefined;
   }
-  const from = task.phase === "decode" ? 1 : Math.min(16, max);
-  const known = new Map<string, Prediction>();
-  const stepAt = (of: ReplicaPlan, load: number) => {
-    const key = `${of.ranks} ${load}`;
-    const step = known.get(key) ?? stepReplica(task, of, load).step;
-    known.set(key, step);
-    return step;
+  const winner = async (load: number): Promise<Crossover["first"]> => {
+    if (!steps.has(load)) await predict([load]);
+    const [x, y] = steps.get(load)!;
+    return x.seconds <= y.seconds ? "replicas" : "experts";
   };
-  const winner = (load: number) =>
-    stepAt(a, load).seconds <= stepAt(b, load).seconds ? "replicas" : "experts";
-  const crossings = changes(winner, from, max).map((at): Crossing => {
-    const to = winner(at);
-    const [x, y] = [stepAt(a, at).parts, stepAt(b, at).parts];
+  const crossings: Crossing[] = [];
+  for (const at of await changes(winner, compared)) {
+    const to = await winner(at);
+    const [x, y] = steps.get(at)!;
     const [wins, loses] = to === "replicas" ? [x, y] : [y, x];
-    return { at, to, because: largestSaving(wins, loses) };
-  });
-  const load = Math.min(max, Math.max(1, small.step.of.load));
-  const [x, y] = [a, b].map((of) => stepAt(of, load));
+    crossings.push({ at, to, because: largestSaving(wins.parts, loses.parts) });
+  }
+  const [x, y] = steps.get(load)!;
   return {
     replicas: small.mesh,
     experts: large.mesh,
     from,
     to: max,
-    first: winner(from),
+    first: await winner(from),
     crossings,
     load,
-    exchanged: (y!.parts.exchange - x!.parts.exchange) / load,
-    saved: (x!.parts.memory - y!.parts.memory) / load,
-    speed: y!.seconds / x!.seconds,
+    exchanged: (y.parts.exchange - x.parts.exchange) / load,
+    saved: (x.parts.memory - y.parts.memory) / load,
+    speed: y.seconds / x.seconds,
   };
 }
 
@@ -105,36 +119,43 @@ function largestSaving(wins: Parts, loses: Parts): Bottleneck {
   );
 }
 
-/**
- * The values at which `of` changes: between neighbours of 1, 2, 3, 4, 6, 8, 12, …, by bisection. Two changes between
- * neighbours are not found.
- */
-function changes<T>(
-  of: (value: number) => T,
-  from: number,
-  to: number,
-): number[] {
-  const found: number[] = [];
+/** The compared loads: 1, 2, 3, 4, 6, 8, 12, … in this range, and its ends. */
+function loadsBetween(from: number, to: number): number[] {
+  const loads = [from];
   for (let low = from; low < to;) {
     const power = 2 ** Math.floor(Math.log2(low));
     const next = low < 2 || low >= 1.5 * power ? 2 * power : 1.5 * power;
-    const high = Math.min(to, next);
-    if (of(low) !== of(high)) found.push(changeBetween(of, low, high));
-    low = high;
+    low = Math.min(to, next);
+    loads.push(low);
+  }
+  return loads;
+}
+
+/** The values at which `of` changes: between these, by bisection. Two changes between neighbours are not found. */
+async function changes<T>(
+  of: (value: number) => Promise<T>,
+  values: readonly number[],
+): Promise<number[]> {
+  const found: number[] = [];
+  for (const [i, high] of values.slice(1).entries()) {
+    const low = values[i]!;
+    if (await of(low) !== await of(high)) {
+      found.push(await changeBetween(of, low, high));
+    }
   }
   return found;
 }
 
 /** The smallest value above `low` at which `of` has its value at `high`. */
-function changeBetween<T>(
-  of: (value: number) => T,
+async function changeBetween<T>(
+  of: (value: number) => Promise<T>,
   low: number,
   high: number,
-): number {
-  const first = of(low);
+): Promise<number> {
+  const first = await of(low);
   while (high - low > 1) {
     const middle = Math.floor((low + high) / 2);
-    if (of(middle) === first) low = middle;
+    if (await of(middle) === first) low = middle;
     else high = middle;
   }
   return high;

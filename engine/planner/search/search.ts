@@ -163,6 +163,7 @@ export async function search(
     crossover: trains ? undefined : await findCrossover(
       task,
       bestOfMeshes(all).filter(({ mesh }) => hasEntireExperts(mesh, known)),
+      { known, helper },
     ),
     curve: !trains
       ? curveOf(steps, better)
