@@ -345,6 +345,7 @@ export function runGroup(
       }
       block(elementsOfMatrix(s, { ...part, size }, matrix), mask);
     }
+    if (all.scratch !== undefined) meter.barrier();
   }
 
   function statement(s: MatrixStmt, mask: Mask): void {

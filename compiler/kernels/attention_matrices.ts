@@ -376,6 +376,7 @@ function results(of: Tiled): KernelText {
       row: { name: "of_query", from: expr`0u`, end: expr`${queries}u` },
       column: { name: "column", from: expr`0u`, end: expr`${parts.width}u` },
       values: sums.map((_, n) => `value${n}`),
+      scratch: "scores",
       body: [
         {
           op: "let",

@@ -33,7 +33,13 @@ import {
   registers,
   setEach,
 } from "./registers.ts";
-import { bodiesOf, mapStatement, walkExpressions } from "./walk.ts";
+import {
+  bodiesOf,
+  mapStatement,
+  someExpression,
+  someStatement,
+  walkExpressions,
+} from "./walk.ts";
 import type {
   Expr,
   Kernel,
@@ -304,6 +310,14 @@ export function operand16(value: Expr): Expr {
   return call("roundF16", max(min(value, f32(MAX_F16)), f32(-MAX_F16)));
 }
 
+/** Whether statements access an array of workgroup memory. */
+function accesses(body: readonly Stmt[], array: string): boolean {
+  return someStatement(
+    body,
+    (s) => s.op === "sharedStore" && s.array === array,
+  ) || someExpression(body, (e) => e.op === "shared" && e.array === array);
+}
+
 /**
  * Errors of a kernel's matrix form: its expansion differs from the body; sizes are no multiples of 16; arrays are shorter
  * than their matrices; operands are read by other statements, though their elements are f16.
@@ -356,6 +370,12 @@ export function matrixFaults(
         }
         break;
       case "results":
+        if (s.scratch !== undefined) {
+          needs("stores", s.scratch, 1);
+          if (operands.has(s.scratch) || accesses(s.body, s.scratch)) {
+            faults.push(`it cannot store results in array '${s.scratch}'`);
+          }
+        }
         if (
           isSame(s.names, names) && s.values.length === names.length
         ) break;

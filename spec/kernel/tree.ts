@@ -240,7 +240,8 @@ export interface MatrixStoreStmt {
 
 /**
  * Waits for the workgroup and executes `body` for each element of a tile whose row and column are below their ends: with
- * its row and column, counted from `from`, and its value in each matrix of the tile, `values`.
+ * its row and column, counted from `from`, and its value in each matrix of the tile, `values`. `body` does not access
+ * the array `scratch`, whose elements change.
  */
 export interface ResultsStmt {
   readonly op: "results";
@@ -250,6 +251,8 @@ export interface ResultsStmt {
   readonly column: TileIndex;
   readonly values: Short<Identifier>;
   readonly body: readonly Stmt[];
+  /** An array of f32 in which subgroups store matrices, if it is large enough. Default: one of their own. */
+  readonly scratch?: Identifier;
 }
 
 /** The index of an element of a tile along one dimension: `from` plus its index in the tile, if below `end`. */

@@ -404,7 +404,7 @@ export function printWgsl(
         typeOf(a)
       }, ${a.length}>;`
     ),
-    ...tile ? [resultsArray(tile)] : [],
+    ...tile ? resultsArray(tile) : [],
     "",
     ...helpers,
     `@compute @workgroup_size(${kernel.workgroupSize})`,

@@ -6,6 +6,7 @@
 import { add, local, u32 } from "./build.ts";
 import {
   MATRIX_SIZE,
+  matrixStatements,
   ofElement,
   type OnMatrices,
   operandArrays,
@@ -20,6 +21,7 @@ import { sum } from "../sum.ts";
 import type {
   Expr,
   Kernel,
+  MatrixStmt,
   MatrixStoreStmt,
   MatrixTile,
   MultiplyStmt,
@@ -29,6 +31,9 @@ import type {
 
 /** Elements of a matrix. */
 const ELEMENTS = MATRIX_SIZE ** 2;
+
+/** The array in which subgroups store results, if the kernel has none for them. */
+const RESULTS = "subgroup_results";
 
 /** What precedes the declarations of a kernel with subgroup matrices. The rules of the tree determine uniformity. */
 export const MATRIX_HEADER: readonly string[] = [
@@ -63,6 +68,8 @@ export interface SubgroupTiles {
   readonly bytes: number;
   /** Arrays with elements of f16. */
   readonly operands: ReadonlySet<string>;
+  /** The array of the kernel in which subgroups store results. Absent: they have one of their own. */
+  readonly scratch?: string;
 }
 
 /**
@@ -78,7 +85,10 @@ export function subgroupTiles(
     return undefined;
   }
   const operands = operandArrays(matrixForm);
-  const bytes = subgroups * ELEMENTS * 4 +
+  const scratch = scratchOf(matrixForm);
+  const length = shared.find(({ name }) => name === scratch)?.length ?? 0;
+  const isScratch = length >= subgroups * ELEMENTS;
+  const bytes = (isScratch ? 0 : subgroups * ELEMENTS * 4) +
     sum(
       shared.map(({ name, length }) => length * (operands.has(name) ? 2 : 4)),
     );
@@ -107,15 +117,29 @@ export function subgroupTiles(
     return parts.sort((a, b) => loads(a) - loads(b)).slice(0, 1);
   });
   return tiles.length === forms.length
-    ? { tiles, size, subgroups, bytes, operands }
+    ? {
+      ...{ tiles, size, subgroups, bytes, operands },
+      ...isScratch && scratch !== undefined ? { scratch } : {},
+    }
     : undefined;
 }
 
-/** Declares the workgroup memory in which subgroups store their results. */
-export function resultsArray({ subgroups }: SubgroupTiles): string {
-  return `var<workgroup> subgroup_results: array<f32, ${
-    subgroups * ELEMENTS
-  }>;`;
+/** The array that all results of a form name. Undefined: they name none, or several. */
+function scratchOf(form: readonly MatrixStmt[]): string | undefined {
+  const names = new Set(
+    matrixStatements(form).flatMap((s) => s.op === "results" ? [s.scratch] : []),
+  );
+  return names.size === 1 ? [...names][0] : undefined;
+}
+
+/** Declares the workgroup memory in which subgroups store their results, unless the kernel does. */
+export function resultsArray(
+  { subgroups, scratch }: SubgroupTiles,
+): readonly string[] {
+  if (scratch !== undefined) return [];
+  return [
+    `var<workgroup> ${RESULTS}: array<f32, ${subgroups * ELEMENTS}>;`,
+  ];
 }
 
 /** How the printer prints other statements, and names of arrays. */
@@ -148,7 +172,7 @@ export function printMatrixStmt(
     case "storeMatrix":
       return stored(s, part, array);
     case "results":
-      return results(s, part, { all, block });
+      return results(s, part, { all, block, array });
   }
 }
 
@@ -247,22 +271,20 @@ function stored(
 function results(
   s: ResultsStmt,
   part: SubgroupTile,
-  { all, block }: {
-    readonly all: SubgroupTiles;
-    readonly block: Printer["block"];
-  },
+  { all, block, array }: Printer & { readonly all: SubgroupTiles },
 ): string[] {
-  const { size } = all;
-  return matricesOf(part).flatMap(([r, c]) => [
+  const { size, scratch } = all;
+  const to = scratch === undefined ? RESULTS : array(scratch);
+  const each = matricesOf(part).flatMap(([r, c]) => [
     "{",
     ...s.names.flatMap((name, i) => [
       "  workgroupBarrier();",
-      `  subgroupMatrixStore<row_major>(&subgroup_results, subgroup_number * ${ELEMENTS}u, ${
+      `  subgroupMatrixStore<row_major>(&${to}, subgroup_number * ${ELEMENTS}u, ${
         matrix(part, name, [r, c])
       }, ${MATRIX_SIZE}u);`,
       "  workgroupBarrier();",
       ...range(ELEMENTS / size).map((n) =>
-        `  let subgroup_value${i}_${n} = subgroup_results[subgroup_number * ${ELEMENTS}u + ${
+        `  let subgroup_value${i}_${n} = ${to}[subgroup_number * ${ELEMENTS}u + ${
           n * size
         }u + subgroup_lane];`
       ),
@@ -270,6 +292,8 @@ function results(
     ...block(elementsOfMatrix(s, { ...part, size }, [r, c]), "  "),
     "}",
   ]);
+  // Other statements may store in the array of the kernel.
+  return scratch === undefined ? each : [...each, "workgroupBarrier();"];
 }
 
 /** The statements of a lane for its elements of matrix [r, c] of its subgroup. */
