@@ -42,6 +42,12 @@ const NARROW: MatrixShape = { rows: 64, columns: 64, depth: 4 * MATRIX_SIZE };
 const MAX_NARROW_COLUMNS = 1024;
 
 /**
+ * Columns of all weights of a tile of experts, if a rank's experts have so many columns that tiles of them are several
+ * workgroups per core. Panels of both operands have 54 KiB as f32.
+ */
+const WIDE_COLUMNS = 2 * MAX_COLUMNS, MIN_WIDE = 2 ** 17;
+
+/**
  * Maximum rows of a launch with 32-bit operands, because memory limits so few rows: tokens, or mean rows of an expert.
  */
 export const FEW_ROWS = 64, FEW_EXPERT_ROWS = 16;
@@ -65,15 +71,16 @@ export function matrixTiling(
     readonly k: number;
     readonly columns: number;
   },
-  { height = MAX_ROWS, memory, table = 0, experts, topK = 1 }: {
+  { height = MAX_ROWS, memory, table = 0, experts, held = 0, topK = 1 }: {
     /** Rows of a tile of other kernels, and of listed tiles of experts. Default: the most. */
     readonly height?: number;
     /** Bytes of workgroup memory. */
     readonly memory: number;
     /** Words of it for a table of decoded weights. Default: 0. */
     readonly table?: number;
-    /** Number of experts over all ranks, and of choices per token. Absent: rows are not grouped. */
+    /** Numbers of experts over all ranks, and of a rank, and of choices per token. Absent: rows are not grouped. */
     readonly experts?: number;
+    readonly held?: number;
     readonly topK?: number;
   },
 ): MatrixTiling | undefined {
@@ -92,6 +99,7 @@ export function matrixTiling(
   if (isNarrow) return { shape: narrow, above };
   const needed = Math.max(MATRIX_SIZE, 2 ** Math.ceil(Math.log2(height)));
   const rows = Math.min(MAX_ROWS, needed);
+  const isWide = held * weights * columns >= MIN_WIDE;
   const shapes = [rows, Math.max(MATRIX_SIZE, rows / 2)].flatMap((rows) =>
     [MAX_DEPTH, MATRIX_SIZE].map((depth) => ({
       rows,
@@ -99,7 +107,8 @@ export function matrixTiling(
       depth,
     }))
   );
-  const shape = shapes.find(fits);
+  const wide = { rows, columns: WIDE_COLUMNS / weights, depth: MAX_DEPTH };
+  const shape = [...isWide ? [wide] : [], ...shapes].find(fits);
   return shape && { shape, above };
 }
 

@@ -113,10 +113,13 @@ export function tilesOfForm(body: readonly MatrixStmt[]): MatrixTile[] {
 
 /** Elements from row to row of the operands of a product with a tile of `columns`. */
 export function operandStrides(
-  { depth, leftStride = depth, rightStride }: MultiplyStmt,
+  { depth, leftStride = depth, rightStride, transposed }: MultiplyStmt,
   columns: number,
 ): { readonly left: number; readonly right: number } {
-  return { left: leftStride, right: rightStride ?? columns };
+  return {
+    left: leftStride,
+    right: rightStride ?? (transposed ? depth : columns),
+  };
 }
 
 /** The matrices that a statement uses, all of one tile. */
@@ -175,8 +178,42 @@ export function expandMatrices(
   return [
     let_("tile_row", mul(div(id("local"), u32(ACROSS)), u32(first.share.rows))),
     let_("tile_column", rem(id("local"), u32(ACROSS))),
-    ...replaceMatrices(form, (s) => expanded(s, tileOfStatement(tiles, s)!)),
+    ...replaceMatrices(
+      rowMajor(form, tiles),
+      (s) => expanded(s, tileOfStatement(tiles, s)!),
+    ),
   ];
+}
+
+/**
+ * A form whose stores are those of an expansion: elements of a transposed operand are stored [depth, column]. An operand
+ * is that of the next product, `next`.
+ */
+function rowMajor(
+  body: readonly MatrixStmt[],
+  tiles: readonly MatrixTile[],
+  next: ReadonlyMap<string, MultiplyStmt> = new Map(),
+): readonly MatrixStmt[] {
+  const uses = new Map(next);
+  const changed = body.toReversed().map((s): MatrixStmt => {
+    if (s.op === "multiply") {
+      for (const { right } of s.products) uses.set(right, s);
+    }
+    if (s.op !== "sharedStore") {
+      return isMatrixStmt(s) || bodiesOf(s).length === 0
+        ? s
+        : mapStatement(s as Stmt, {
+          body: (inner) => rowMajor(inner, tiles, uses) as readonly Stmt[],
+        });
+    }
+    const use = uses.get(s.array);
+    if (!use?.transposed) return s;
+    const { columns } = tileOfStatement(tiles, use)!;
+    const stride = u32(operandStrides(use, columns).right);
+    const row = mul(rem(s.index, stride), u32(columns));
+    return { ...s, index: add(row, div(s.index, stride)) };
+  });
+  return changed.toReversed();
 }
 
 /** A tile and the part of an invocation. */
@@ -227,8 +264,9 @@ function multiplied(
   s: MultiplyStmt,
   { columns, share }: SharedTile,
 ): readonly Stmt[] {
-  const { left, depth, products } = s;
+  const { left, depth, products, transposed } = s;
   const strides = operandStrides(s, columns);
+  const rightStride = transposed ? columns : strides.right;
   // Several products may be in one scope.
   const first = `${products[0]!.name}_left`;
   const k = local("tile_k", "u32");
@@ -237,7 +275,7 @@ function multiplied(
     barrier(),
     let_(first, mul(ROW, u32(strides.left))),
     for_("tile_k", u32(0), u32(depth), [
-      let_("tile_right", add(mul(k, u32(strides.right)), COLUMN)),
+      let_("tile_right", add(mul(k, u32(rightStride)), COLUMN)),
       ...range(share.rows).map((r) =>
         letRegister(
           "tile_a",
@@ -352,12 +390,15 @@ export function matrixFaults(
         sizes.push(s.depth);
         const strides = operandStrides(s, columns);
         needs("multiplies", s.left, (rows - 1) * strides.left + s.depth);
+        const [count, width] = s.transposed
+          ? [columns, s.depth]
+          : [s.depth, columns];
         for (const { right } of s.products) {
-          needs("multiplies", right, (s.depth - 1) * strides.right + columns);
+          needs("multiplies", right, (count - 1) * strides.right + width);
         }
         // Rows of matrices in memory start at multiples of 16 bytes.
         if (
-          strides.left < s.depth || strides.right < columns ||
+          strides.left < s.depth || strides.right < width ||
           strides.left % 8 !== 0 || strides.right % 8 !== 0
         ) faults.push(`it cannot multiply rows of array '${s.left}'`);
         break;

@@ -212,7 +212,8 @@ export interface MatrixTile {
 
 /**
  * Waits for the workgroup and adds the products of arrays in workgroup memory to matrices of a tile:
- * `name += left [rows, depth] * right [depth, columns]`. The arrays contain numbers that f16 can represent.
+ * `name += left [rows, depth] * right [depth, columns]`. The arrays contain numbers that f16 can represent. The stores of
+ * an array precede the product in its block, or in blocks inside of that.
  */
 export interface MultiplyStmt {
   readonly op: "multiply";
@@ -221,6 +222,8 @@ export interface MultiplyStmt {
   /** Elements from row to row of an array, multiples of 8. Default: no element is between rows. */
   readonly leftStride?: Count;
   readonly rightStride?: Count;
+  /** Right arrays are [columns, depth]. In the expansion, they are [depth, columns] without elements between rows. */
+  readonly transposed?: true;
   readonly products: Short<{
     readonly name: Identifier;
     readonly right: Identifier;

@@ -127,7 +127,9 @@ export function subgroupTiles(
 /** The array that all results of a form name. Undefined: they name none, or several. */
 function scratchOf(form: readonly MatrixStmt[]): string | undefined {
   const names = new Set(
-    matrixStatements(form).flatMap((s) => s.op === "results" ? [s.scratch] : []),
+    matrixStatements(form).flatMap((s) =>
+      s.op === "results" ? [s.scratch] : []
+    ),
   );
   return names.size === 1 ? [...names][0] : undefined;
 }
@@ -201,7 +203,7 @@ function multiplied(
   part: SubgroupTile,
   array: Printer["array"],
 ): string[] {
-  const { left, depth, products } = s;
+  const { left, depth, products, transposed } = s;
   const { number, width } = part;
   const strides = operandStrides(s, width);
   const load = (
@@ -212,9 +214,13 @@ function multiplied(
       readonly stride: number;
     },
   ) =>
-    `subgroupMatrixLoad<${typeOf(kind)}, row_major>(&${
-      array(name)
-    }, ${at}, ${stride}u)`;
+    `subgroupMatrixLoad<${typeOf(kind)}, ${
+      kind === "right" && transposed ? "column_major" : "row_major"
+    }>(&${array(name)}, ${at}, ${stride}u)`;
+  const rightAt = (d: number, c: number) =>
+    transposed
+      ? `(subgroup_column${number} + ${c}u) * ${strides.right}u + ${d}u`
+      : `${d * strides.right + c}u + subgroup_column${number}`;
   return [
     "workgroupBarrier();",
     ...range(depth / MATRIX_SIZE).flatMap((d) => [
@@ -235,9 +241,7 @@ function multiplied(
           `  let subgroup_right${i}_${c} = ${
             load("right", {
               name: right,
-              at: `${
-                d * MATRIX_SIZE * strides.right + c * MATRIX_SIZE
-              }u + subgroup_column${number}`,
+              at: rightAt(d * MATRIX_SIZE, c * MATRIX_SIZE),
               stride: strides.right,
             })
           };`

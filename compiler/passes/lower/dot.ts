@@ -390,6 +390,7 @@ function matricesOf(
     ...sent
       ? {
         experts: sent.splits.at(-1)!,
+        held: sent.splits.at(-1)! / (sent.splits.length - 1),
         topK: routeOf(sent).params.rule.topK,
       }
       : {},
