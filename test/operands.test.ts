@@ -17,6 +17,7 @@ import {
 import {
   attentionGrid,
   DEFAULT_TILE,
+  type MatrixQueries,
   matrixQueries,
   matrixQueriesGrid,
 } from "../compiler/tuning/mod.ts";
@@ -208,8 +209,11 @@ testKernels(
     ) {
       const options = attentionOf(how, i % 2 === 1);
       const { heads, kvHeads, dim, valueDim, context } = options;
-      const tile = matrixQueries(options, MEMORY)!;
-      t.strictSame(tile, { heads: 2, tokens: 32 });
+      const [small, tile] = [MEMORY, LATENT_MEMORY].map((memory) =>
+        matrixQueries(options, memory)!
+      ) as [MatrixQueries, MatrixQueries];
+      t.strictSame(tile, { heads: 2, tokens: 32, blocks: 2 });
+      t.strictSame(small, { ...tile, blocks: 1 });
       const size = 3 * context * kvHeads;
       const [keys, values] = [dim, valueDim].map((width, n) => {
         const random = randoms(size * width, n + 1);
@@ -243,12 +247,13 @@ testKernels(
         );
         return y!;
       };
-      const matrices = (tokens: typeof TOKENS) =>
-        run(attentionMatrices(options, tile), {
+      const matrices = (tokens: typeof TOKENS, of = tile) =>
+        run(attentionMatrices(options, of), {
           grid: (tokens) => matrixQueriesGrid(options, { tile, tokens }),
           tokens,
         });
       const y = await matrices(TOKENS);
+      t.same(bits(await matrices(TOKENS, small)), bits(y));
       const exact = await run(attention(options), {
         grid: (tokens) => attentionGrid(options, tokens),
         tokens: TOKENS,
@@ -322,7 +327,17 @@ t.test("matrixFaults() finds matrix forms that differ from their kernel", (t) =>
       [{ multiply: { left: "ghost" } }, /376 elements of array 'ghost'/],
       [{ multiply: { leftStride: 12 } }, /cannot multiply rows of array/],
       [{ multiply: { rightStride: 64 } }, /cannot multiply rows of array/],
+      [{ multiply: { transposed: true } }, /17288 elements of array 'right_t/],
+      [
+        {
+          multiply: {
+            products: [{ name: "sum0", right: "right_tile0", from: 8 }],
+          },
+        },
+        /cannot multiply from element 8 of 'right_tile0'/,
+      ],
       [{ results: { values: [] } }, /0 values for results of 1 matrices/],
+      [{ results: { scratch: "left_tile" } }, /store results in array 'left_t/],
       [
         { results: { row: { name: "row", from: operand, end: u32(0) } } },
         /loads from operand 'left_tile'/,

@@ -313,6 +313,23 @@ t.test("aligned stores in adjacent elements are one request", (t) => {
   t.end();
 });
 
+t.test("aligned loads of adjacent elements are one request", (t) => {
+  const requests = (first: KernelText) => {
+    const counts = count(wgsl`
+      var<workgroup> cells: array<f32, 1088>;
+      let from = lane * 4 + ${first};
+      ${range(4).map((n) => wgsl`let cell[${n}] = cells[from + ${n}];`)}
+      y[lane] = ${
+      range(4).map((n) => wgsl`cell[${n}]`).reduce((a, b) => wgsl`${a} + ${b}`)
+    };`);
+    const { passes } = counts.shared;
+    return { passes: passes / 8, waits: counts.waits.near };
+  };
+  t.strictSame(requests(wgsl`0`), { passes: 4, waits: 1 });
+  t.strictSame(requests(wgsl`1`), { passes: 16, waits: 1 });
+  t.end();
+});
+
 t.test("constants of addresses are no instructions", (t) => {
   const instructions = (offset: number) =>
     count(wgsl`y[lane] = x[lane + ${offset}];`).instructions;

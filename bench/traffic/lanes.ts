@@ -60,6 +60,11 @@ export interface Access {
 /** A store in workgroup memory. */
 type SharedStore = Extract<Stmt, { readonly op: "sharedStore" }>;
 
+/** A variable with an element of workgroup memory. */
+type SharedLoad = Extract<Stmt, { readonly op: "let" }> & {
+  readonly value: Extract<Expr, { readonly op: "shared" }>;
+};
+
 /** Is notified of what a workgroup executes. */
 export interface LaneMeter {
   /** `count` arithmetic instructions. */
@@ -275,9 +280,11 @@ export function runGroup(
     if (!mask.includes(1)) return;
     for (let n = 0; n < body.length;) {
       const stores = adjacentStores(body, n, part?.operands);
+      const loads = adjacentLoads(body, n);
       if (stores.length > 0) storeShared(stores, mask);
+      else if (loads.length > 1) loadShared(loads, mask);
       else statement(body[n]!, mask);
-      n += Math.max(1, stores.length);
+      n += Math.max(1, stores.length, loads.length);
     }
   }
 
@@ -302,6 +309,27 @@ export function runGroup(
     for (const access of isAligned ? accesses.slice(0, 1) : accesses) {
       const index = access.index.map((i) => Math.floor(i / perWord / width));
       meter.shared({ ...access, index, width });
+    }
+  }
+
+  /** Loads of adjacent elements, as one access if the first is aligned. */
+  function loadShared(lets: readonly SharedLoad[], mask: Mask): void {
+    const [{ value: first }] = lets as [SharedLoad];
+    const { index } = accessOf(first, first.array, {
+      index: first.index,
+      mask,
+    });
+    const width = lets.length;
+    if (!index.every((i, lane) => !mask[lane] || i % width === 0)) {
+      return lets.forEach((s) => statement(s, mask));
+    }
+    meter.shared({
+      ...{ node: first, op: "load", name: first.array, mask, width },
+      index: index.map((i) => i / width),
+    });
+    const words = cells.get(first.array)!;
+    for (const [n, { name }] of lets.entries()) {
+      assign(name, index.map((i) => words[i + n] ?? 0), mask);
     }
   }
 
@@ -434,6 +462,27 @@ function splitIndex(index: Expr): readonly [base: Expr, offset: number] {
   return op === "binary" && index.fn === "add" && index.b.op === "const"
     ? [index.a, Number(index.b.value)]
     : [index, 0];
+}
+
+/** The variables from statement `first` on with adjacent elements of workgroup memory: as with stores, one access. */
+function adjacentLoads(
+  body: readonly MatrixStmt[],
+  first: number,
+): readonly SharedLoad[] {
+  const isLoad = (s: MatrixStmt): s is SharedLoad =>
+    s.op === "let" && s.value.op === "shared";
+  const start = body[first]!;
+  if (!isLoad(start)) return [];
+  const { array } = start.value;
+  const [base, offset] = splitIndex(start.value.index);
+  const most = body.slice(first, first + 4);
+  const end = most.findIndex((s, n) => {
+    if (!isLoad(s) || s.value.array !== array) return true;
+    const at = splitIndex(s.value.index);
+    return at[1] !== offset + n || !isSame(at[0], base);
+  });
+  const count = 2 ** Math.floor(Math.log2(end < 0 ? most.length : end));
+  return most.slice(0, count) as SharedLoad[];
 }
 
 /**

@@ -12,15 +12,14 @@ import { range } from "../../spec/range.ts";
 import { invariant } from "../../spec/errors.ts";
 import {
   ATTENTION_TILE,
-  leftElements,
-  panelDepth,
+  LEFT_ELEMENTS,
+  type MatrixQueries,
   rightElements,
   SCORE_STRIDE,
   type ValueParts,
   valueParts,
 } from "../tuning/attention_matrices.ts";
 import { operandStride } from "../tuning/matrices.ts";
-import type { QueryTile } from "../tuning/queries.ts";
 import {
   type AttentionOptions,
   eachTokenRun,
@@ -40,26 +39,29 @@ const { queries, keys, depth } = ATTENTION_TILE;
 /** Dimensions per load of a lane. */
 const WIDTH = 4;
 
-/** Words from one dimension of the keys to the next in workgroup memory. */
-const KEY_STRIDE = operandStride(keys);
+/** Words from one query or key to the next in workgroup memory. */
+const STRIDE = operandStride(depth);
 
 /** A kernel: its options, heads and tokens of a workgroup, and the cache of its sequence. */
 interface Tiled {
   readonly o: AttentionOptions;
-  readonly tile: QueryTile;
+  readonly tile: MatrixQueries;
   readonly cache: Cache;
   readonly parts: ValueParts;
   /** Elements of a value, and the names of the sums of its parts. */
   readonly width: number;
   readonly sums: readonly string[];
-  /** Adjacent lanes with one query, each with an equal part of the keys. */
+  /** Keys that the queries are multiplied by at once, and the names of the products with a block of them. */
+  readonly atOnce: number;
+  readonly products: readonly string[];
+  /** Lanes with one query, each with an equal part of the keys. */
   readonly perQuery: number;
 }
 
 /** Creates the kernel. Its grid is `matrixQueriesGrid`. */
 export function attentionMatrices(
   o: AttentionOptions,
-  tile: QueryTile,
+  tile: MatrixQueries,
 ): Kernel {
   const { valueDim: width = o.dim } = o;
   const kvHead = wgsl`group.x / ${o.heads / o.kvHeads / tile.heads}`;
@@ -69,7 +71,11 @@ export function attentionMatrices(
   const { lanes } = parts;
   const perQuery = lanes / queries;
   const sums = range(width / parts.width).map((n) => `sums${n}`);
-  const of = { o, tile, cache, parts, width, sums, perQuery };
+  const products = range(tile.blocks).map((n) => `products${n}`);
+  const atOnce = tile.blocks * keys;
+  const of = {
+    ...{ o, tile, cache, parts, width, sums, atOnce, products, perQuery },
+  };
   return kernelOf({
     name: `${o.name}_f16`,
     workgroupSize: lanes,
@@ -79,13 +85,15 @@ export function attentionMatrices(
     ],
     body: wgsl`
       var<workgroup> scores: array<f32, ${queries * SCORE_STRIDE}>;
-      var<workgroup> left_tile: array<f32, ${leftElements(o)}>;
-      var<workgroup> right_tile: array<f32, ${rightElements(o, parts)}>;
+      var<workgroup> left_tile: array<f32, ${LEFT_ELEMENTS}>;
+      var<workgroup> right_tile: array<f32, ${
+      rightElements(tile.blocks, parts)
+    }>;
       var<workgroup> of_lanes: array<f32, ${lanes}>;
 
       let first_token = ${GROUP_YZ} * ${tile.tokens};
-      let query = lane / ${perQuery};
-      let part = lane % ${perQuery};
+      let query = lane % ${queries};
+      let part = lane / ${queries};
       ${eachTokenRun(o, tile, ofRun(of))}`,
   });
 }
@@ -131,32 +139,52 @@ function ofRun(of: Tiled): KernelText {
 
 /** Declares `row_top`, the largest score of the lane's query. */
 function largestScores(of: Tiled): KernelText {
+  const { o, perQuery } = of;
+  const top = partsOf(of, u("query")).reduce((a, b) => expr`max(${a}, ${b})`);
+  const scaled = expr`${top} * ${o.scale}`;
   return wgsl`
-    var top = ${of.o.sinks ? wgsl`sink` : wgsl`f32(${LOWEST})`};
-    for (var start = first_key; start < keys_end; start += ${keys}) {
-      ${scoresOf(of)}
-      // The keys of the lane that its query sees.
-      let first_column = max(seen_first, start) - start;
-      let end_column = min(max(seen_end, start) - start, ${keys});
-      let own_column = (first_column + ${
-    of.perQuery - 1
-  } - part) / ${of.perQuery} * ${of.perQuery} + part;
-      for (var column = own_column; column < end_column; column += ${of.perQuery}) {
-        top = max(top, scores[query * ${SCORE_STRIDE} + column] * ${of.o.scale});
-      }
+    var top = f32(${LOWEST});
+    for (var start = first_key; start < keys_end; start += ${of.atOnce}) {
+      ${productsOf(of)}
+      ${
+    of.products.map((name, n) =>
+      wgsl`
+      ${n > 0 && wgsl`workgroupBarrier();`}
+      ${[storedScores(name)]}
+      workgroupBarrier();
+      for (var c = 0u; c < ${keys / perQuery}; c += ${WIDTH}) {
+        let own_key = part * ${keys / perQuery} + c;
+        ${scoresFrom(n, WIDTH)}
+        @unroll (i < ${WIDTH}) {
+          top = max(top, select(f32(${LOWEST}), score[i], after_first + i < seen_count));
+        }
+      }`
+    )
+  }
     }
     of_lanes[lane] = top;
     workgroupBarrier();
-    let row_top = ${
-    partsOf(of, u("query")).reduce((a, b) => expr`max(${a}, ${b})`)
-  };
+    let row_top = ${o.sinks ? wgsl`max(${scaled}, sink)` : scaled};
     workgroupBarrier();`;
+}
+
+/**
+ * Declares scores of the lane's query for keys of block `n` from `own_key` on, and the position of the first among those
+ * that the query sees.
+ */
+function scoresFrom(n: number, count: number): KernelText {
+  return wgsl`
+    let after_first = start + own_key + ${n * keys} - seen_first;
+    let scores_from = query * ${SCORE_STRIDE} + own_key;
+    @unroll (i < ${count}) {
+      let score[i] = scores[scores_from + i];
+    }`;
 }
 
 /** The numbers in `of_lanes` of all lanes with a query. */
 function partsOf({ perQuery }: Tiled, query: Expr): readonly Expr[] {
   return range(perQuery).map((n) =>
-    shared("of_lanes", expr`${query} * ${perQuery} + ${n}`)
+    shared("of_lanes", expr`${query} + ${n * queries}`)
   );
 }
 
@@ -164,8 +192,8 @@ function partsOf({ perQuery }: Tiled, query: Expr): readonly Expr[] {
  * Loads of a panel of queries: lanes with adjacent dimensions of a query, queries that all lanes load at once, and loads
  * of each lane.
  */
-function queriesAtOnce({ o, parts }: Tiled) {
-  const units = panelDepth(o) / WIDTH;
+function queriesAtOnce({ parts }: Tiled) {
+  const units = depth / WIDTH;
   const each = parts.lanes / units;
   return { units, each, loads: queries / each };
 }
@@ -174,11 +202,10 @@ function queriesAtOnce({ o, parts }: Tiled) {
 function queryLoads(of: Tiled): KernelText {
   const { o, tile } = of;
   const { units, each, loads } = queriesAtOnce(of);
-  const stride = operandStride(panelDepth(o));
   return wgsl`
     let unit_query = lane / ${units};
-    let lane_query = ${storedRow(u("unit_query"), panelDepth(o))};
-    let query_to = lane_query * ${stride} + lane % ${units} * ${WIDTH};
+    let lane_query = ${storedRow(u("unit_query"), depth)};
+    let query_to = lane_query * ${STRIDE} + lane % ${units} * ${WIDTH};
     @unroll (i < ${loads}) {
       let loaded = lane_query + i * ${each};
       let loaded_row = min(first_token + loaded / ${tile.heads}, end_token - 1) * ${o.heads} + (group.x * ${tile.heads} + loaded % ${tile.heads});
@@ -186,12 +213,11 @@ function queryLoads(of: Tiled): KernelText {
     }`;
 }
 
-/** `scores` f32 [query, key]: the products of all queries with the block of keys from `start`. */
-function scoresOf(of: Tiled): KernelText {
-  const { o, cache, parts } = of;
+/** The products of all queries with the keys from `start` on. */
+function productsOf(of: Tiled): KernelText {
+  const { o, cache, parts, atOnce, products } = of;
   const { stored = "f32" } = o;
   const { each, loads } = queriesAtOnce(of);
-  const depth = panelDepth(o);
   const query = range(loads).flatMap((i) => [
     loadRegisters(`query_value${i}`, range(WIDTH), {
       binding: "q",
@@ -201,41 +227,47 @@ function scoresOf(of: Tiled): KernelText {
     ...range(WIDTH).map((m) =>
       sharedStore(
         "left_tile",
-        expr`${u("query_to")} + ${i * each * operandStride(depth) + m}`,
+        expr`${u("query_to")} + ${i * each * STRIDE + m}`,
         operand16(register(`query_value${i}`, [m])),
       )
     ),
   ]);
-  // Dimensions of a panel of keys per lane, and per load.
-  const dims = depth * keys / parts.lanes;
-  const perLoad = Math.min(dims, isHalf(stored) ? 2 * WIDTH : WIDTH);
+  // Dimensions of a panel of keys per lane, and per load: loads of keys and values of one binding are equally long.
+  const dims = depth * atOnce / parts.lanes;
+  const most = isHalf(stored) && !o.shared ? 2 * WIDTH : WIDTH;
+  const perLoad = Math.min(dims, most);
   const words = isHalf(stored) ? perLoad / 2 : perLoad;
-  const key = range(dims / perLoad).flatMap((n) => [
-    loadRegisters(`key_word${n}`, range(words), {
-      binding: "keys",
-      type: isHalf(stored) ? "u32" : "f32",
-      index: expr`${u("key_from")} + ${u("d")} / ${perLoad} + ${n}`,
-    }),
-    ...elementsOf(o, { base: `key_word${n}`, words }).map((value, m) =>
-      sharedStore(
-        "right_tile",
-        expr`${u("key_to")} + ${(n * perLoad + m) * KEY_STRIDE}`,
-        value,
+  const keyLoads = range(dims / perLoad);
+  const key = [
+    ...keyLoads.map((n) =>
+      loadRegisters(`key_word${n}`, range(words), {
+        binding: "keys",
+        type: isHalf(stored) ? "u32" : "f32",
+        index: expr`${u("key_from")} + ${u("d")} / ${perLoad} + ${n}`,
+      })
+    ),
+    ...keyLoads.flatMap((n) =>
+      elementsOf(o, { base: `key_word${n}`, words }).map((value, m) =>
+        sharedStore(
+          "right_tile",
+          expr`${u("key_to")} + ${n * perLoad + m}`,
+          value,
+        )
       )
     ),
-  ]);
+  ];
   const vector = cache.vectorOf(
-    wgsl`min(start + lane % ${keys}, keys_end - 1)`,
+    wgsl`min(start + lane % ${atOnce}, keys_end - 1)`,
   );
   return wgsl`
-    let key_from = (${vector}) * ${o.dim / perLoad} + lane / ${keys} * ${
+    let key_from = (${vector}) * ${o.dim / perLoad} + lane / ${atOnce} * ${
     dims / perLoad
   };
-    let key_to = lane / ${keys} * ${dims * KEY_STRIDE} + lane % ${keys};
+    let key_to = lane % ${atOnce} * ${STRIDE} + lane / ${atOnce} * ${dims};
     ${[
     statement({
       op: "matrices",
-      names: ["products"],
+      names: products,
       rows: queries,
       columns: keys,
     }),
@@ -244,34 +276,31 @@ function scoresOf(of: Tiled): KernelText {
       workgroupBarrier();
       ${query}
       ${key}
-      ${[multiply("products", { depth, rightStride: KEY_STRIDE })]}
-    }
-    ${[
+      ${[
     statement({
-      op: "storeMatrix",
-      name: "products",
-      array: "scores",
-      stride: SCORE_STRIDE,
+      op: "multiply",
+      left: "left_tile",
+      depth,
+      leftStride: STRIDE,
+      rightStride: STRIDE,
+      transposed: true,
+      products: products.map((name, n) => ({
+        name,
+        right: "right_tile",
+        ...n > 0 ? { from: n * keys * STRIDE } : {},
+      })),
     }),
   ]}
-    workgroupBarrier();`;
+    }`;
 }
 
-/** Adds the product of both panels to a matrix. */
-function multiply(
-  name: string,
-  { depth, rightStride }: {
-    readonly depth: number;
-    readonly rightStride: number;
-  },
-): Stmt {
+/** Stores the products with a block of keys: `scores` f32 [query, key]. */
+function storedScores(name: string): Stmt {
   return statement({
-    op: "multiply",
-    left: "left_tile",
-    depth,
-    leftStride: operandStride(depth),
-    rightStride,
-    products: [{ name, right: "right_tile" }],
+    op: "storeMatrix",
+    name,
+    array: "scores",
+    stride: SCORE_STRIDE,
   });
 }
 
@@ -289,23 +318,35 @@ function elementsOf(
 
 /** The sums of values, and of the weights of each lane, `of_lanes`. */
 function weightedValues(of: Tiled): KernelText {
-  const { o, perQuery, parts } = of;
-  const each = depth / perQuery;
+  const { o } = of;
   const ofSink = wgsl`select(0.0, exp(sink - row_top), part == 0)`;
   return wgsl`
     var sum = ${o.sinks ? ofSink : wgsl`0.0`};
-    for (var start = first_key; start < keys_end; start += ${keys}) {
-      ${scoresOf(of)}
+    for (var start = first_key; start < keys_end; start += ${of.atOnce}) {
+      ${productsOf(of)}
+      ${of.products.map((name, n) => weightedBlock(of, name, n))}
+    }
+    of_lanes[lane] = sum;`;
+}
+
+/** Adds the values of block `n` of keys, times their weights. `product`: that with the keys. */
+function weightedBlock(of: Tiled, product: string, n: number): KernelText {
+  const { o, perQuery, parts } = of;
+  const each = depth / perQuery;
+  return wgsl`
+    if (start + ${n * keys} < keys_end) {
+      let block_start = start + ${n * keys};
+      ${[storedScores(product)]}
+      workgroupBarrier();
       for (var c = 0u; c < ${keys}; c += ${depth}) {
         workgroupBarrier();
-        let own_column = c + part * ${each};
-        let after_first = start + own_column - seen_first;
-        let scores_from = query * ${SCORE_STRIDE} + own_column;
+        let own_key = c + part * ${each};
+        ${scoresFrom(n, each)}
         @unroll (i < ${each}) {
-          let weight[i] = select(0.0, exp(scores[scores_from + i] * ${o.scale} - row_top), after_first + i < seen_count);
+          let weight[i] = select(0.0, exp(score[i] * ${o.scale} - row_top), after_first + i < seen_count);
           sum += weight[i];
         }
-        let weights_to = query * ${operandStride(depth)} + part * ${each};
+        let weights_to = query * ${STRIDE} + part * ${each};
         @unroll (i < ${each}) {
           left_tile[weights_to + i] = roundF16(weight[i]);
         }
@@ -313,12 +354,18 @@ function weightedValues(of: Tiled): KernelText {
     of.sums.flatMap((name, n) => [
       ...n > 0 ? [wgsl`workgroupBarrier();`] : [],
       ...valuesOf(of, n),
-      multiply(name, { depth, rightStride: operandStride(parts.width) }),
+      statement({
+        op: "multiply",
+        left: "left_tile",
+        depth,
+        leftStride: STRIDE,
+        rightStride: operandStride(parts.width),
+        products: [{ name, right: "right_tile" }],
+      }),
     ])
   }
       }
-    }
-    of_lanes[lane] = sum;`;
+    }`;
 }
 
 /** `right_tile` f16 [key, element]: part `n` of the values of the keys from `start + c`. */
@@ -331,7 +378,7 @@ function valuesOf(
   const rowUnits = (o.shared ? o.dim : width) / WIDTH;
   return range(depth * perKey / lanes).flatMap((i) => {
     const element = wgsl`(lane + ${i * lanes})`;
-    const key = wgsl`start + c + ${element} / ${perKey}`;
+    const key = wgsl`block_start + c + ${element} / ${perKey}`;
     const vector = cache.vectorOf(wgsl`min(${key}, keys_end - 1)`);
     const words = isHalf(stored) ? WIDTH / 2 : WIDTH;
     const base = `value_word${n}_${i}`;

@@ -6,22 +6,22 @@ import type { Size } from "../../spec/size.ts";
 import { operandStride } from "./matrices.ts";
 import type { KeySpan, QueryTile } from "./queries.ts";
 
-/** Queries and keys of a workgroup, and the keys whose values are in memory at a time. */
+/**
+ * Queries of a workgroup; keys of a block, whose scores are in memory at a time; and the dimensions of queries and keys,
+ * or the keys of values, that are in memory at a time.
+ */
 export const ATTENTION_TILE = {
   queries: 64,
   keys: 64,
   depth: MATRIX_SIZE,
 } as const;
 
-/** Dimensions of queries and keys in memory at a time. */
-export function panelDepth({ dim }: MatrixAttention): number {
-  return dim % (2 * MATRIX_SIZE) === 0 ? 2 * MATRIX_SIZE : MATRIX_SIZE;
-}
+/** Most blocks of keys that queries are multiplied by at once: each query is loaded once for all of them. */
+const MAX_BLOCKS = 2;
 
 /** Words of the left operand in memory: of a panel of queries, or of weights of keys. */
-export function leftElements(o: MatrixAttention): number {
-  return ATTENTION_TILE.queries * operandStride(panelDepth(o));
-}
+export const LEFT_ELEMENTS = ATTENTION_TILE.queries *
+  operandStride(ATTENTION_TILE.depth);
 
 /** Words of a row of scores in workgroup memory: lanes with different rows use different banks. */
 export const SCORE_STRIDE = ATTENTION_TILE.keys + 4;
@@ -55,16 +55,18 @@ export function valueParts(
   return undefined;
 }
 
-/** Words of the right operand in memory: of a panel of keys, or of a part of one of values. */
-export function rightElements(
-  o: MatrixAttention,
-  { width }: ValueParts,
-): number {
+/** Words of the right operand in memory: of a panel of blocks of keys, or of a part of one of values. */
+export function rightElements(blocks: number, { width }: ValueParts): number {
   const { keys, depth } = ATTENTION_TILE;
   return Math.max(
-    panelDepth(o) * operandStride(keys),
+    blocks * keys * operandStride(depth),
     depth * operandStride(width),
   );
+}
+
+/** Queries of a workgroup, and blocks of keys that they are multiplied by at once. */
+export interface MatrixQueries extends QueryTile {
+  readonly blocks: number;
 }
 
 /**
@@ -74,20 +76,23 @@ export function rightElements(
 export function matrixQueries(
   o: MatrixAttention,
   memory: number,
-): QueryTile | undefined {
+): MatrixQueries | undefined {
   const { heads, kvHeads, dim } = o;
   const { queries } = ATTENTION_TILE;
   const parts = valueParts(o);
   const isSupported = dim % MATRIX_SIZE === 0 && o.selected === undefined &&
     o.entries === undefined && o.shard === undefined;
   if (!parts || !isSupported) return undefined;
-  const words = queries * SCORE_STRIDE + leftElements(o) +
-    rightElements(o, parts) + parts.lanes;
-  if (4 * words > memory) return undefined;
+  const words = (blocks: number) =>
+    queries * SCORE_STRIDE + LEFT_ELEMENTS + rightElements(blocks, parts) +
+    parts.lanes;
+  let blocks = MAX_BLOCKS;
+  while (blocks > 0 && 4 * words(blocks) > memory) blocks--;
+  if (blocks === 0) return undefined;
   const group = heads / kvHeads;
   let shared = Math.min(group, queries);
   while (group % shared !== 0 || queries % shared !== 0) shared--;
-  return { heads: shared, tokens: queries / shared };
+  return { heads: shared, tokens: queries / shared, blocks };
 }
 
 /** The grid for a number of tokens. */

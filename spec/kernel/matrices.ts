@@ -185,6 +185,12 @@ export function expandMatrices(
   ];
 }
 
+/** Columns of all operands of transposed products. */
+function allColumns(s: MultiplyStmt, columns: number): number {
+  const { right } = operandStrides(s, columns);
+  return columns + Math.max(...s.products.map(({ from = 0 }) => from)) / right;
+}
+
 /**
  * A form whose stores are those of an expansion: elements of a transposed operand are stored [depth, column]. An operand
  * is that of the next product, `next`.
@@ -210,7 +216,7 @@ function rowMajor(
     if (!use?.transposed) return s;
     const { columns } = tileOfStatement(tiles, use)!;
     const stride = u32(operandStrides(use, columns).right);
-    const row = mul(rem(s.index, stride), u32(columns));
+    const row = mul(rem(s.index, stride), u32(allColumns(use, columns)));
     return { ...s, index: add(row, div(s.index, stride)) };
   });
   return changed.toReversed();
@@ -264,9 +270,9 @@ function multiplied(
   s: MultiplyStmt,
   { columns, share }: SharedTile,
 ): readonly Stmt[] {
-  const { left, depth, products, transposed } = s;
+  const { left, depth, products } = s;
   const strides = operandStrides(s, columns);
-  const rightStride = transposed ? columns : strides.right;
+  const rightStride = s.transposed ? allColumns(s, columns) : strides.right;
   // Several products may be in one scope.
   const first = `${products[0]!.name}_left`;
   const k = local("tile_k", "u32");
@@ -288,7 +294,11 @@ function multiplied(
           letRegister(
             `tile_b${i}`,
             [c],
-            shared(product.right, add(right, u32(c * ACROSS)), "f32"),
+            shared(
+              product.right,
+              add(right, u32((product.from ?? 0) / strides.right + c * ACROSS)),
+              "f32",
+            ),
           )
         )
       ),
@@ -393,8 +403,17 @@ export function matrixFaults(
         const [count, width] = s.transposed
           ? [columns, s.depth]
           : [s.depth, columns];
-        for (const { right } of s.products) {
-          needs("multiplies", right, (count - 1) * strides.right + width);
+        for (const { right, from = 0 } of s.products) {
+          needs(
+            "multiplies",
+            right,
+            from + (count - 1) * strides.right + width,
+          );
+          if (from % (s.transposed ? strides.right : Infinity) !== 0) {
+            faults.push(
+              `it cannot multiply from element ${from} of '${right}'`,
+            );
+          }
         }
         // Rows of matrices in memory start at multiples of 16 bytes.
         if (

@@ -222,11 +222,13 @@ export interface MultiplyStmt {
   /** Elements from row to row of an array, multiples of 8. Default: no element is between rows. */
   readonly leftStride?: Count;
   readonly rightStride?: Count;
-  /** Right arrays are [columns, depth]. In the expansion, they are [depth, columns] without elements between rows. */
+  /** Right operands are [columns, depth]. In the expansion, an array of them is [depth, columns of all], without strides. */
   readonly transposed?: true;
   readonly products: Short<{
     readonly name: Identifier;
     readonly right: Identifier;
+    /** Index of the first element of a transposed operand: a multiple of the stride. Default: 0. */
+    readonly from?: Count;
   }>;
 }
 

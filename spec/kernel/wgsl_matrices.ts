@@ -215,11 +215,11 @@ function multiplied(
     },
   ) =>
     `subgroupMatrixLoad<${typeOf(kind)}, ${
-      kind === "right" && transposed ? "column_major" : "row_major"
+      kind === "right" && transposed ? "col_major" : "row_major"
     }>(&${array(name)}, ${at}, ${stride}u)`;
-  const rightAt = (d: number, c: number) =>
+  const rightAt = (from: number, d: number, c: number) =>
     transposed
-      ? `(subgroup_column${number} + ${c}u) * ${strides.right}u + ${d}u`
+      ? `(subgroup_column${number} + ${c}u) * ${strides.right}u + ${from + d}u`
       : `${d * strides.right + c}u + subgroup_column${number}`;
   return [
     "workgroupBarrier();",
@@ -236,12 +236,12 @@ function multiplied(
           })
         };`
       ),
-      ...products.flatMap(({ name, right }, i) => [
+      ...products.flatMap(({ name, right, from = 0 }, i) => [
         ...range(part.columns).map((c) =>
           `  let subgroup_right${i}_${c} = ${
             load("right", {
               name: right,
-              at: rightAt(d * MATRIX_SIZE, c * MATRIX_SIZE),
+              at: rightAt(from, d * MATRIX_SIZE, c * MATRIX_SIZE),
               stride: strides.right,
             })
           };`

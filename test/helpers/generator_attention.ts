@@ -185,7 +185,7 @@ export function* ofAttentionMatrices(): Generator<Launch> {
       scale: 0.5,
       tokens: lengthAt(0),
     };
-    const tile = matrixQueries(options, 1 << 15)!;
+    const tile = matrixQueries(options, n % 2 === 0 ? 1 << 15 : 3 << 14)!;
     const { heads, kvHeads, dim, valueDim } = options;
     yield {
       kernel: () => attentionMatrices({ ...options, ...paged }, tile),

@@ -13,6 +13,7 @@ import {
 } from "../../kernels/attention_backward.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import {
+  type MatrixQueries,
   matrixQueries,
   matrixQueriesGrid,
 } from "../../tuning/attention_matrices.ts";
@@ -20,7 +21,6 @@ import { FEW_ROWS } from "../../tuning/matrices.ts";
 import {
   attentionGrid,
   keyBlocks,
-  type QueryTile,
   splitGrids,
   splitTile,
   splitTokensOf,
@@ -269,7 +269,7 @@ function addSums(
   { options, split, tile, operands, tokens }: Attended & {
     readonly split: SplitKeys | undefined;
     /** The queries of a workgroup with 16-bit operands, if many tokens have them. */
-    readonly tile?: QueryTile | undefined;
+    readonly tile?: MatrixQueries | undefined;
   },
   result: string,
 ): void {
