@@ -394,6 +394,8 @@ const V100: GpuCores = {
   l2: 214 / 1.38e9,
   near: 30 / 1.38e9,
   issue: 4,
+  apart: 2,
+  beside: false,
   warps: 64,
   groups: 32,
   port: 64,

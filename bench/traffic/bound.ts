@@ -47,9 +47,6 @@ export type GpuCores = Omit<
 /** Iterations until latency and use of the bandwidth agree. */
 const ROUNDS = 30;
 
-/** Cycles between dependent instructions of a warp that is alone, at least. */
-const ALONE = 2;
-
 /** Bounds the time of a launch, without launch overhead. */
 export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
   const { workgroups, lanes, words } = launch;
@@ -72,7 +69,9 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
     fetched * workgroups,
     launch.distinct === undefined ? Infinity : launch.distinct / efficiency,
   );
-  const issue = counts.instructions / gpu.clock;
+  const { apart } = gpu;
+  const issued = counts.instructions - (gpu.beside ? counts.accesses : 0);
+  const issue = issued / gpu.clock;
   const conflicts = (counts.shared.passes - counts.shared.conflictFree) /
     gpu.clock;
   const perIssue = Math.max(1, atOnce * warps / (usedCores * gpu.issue));
@@ -80,14 +79,14 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
     of.multiplyAdds * gpu.cores / (gpu.matrix.rate * gpu.matrix.reachable);
   const { ahead } = counts;
   /** The part of waits for earlier loads that overlaps with instructions and products. */
-  const overlap = ALONE * ahead.instructions / gpu.clock + multiply(ahead);
+  const overlap = apart * ahead.instructions / gpu.clock + multiply(ahead);
   const throughput: { readonly [L in Exclude<Limit, "waiting">]: number } = {
     bandwidth: (all + counts.stored * workgroups) /
       (gpu.bandwidth * gpu.reachable),
     port: loaded * workgroups / (usedCores * gpu.port * gpu.clock),
     banks: banksSeconds(gpu, counts) * workgroups / usedCores,
     matrix: multiply(counts.matrices) * workgroups / usedCores,
-    issue: issue * Math.max(ALONE, perIssue) * waves,
+    issue: issue * Math.max(apart, perIssue) * waves,
   };
   const device = counts.waits.device + ahead.waits.device;
   let latency = gpu.idle;
@@ -98,7 +97,7 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
       of.device * latency + of.l2 * gpu.l2 + of.near * gpu.near;
     waiting = waves *
       (waits(counts.waits) + Math.max(0, waits(ahead.waits) - overlap) +
-        2 * counts.barriers * gpu.near + ALONE * counts.slowest / gpu.clock +
+        2 * counts.barriers * gpu.near + apart * counts.slowest / gpu.clock +
         conflicts / warps +
         multiply(counts.matrices));
     seconds = Math.max(waiting, ...Object.values(throughput));

@@ -74,6 +74,8 @@ export interface Counts {
   /** Instructions per warp, and the number if all lanes were active in them. */
   readonly instructions: number;
   readonly active: number;
+  /** Instructions per warp that access memory. */
+  readonly accesses: number;
   /** Instructions of the warp with the most. */
   readonly slowest: number;
   /** Passes of requests to workgroup memory over all warps, and the number without bank conflicts. */
@@ -107,7 +109,7 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
   const waits = { device: 0, l2: 0, near: 0 };
   const matrices = { multiplyAdds: 0, passes: 0 };
   const ofWarps = new Float64Array(warps);
-  let [stored, active, barriers] = [0, 0, 0];
+  let [stored, active, accesses, barriers] = [0, 0, 0, 0];
   let [pending, words] = [-1, 0];
   const ahead = {
     waits: { device: 0, l2: 0, near: 0 },
@@ -165,6 +167,7 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
       const indices = [...index.subarray(first, first + WARP)]
         .filter((_, i) => mask[first + i]);
       if (indices.length === 0) continue;
+      accesses += weight / warps;
       site.requests += weight;
       site.lanes += weight * indices.length;
       each(site, indices);
@@ -226,7 +229,8 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
       if (flight) flight.crossed = true;
       barriers += weight;
     },
-    matrices: ({ multiplyAdds, passes }) => {
+    matrices: ({ multiplyAdds, passes, accesses: count }) => {
+      accesses += weight * count;
       matrices.multiplyAdds += weight * multiplyAdds;
       executed.multiplyAdds += multiplyAdds;
       matrices.passes += weight * passes;
@@ -255,6 +259,7 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
     stored,
     instructions: sum(ofWarps) / warps,
     active,
+    accesses,
     slowest: Math.max(...ofWarps),
     shared: {
       conflictFree: sum(conflicts.map(({ conflictFree }) => conflictFree)),
@@ -293,6 +298,7 @@ export function meanCounts(samples: readonly Sample[]): Counts {
     stored: mean(({ stored }) => stored),
     instructions: mean(({ instructions }) => instructions),
     active: mean(({ active }) => active),
+    accesses: mean(({ accesses }) => accesses),
     slowest: Math.max(...samples.map(({ counts }) => counts.slowest)),
     shared: {
       conflictFree: mean(({ shared }) => shared.conflictFree),

@@ -21,6 +21,10 @@ interface Cores {
   readonly near: number;
   /** Per core: instructions of warps issued per cycle; warps and workgroups at once; bytes per cycle from L2. */
   readonly issue: number;
+  /** Cycles from one instruction of a warp to its next, if it waits for none. */
+  readonly apart: number;
+  /** Whether instructions that access memory are issued at once with those of other warps. */
+  readonly beside: boolean;
   readonly warps: number;
   readonly groups: number;
   readonly port: number;
@@ -53,7 +57,9 @@ const H100_CLOCK = 1.755e9, RTX4090_CLOCK = 2.52e9;
 /**
  * Latencies of NVIDIA GPUs in cycles: arXiv:2402.13499, "Benchmarking and Dissecting the Nvidia Hopper GPU
  * Architecture". Cores and caches: data sheets. Latencies of the MI300X are assumed; its waves of 64 lanes count as two
- * warps, of which the four SIMDs of a compute unit issue two per cycle.
+ * warps, of which the four SIMDs of a compute unit issue two per cycle: a SIMD of 16 lanes executes a wave in 4 cycles. In
+ * its turn, a SIMD issues an instruction of several waves each: a vector instruction, also that of a matrix, an access of
+ * memory, and one of workgroup memory (ROCm Compute Profiler, Pipeline descriptions: VALU, Scheduler).
  */
 const CORES = {
   h100: {
@@ -66,6 +72,8 @@ const CORES = {
     l2: 263 / H100_CLOCK,
     near: 35 / H100_CLOCK,
     issue: 4,
+    apart: 2,
+    beside: false,
     warps: 64,
     groups: 32,
     port: 64,
@@ -85,6 +93,8 @@ const CORES = {
     l2: 273 / RTX4090_CLOCK,
     near: 37 / RTX4090_CLOCK,
     issue: 4,
+    apart: 2,
+    beside: false,
     warps: 48,
     groups: 24,
     port: 64,
@@ -103,6 +113,8 @@ const CORES = {
     l2: 220e-9,
     near: 60e-9,
     issue: 2,
+    apart: 4,
+    beside: true,
     warps: 64,
     groups: 32,
     port: 64,

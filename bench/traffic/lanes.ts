@@ -12,7 +12,6 @@ import {
   UNARY,
 } from "../../spec/kernel/semantics.ts";
 import { range } from "../../spec/range.ts";
-import { isSame } from "../../spec/same.ts";
 import type {
   Expr,
   ForStmt,
@@ -35,6 +34,13 @@ import {
   type SubgroupTiles,
   subgroupTiles,
 } from "../../spec/kernel/wgsl_matrices.ts";
+import {
+  adjacentLoads,
+  adjacentStores,
+  type SharedLoad,
+  type SharedStore,
+  splitIndex,
+} from "./adjacent.ts";
 
 /** A value of each lane. */
 export type Lanes = Float64Array;
@@ -57,14 +63,6 @@ export interface Access {
   readonly ahead?: boolean;
 }
 
-/** A store in workgroup memory. */
-type SharedStore = Extract<Stmt, { readonly op: "sharedStore" }>;
-
-/** A variable with an element of workgroup memory. */
-type SharedLoad = Extract<Stmt, { readonly op: "let" }> & {
-  readonly value: Extract<Expr, { readonly op: "shared" }>;
-};
-
 /** Is notified of what a workgroup executes. */
 export interface LaneMeter {
   /** `count` arithmetic instructions. */
@@ -76,9 +74,13 @@ export interface LaneMeter {
   /** An access of workgroup memory. */
   shared(access: Access): void;
   barrier(): void;
-  /** Multiply-adds of matrices of all subgroups, and passes over workgroup memory that load and store them. */
+  /**
+   * Multiply-adds of matrices of all subgroups, and instructions of a subgroup and passes over workgroup memory that load
+   * and store matrices.
+   */
   matrices(work: {
     readonly multiplyAdds: number;
+    readonly accesses: number;
     readonly passes: number;
   }): void;
   /** Until `leave`, an executed iteration stands for `weight` of a loop; loads of `unroll` iterations are in flight at once. */
@@ -355,6 +357,7 @@ export function runGroup(
       meter.issue(mask, loads + products * instructionsOfProduct(size));
       return meter.matrices({
         multiplyAdds: rows * columns * length * s.depth * elements,
+        accesses: loads,
         passes: subgroups * passes,
       });
     }
@@ -362,14 +365,16 @@ export function runGroup(
       const count = rows * columns;
       meter.issue(mask, count);
       const passes = count * elements / BANKS;
-      return meter.matrices({ multiplyAdds: 0, passes });
+      return meter.matrices({ multiplyAdds: 0, accesses: count, passes });
     }
     for (const matrix of matricesOf(part)) {
       for (const _ of s.names) {
         meter.barrier();
         meter.barrier();
-        meter.issue(mask, 1 + MATRIX_SIZE ** 2 / size);
-        meter.matrices({ multiplyAdds: 0, passes: 2 * elements / BANKS });
+        const accesses = 1 + MATRIX_SIZE ** 2 / size;
+        meter.issue(mask, accesses);
+        const passes = 2 * elements / BANKS;
+        meter.matrices({ multiplyAdds: 0, accesses, passes });
       }
       block(elementsOfMatrix(s, { ...part, size }, matrix), mask);
     }
@@ -454,58 +459,6 @@ export function runGroup(
     }
     meter.leave();
   }
-}
-
-/** An index, and the constant that it adds. */
-function splitIndex(index: Expr): readonly [base: Expr, offset: number] {
-  const { op } = index;
-  return op === "binary" && index.fn === "add" && index.b.op === "const"
-    ? [index.a, Number(index.b.value)]
-    : [index, 0];
-}
-
-/** The variables from statement `first` on with adjacent elements of workgroup memory: as with stores, one access. */
-function adjacentLoads(
-  body: readonly MatrixStmt[],
-  first: number,
-): readonly SharedLoad[] {
-  const isLoad = (s: MatrixStmt): s is SharedLoad =>
-    s.op === "let" && s.value.op === "shared";
-  const start = body[first]!;
-  if (!isLoad(start)) return [];
-  const { array } = start.value;
-  const [base, offset] = splitIndex(start.value.index);
-  const most = body.slice(first, first + 4);
-  const end = most.findIndex((s, n) => {
-    if (!isLoad(s) || s.value.array !== array) return true;
-    const at = splitIndex(s.value.index);
-    return at[1] !== offset + n || !isSame(at[0], base);
-  });
-  const count = 2 ** Math.floor(Math.log2(end < 0 ? most.length : end));
-  return most.slice(0, count) as SharedLoad[];
-}
-
-/**
- * The stores from statement `first` on in adjacent elements of workgroup memory, 16 bytes at most, as many as a power of
- * two: LLVM and Mesa combine them, if the first is aligned (LoadStoreVectorizer, nir_opt_load_store_vectorize). Empty: it
- * is another statement.
- */
-function adjacentStores(
-  body: readonly MatrixStmt[],
-  first: number,
-  halves: ReadonlySet<string> | undefined,
-): readonly SharedStore[] {
-  const store = body[first]!;
-  if (store.op !== "sharedStore") return [];
-  const [base, offset] = splitIndex(store.index);
-  const most = body.slice(first, first + (halves?.has(store.array) ? 8 : 4));
-  const end = most.findIndex((s, n) => {
-    if (s.op !== "sharedStore" || s.array !== store.array) return true;
-    const at = splitIndex(s.index);
-    return at[1] !== offset + n || !isSame(at[0], base);
-  });
-  const count = 2 ** Math.floor(Math.log2(end < 0 ? most.length : end));
-  return most.slice(0, count) as SharedStore[];
 }
 
 /** A float from -0.5 to 0.5. */

@@ -86,9 +86,11 @@ export function matrixQueries(
   const words = (blocks: number) =>
     queries * SCORE_STRIDE + LEFT_ELEMENTS + rightElements(blocks, parts) +
     parts.lanes;
+  // Devices with less memory keep 32-bit operands for usual dimensions: 16 bits were not compared on them.
+  const least = dim % (2 * MATRIX_SIZE) === 0 ? MAX_BLOCKS : 1;
   let blocks = MAX_BLOCKS;
-  while (blocks > 0 && 4 * words(blocks) > memory) blocks--;
-  if (blocks === 0) return undefined;
+  while (blocks > least && 4 * words(blocks) > memory) blocks--;
+  if (4 * words(blocks) > memory) return undefined;
   const group = heads / kvHeads;
   let shared = Math.min(group, queries);
   while (group % shared !== 0 || queries % shared !== 0) shared--;
