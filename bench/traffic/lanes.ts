@@ -325,9 +325,14 @@ export function runGroup(
     if (!index.every((i, lane) => !mask[lane] || i % width === 0)) {
       return lets.forEach((s) => statement(s, mask));
     }
+    const at = index.map((i) => i / width);
     meter.shared({
-      ...{ node: first, op: "load", name: first.array, mask, width },
-      index: index.map((i) => i / width),
+      node: first,
+      op: "load",
+      name: first.array,
+      mask,
+      index: at,
+      width,
     });
     const words = cells.get(first.array)!;
     for (const [n, { name }] of lets.entries()) {

@@ -73,8 +73,16 @@ export function attentionMatrices(
   const sums = range(width / parts.width).map((n) => `sums${n}`);
   const products = range(tile.blocks).map((n) => `products${n}`);
   const atOnce = tile.blocks * keys;
-  const of = {
-    ...{ o, tile, cache, parts, width, sums, atOnce, products, perQuery },
+  const of: Tiled = {
+    o,
+    tile,
+    cache,
+    parts,
+    width,
+    sums,
+    atOnce,
+    products,
+    perQuery,
   };
   return kernelOf({
     name: `${o.name}_f16`,

@@ -118,7 +118,11 @@ export function subgroupTiles(
   });
   return tiles.length === forms.length
     ? {
-      ...{ tiles, size, subgroups, bytes, operands },
+      tiles,
+      size,
+      subgroups,
+      bytes,
+      operands,
       ...isScratch && scratch !== undefined ? { scratch } : {},
     }
     : undefined;
