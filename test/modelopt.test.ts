@@ -321,7 +321,7 @@ t.test("experts may have an algorithm of their own", (t) => {
     weight_block_size: [128, 128],
     moe_quant_algo: "NVFP4",
     ignore: ["mtp.*"],
-  });
+  }, "fp4");
   const fp8 = { name: "fp8", block: [128, 128] };
   t.strictSame(read("layers.3.ffn.experts.7.w1"), { name: "nvfp4" });
   t.strictSame(read("layers.3.ffn.shared_experts.w1"), fp8);
