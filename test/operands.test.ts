@@ -209,11 +209,11 @@ testKernels(
     ) {
       const options = attentionOf(how, i % 2 === 1);
       const { heads, kvHeads, dim, valueDim, context } = options;
-      const [small, tile] = [MEMORY, LATENT_MEMORY].map((memory) =>
+      const [tile, large] = [MEMORY, LATENT_MEMORY].map((memory) =>
         matrixQueries(options, memory)!
       ) as [MatrixQueries, MatrixQueries];
-      t.strictSame(tile, { heads: 2, tokens: 32, blocks: 2 });
-      t.strictSame(small, { ...tile, blocks: 1 });
+      t.strictSame(tile, { heads: 2, tokens: 32, blocks: 1 });
+      t.strictSame(large, { ...tile, blocks: 2 });
       const size = 3 * context * kvHeads;
       const [keys, values] = [dim, valueDim].map((width, n) => {
         const random = randoms(size * width, n + 1);
@@ -253,7 +253,10 @@ testKernels(
           tokens,
         });
       const y = await matrices(TOKENS);
-      t.same(bits(await matrices(TOKENS, small)), bits(y));
+      // A software GPU has too little memory for two blocks.
+      if (!target.software) {
+        t.same(bits(await matrices(TOKENS, large)), bits(y));
+      }
       const exact = await run(attention(options), {
         grid: (tokens) => attentionGrid(options, tokens),
         tokens: TOKENS,
