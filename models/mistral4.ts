@@ -56,6 +56,19 @@ interface Mistral4Config extends DeepseekConfig {
   readonly wrapped: boolean;
 }
 
+/** The rotary scaling of a config.json without one. */
+const YARN = {
+  rope_type: "yarn",
+  rope_theta: 10000,
+  factor: 128,
+  original_max_position_embeddings: 8192,
+  beta_fast: 32,
+  beta_slow: 1,
+  mscale: 1,
+  mscale_all_dim: 1,
+  llama_4_scaling_beta: 0.1,
+};
+
 /** Reads a config.json of Mistral Small 4. Missing fields have transformers' defaults. */
 function readConfig(document: Config): Mistral4Config {
   const { config, wrapped } = textConfig(document);
@@ -67,7 +80,11 @@ function readConfig(document: Config): Mistral4Config {
     ]);
   }
   requireField(config, "model_type", "mistral4");
-  const { partial_rotary_factor: part, ...scaling } = ropeScaling(config);
+  const isScaled = config["rope_scaling"] !== undefined ||
+    config["rope_parameters"] !== undefined;
+  const { partial_rotary_factor: part, ...scaling } = isScaled
+    ? ropeScaling(config)
+    : YARN as Config;
   const fields = deepseekFields({
     ...config,
     rope_scaling: undefined,

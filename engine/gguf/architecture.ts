@@ -82,7 +82,7 @@ export interface GgufArchitecture {
    * have sections if config.json does.
    */
   readonly sections?: readonly number[];
-  /** Queries grow with the position (`llama_4_scaling_beta` of config.json). */
+  /** Queries grow with the position (`llama_4_scaling_beta`), and positions of a config.json without scaling are scaled. */
   readonly hasTemperature?: true;
   /** Positions of a config.json without scaling are scaled, and the bounds of YaRN are not rounded. */
   readonly scalesByDefault?: true;

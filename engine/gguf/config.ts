@@ -89,7 +89,9 @@ export function configOf(
     ...row.config?.read(name, header),
     ...Object.fromEntries(quotients(keys, name, row)),
     ...found,
-    ...scaling || row.scalesByDefault ? { rope_scaling: scaling ?? null } : {},
+    ...scaling || row.scalesByDefault || row.hasTemperature
+      ? { rope_scaling: scaling ?? null }
+      : {},
     ...typeof found["num_hidden_layers"] === "number"
       ? { num_hidden_layers: layerCount(name, keys) }
       : {},
