@@ -2,15 +2,16 @@
 // needs: cpu, gpu
 // rotates with: engine/encodings/
 import { testReferences } from "./helpers/references.ts";
-import { inTurn, isInTurn } from "./helpers/seed.ts";
+import { isInTurn, oneInTurn } from "./helpers/seed.ts";
 
+const MESHES = ["ep=2", "tp=2,ep=2", "ep=4"] as const;
 const NONE = { shared: [], separate: [] };
 
 testReferences(["deepseekv3-16e-fp8"], {
-  shared: ["ep=1", ...inTurn(["ep=2", "tp=2,ep=2"], 2)],
+  shared: ["ep=1", ...oneInTurn(MESHES)],
   separate: [],
 }, NONE);
 testReferences(["kimik2-16e-int4"], {
-  shared: ["ep=1", ...inTurn(["tp=2,ep=2", "ep=4"], 2)],
+  shared: ["ep=1", ...oneInTurn(MESHES)],
   separate: [],
 }, isInTurn(0, 3) ? { shared: ["ep=1"], separate: [] } : NONE);
