@@ -206,6 +206,14 @@ export const WRAPPED: Partial<DecoderNames> = {
   norm: "model.language_model.norm.weight",
 };
 
+/** Names of a text model that is a whole causal model in a model of text and images. */
+export const WRAPPED_CAUSAL = {
+  embedding: "language_model.model.embed_tokens.weight",
+  layer: "language_model.model.layers",
+  norm: "language_model.model.norm.weight",
+  output: "language_model.lm_head.weight",
+} as const satisfies Partial<DecoderNames>;
+
 /** A decoder with a cache. Outputs `logits`, and the tensors that its layers keep. */
 export function decoderModel<Axes extends AxisSizes>(
   decoder: Decoder,

@@ -30,6 +30,7 @@ import {
   positiveField,
   projectHeads,
   requireField,
+  ropeScaling,
   rotate,
   routeLayer,
   type Rows,
@@ -70,10 +71,7 @@ function readConfig(config: Config): GptOssConfig {
   const { quantization_config: _, ...plain } = config;
   const quantization = objectField(config, "quantization_config");
   if (quantization) requireField(quantization, "quant_method", "mxfp4");
-  const scaled = config["rope_scaling"] === undefined &&
-      config["rope_parameters"] === undefined
-    ? { ...plain, rope_scaling: YARN }
-    : plain;
+  const scaled = { ...plain, rope_scaling: ropeScaling(config, YARN) };
   return {
     ...groupedFields(scaled, {
       layers: 36,

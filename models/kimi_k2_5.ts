@@ -6,26 +6,20 @@ import {
   ignoreFields,
   predictorTensors,
   textConfig,
+  WRAPPED_CAUSAL,
 } from "switchyard-moe/models";
 import type { DeepseekConfig } from "./deepseek.ts";
 import { buildDeepseek, readDeepseekV3 } from "./deepseek_v3.ts";
-
-const NAMES = {
-  embedding: "language_model.model.embed_tokens.weight",
-  layer: "language_model.model.layers",
-  norm: "language_model.model.norm.weight",
-  output: "language_model.lm_head.weight",
-};
 
 /** The family of `KimiK25ForConditionalGeneration`, text part. */
 export const family = defineFamily({
   architectures: ["KimiK25ForConditionalGeneration"],
   config: readConfig,
-  build: (config, options) => buildDeepseek(config, options, NAMES),
+  build: (config, options) => buildDeepseek(config, options, WRAPPED_CAUSAL),
   unused: (config) => [
     "vision_tower.",
     "mm_projector.",
-    ...predictorTensors(config, NAMES.layer),
+    ...predictorTensors(config, WRAPPED_CAUSAL.layer),
   ],
 });
 

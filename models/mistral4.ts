@@ -27,15 +27,9 @@ import {
   type Temperature,
   temperature,
   textConfig,
+  WRAPPED_CAUSAL,
 } from "switchyard-moe/models";
 import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
-
-const NAMES = {
-  embedding: "language_model.model.embed_tokens.weight",
-  layer: "language_model.model.layers",
-  norm: "language_model.model.norm.weight",
-  output: "language_model.lm_head.weight",
-};
 
 /** The family of `Mistral4ForCausalLM`, and of `Mistral3ForConditionalGeneration` with this text model. */
 export const family = defineFamily({
@@ -80,11 +74,10 @@ function readConfig(document: Config): Mistral4Config {
     ]);
   }
   requireField(config, "model_type", "mistral4");
-  const isScaled = config["rope_scaling"] !== undefined ||
-    config["rope_parameters"] !== undefined;
-  const { partial_rotary_factor: part, ...scaling } = isScaled
-    ? ropeScaling(config)
-    : YARN as Config;
+  const { partial_rotary_factor: part, ...scaling } = ropeScaling(
+    config,
+    YARN,
+  );
   const fields = deepseekFields({
     ...config,
     rope_scaling: undefined,
@@ -129,7 +122,7 @@ function readConfig(document: Config): Mistral4Config {
 /** Builds the model of a configuration. */
 function build(config: Mistral4Config, options: DecoderOptions): Model {
   const { ffn, sharedFfn, expertGroups, fused } = config;
-  const names: Partial<DecoderNames> = config.wrapped ? NAMES : {};
+  const names: Partial<DecoderNames> = config.wrapped ? WRAPPED_CAUSAL : {};
   return decoderModel(config, {
     axes: latentAxes(config),
     names,

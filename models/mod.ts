@@ -92,6 +92,7 @@ export {
   type Start,
   times,
   WRAPPED,
+  WRAPPED_CAUSAL,
 } from "./decoder.ts";
 export {
   type DeltaNet,

@@ -22,10 +22,15 @@ export interface Rotary {
   readonly interleaved: boolean;
 }
 
-/** Returns the scaling of rotary positions, from either field that transformers writes. */
-export function ropeScaling(config: Config): Config {
+/**
+ * Returns the scaling of rotary positions, from either field that transformers writes. `missing`: that of a configuration
+ * with neither field.
+ */
+export function ropeScaling(config: Config, missing: Config = {}): Config {
+  const isMissing = config["rope_scaling"] === undefined &&
+    config["rope_parameters"] === undefined;
   return objectField(config, "rope_scaling") ??
-    objectField(config, "rope_parameters") ?? {};
+    objectField(config, "rope_parameters") ?? (isMissing ? missing : {});
 }
 
 /** The defaults for reading frequencies. */
