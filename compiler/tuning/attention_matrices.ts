@@ -16,9 +16,6 @@ export const ATTENTION_TILE = {
   depth: MATRIX_SIZE,
 } as const;
 
-/** Most blocks of keys that queries are multiplied by at once: each query is loaded once for all of them. */
-const MAX_BLOCKS = 2;
-
 /** Words of the left operand in memory: of a panel of queries, or of weights of keys. */
 export const LEFT_ELEMENTS = ATTENTION_TILE.queries *
   operandStride(ATTENTION_TILE.depth);
@@ -64,7 +61,7 @@ export function rightElements(blocks: number, { width }: ValueParts): number {
   );
 }
 
-/** Queries of a workgroup, and blocks of keys that they are multiplied by at once. */
+/** Queries of a workgroup, and blocks of keys that they are multiplied by at once: each query is loaded once for all. */
 export interface MatrixQueries extends QueryTile {
   readonly blocks: number;
 }
@@ -87,10 +84,9 @@ export function matrixQueries(
     queries * SCORE_STRIDE + LEFT_ELEMENTS + rightElements(blocks, parts) +
     parts.lanes;
   // Devices with less memory keep 32-bit operands for usual dimensions: 16 bits were not compared on them.
-  const least = dim % (2 * MATRIX_SIZE) === 0 ? MAX_BLOCKS : 1;
-  let blocks = MAX_BLOCKS;
-  while (blocks > least && 4 * words(blocks) > memory) blocks--;
-  if (4 * words(blocks) > memory) return undefined;
+  const choices = dim % (2 * MATRIX_SIZE) === 0 ? [2] : [2, 1];
+  const blocks = choices.find((count) => 4 * words(count) <= memory);
+  if (blocks === undefined) return undefined;
   const group = heads / kvHeads;
   let shared = Math.min(group, queries);
   while (group % shared !== 0 || queries % shared !== 0) shared--;
