@@ -96,7 +96,7 @@ t.test("a copy moves the sectors that it requests", (t) => {
   }
   t.equal(counts.stored, 1024);
   t.strictSame(counts.touched.get("x"), { sectors: 32, bytes: 1024 });
-  t.strictSame(counts.waits, { near: 0, l2: 0, device: 1 });
+  t.strictSame(counts.waits, { shared: 0, near: 0, l2: 0, device: 1 });
   t.equal(counts.active, counts.instructions, "no divergence");
   t.end();
 });
@@ -323,7 +323,7 @@ t.test("aligned loads of adjacent elements are one request", (t) => {
       range(4).map((n) => wgsl`cell[${n}]`).reduce((a, b) => wgsl`${a} + ${b}`)
     };`);
     const { passes } = counts.shared;
-    return { passes: passes / 8, waits: counts.waits.near };
+    return { passes: passes / 8, waits: counts.waits.shared };
   };
   t.strictSame(requests(wgsl`0`), { passes: 4, waits: 1 });
   t.strictSame(requests(wgsl`1`), { passes: 16, waits: 1 });
@@ -393,6 +393,7 @@ const V100: GpuCores = {
   loaded: 600e-9,
   l2: 214 / 1.38e9,
   near: 30 / 1.38e9,
+  shared: 30 / 1.38e9,
   issue: 4,
   apart: 2,
   beside: false,
@@ -460,7 +461,7 @@ t.test("instructions and products hide waits for loads ahead", (t) => {
     readonly instructions: number;
     readonly multiplyAdds: number;
   }) => {
-    const waits = { near: 0, l2: 0, device: 10 };
+    const waits = { shared: 0, near: 0, l2: 0, device: 10 };
     return boundOfCopy({ ahead: { waits, ...hidden } }).seconds * V100.clock;
   };
   const exposed = cyclesWith({ instructions: 0, multiplyAdds: 0 });

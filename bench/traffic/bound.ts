@@ -94,10 +94,11 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
   // Latency grows linearly with the use of the bandwidth.
   for (let round = 0; round < ROUNDS; round++) {
     const waits = (of: Counts["waits"]) =>
-      of.device * latency + of.l2 * gpu.l2 + of.near * gpu.near;
+      of.device * latency + of.l2 * gpu.l2 + of.near * gpu.near +
+      of.shared * gpu.shared;
     waiting = waves *
       (waits(counts.waits) + Math.max(0, waits(ahead.waits) - overlap) +
-        2 * counts.barriers * gpu.near + apart * counts.slowest / gpu.clock +
+        2 * counts.barriers * gpu.shared + apart * counts.slowest / gpu.clock +
         conflicts / warps +
         multiply(counts.matrices));
     seconds = Math.max(waiting, ...Object.values(throughput));

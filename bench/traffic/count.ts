@@ -49,11 +49,11 @@ export interface Touched {
   bytes: number;
 }
 
-/** Memory that a warp waits for: device memory, the L2 cache, and the L1 cache or workgroup memory. */
+/** Memory that a warp waits for: device memory, the L2 cache, the L1 cache, and workgroup memory. */
 export type Level = typeof LEVELS[number];
 
 /** Nearest first: of loads in flight at once, a warp waits for the farthest. */
-const LEVELS = ["near", "l2", "device"] as const;
+const LEVELS = ["shared", "near", "l2", "device"] as const;
 
 /** Numbers of waits. */
 type Waits = { readonly [L in Level]: number };
@@ -106,13 +106,13 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
   const touched = new Map<string, Touched>();
   /** A bit for each word of the loaded sectors of a binding. */
   const known = new Map<string, Map<number, number>>();
-  const waits = { device: 0, l2: 0, near: 0 };
+  const waits = { device: 0, l2: 0, near: 0, shared: 0 };
   const matrices = { multiplyAdds: 0, passes: 0 };
   const ofWarps = new Float64Array(warps);
   let [stored, active, accesses, barriers] = [0, 0, 0, 0];
   let [pending, words] = [-1, 0];
   const ahead = {
-    waits: { device: 0, l2: 0, near: 0 },
+    waits: { device: 0, l2: 0, near: 0, shared: 0 },
     instructions: 0,
     multiplyAdds: 0,
   };
@@ -222,7 +222,7 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
         site.conflictFree += weight *
           Math.ceil(indices.length * access.width / BANKS);
       });
-      waitFor("near");
+      waitFor("shared");
     },
     barrier: () => {
       settle();
@@ -234,7 +234,7 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
       matrices.multiplyAdds += weight * multiplyAdds;
       executed.multiplyAdds += multiplyAdds;
       matrices.passes += weight * passes;
-      waitFor("near");
+      waitFor("shared");
     },
     enter: (loop) => {
       settle();
@@ -285,7 +285,12 @@ export function meanCounts(samples: readonly Sample[]): Counts {
   const most = (of: (counts: Counts) => Waits): Waits => {
     const max = (level: Level) =>
       Math.max(...samples.map(({ counts }) => of(counts)[level]));
-    return { device: max("device"), l2: max("l2"), near: max("near") };
+    return {
+      device: max("device"),
+      l2: max("l2"),
+      near: max("near"),
+      shared: max("shared"),
+    };
   };
   const names = samples.flatMap(({ counts }) => [...counts.touched.keys()]);
   return {

@@ -16,9 +16,10 @@ interface Cores {
   /** A load from device memory that is idle, and from one at full bandwidth (assumed). */
   readonly idle: number;
   readonly loaded: number;
-  /** A load from L2, and from L1 or workgroup memory. */
+  /** A load from L2, from L1, and from workgroup memory. A barrier waits for two of the last. */
   readonly l2: number;
   readonly near: number;
+  readonly shared: number;
   /** Per core: instructions of warps issued per cycle; warps and workgroups at once; bytes per cycle from L2. */
   readonly issue: number;
   /** Cycles from one instruction of a warp to its next, if it waits for none. */
@@ -51,15 +52,19 @@ export interface Gpu extends Omit<Cores, "machine" | "multiplies"> {
   readonly launch: number;
 }
 
-/** Cycles of an NVIDIA GPU at its boost clock, as seconds. */
-const H100_CLOCK = 1.755e9, RTX4090_CLOCK = 2.52e9;
+/** Boost clocks in Hz. */
+const H100_CLOCK = 1.755e9, RTX4090_CLOCK = 2.52e9, MI300X_CLOCK = 2.1e9;
 
 /**
  * Latencies of NVIDIA GPUs in cycles: arXiv:2402.13499, "Benchmarking and Dissecting the Nvidia Hopper GPU
- * Architecture". Cores and caches: data sheets. Latencies of the MI300X are assumed; its waves of 64 lanes count as two
- * warps, of which the four SIMDs of a compute unit issue two per cycle: a SIMD of 16 lanes executes a wave in 4 cycles. In
- * its turn, a SIMD issues an instruction of several waves each: a vector instruction, also that of a matrix, an access of
- * memory, and one of workgroup memory (ROCm Compute Profiler, Pipeline descriptions: VALU, Scheduler).
+ * Architecture". Cores and caches: data sheets. Those of the MI300X: L1 as on an MI210 (github.com/te42kyfo/gpu-benches,
+ * gpu-latency: 125 cycles); workgroup memory as on an MI308X, whose compute units are the same
+ * (github.com/tingqli/pyhip, docs/mem_latency.md: 50 to 64 cycles); L2 and device memory are assumed, about a tenth above
+ * pointer chases on an MI300X (github.com/sarchlab/mgpusim, calibration/mi300x_ground_truth.csv: 199 ns in 8 to 64 MB,
+ * 314 to 332 ns in 384 MB to 4 GB). Its waves of 64 lanes count as two warps, of which the four SIMDs of a compute unit
+ * issue two per cycle: a SIMD of 16 lanes executes a wave in 4 cycles. In its turn, a SIMD issues an instruction of
+ * several waves each: a vector instruction, also that of a matrix, an access of memory, and one of workgroup memory (ROCm
+ * Compute Profiler, Pipeline descriptions: VALU, Scheduler).
  */
 const CORES = {
   h100: {
@@ -71,6 +76,7 @@ const CORES = {
     loaded: 700e-9,
     l2: 263 / H100_CLOCK,
     near: 35 / H100_CLOCK,
+    shared: 35 / H100_CLOCK,
     issue: 4,
     apart: 2,
     beside: false,
@@ -92,6 +98,7 @@ const CORES = {
     loaded: 500e-9,
     l2: 273 / RTX4090_CLOCK,
     near: 37 / RTX4090_CLOCK,
+    shared: 37 / RTX4090_CLOCK,
     issue: 4,
     apart: 2,
     beside: false,
@@ -107,11 +114,12 @@ const CORES = {
     machine: "8xmi300x",
     name: "MI300X",
     cores: 304,
-    clock: 2.1e9,
+    clock: MI300X_CLOCK,
     idle: 350e-9,
     loaded: 800e-9,
     l2: 220e-9,
-    near: 60e-9,
+    near: 125 / MI300X_CLOCK,
+    shared: 60 / MI300X_CLOCK,
     issue: 2,
     apart: 4,
     beside: true,
