@@ -3,6 +3,8 @@
 
 import fc from "fast-check";
 import {
+  assignFew,
+  type AssignOptions,
   elementwiseGrid,
   type Grid,
   type Kernel,
@@ -30,6 +32,7 @@ import {
 
 const ints = (n: number) => new Int32Array(n);
 const floats = (n: number) => new Float32Array(n);
+const words = (n: number) => new Uint32Array(n);
 
 /** Values with many ties, so that the order of equal values shows. */
 function coarse(count: number, seed: number): Float32Array {
@@ -201,4 +204,57 @@ testKernels("routerByLanes() has the bits of router()", async (t, target) => {
       );
     },
   );
+});
+
+testKernels("routerByLanes() assigns like assignFew()", async (t, target) => {
+  const cases = fc.record({
+    tokens: fc.constantFrom(0, 1),
+    experts: fc.constantFrom(8, 40, 264),
+    ordered: fc.boolean(),
+    splits: fc.boolean(),
+    units: fc.boolean(),
+  });
+  await holds(cases, async ({ tokens, experts, ordered, splits, units }) => {
+    const k = 4;
+    const o = { name: "router", experts, k, tokens: lengthAt(0) };
+    const ends = [0, 3, experts];
+    const assignment: AssignOptions = {
+      ...o,
+      dropping: false,
+      ordered,
+      ...splits ? { splits: ends } : {},
+      ...units ? { units: ends } : {},
+    };
+    const rule = {
+      preset: "mixtral",
+      topK: k,
+      ...ROUTING_PRESETS.mixtral,
+    } as const;
+    const buffers = {
+      lengths: Uint32Array.of(tokens),
+      order: words(experts).map((_, e) => experts - 1 - e),
+      groupRank: Uint32Array.of(1),
+      counts: words(experts + 2).fill(99),
+      sendRow: words(k),
+      tokenRow: words(k),
+      tokenIndices: words(k),
+    };
+    const assigned = await target.run(
+      routerByLanes({ ...o, rule, assignment }),
+      {
+        ...buffers,
+        logits: coarse(experts, experts),
+        index: ints(k),
+        weight: floats(k),
+      },
+      [1, 1, 1],
+    );
+    const expected = await target.run(assignFew(assignment), {
+      ...buffers,
+      index: assigned["index"]!,
+    }, [1, 1, 1]);
+    for (const name of ["counts", "sendRow", "tokenRow", "tokenIndices"]) {
+      t.same(assigned[name], expected[name], name);
+    }
+  });
 });

@@ -200,10 +200,17 @@ function tokensSent(
 
 /** The index of the expert of a choice in send order. */
 export function indexOf(
-  { ordered }: Pick<AssignOptions, "ordered">,
+  o: Pick<AssignOptions, "ordered">,
   choice: string,
 ): KernelText {
-  const expert = wgsl`u32(index[${choice}])`;
+  return inSendOrder(o, wgsl`u32(index[${choice}])`);
+}
+
+/** The index of an expert in send order. */
+export function inSendOrder(
+  { ordered }: Pick<AssignOptions, "ordered">,
+  expert: KernelText,
+): KernelText {
   return ordered ? wgsl`order[${expert}]` : expert;
 }
 
@@ -229,12 +236,12 @@ export function tilesOf(
 
 const [ME, U] = [local("me", "u32"), local("u", "u32")];
 
-/** `first` and `end` of the experts of this rank. */
+/** `first_own` and `end_own` of the experts of this rank. */
 export function localExperts(splits: readonly number[]): KernelText {
   return wgsl`
     let me = groupRank[0];
-    let first = ${pick(splits.slice(0, -1), ME)};
-    let end = ${pick(splits.slice(1), ME)};`;
+    let first_own = ${pick(splits.slice(0, -1), ME)};
+    let end_own = ${pick(splits.slice(1), ME)};`;
 }
 
 /** For each of this lane's choices `a`: executes `kept`, with its `expert`, or `dropped`. */
@@ -248,7 +255,7 @@ function eachChoice(
   const taken = splits
     ? wgsl`
       let expert = ${expert};
-      if (expert >= first && expert < end) { ${kept} } else { ${dropped} }`
+      if (expert >= first_own && expert < end_own) { ${kept} } else { ${dropped} }`
     : wgsl`let expert = ${expert}; ${kept}`;
   const tested = wgsl`if (slot[a] >= 0) { ${taken} } else { ${dropped} }`;
   return wgsl`

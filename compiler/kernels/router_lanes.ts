@@ -14,7 +14,8 @@ import {
   storeFirst,
   worth,
 } from "./router.ts";
-import { ASSIGN_BINDINGS } from "./assign.ts";
+import { ASSIGN_BINDINGS, type AssignOptions, inSendOrder } from "./assign.ts";
+import { numberedByLanes } from "./assign_few.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { GROUP_XY, kernelOf, wgsl } from "./kernel.ts";
 import { loadsAtOnce } from "./pieces/at_once.ts";
@@ -43,6 +44,8 @@ export interface RouterByLanesOptions extends RouterOptions {
    * its own. Default: false.
    */
   readonly assigns?: boolean;
+  /** Also assigns the choices of at most one token, as `assignFew`. Its grid is one workgroup. Default: no assignment. */
+  readonly assignment?: AssignOptions;
 }
 
 /** Chosen experts and their weights, as by `router`. Its grid is `rowsGrid(tokens)`. */
@@ -51,15 +54,14 @@ export function routerByLanes(o: RouterByLanesOptions): Kernel {
   const k = rule.topK;
   const lanes = lanesOfRouter(experts);
   const padding = operands.includes("mask") && rule.capacity === undefined;
+  const known = new Set(ROUTER_BINDINGS.map(({ name }) => name));
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
-    bindings: o.assigns
-      ? [
-        ...ROUTER_BINDINGS,
-        ...ASSIGN_BINDINGS.filter(({ access }) => access !== "read"),
-      ]
-      : ROUTER_BINDINGS,
+    bindings: [
+      ...ROUTER_BINDINGS,
+      ...ASSIGN_BINDINGS.filter(({ name }) => !known.has(name)),
+    ],
     body: wgsl`
       let i = ${GROUP_XY};
       if (i < ${tokens}) {
@@ -83,7 +85,8 @@ export function routerByLanes(o: RouterByLanesOptions): Kernel {
       wgsl`if (lane == 0) { ${storeFirst(rule, wgsl`best[0]`)} }`
     }
         }
-      }`,
+      }
+      ${o.assignment && assignmentOf(o.assignment, lanes)}`,
   });
 }
 
@@ -142,6 +145,18 @@ export function shareOfLane(o: RouterOptions): KernelText {
     wgsl`share = share / (${divisorOf(rule, "chosen")});`
   }
     let of_share = ${scaled(rule, wgsl`share`)};`;
+}
+
+/** Assigns the choices of the only token, if there is one. */
+function assignmentOf(o: AssignOptions, lanes: number): KernelText {
+  const { k, tokens } = o;
+  const expert = inSendOrder(o, wgsl`best[lane]`);
+  return wgsl`
+    if (i < 1) {
+      var<workgroup> best: array<u32, ${k}>;
+      let all_choices = min(${tokens}, 1) * ${k};
+      ${numberedByLanes(o, { lanes, expert })}
+    }`;
 }
 
 /** Lists the choice of a lane as a row and a tile. */

@@ -351,8 +351,29 @@ export function* ofRouterByLanes(): Generator<Launch> {
     if (!comparesExperts(o)) continue;
     const grid = rowsGrid(count);
     yield { ...launch, kernel: () => routerByLanes(o), grid };
-    const rows = count * o.rule.topK;
+    const { topK: k } = o.rule;
+    const rows = count * k;
     if (o.rule.capacity || o.operands?.includes("mask")) continue;
+    if (count <= 1) {
+      const units = count === 0 ? {} : { units: [0, 1, o.experts] };
+      const ordered = count === 0;
+      const { name, experts, tokens } = o;
+      const assignment = { name, experts, k, tokens, dropping: false, ordered };
+      yield {
+        ...launch,
+        kernel: () =>
+          routerByLanes({ ...o, assignment: { ...assignment, ...units } }),
+        grid: [1, 1, 1],
+        reads: { ...launch.reads, order: range(experts).toReversed() },
+        stores: {
+          ...launch.stores,
+          counts: experts + (count === 0 ? 0 : 2),
+          sendRow: rows,
+          tokenRow: rows,
+          tokenIndices: rows,
+        },
+      };
+    }
     yield {
       ...launch,
       kernel: () => routerByLanes({ ...o, assigns: true }),

@@ -152,7 +152,7 @@ export function launchAssign(
     topK,
   );
   const routed = launchRouters(lowering, node, rows, {
-    ...options,
+    options,
     max,
     buffers,
   });
@@ -169,8 +169,8 @@ export function launchAssign(
     launches.push([many, above(FEW_CHOICES, 1)]);
   }
   for (const { name, access } of few.bindings) {
-    // The router does not write counts.
-    const others = routed > 0 && name !== "counts" ? 1 : 0;
+    // The router does not write counts of local rows.
+    const others = routed > 0 && (!grouped || name !== "counts") ? 1 : 0;
     const writers = launches.length + others;
     if (access !== "read" && writers > 1) {
       amendBuffer(lowering, buffers[name]!, { writers });
@@ -180,14 +180,16 @@ export function launchAssign(
 }
 
 /**
- * Launches a pending router. Up to a number of choices, the router also assigns them. Returns this number; 0 if another
- * kernel assigns them.
+ * Launches a pending router. Up to a number of choices, those of one token if rows may be sent, the router also assigns
+ * them. Returns this number; 0 if another kernel assigns them.
  */
 function launchRouters(
   lowering: Lowering,
   node: Node,
   rows: SentRows,
-  { max, buffers, ordered }: Pick<AssignOptions, "ordered"> & {
+  { options: assignment, max, buffers }: {
+    readonly options: AssignOptions;
+    /** Maximum number of choices. */
     readonly max: number;
     readonly buffers: { readonly [binding: string]: string };
   },
@@ -195,13 +197,16 @@ function launchRouters(
   const { pending } = routeResults(lowering, routeOf(rows));
   if (!pending) return 0;
   const { options, bindings, count } = pending;
-  const limit = Math.min(options.experts, FEW_CHOICES);
+  const isLocal = assignment.grouped !== undefined;
+  const limit = isLocal
+    ? Math.min(options.experts, FEW_CHOICES)
+    : options.rule.topK;
   const assigns = kernelFrom(routerByLanes, {
     ...options,
     name: `${options.name}_assign`,
-    assigns: true,
+    ...isLocal ? { assigns: true } : { assignment },
   });
-  const alone = ordered || max <= limit ||
+  const alone = isLocal && assignment.ordered || max <= limit ||
     assigns.bindings.length > lowering.options.maxBindings;
   addLaunch(lowering, pending.node, kernelFrom(routerByLanes, options), {
     bindings,
@@ -213,8 +218,10 @@ function launchRouters(
   }
   addLaunch(lowering, node, assigns, {
     bindings: { ...buffers, ...bindings },
-    workgroups: rowsGrid({ upTo: [rows.size, limit, count] }),
-    part: { ...partOf(rows, "count"), lists: true },
+    // Ranks without tokens store counts.
+    workgroups: rowsGrid({ upTo: [rows.size, limit, isLocal ? count : 1] }),
+    // Without a part, the router of one token may share a launch, as with a matmul of shared experts.
+    ...isLocal ? { part: { ...partOf(rows, "count"), lists: true } } : {},
   });
   return limit;
 }

@@ -105,11 +105,13 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
   );
 }
 
-/** Whether choices are numbered on this rank before another step reads the routing, or computes a mask of it. */
+/** Whether choices are numbered once, before another step reads the routing, or computes a mask of it. */
 function isAssignedNext({ model: { graph } }: Lowering, route: Node): boolean {
   const users = usersOf(graph).get(route) ?? [];
-  const assign = users.find(({ primitive }) => primitive === "assign");
-  if (assign?.primitive !== "assign" || !assign.params.local) return false;
+  const [assign, ...others] = users.filter((user) =>
+    user.primitive === "assign"
+  );
+  if (!assign || others.length > 0) return false;
   const isOf = (node: Node) =>
     node.primitive === "tupleElement" && node.inputs[0] === route;
   const reads = (node: Node) =>
