@@ -8,7 +8,7 @@ import { MAX_AXIS, MAX_MICRO_BATCHES, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mod.ts";
 import {
   type Strategy,
-  STRATEGY_ENTRIES,
+  STRATEGY_NAMES,
   STRATEGY_OPTIONS,
   strategyFlag,
 } from "../spec/strategies.ts";
@@ -36,14 +36,6 @@ export function zeroOption(): Option {
     "--zero <stage>",
     "ZeRO stage: 0 shards nothing over replicas, 1 the optimizer state, 3 parameters too. Default: 0.",
   ).argParser((text) => Number(stage(text)));
-}
-
-/** `--dtype` of a training. */
-export function dtypeOption(): Option {
-  return new Option(
-    "--dtype <dtype>",
-    "Weight dtype: f32, or bf16 or f16 with f32 master weights. Default: the checkpoint's.",
-  ).argParser(oneOf("--dtype", ["f32", "f16", "bf16"]));
 }
 
 /** `--kv-cache-dtype`. */
@@ -83,26 +75,22 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
       "Activations of integer weights: q8 (quantized to blocks of 32 8-bit integers) or f32. Default: q8 for GGUF files, otherwise f32.",
       oneOf("--activations", ACTIVATIONS),
     );
-  for (const [name, option] of STRATEGY_ENTRIES) {
-    placed.addOption(strategyOption(name, option));
-  }
+  for (const name of STRATEGY_NAMES) placed.addOption(strategyOption(name));
   return placed;
 }
 
 /** Adds the flags of pipeline stages. */
 export function stageFlags(command: Command): Command {
   for (const name of ["stages", "pipeline"] as const) {
-    command.addOption(strategyOption(name, STRATEGY_OPTIONS[name]));
+    command.addOption(strategyOption(name));
   }
   return command;
 }
 
 /** Creates an option of the dispatch strategy. */
-export function strategyOption(
-  name: keyof Strategy,
-  option: typeof STRATEGY_ENTRIES[number][1],
-): Option {
+export function strategyOption(name: keyof Strategy): Option {
   const flag = strategyFlag(name);
+  const option = STRATEGY_OPTIONS[name];
   const { kind, about } = option;
   if (kind === "flag") return new Option(flag, about);
   if (kind === "count") {
@@ -173,21 +161,17 @@ export function meshFlags(command: Command, meshes: Mesh[] = []): Command {
 /** Adds the flags that select devices and ranks. */
 export function deviceFlags(command: Command): Command {
   return command
-    .addOption(
-      new Option(
-        "--devices <where>",
-        "Placement of ranks: shared (one device), separate (one device each) or mpi (one process each). Default: shared.",
-      )
-        .default("shared")
-        .argParser(oneOf("--devices", ["shared", "separate", "mpi"])),
+    .option(
+      "--devices <where>",
+      "Placement of ranks: shared (one device), separate (one device each) or mpi (one process each). Default: shared.",
+      oneOf("--devices", ["shared", "separate", "mpi"]),
+      "shared",
     )
-    .addOption(
-      new Option(
-        "--adapter <which>",
-        "Device: auto, cpu (WebAssembly), native (compiled C) or GPU adapter numbers. Default: auto.",
-      )
-        .default("auto")
-        .argParser(parseAdapter),
+    .option(
+      "--adapter <which>",
+      "Device: auto, cpu (WebAssembly), native (compiled C) or GPU adapter numbers. Default: auto.",
+      parseAdapter,
+      "auto",
     )
     .option(
       "-t, --threads <n>",
@@ -233,12 +217,10 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
       parseMemory,
     )
     .option("--train", "Plan a training step.")
-    .addOption(
-      new Option(
-        "--optimizer <name>",
-        "With --train, optimizer: adamw or sgd. Default: adamw.",
-      )
-        .argParser(oneOf("--optimizer", ["adamw", "sgd"])),
+    .option(
+      "--optimizer <name>",
+      "With --train, optimizer: adamw or sgd. Default: adamw.",
+      oneOf("--optimizer", ["adamw", "sgd"]),
     )
     .option(
       "--clip <norm>",
@@ -260,11 +242,10 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
       "--recompute",
       "With --train, activation checkpointing: recompute attention and experts in the backward pass.",
     )
-    .addOption(
-      new Option(
-        "--dtype <dtype>",
-        "Weight dtype for a config.json without weights, or with --train. Default: the config's.",
-      ).argParser(oneOf("--dtype", STORED_NAMES)),
+    .option(
+      "--dtype <dtype>",
+      "Weight dtype for a config.json without weights, or with --train. Default: the config's.",
+      oneOf("--dtype", STORED_NAMES),
     );
 }
 
@@ -275,18 +256,15 @@ export function searchFlags(command: Command): Command {
       "--target <machine>",
       "Machine: a name from machines/, or a machine file.",
     )
-    .addOption(
-      new Option(
-        "--phase <phase>",
-        "Phase to optimize: prefill, decode or train. Default: decode.",
-      )
-        .argParser(oneOf("--phase", ["prefill", "decode", "train"])),
+    .option(
+      "--phase <phase>",
+      "Phase to optimize: prefill, decode or train. Default: decode.",
+      oneOf("--phase", ["prefill", "decode", "train"]),
     )
-    .addOption(
-      new Option(
-        "--objective <what>",
-        "Objective: throughput, latency or memory. Default: throughput.",
-      ).argParser(oneOf("--objective", ["throughput", "latency", "memory"])),
+    .option(
+      "--objective <what>",
+      "Objective: throughput, latency or memory. Default: throughput.",
+      oneOf("--objective", ["throughput", "latency", "memory"]),
     )
     .option(
       "--max-step <ms>",
@@ -304,15 +282,14 @@ export function searchFlags(command: Command): Command {
       integer("--max-context", 1, MAX_AXIS),
     )
     .option("--experts <load>", EXPERTS)
-    .addOption(
-      new Option(
-        "--dtype <dtype>",
-        "Weight dtype. Default: the config's; in training bf16 with f32 master weights.",
-      ).argParser(oneOf("--dtype", STORED_NAMES)),
+    .option(
+      "--dtype <dtype>",
+      "Weight dtype. Default: the config's; in training bf16 with f32 master weights.",
+      oneOf("--dtype", STORED_NAMES),
     )
-    .addOption(strategyOption("numerics", STRATEGY_OPTIONS.numerics))
-    .addOption(strategyOption("wire", STRATEGY_OPTIONS.wire))
-    .addOption(strategyOption("operands", STRATEGY_OPTIONS.operands))
+    .addOption(strategyOption("numerics"))
+    .addOption(strategyOption("wire"))
+    .addOption(strategyOption("operands"))
     .addOption(cacheOption())
     .option(
       "--limits <limits>",
@@ -332,8 +309,5 @@ export function searchFlags(command: Command): Command {
 
 /** The option of long-running commands. */
 export function watchOption(): Option {
-  return new Option(
-    "--watch",
-    "Serve a live page on this machine.",
-  );
+  return new Option("--watch", "Serve a live page on this machine.");
 }

@@ -1,6 +1,6 @@
 /** The commands and their flags. */
 
-import { Command, Option } from "commander";
+import { Command } from "commander";
 import type { CliIo } from "./io.ts";
 import {
   deviceFlags,
@@ -163,12 +163,10 @@ function addInspectCommands(
       ),
     viewed,
   )
-    .addOption(
-      new Option(
-        "--svg <picture>",
-        `Write one picture as SVG: ${PICTURE_NAMES.join(", ")}.`,
-      )
-        .argParser(oneOf("--svg", PICTURE_NAMES)),
+    .option(
+      "--svg <picture>",
+      `Write one picture as SVG: ${PICTURE_NAMES.join(", ")}.`,
+      oneOf("--svg", PICTURE_NAMES),
     )
     .option("--dark", "With --svg, use a dark background.")
     .option("--trace <file>", "Show a trace recorded by 'run --trace'.")
@@ -221,12 +219,10 @@ function addInspectCommands(
       "Capacity factor. Default: the preset's.",
       positive("--capacity-factor", 1e6),
     )
-    .addOption(
-      new Option(
-        "--drop <which>",
-        "Order of dropping: by position or by score.",
-      )
-        .argParser(oneOf("--drop", ["position", "score"])),
+    .option(
+      "--drop <which>",
+      "Order of dropping: by position or by score.",
+      oneOf("--drop", ["position", "score"]),
     )
     .option("--preset <name>", "Show only this preset. Repeatable.", (name) => {
       presets.push(name);

@@ -1,6 +1,6 @@
 /** Flags of `perplexity` and `quantize`. */
 
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { QUANTIZE_TARGETS, type Rule } from "../spec/quantize_targets.ts";
 import { MAX_AXIS } from "../spec/limits.ts";
 import { deviceFlags, planFlags } from "./flag_options.ts";
@@ -38,14 +38,11 @@ function windowFlags(command: Command): Command {
 /** Adds the flags of `quantize` to the command. `rules` takes every rule that is given. */
 export function quantizeFlags(command: Command, rules: Rule[]): Command {
   return windowFlags(deviceFlags(planFlags(command)))
-    .addOption(
-      new Option(
-        "--to <format>",
-        `Format: ${Object.keys(QUANTIZE_TARGETS).join(", ")}.`,
-      ).makeOptionMandatory()
-        .argParser((text) =>
-          oneOf("--to", Object.keys(QUANTIZE_TARGETS))(text.toLowerCase())
-        ),
+    .requiredOption(
+      "--to <format>",
+      `Format: ${Object.keys(QUANTIZE_TARGETS).join(", ")}.`,
+      (text) =>
+        oneOf("--to", Object.keys(QUANTIZE_TARGETS))(text.toLowerCase()),
     )
     .option(
       "--out <path>",

@@ -1,6 +1,6 @@
 /** Flags of `serve`. */
 
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import type { DeviceFlags, PlanFlags } from "./flags.ts";
 import { deviceFlags, planFlags } from "./flag_options.ts";
 import {
@@ -50,11 +50,10 @@ export function serveFlags(command: Command): Command {
         "Origin of web pages that may send requests, or '*'. Repeatable. Default: none.",
         repeated,
       )
-      .addOption(
-        new Option(
-          "--max-batch-tokens <n>",
-          "Maximum tokens per step, as --max-tokens: long prompts are fed in chunks. Default: 512.",
-        ).argParser(integer("--max-batch-tokens", 1)),
+      .option(
+        "--max-batch-tokens <n>",
+        "Maximum tokens per step, as --max-tokens: long prompts are fed in chunks. Default: 512.",
+        integer("--max-batch-tokens", 1),
       )
       .option(
         "--max-queue <n>",

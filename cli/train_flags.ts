@@ -1,11 +1,9 @@
 /** Flags of `train`. */
 
-import { type Command, Option } from "commander";
+import type { Command } from "commander";
 import { MAX_AXIS, MAX_MICRO_BATCHES } from "../spec/limits.ts";
-import { STRATEGY_OPTIONS } from "../spec/strategies.ts";
 import {
   deviceFlags,
-  dtypeOption,
   meshFlags,
   stageFlags,
   strategyOption,
@@ -24,16 +22,15 @@ import {
 /** Adds the flags to the command. */
 export function trainFlags(command: Command): Command {
   return deviceFlags(stageFlags(meshFlags(command)))
-    .addOption(strategyOption("numerics", STRATEGY_OPTIONS.numerics))
+    .addOption(strategyOption("numerics"))
     .option(
       "--data <files...>",
       'Training texts, plain or compressed; .jsonl: conversations, {"messages": […]} per line.',
     )
-    .addOption(
-      new Option(
-        "--train-on <tokens>",
-        "With conversations: trained tokens, 'assistant' or 'all'. Default: assistant.",
-      ).argParser(oneOf("--train-on", ["assistant", "all"])),
+    .option(
+      "--train-on <tokens>",
+      "With conversations: trained tokens, 'assistant' or 'all'. Default: assistant.",
+      oneOf("--train-on", ["assistant", "all"]),
     )
     .option(
       "--no-packing",
@@ -136,12 +133,10 @@ export function trainFlags(command: Command): Command {
       "Tokens per sequence; longer conversations are truncated. Default: 128.",
       integer("--length", 1, MAX_AXIS),
     )
-    .addOption(
-      new Option(
-        "--optimizer <name>",
-        "Optimizer: adamw or sgd. Default: adamw.",
-      )
-        .argParser(oneOf("--optimizer", ["adamw", "sgd"])),
+    .option(
+      "--optimizer <name>",
+      "Optimizer: adamw or sgd. Default: adamw.",
+      oneOf("--optimizer", ["adamw", "sgd"]),
     )
     .option(
       "--lr <rate>",
@@ -189,11 +184,10 @@ export function trainFlags(command: Command): Command {
       "Weight of the load-balancing loss. Default: from config.json.",
       notNegative("--aux"),
     )
-    .addOption(
-      new Option(
-        "--balance <what>",
-        "Load-balancing loss per 'layer', or over all layers 'together' as in transformers. Default: together.",
-      ).argParser(oneOf("--balance", ["layer", "together"])),
+    .option(
+      "--balance <what>",
+      "Load-balancing loss per 'layer', or over all layers 'together' as in transformers. Default: together.",
+      oneOf("--balance", ["layer", "together"]),
     )
     .option(
       "--bias-update <rate>",
@@ -207,7 +201,11 @@ export function trainFlags(command: Command): Command {
     )
     .option("--seed <s>", "Random seed. Default: 0.", integer("--seed", 0))
     .addOption(zeroOption())
-    .addOption(dtypeOption())
+    .option(
+      "--dtype <dtype>",
+      "Weight dtype: f32, or bf16 or f16 with f32 master weights. Default: the checkpoint's.",
+      oneOf("--dtype", ["f32", "f16", "bf16"]),
+    )
     .option(
       "--save-every <n>",
       "Steps between checkpoints. Default: only at the end; with --reward: 1.",
