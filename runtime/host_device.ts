@@ -11,7 +11,7 @@ import type {
   Staging,
   Streaming,
 } from "./device.ts";
-import type { RecordedLaunches } from "./host_records.ts";
+import type { HostRecords, RecordedLaunches } from "./host_records.ts";
 
 /** Limits of every device over a pool. */
 export const HOST_LIMITS = {
@@ -76,9 +76,8 @@ export interface HostPool<Bindings = unknown> {
     workgroups: readonly [number, number, number],
     times?: LaunchTiming[],
   ): void;
-  /** Saves the records of `record` for replay by `replay`. */
-  keep?(record: () => void): RecordedLaunches;
-  replay?(recorded: RecordedLaunches, times?: LaunchTiming[]): void;
+  /** Records of launches, which can be saved and replayed. */
+  readonly records?: Pick<HostRecords, "keep" | "replay">;
   /** Records a copy between addresses. */
   copy(from: number, to: number, bytes: number): void;
   /** Writes bytes immediately if nothing is pending, else in order. */
@@ -239,15 +238,16 @@ export class HostDevice<Bindings> implements Device {
 
   launchAll(launches: readonly Launch[]): void {
     this.#check();
+    const { records } = this.#pool;
     const recorded = this.#recorded.get(launches);
-    if (recorded) return this.#pool.replay!(recorded, this.#times);
+    if (recorded) return records!.replay(recorded, this.#times);
     const record = () => {
       for (const { kernel, buffers, workgroups } of launches) {
         this.launch(kernel, buffers, workgroups);
       }
     };
-    if (!this.#pool.keep || !Object.isFrozen(launches)) return record();
-    this.#recorded.set(launches, this.#pool.keep(record));
+    if (!records || !Object.isFrozen(launches)) return record();
+    this.#recorded.set(launches, records.keep(record));
   }
 
   copy(

@@ -30,7 +30,7 @@ export interface RecordedLaunches<W extends Words = Words> {
 }
 
 /** Collects records and runs them. */
-export class HostRecords<W extends Words> {
+export class HostRecords<W extends Words = Words> {
   readonly #make: (length: number) => W;
   readonly #run: (batch: Batch<W>, waited: boolean) => Promise<void>;
   /** Records that have not been started, and space for the next ones while these run. */

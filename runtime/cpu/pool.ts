@@ -12,11 +12,7 @@ import {
   type LaunchTiming,
 } from "../device.ts";
 import type { HostKernel, HostPool, HostSpan } from "../host_device.ts";
-import {
-  type Batch,
-  HostRecords,
-  type RecordedLaunches,
-} from "../host_records.ts";
+import { type Batch, HostRecords } from "../host_records.ts";
 import { compileKernels, type ModuleStore } from "./compiled.ts";
 import {
   ARENA_ADDRESS,
@@ -95,7 +91,7 @@ export class CpuPool implements HostPool<Int32Array> {
   #count = 2;
   #scratch: HostSpan[] = [];
   #scratchBytes = 0;
-  readonly #records = new HostRecords(
+  readonly records = new HostRecords(
     (length) => new Int32Array(length),
     (batch, waited) => this.#run(batch, waited),
   );
@@ -267,15 +263,10 @@ export class CpuPool implements HostPool<Int32Array> {
     if (this.#failure) throw this.#failure;
   }
 
-  /** Whether everything recorded so far has run. */
-  get isIdle(): boolean {
-    return this.#records.isIdle;
-  }
-
   /** Reserves a record followed by words. Returns its start. */
   #begin(words: number): number {
-    const at = this.#records.begin(words, RECORD_BYTES / 4);
-    this.#records.words[at + RECORD.words] = words;
+    const at = this.records.begin(words, RECORD_BYTES / 4);
+    this.records.words[at + RECORD.words] = words;
     return at;
   }
 
@@ -298,28 +289,20 @@ export class CpuPool implements HostPool<Int32Array> {
     const [x, y, z] = workgroups;
     if (x === 0 || y === 0 || z === 0) return;
     const at = this.#begin(RECORD_BYTES / 4 + bindings.length);
-    const record = this.#records.words;
+    const record = this.records.words;
     record[at] = kernel.index;
     record[at + RECORD.groups] = x * y * z;
     record[at + RECORD.x] = x;
     record[at + RECORD.y] = y;
     record.set(bindings, at + RECORD_BYTES / 4);
-    if (times) this.#records.time(at, times);
-  }
-
-  keep(record: () => void): RecordedLaunches {
-    return this.#records.keep(record);
-  }
-
-  replay(recorded: RecordedLaunches, times?: LaunchTiming[]): void {
-    this.#records.replay(recorded, times);
+    if (times) this.records.time(at, times);
   }
 
   /** Records a copy between addresses. */
   copy(from: number, to: number, bytes: number): void {
     if (bytes === 0) return;
     const at = this.#begin(RECORD_BYTES / 4 + 2);
-    const record = this.#records.words;
+    const record = this.records.words;
     record[at] = COPY;
     record[at + RECORD.groups] = Math.ceil(bytes / COPY_BLOCK);
     record[at + RECORD.x] = bytes;
@@ -329,11 +312,13 @@ export class CpuPool implements HostPool<Int32Array> {
 
   /** Writes bytes immediately if nothing is pending, else in order. */
   write(address: number, data: Uint8Array): void {
-    if (this.isIdle) return this.heap.view(address, data.length).set(data);
-    this.#records.write(data, ({ done, bytes, words }) => {
+    if (this.records.isIdle) {
+      return this.heap.view(address, data.length).set(data);
+    }
+    this.records.write(data, ({ done, bytes, words }) => {
       const head = RECORD_BYTES / 4 + 1;
       const at = this.#begin(head + words);
-      const record = this.#records.words;
+      const record = this.records.words;
       record[at] = WRITE;
       record[at + RECORD.groups] = 1;
       record[at + RECORD.x] = bytes;
@@ -344,14 +329,14 @@ export class CpuPool implements HostPool<Int32Array> {
 
   /** Runs everything recorded so far and waits for it, but not for later records. */
   async settle(): Promise<void> {
-    await this.#records.settle(true);
+    await this.records.settle(true);
     this.#check();
   }
 
   /** Starts everything recorded so far. */
   submit(): void {
     // The next `settle` throws a failure.
-    this.#records.settle(false).catch(() => {});
+    this.records.settle(false).catch(() => {});
   }
 
   /**

@@ -15,11 +15,7 @@ import {
   type Streaming,
 } from "../device.ts";
 import { HOST_LIMITS, type HostKernel, type HostPool } from "../host_device.ts";
-import {
-  type Batch,
-  HostRecords,
-  type RecordedLaunches,
-} from "../host_records.ts";
+import { type Batch, HostRecords } from "../host_records.ts";
 import { MAX_NATIVE_THREADS } from "../available_cores.ts";
 import { moduleHash } from "../cache/module_hash.ts";
 import { NativeHeap } from "./heap.ts";
@@ -77,7 +73,7 @@ export class NativePool implements HostPool<Uint32Array> {
   readonly #kernels = new Map<string, HostKernel>();
   /** Names of kernels by number. */
   readonly #names: (string | undefined)[] = [];
-  readonly #records = new HostRecords(
+  readonly records = new HostRecords(
     (length) => new Uint32Array(length),
     (batch, waited) => this.#run(batch, waited),
   );
@@ -276,8 +272,8 @@ export class NativePool implements HostPool<Uint32Array> {
   #begin(kernel: number, groups: number, words: number): number {
     // Addresses in a record have 64 bits.
     const size = Math.ceil((RECORD_WORDS + words) / 2) * 2;
-    const at = this.#records.begin(size, RECORD_WORDS);
-    const record = this.#records.words;
+    const at = this.records.begin(size, RECORD_WORDS);
+    const record = this.records.words;
     record[at + RECORD.words] = size;
     record[at + RECORD.kernel] = kernel;
     record[at + RECORD.groups] = groups;
@@ -293,7 +289,7 @@ export class NativePool implements HostPool<Uint32Array> {
     const [x, y, z] = workgroups;
     if (x === 0 || y === 0 || z === 0) return;
     const at = this.#begin(kernel.index, x * y * z, bindings.length);
-    const record = this.#records.words;
+    const record = this.records.words;
     record[at + RECORD.x] = x;
     record[at + RECORD.y] = y;
     const streamed = this.#streamed.get(bindings);
@@ -302,15 +298,7 @@ export class NativePool implements HostPool<Uint32Array> {
       record[at + RECORD.tiles] = streamed.tiles;
     }
     record.set(bindings, at + RECORD_WORDS);
-    if (times) this.#records.time(at, times);
-  }
-
-  keep(record: () => void): RecordedLaunches {
-    return this.#records.keep(record);
-  }
-
-  replay(recorded: RecordedLaunches, times?: LaunchTiming[]): void {
-    this.#records.replay(recorded, times);
+    if (times) this.records.time(at, times);
   }
 
   copy(from: number, to: number, bytes: number): void {
@@ -318,16 +306,16 @@ export class NativePool implements HostPool<Uint32Array> {
     const groups = Math.ceil(bytes / COPY_BLOCK);
     const at = this.#begin(COPY, groups, 2 * BINDING_WORDS) + RECORD_WORDS;
     const bindings = [...halves(to), ...halves(bytes), ...halves(from)];
-    this.#records.words.set(bindings, at);
+    this.records.words.set(bindings, at);
   }
 
   write(address: number, data: Uint8Array): void {
-    if (this.#records.isIdle) {
+    if (this.records.isIdle) {
       return this.heap.view(address, data.length).set(data);
     }
-    this.#records.write(data, ({ done, bytes, words }) => {
+    this.records.write(data, ({ done, bytes, words }) => {
       const at = this.#begin(WRITE, 1, BINDING_WORDS + words) + RECORD_WORDS;
-      this.#records.words.set(
+      this.records.words.set(
         [...halves(address + done), ...halves(bytes)],
         at,
       );
@@ -336,13 +324,13 @@ export class NativePool implements HostPool<Uint32Array> {
   }
 
   async settle(): Promise<void> {
-    await this.#records.settle(true);
+    await this.records.settle(true);
     this.#check();
   }
 
   submit(): void {
     // The next `settle` throws a failure.
-    this.#records.settle(false).catch(() => {});
+    this.records.settle(false).catch(() => {});
   }
 
   /** Runs records: the first ones here if they are short and waited for, the others on another thread. */
@@ -425,7 +413,7 @@ export class NativePool implements HostPool<Uint32Array> {
       "Cannot use the CPU device: it was destroyed. Open another",
     );
     this.#library.runtime.stop(this.#pool);
-    await this.#records.ended();
+    await this.records.ended();
     this.heap.close();
     this.#library.runtime.close(this.#pool);
   }
