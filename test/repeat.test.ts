@@ -1,6 +1,7 @@
 /** Repeated parts of a plan are written once: lists are restored exactly, and a longer model needs no more text. */
 
 import process from "node:process";
+import { isDeepStrictEqual } from "node:util";
 import { Ajv } from "ajv";
 import fc from "fast-check";
 import t from "tap";
@@ -102,7 +103,7 @@ t.test("a plan is read as written, and more layers need no more text", async (t)
   for (const layers of [1, 3, 6, 10]) {
     const plan = await decoderPlan(layers);
     const text = stringifyPlan(plan);
-    t.same(parsePlan(text), plan, `${layers} layers`);
+    t.ok(isDeepStrictEqual(parsePlan(text), plan), `${layers} layers`);
     t.equal(stringifyPlan(parsePlan(text)), text);
     const document = JSON.parse(text) as object;
     const ajv = new Ajv({
