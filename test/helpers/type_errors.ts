@@ -3,6 +3,7 @@
 import { dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import ts from "typescript";
+import { cachedIn } from "../../spec/bounded_cache.ts";
 
 const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 
@@ -32,6 +33,9 @@ function compilerOptions(): ts.CompilerOptions {
   return { ...options, types: ["node"] };
 }
 
+/** Parsed and bound files, shared by all programs. */
+const parsed = new Map<string, ts.SourceFile | undefined>();
+
 /** Creates a program of one file. `text`: transforms the file's text. */
 export function programOf(
   file: string,
@@ -44,6 +48,11 @@ export function programOf(
   const path = resolve(ROOT, file);
   host.fileExists = (name) => name === path || exists(name);
   host.readFile = (name) => name === path ? text(read(name) ?? "") : read(name);
+  const parse = host.getSourceFile.bind(host);
+  host.getSourceFile = (name, ...how) => {
+    const create = () => parse(name, ...how);
+    return name === path ? create() : cachedIn(parsed, name, { create });
+  };
   return ts.createProgram([path], options, host);
 }
 
