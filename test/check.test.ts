@@ -1,4 +1,5 @@
 /** Diagnostics of `checkModel` for good and bad files, and their printed form. Needs a writable temporary folder. */
+// rotates with: compiler/source/, compiler/dsl/, engine/check.ts, cli/commands/check.ts, package-lock.json, test/fixtures/source/
 
 import {
   mkdir,

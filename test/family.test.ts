@@ -1,5 +1,6 @@
 /** Families in files: copies of the built-in ones, a user's own, and code that is never executed. */
 // needs: cpu
+// rotates with: models/, compiler/source/, engine/given.ts, engine/configuration.ts, test/references/configs/
 
 import {
   copyFileSync,

@@ -1,4 +1,5 @@
 /** Each mistake has one message and position in the editor, in `check` and at run time. Needs a temporary folder. */
+// rotates with: compiler/source/, compiler/dsl/, compiler/editor/, compiler/graph/messages.ts, package-lock.json, test/fixtures/types/
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,5 +1,6 @@
 /** Ranges of nested loops in C: loads are checked once, before the outermost loop, and never leave their binding. */
 // needs: cpu
+// rotates with: runtime/native/, runtime/vector/
 
 import t from "tap";
 import fc from "fast-check";

@@ -1,5 +1,6 @@
 // Prefetch shapes: measured on launches, saved, and without effect on bits.
 // needs: cpu
+// rotates with: runtime/native/, runtime/vector/loops.ts, engine/tuning.ts
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";

@@ -1,5 +1,6 @@
 /** Kernels in C by gcc and clang, for SSE2, AVX2, AVX-512 and NEON: the bits of WebAssembly. */
 // needs: cpu
+// rotates with: runtime/native/, runtime/vector/, compiler/kernels/
 
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";

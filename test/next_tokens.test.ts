@@ -1,5 +1,6 @@
 /** Plans that return logits of some tokens only: the same bits and the same tokens as plans that return all logits. */
 // needs: cpu, gpu
+// rotates with: engine/decoder.ts, engine/ahead.ts, engine/sampling.ts, runtime/executor.ts
 
 import t from "tap";
 import { Decoder, decoderShape, generate, packPrompts } from "../engine/mod.ts";

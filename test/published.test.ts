@@ -1,4 +1,5 @@
 // Published models from their config.json: parameters, active parameters, bytes of weights.
+// rotates with: models/, engine/configuration.ts, engine/quantization_config.ts, engine/stored_as.ts, spec/encoding.ts, test/references/configs/
 
 import { readFileSync } from "node:fs";
 import t from "tap";

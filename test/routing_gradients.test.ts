@@ -1,4 +1,5 @@
 /** Gradients through routers in the reference evaluator, against recordings of other implementations. */
+// rotates with: compiler/graph/routing, compiler/graph/derivatives_moe.ts, compiler/graph/evaluate_
 
 import t from "tap";
 import {

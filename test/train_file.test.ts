@@ -1,5 +1,6 @@
 /** Training that a model file declares: from the command line and the engine, with metrics and plots. */
 // needs: cpu
+// rotates with: engine/train/, cli/training_, cli/step_record.ts, view/chart.ts
 
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";

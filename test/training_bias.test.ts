@@ -1,5 +1,6 @@
 /** Selection biases that follow expert load in training: their formula, and the same bits on every mesh. */
 // needs: cpu
+// rotates with: engine/train/, compiler/graph/selection_bias.ts, compiler/graph/optimizers.ts
 
 import t from "tap";
 import { nodeFiles } from "../cli/files.ts";

@@ -1,4 +1,5 @@
 /** Types of the language: inference, rejected code, agreement with run-time checks, and cost. */
+// rotates with: compiler/dsl/, compiler/graph/messages.ts, package-lock.json, test/fixtures/types/
 
 import t from "tap";
 import { ModelError } from "../spec/errors.ts";

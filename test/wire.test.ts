@@ -1,5 +1,6 @@
 /** Wire formats of exchanged rows: specified rounding, the same bits on every mesh, and sent bytes. */
 // needs: cpu, gpu
+// rotates with: spec/wire.ts, compiler/graph/round_exchanges.ts, compiler/kernels/wire.ts
 
 import t from "tap";
 import {

@@ -1,5 +1,6 @@
 // Waiting uses no CPU: the event loop is idle while a device computes, and an idle session does not poll.
 // needs: cpu, gpu
+// rotates with: runtime/
 import { availableParallelism } from "node:os";
 import process from "node:process";
 import { setTimeout } from "node:timers/promises";
