@@ -158,7 +158,7 @@ const OF_ONE_TOKEN = {
   "gpt-oss-20b": 8,
   "glm-4.5-air": 8,
   "deepseek-v2-lite": 9,
-  "deepseek-v3": 15,
+  "deepseek-v3": 14,
 };
 
 for (const [name, count] of Object.entries(OF_ONE_TOKEN)) {
