@@ -1,5 +1,6 @@
 /** Outputs of a run: tensors or some of their rows, joined from the ranks in the caller's order. */
 
+import { concatenated } from "../spec/concatenated.ts";
 import { DataError, invariant } from "../spec/errors.ts";
 import type { Plan, Port, Program } from "../spec/plan/plan.ts";
 import type { RemoteRanks } from "./communicator.ts";
@@ -123,7 +124,7 @@ export async function readRows(
   const parts = await readParts(lengths, from, async (memory) => {
     const buffer = memory.buffer(port.buffer);
     const bytes = rowBytes[memory.rank]!;
-    return joined(
+    return concatenated(
       await Promise.all(
         held[memory.rank]!.map(({ at }) =>
           memory.device.read(buffer, at * bytes, bytes)
@@ -215,15 +216,4 @@ async function readParts(
   // Called at once: processes must gather outputs in the same order.
   const part = parts.then(([first]) => first!);
   return await remote.gather(part, lengths, { everywhere });
-}
-
-function joined(parts: readonly Uint8Array[]): Uint8Array {
-  if (parts.length === 1) return parts[0]!;
-  const bytes = new Uint8Array(parts.reduce((n, { length }) => n + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
 }

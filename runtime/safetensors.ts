@@ -1,5 +1,6 @@
 /** Safetensors files: a checked directory of their tensors; reading; writing. */
 
+import { concatenated } from "../spec/concatenated.ts";
 import { DataError } from "../spec/errors.ts";
 import { isLfsPointer, LFS_POINTER } from "../spec/lfs_pointer.ts";
 import type { PackedDType } from "../spec/packed.ts";
@@ -159,14 +160,7 @@ export function writeSafetensors(
   tensors: { readonly [name: string]: HostTensor },
   metadata?: { readonly [key: string]: string },
 ): Uint8Array {
-  const parts = safetensorsParts(tensors, metadata);
-  const file = new Uint8Array(parts.reduce((n, part) => n + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    file.set(part, at);
-    at += part.length;
-  }
-  return file;
+  return concatenated(safetensorsParts(tensors, metadata));
 }
 
 /** The same file as its header and the bytes of each tensor, without copies. */

@@ -3,6 +3,7 @@
  * families have: `experts.gate_up_proj`, gates first, and `experts.down_proj`.
  */
 
+import { concatenated } from "../../spec/concatenated.ts";
 import { rowSource, type StoredMatrix } from "./matrix.ts";
 import { bytesIn, rowsOf } from "./read.ts";
 
@@ -83,7 +84,7 @@ function stackOf(
     rows,
     rowBytes,
     read: async (begin, end) =>
-      joined(
+      concatenated(
         await across(
           begin,
           end,
@@ -103,7 +104,7 @@ function stackOf(
       ? { codes: { ...codes, source, offset: 0, bytes: source.size } }
       : {},
     read: async (part, begin, end) =>
-      joined(
+      concatenated(
         await across(
           begin,
           end,
@@ -111,20 +112,4 @@ function stackOf(
         ),
       ),
   };
-}
-
-function joined(
-  parts: readonly (Uint8Array | Float32Array)[],
-): Uint8Array | Float32Array {
-  if (parts.length === 1) return parts[0]!;
-  const length = parts.reduce((n, { length }) => n + length, 0);
-  const all = parts[0] instanceof Float32Array
-    ? new Float32Array(length)
-    : new Uint8Array(length);
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }

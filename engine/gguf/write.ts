@@ -1,5 +1,7 @@
 /** The header of a written GGUF file: keys with values, and tensor locations. The padded bytes of tensors follow. */
 
+import { concatenated } from "../../spec/concatenated.ts";
+
 /** A value of a key. */
 export type GgufValue =
   | { readonly u32: number }
@@ -53,24 +55,12 @@ export function ggufHead(
     offset += bytes + paddingAfter(bytes).length;
   }
   const length = head.reduce((sum, part) => sum + part.length, 0);
-  return joined([...head, paddingAfter(length)]);
+  return concatenated([...head, paddingAfter(length)]);
 }
 
 /** Returns zeros after a number of bytes, up to the start of the next tensor. */
 export function paddingAfter(length: number): Uint8Array {
   return new Uint8Array((ALIGNMENT - length % ALIGNMENT) % ALIGNMENT);
-}
-
-function joined(parts: readonly Uint8Array[]): Uint8Array {
-  const all = new Uint8Array(
-    parts.reduce((sum, { length }) => sum + length, 0),
-  );
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }
 
 function encode(value: GgufValue): Uint8Array[] {
