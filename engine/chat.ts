@@ -1,11 +1,10 @@
 /** Chat templates: format a conversation as the text that a checkpoint was trained to continue. */
 
 import { DataError } from "../spec/errors.ts";
-import { shown } from "../spec/shown.ts";
 import type { FileSystem } from "./files.ts";
 import { readJsonObject } from "./json_file.ts";
 import { OpenSandbox } from "./untrusted/open_sandbox.ts";
-import { UntrustedError } from "./untrusted/sandbox.ts";
+import { callUntrusted } from "./untrusted/sandbox.ts";
 
 /** A turn of a conversation. */
 export interface ChatMessage {
@@ -119,19 +118,11 @@ async function createTemplate(
     memory: MEMORY,
     open: ["openTemplate", source],
   });
-  const inWords = async <R>(action: () => Promise<R>, remedy: string) => {
-    try {
-      return await action();
-    } catch (error) {
-      if (!(error instanceof UntrustedError)) throw error;
-      throw new DataError(
-        `Cannot apply the chat template of '${folder}': ${
-          shown(error.state.replace(/[.\s]+$/, ""))
-        }. ${remedy}`,
-      );
-    }
-  };
-  await inWords(() => sandbox.open(), "Check the template");
+  const purpose = `apply the chat template of '${folder}'`;
+  await callUntrusted(() => sandbox.open(), {
+    purpose,
+    remedy: "Check the template",
+  });
   const tokens = Object.fromEntries(TOKENS.flatMap((kind) => {
     const content = contentOf(config[`${kind}_token`]);
     return content === undefined ? [] : [[`${kind}_token`, content]];
@@ -140,7 +131,7 @@ async function createTemplate(
     source: given,
     marked: source !== given,
     render: async (messages, { tools, values, generationPrompt = true } = {}) =>
-      await inWords(
+      await callUntrusted(
         () =>
           sandbox.call(["render", {
             ...values,
@@ -151,7 +142,7 @@ async function createTemplate(
             tools: tools ?? null,
             documents: null,
           }]),
-        remedies.failed,
+        { purpose, remedy: remedies.failed },
       ) as string,
     close: () => sandbox.close(),
   };

@@ -7,8 +7,9 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { MachineError } from "../../spec/errors.ts";
+import { DataError, MachineError } from "../../spec/errors.ts";
 import { RUNNING_ROOT } from "../../spec/running.ts";
+import { shown } from "../../spec/shown.ts";
 import type { Answer, Task } from "./program.ts";
 
 /** Default seconds of CPU time per call. */
@@ -33,6 +34,23 @@ export class UntrustedError extends Error {
   constructor({ state }: { readonly state: string }) {
     super(`Cannot run untrusted text: ${state}`);
     this.state = state;
+  }
+}
+
+/**
+ * Executes an action. Throws an UntrustedError as a DataError: `purpose` follows "Cannot", and `remedy` is the last
+ * sentence.
+ */
+export async function callUntrusted<R>(
+  action: () => Promise<R>,
+  { purpose, remedy }: { readonly purpose: string; readonly remedy: string },
+): Promise<R> {
+  try {
+    return await action();
+  } catch (error) {
+    if (!(error instanceof UntrustedError)) throw error;
+    const state = shown(error.state.replace(/[.\s]+$/, ""));
+    throw new DataError(`Cannot ${purpose}: ${state}. ${remedy}`);
   }
 }
 

@@ -1,12 +1,10 @@
 /** Tokenizers of untrusted files, executed in a sandbox. */
 
-import { DataError } from "../../spec/errors.ts";
-import { shown } from "../../spec/shown.ts";
 import { withKnownTexts } from "../known_texts.ts";
 import type { CompletedText, HeldText, Tokenizer } from "../tokenizer.ts";
 import { createMerger } from "./merger.ts";
 import { type Call, OpenSandbox } from "./open_sandbox.ts";
-import { SECONDS, UntrustedError } from "./sandbox.ts";
+import { callUntrusted, SECONDS } from "./sandbox.ts";
 
 /** Memory limit of a tokenizer in MiB. Large ones have some hundred thousand entries. */
 const MEMORY = 1024;
@@ -44,22 +42,14 @@ export async function createTokenizer(
     open: ["openTokenizer", files.tokenizer, config],
     seconds: SECONDS + Math.ceil(size / OPENED_A_SECOND),
   });
-  const inWords = async <R>(op: string, action: () => Promise<R>) => {
-    try {
-      return await action();
-    } catch (error) {
-      if (!(error instanceof UntrustedError)) throw error;
-      throw new DataError(
-        `Cannot ${op} the tokenizer of '${folder}': ${
-          shown(error.state.replace(/[.\s]+$/, ""))
-        }. Check tokenizer.json`,
-      );
-    }
-  };
+  const failure = (op: string) => ({
+    purpose: `${op} the tokenizer of '${folder}'`,
+    remedy: "Check tokenizer.json",
+  });
   const use = (call: Call, extra: number) =>
-    inWords(
-      "use",
+    callUntrusted(
       () => sandbox.call(call, SECONDS + Math.ceil(extra)),
+      failure("use"),
     );
   const encode = async (text: string, special: boolean) =>
     await use(
@@ -82,7 +72,7 @@ export async function createTokenizer(
       added / TOKENS_A_SECOND,
     ) as CompletedText[];
   });
-  await inWords("read", () => sandbox.open());
+  await callUntrusted(() => sandbox.open(), failure("read"));
   return {
     encode: (text) => encode(text, true),
     encodeBare: (text) => encode(text, false),
