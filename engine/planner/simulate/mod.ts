@@ -4,6 +4,7 @@ export { type ExpertLoad, recordedLoad } from "./loads.ts";
 export { concurrentRuns } from "./rank_groups.ts";
 export type { Workload } from "./workload.ts";
 export {
+  NO_PARTS,
   type Parts,
   type PredictedLayer,
   type Prediction,

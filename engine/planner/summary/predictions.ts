@@ -14,6 +14,7 @@ import { sum } from "../../../spec/sum.ts";
 import {
   concurrentRuns,
   type ExpertLoad,
+  NO_PARTS,
   type Parts,
   type Prediction,
   simulate,
@@ -167,15 +168,7 @@ export function layerSeconds(
     layer === undefined ? 1 : representatives.of(layer).length;
   const all = sum(built.map(times));
   const entries = [...predictions].map(([phase, { step }]) => {
-    const parts: { -readonly [P in keyof Parts]: number } = {
-      launch: 0,
-      arithmetic: 0,
-      memory: 0,
-      disk: 0,
-      exchange: 0,
-      waiting: 0,
-      run: 0,
-    };
+    const parts: { -readonly [P in keyof Parts]: number } = { ...NO_PARTS };
     for (const layer of step.layers) {
       if (!built.includes(layer.number)) continue;
       for (const part of Object.keys(parts) as (keyof Parts)[]) {
