@@ -485,7 +485,7 @@ async function weightFiles(
 }
 
 /** Whether a plan counts choices that did not return. */
-export function hasChecks(plan: Plan): boolean {
+function hasChecks(plan: Plan): boolean {
   return plan.programs.some((program) =>
     Object.keys(program.outputs).some((name) => CHECK.test(name))
   );

@@ -13,7 +13,7 @@ export interface PenaltyOptions {
 }
 
 /** Number of last tokens for the repetition penalty. */
-export const PENALTY_TOKENS = 64;
+const PENALTY_TOKENS = 64;
 
 /** Whether options change any logit. */
 export function changesLogits(options: PenaltyOptions): boolean {

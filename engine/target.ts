@@ -106,7 +106,7 @@ export async function resolveTarget(
 }
 
 /** Reads and verifies a saved plan. */
-export async function readPlan(
+async function readPlan(
   path: string,
   files: FileSystem,
 ): Promise<LegalPlan> {

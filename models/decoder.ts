@@ -109,7 +109,7 @@ export interface Layer {
 }
 
 /** Returns the name of a router's choices. An input of given choices has the same name. */
-export function choicesName(layer: number): string {
+function choicesName(layer: number): string {
   return `layer${layer}.topk_idx`;
 }
 

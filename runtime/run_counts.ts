@@ -28,7 +28,7 @@ export function reuseCounts(before: RunCounts, now: RunCounts): RunCounts {
 }
 
 /** Resolves the names of a size for a rank. */
-export function bindSize(size: Size, plan: Plan, rank: number): BoundSize {
+function bindSize(size: Size, plan: Plan, rank: number): BoundSize {
   if (typeof size === "number") return size;
   if ("count" in size) {
     const at = plan.counts.indexOf(size.count);

@@ -164,7 +164,7 @@ export function writeSafetensors(
 }
 
 /** The same file as its header and the bytes of each tensor, without copies. */
-export function safetensorsParts(
+function safetensorsParts(
   tensors: { readonly [name: string]: HostTensor },
   metadata?: { readonly [key: string]: string },
 ): Uint8Array[] {

@@ -24,7 +24,7 @@ export function writeTables(plan: Plan, memory: RankMemory): void {
 }
 
 /** Row p contains the cosines of `p * inverseFrequencies`, then the sines, scaled. */
-export function ropeTable(buffer: PlanBuffer, rank: number): Float32Array {
+function ropeTable(buffer: PlanBuffer, rank: number): Float32Array {
   const { inverseFrequencies, scale } = buffer.rope!;
   const half = inverseFrequencies.length;
   const stride = buffer.rowStride ?? 2 * half;

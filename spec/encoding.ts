@@ -78,7 +78,7 @@ function packed(dtype: PackedDType): EncodingEntry {
 }
 
 /** The table. */
-export const WEIGHT_ENCODINGS = {
+const WEIGHT_ENCODINGS = {
   f32: plain("f32"),
   f16: plain("f16"),
   bf16: plain("bf16"),

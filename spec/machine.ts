@@ -26,7 +26,7 @@ import { JsonError, parseJson } from "./parse_json.ts";
 export type MachineCount = number;
 
 /** Dtypes of operands of matrix units. */
-export const MATRIX_DTYPES = ["bf16", "fp8", "fp4", "int8"] as const;
+const MATRIX_DTYPES = ["bf16", "fp8", "fp4", "int8"] as const;
 
 /** Rates and overheads of a device. Times are seconds. */
 export interface MachineDevice {

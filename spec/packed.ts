@@ -73,7 +73,7 @@ export const PACKED_ELEMENTS = {
 export type PackedElementName = keyof typeof PACKED_ELEMENTS;
 
 /** Group sizes per scale along the contracted axis. */
-export const GROUP_SIZES = [4, 8, 16, 32, 64, 128] as const;
+const GROUP_SIZES = [4, 8, 16, 32, 64, 128] as const;
 
 type GroupSize = typeof GROUP_SIZES[number];
 

@@ -133,7 +133,7 @@ export function boundFix(
 }
 
 /** Axes with a bound that users choose, the preferred one to shorten first. */
-export function boundAxes(plan: Plan, buffer: PlanBuffer): string[] {
+function boundAxes(plan: Plan, buffer: PlanBuffer): string[] {
   const axes = buffer.axes.map(({ axis }) => axis);
   if (buffer.kind === "state") {
     const named = axes.map((axis) => modelAxis(plan, axis));

@@ -137,7 +137,7 @@ export function listTasks(
 }
 
 /** The tasks of equal stages, whose backward pass takes twice as long as the forward pass. */
-export function equalTasks(
+function equalTasks(
   { stages, microBatches, splits }: {
     readonly stages: number;
     readonly microBatches: number;

@@ -22,7 +22,7 @@ interface DispatcherWords {
 }
 
 /** Dispatchers, the default first. */
-export const DISPATCHERS = {
+const DISPATCHERS = {
   allToAll: { about: "rows to expert ranks and back", text: "" },
   allGather: {
     about: "tokens to all ranks of a group, sums back",

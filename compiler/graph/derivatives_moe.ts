@@ -62,7 +62,7 @@ export function routeDerivative(
 }
 
 /** The weights of a router, computed from its logits and choices by differentiable primitives. */
-export function routeWeights(node: NodeOf<"route">, b: NodeBuilder): Node {
+function routeWeights(node: NodeOf<"route">, b: NodeBuilder): Node {
   const { rule } = node.params;
   const raw = scores(node, b);
   const dropping = rule.capacity !== undefined ||

@@ -100,7 +100,7 @@ export function writeCache(
 }
 
 /** The first position that the token at `p` attends to. */
-export function firstPosition(
+function firstPosition(
   { window, chunk }: AttentionParams,
   p: number,
 ): number {

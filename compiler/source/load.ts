@@ -64,7 +64,7 @@ export async function resolveExport<T>(
 }
 
 /** The model of a reference among the models of its file. */
-export function chooseModel(
+function chooseModel(
   models: Readonly<Record<string, Model>>,
   reference: ModelReference,
 ): Model {

@@ -70,7 +70,7 @@ export interface TuningTable {
 export type BytesArithmetic = typeof BYTES_ARITHMETIC[number];
 
 /** The forms of byte multiplication. */
-export const BYTES_ARITHMETIC = [
+const BYTES_ARITHMETIC = [
   "guarded",
   "signed",
   "unsigned",

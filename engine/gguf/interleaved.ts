@@ -15,7 +15,7 @@ export function uninterleavedRow(row: number, width: number): number {
 }
 
 /** Returns the checkpoint row for file row `row` with adjacent pairs. */
-export function interleavedRow(row: number, width: number): number {
+function interleavedRow(row: number, width: number): number {
   const at = row % width;
   return row - at + (at >> 1) + (at & 1) * width / 2;
 }

@@ -32,7 +32,7 @@ export function checkPrompt(
 }
 
 /** Runs an action; DataErrors become request errors. */
-export function inRequest<R>(action: () => R): R {
+function inRequest<R>(action: () => R): R {
   try {
     return action();
   } catch (error) {

@@ -95,7 +95,7 @@ export function locationOf(step: NamedStep): string {
 }
 
 /** `layer.ts:9:16`: the last part of the path suffices next to the name of the step. */
-export function formatSpan(span: Span): string {
+function formatSpan(span: Span): string {
   const file = span.file.split(/[/\\]/).at(-1);
   return oneLine(`${file}:${span.line}:${span.column}`);
 }
@@ -112,7 +112,7 @@ export function* collectives(
 }
 
 /** Groups of ranks over mesh axes, in group rank order. */
-export function groupsOver(
+function groupsOver(
   mesh: Mesh,
   ranks: number,
   over: readonly string[],

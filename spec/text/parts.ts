@@ -129,7 +129,7 @@ function known(plan: Plan, axis: string): PlanAxis | undefined {
 }
 
 /** `token/dp+ep<=4096`, `expert/ep:2`, `embed:512`. */
-export function axisText(plan: Plan, axis: BufferAxis): string {
+function axisText(plan: Plan, axis: BufferAxis): string {
   const entry = known(plan, axis.axis);
   const size = perRankText(axis.size).replaceAll(",", "");
   if (!axis.dynamic) return `${axis.axis}:${size}`;

@@ -13,7 +13,7 @@ import { perRankText } from "../per_rank.ts";
 import { type Facts, type Report, width } from "../plan/facts.ts";
 
 /** Whether numbers are 0, 1, … n - 1, in any order. */
-export function isPartition(ids: readonly number[], n: number): boolean {
+function isPartition(ids: readonly number[], n: number): boolean {
   if (ids.length !== n) return false;
   const seen = new Set(ids);
   return seen.size === n && ids.every((id) => id < n);

@@ -66,7 +66,7 @@ function elementsOf(buffer: PlanBuffer, rank: number): number {
 }
 
 /** Errors of binding these buffers to a kernel. `words`: any buffer may be accessed as u32. */
-export function bindingFaults(
+function bindingFaults(
   facts: Facts,
   entry: KernelEntry,
   bindings: { readonly [binding: string]: string },

@@ -80,7 +80,7 @@ function movedBytes({ per }: MachineLink, traffic: LevelTraffic): number {
 }
 
 /** Seconds of a message of this many bytes on a link, without latency. */
-export function moveSeconds(link: MachineLink, bytes: number): number {
+function moveSeconds(link: MachineLink, bytes: number): number {
   const { oversubscription = 1, short = [] } = link;
   let before = { bytes: 0, seconds: 0 };
   for (const size of short) {
