@@ -66,6 +66,7 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
     asFiled: FILED,
     bytes: "unsigned",
     attention: 8,
+    headMajor: true,
     recurrence: 2,
   },
   gpu: {

@@ -271,6 +271,63 @@ testKernels(
 );
 
 testKernels(
+  "attention() over head-major caches has the bits of other caches",
+  async (t, target) => {
+    const tokens = [[0, 0], [1, 37], [1, 38], [2, 79]] as const;
+    const { heads, kvHeads, dim, context } = SHAPE;
+    const q = randoms(tokens.length * heads * dim, 3);
+    for (const size of [undefined, 4, 32]) {
+      const within = size ?? context;
+      // The last page of a sequence may be incomplete.
+      const blocks = Math.ceil(context / within);
+      const count = SEQUENCES * blocks;
+      /** The vectors of keys or values, the last page first. */
+      const cacheOf = (seed: number, headMajor: boolean) => {
+        const from = randoms(count * within * kvHeads * dim, seed);
+        const to = new Float32Array(from.length);
+        for (let at = 0; at < from.length / dim; at++) {
+          const [row, head] = [Math.floor(at / kvHeads), at % kvHeads];
+          const [block, p] = [Math.floor(row / within), row % within];
+          const page = size === undefined ? block : count - 1 - block;
+          const index = headMajor
+            ? (page * kvHeads + head) * within + p
+            : (page * within + p) * kvHeads + head;
+          to.set(from.subarray(at * dim, (at + 1) * dim), index * dim);
+        }
+        return to;
+      };
+      const run = async (queries: number, headMajor: boolean) => {
+        const shape = { ...SHAPE, queries, headMajor };
+        const { y } = await target.run(
+          attention({
+            ...shape,
+            name: "attention",
+            tokens: lengthAt(0),
+            ...size === undefined ? {} : { pages: { size } },
+          }),
+          {
+            q,
+            keys: cacheOf(1, headMajor),
+            values: cacheOf(2, headMajor),
+            pages: Int32Array.from({ length: count }, (_, i) => count - 1 - i),
+            sequence: Int32Array.from(tokens, ([sequence]) => sequence),
+            position: Int32Array.from(tokens, ([, position]) => position),
+            y: new Float32Array(q.length),
+            lengths: Uint32Array.of(tokens.length),
+          },
+          workgroups(attentionGrid(shape, tokens.length)),
+        );
+        return bits(y!);
+      };
+      const wanted = await run(1, false);
+      for (const queries of [1, 4]) {
+        t.same(await run(queries, true), wanted, `${size} ${queries}`);
+      }
+    }
+  },
+);
+
+testKernels(
   "attention() split over many blocks of keys merges them in order",
   async (t, target) => {
     // More blocks than lanes of the merging kernel.

@@ -309,6 +309,13 @@ for (const dtype of ["f32", "f16"] as const) {
       ? [{ ...overKeys, mesh: { dp: 2 }, place: { token: "dp" } }]
       : [],
   ]);
+  const headMajor = { headMajor: true };
+  holds(`attention over head-major caches, ${dtype}`, of, [
+    { tuning: headMajor },
+    { tuning: { ...headMajor, splitKeys: 2 } },
+    // Ranks that share positions gather keys, so their caches are not head-major.
+    { tuning: headMajor, mesh: { cp: 2 }, place: { context: "cp" } },
+  ]);
   for (const kind of devicesInTurn(`attention ${dtype}`)) {
     t.test(`attention split over keys has the same bits, ${dtype}, ${kind}`, {
       skip: kind === "gpu" ? skip : skipUnasked("cpu"),

@@ -42,6 +42,11 @@ export interface TuningTable {
    */
   readonly wideRows?: boolean;
   /**
+   * KV caches store the positions of a head consecutively, for processors that read one head after another. Default:
+   * the heads of a position.
+   */
+  readonly headMajor?: boolean;
+  /**
    * Columns of a state per lane of a recurrence, which share loads. Default: 1.
    *
    * @integer

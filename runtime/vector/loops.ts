@@ -42,6 +42,9 @@ const STREAM_WORDS = 4;
 /** Minimum bytes of a row of blocks. Lanes that load bytes at a smaller distance read adjacent blocks of one row. */
 const MIN_ROW = 256;
 
+/** Maximum bytes between rows that a repeated phase loads as one stream, such as the keys of a head. */
+const MAX_NEAR = 1024;
+
 /** Maximum iterations of a loop whose addresses are computed ahead. */
 const MAX_SPAN = 2 ** 24;
 
@@ -262,9 +265,11 @@ function tiledLoop(
       const distance = distanceOf(group);
       const isStream = distance < (group.bytes ? MIN_ROW : LINE);
       if (isStream) return fills ? "none" : "stream";
+      if (fills) return "later";
+      if (readsHere) return "next";
+      if (!on.repeats || distance <= STREAM_APART) return "along";
       // A repeated phase continues with the following rows, of which it may read a part.
-      const next = readsHere || on.repeats && distance > STREAM_APART;
-      return fills ? "later" : next ? "next" : "along";
+      return distance <= MAX_NEAR ? "stream" : "next";
     };
     on.prefetchesLater ||= apart.some(({ group }) =>
       aheadOf(group) === "later"

@@ -58,16 +58,23 @@ export const BATCHES: readonly (readonly (readonly [number, number])[])[] = [
   [[0, 3], [1, 0]],
 ];
 
-/** Contents of a cache [sequence, context, width] after the last of these tokens. NaN: unwritten. */
+/**
+ * Contents of a cache after the last of these tokens: vectors of a width, by default [sequence, context, head]. NaN:
+ * unwritten.
+ */
 function cache(
   batch: (typeof BATCHES)[number],
   width: number,
-  offsetOf: (entry: number) => number = (entry) => entry * width,
+  { heads = 1, indexOf = (entry, head) => entry * heads + head }: {
+    readonly heads?: number;
+    readonly indexOf?: (entry: number, head: number) => number;
+  } = {},
 ): number[] {
-  const x = new Array<number>(ROWS * width).fill(NaN);
+  const x = new Array<number>(ROWS * heads * width).fill(NaN);
   for (const [sequence, position] of batch) {
-    for (let p = 0; p <= position; p++) {
-      const start = offsetOf(sequence * CONTEXT + p);
+    for (let cell = 0; cell < (position + 1) * heads; cell++) {
+      const entry = sequence * CONTEXT + Math.floor(cell / heads);
+      const start = indexOf(entry, cell % heads) * width;
       for (let i = 0; i < width; i++) x[start + i] = Math.sin(start + i);
     }
   }
@@ -125,6 +132,7 @@ export function* ofAttention(): Generator<Launch> {
       const some = heads === 1 ? [1, 6] : [1, 4, 6];
       const queries = some[(c + Math.floor(n / 2)) % some.length]!;
       const paged = (c + n) % 2 === 1;
+      const headMajor = kvHeads > 1 && Math.floor((c + n) / 2) % 2 === 1;
       const options = {
         name,
         heads,
@@ -137,23 +145,29 @@ export function* ofAttention(): Generator<Launch> {
         scale: 0.5,
         tokens: lengthAt(0),
         queries,
+        headMajor,
         ...listed ? { selected: 3 } : {},
         ...entries ? { entries: CONTEXT } : {},
         ...dim === 32 ? { atOnce: WORDS_AT_ONCE } : {},
       };
       const pages = [3, 1, 0, 2];
-      const offsetOf = (width: number) => (entry: number) =>
-        (paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry) *
-        width;
-      const [keys, values] = [kvHeads * dim, kvHeads * valueDim];
+      const size = paged ? 2 : CONTEXT;
+      const indexOf = (entry: number, head: number) => {
+        const block = Math.floor(entry / size);
+        const [page, within] = [paged ? pages[block]! : block, entry % size];
+        return headMajor
+          ? (page * kvHeads + head) * size + within
+          : (page * size + within) * kvHeads + head;
+      };
+      const layout = { heads: kvHeads, indexOf };
       yield {
         kernel: () =>
           attention({ ...options, ...paged ? { pages: { size: 2 } } : {} }),
         grid: attentionGrid(options, batch.length),
         reads: {
           q: waves(batch.length * heads * dim),
-          keys: cache(batch, keys, offsetOf(keys)),
-          values: cache(batch, values, offsetOf(values)),
+          keys: cache(batch, dim, layout),
+          values: cache(batch, valueDim, layout),
           pages,
           ...listed ? { selected: selectedOf(batch) } : {},
           entries: cache(batch, dim),
@@ -344,15 +358,15 @@ export function* ofScoreKeys(): Generator<Launch> {
           tokens: lengthAt(0),
           ...paged ? { pages: { size: 2 } } : {},
         };
-        const offsetOf = (entry: number) =>
-          (paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry) * dim;
+        const indexOf = (entry: number) =>
+          paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry;
         yield {
           kernel: () => scoreKeys(options),
           grid: scoreKeysGrid(options, batch.length),
           reads: {
             query: waves(batch.length * heads * dim),
             weights: waves(batch.length * heads),
-            keys: cache(batch, dim, offsetOf),
+            keys: cache(batch, dim, { indexOf }),
             pages,
             lengths: [batch.length],
             sequence: batch.map(([sequence]) => sequence),

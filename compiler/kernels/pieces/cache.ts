@@ -12,6 +12,8 @@ export interface CacheShape {
   readonly begin?: KernelText | undefined;
   /** Positions per page, if the cache has pages. */
   readonly pages?: { readonly size: number };
+  /** Stores the positions of a head consecutively, per sequence or page. Default: the heads of a position. */
+  readonly headMajor?: boolean;
 }
 
 /** Access to the keys and values of a sequence. */
@@ -27,20 +29,22 @@ export interface Cache {
 
 /** The cache of the sequence of `token`. `scattered`: keys are read in any order instead of in blocks. */
 export function cacheOf(
-  { kvHeads, context, begin, pages }: CacheShape,
+  { kvHeads, context, begin, pages, headMajor = false }: CacheShape,
   { token, kvHead, scattered = false }: {
     readonly token: string;
     readonly kvHead: KernelText;
     readonly scattered?: boolean;
   },
 ): Cache {
-  const apart = (position: KernelText) =>
-    wgsl`cache + ${position} * ${kvHeads}`;
+  const vectors = (positions: KernelText) =>
+    headMajor ? positions : wgsl`${positions} * ${kvHeads}`;
+  const apart = (position: KernelText) => wgsl`cache + ${vectors(position)}`;
   if (!pages) {
+    const head = headMajor ? wgsl`${kvHead} * ${context}` : kvHead;
     const first = wgsl`u32(sequence[${token}]) * ${
       context * kvHeads
-    } + ${kvHead}`;
-    const zero = begin ? wgsl`${first} - ${begin} * ${kvHeads}` : first;
+    } + ${head}`;
+    const zero = begin ? wgsl`${first} - ${vectors(begin)}` : first;
     return {
       begin: wgsl`
         // The cached vector of position 0; it may be negative.
@@ -56,15 +60,18 @@ export function cacheOf(
     let blocks = u32(sequence[${token}]) * ${Math.ceil(context / size)};`;
   const entryOf = (position: KernelText) => {
     const at = begin ? wgsl`${position} - ${begin}` : position;
-    return wgsl`u32(pages[blocks + (${at}) / ${size}]) * ${size} + (${at}) % ${size}`;
+    const page = wgsl`u32(pages[blocks + (${at}) / ${size}])`;
+    const first = headMajor ? wgsl`(${page} * ${kvHeads} + kv_head)` : page;
+    return wgsl`${first} * ${size} + (${at}) % ${size}`;
   };
+  const vectorIn = (entry: KernelText) =>
+    headMajor ? entry : wgsl`(${entry}) * ${kvHeads} + kv_head`;
   if (size % KEY_BLOCK !== 0 || scattered) {
-    const vectorOf = (position: KernelText) =>
-      wgsl`(${entryOf(position)}) * ${kvHeads} + kv_head`;
+    const vectorOf = (position: KernelText) => vectorIn(entryOf(position));
     return { begin: prepare, vectorOf, hasFullBlocks: false };
   }
   const ofBlock = wgsl`
     // All keys of the block are in one page. This is the index of position 0 relative to that page; it may be negative.
-    let cache = (${entryOf(wgsl`start`)} - start) * ${kvHeads} + kv_head;`;
+    let cache = ${vectorIn(wgsl`${entryOf(wgsl`start`)} - start`)};`;
   return { begin: prepare, ofBlock, vectorOf: apart, hasFullBlocks: true };
 }

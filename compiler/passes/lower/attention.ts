@@ -115,6 +115,7 @@ export function lowerAttention(
   const { storages } = lowering.values;
   const { tuning, maxBinding } = lowering.options;
   const { dtype: stored } = storages.get(keys)!;
+  const { cacheAxes } = lowering.model;
   const sinksOf = sinks ? storages.get(sinks) : undefined;
   // Sinks of heads are read in their stored dtype.
   const isRead = sinksOf && isPlain(sinksOf) && isHalf(sinksOf.dtype);
@@ -125,6 +126,7 @@ export function lowerAttention(
     ...pages
       ? { pages: { size: lowering.placed.axes[keys.axes[1]!]!.size } }
       : {},
+    headMajor: cacheAxes.has(keys.inputs[0]!),
     queries: tuning.attention ?? 1,
     ...tuning.wideRows ? { atOnce: WORDS_AT_ONCE } : {},
   };
@@ -132,6 +134,8 @@ export function lowerAttention(
     tokens: tuning.splitKeys ?? 0,
     maxBinding,
   });
+  const axesOf = ({ axes, inputs: [state] }: Node) =>
+    cacheAxes.get(state!) ?? axes;
   // 16-bit caches are read in their stored dtype.
   const cachesOf = (keys: Node, values: Node) =>
     isHalf(stored)
@@ -140,8 +144,8 @@ export function lowerAttention(
         values: storages.get(values)!.buffer,
       }
       : operandBuffers(lowering, {
-        keys: [keys, keys.axes],
-        values: !shared && [values, values.axes],
+        keys: [keys, axesOf(keys)],
+        values: !shared && [values, axesOf(values)],
       });
   const bindings = operandBuffers(lowering, {
     q: [q, [token, head, dim]],

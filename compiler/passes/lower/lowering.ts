@@ -93,6 +93,8 @@ export interface LoweredModel {
   readonly layouts: ReadonlyMap<Node, ParamLayout>;
   /** Axis order of next values of parameters: that of the parameter. */
   readonly nextAxes: ReadonlyMap<Node, readonly string[]>;
+  /** Axis order of caches in memory, if it differs from that of the state. */
+  readonly cacheAxes: ReadonlyMap<Node, readonly string[]>;
   /** Parameters of routers, whose operands keep 32 bits. */
   readonly routers: ReadonlySet<Node>;
   /** Dispatched values that are sent back: stored at the offsets of their received rows. */

@@ -232,13 +232,9 @@ function addSource(
   const { name } = node.params;
   const dtype = (node.primitive === "state" ? node.params.stored : undefined) ??
     storedDType(node.dtype);
-  addBuffer(lowering, {
-    name,
-    kind,
-    dtype,
-    axes: node.axes,
-  });
-  lowering.values.storages.set(node, { buffer: name, dtype, axes: node.axes });
+  const axes = lowering.model.cacheAxes.get(node) ?? node.axes;
+  addBuffer(lowering, { name, kind, dtype, axes });
+  lowering.values.storages.set(node, { buffer: name, dtype, axes });
 }
 
 function lowerDot(lowering: Lowering, node: NodeOf<"dot">): void {
