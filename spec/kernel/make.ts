@@ -13,8 +13,8 @@ import { KernelText, type Statements } from "./text.ts";
 import { textKey } from "./text_key.ts";
 import type { Binding, Expr, IdName, Kernel, Stmt } from "./tree.ts";
 import type { Size } from "../size.ts";
-import { withOneWidth } from "./vectors.ts";
-import { walkExpression, walkExpressions, walkStatements } from "./walk.ts";
+import { loadWidths, withOneWidth } from "./vectors.ts";
+import { walkExpression, walkStatements } from "./walk.ts";
 
 /** Maximum number of workgroups in one dimension guaranteed by every WebGPU device. */
 export const GRID_LIMIT = GUARANTEED_LIMITS.maxComputeWorkgroupsPerDimension;
@@ -67,18 +67,13 @@ export function bindingsOf(e: Expr): ReadonlySet<string> {
   return loads;
 }
 
-/** Bindings that statements load from and store to. */
-function usesOf(body: readonly Stmt[]) {
-  const loads = new Set<string>();
+/** Bindings that statements store to. */
+function storesOf(body: readonly Stmt[]): ReadonlySet<string> {
   const stores = new Set<string>();
-  walkExpressions(body, (e) => {
-    if (e.op === "load") loads.add(e.binding);
-  });
   walkStatements(body, (s) => {
-    if (s.op === "loads") loads.add(s.binding);
     if (s.op === "store") stores.add(s.binding);
   });
-  return { loads, stores };
+  return stores;
 }
 
 /** Parts of a kernel; may contain unused bindings. */
@@ -150,19 +145,19 @@ export function makeKernel(parts: KernelParts): Kernel {
   const form = matrixStatements(resolved.body).length > 0
     ? prefetchPanels(resolved.body, readOnly(all))
     : undefined;
-  const body = form
-    ? expandMatrices(form, workgroupSize)
-    : withOneWidth(resolved.body);
-  invariant(body, "a matrix form has one tile, which invocations divide");
-  const uses = usesOf(body);
+  const given = form ? expandMatrices(form, workgroupSize) : resolved.body;
+  invariant(given, "a matrix form has one tile, which invocations divide");
+  const widths = loadWidths(given);
+  const body = form ? given : withOneWidth(given, widths);
+  const stores = storesOf(body);
   const bindings = all.flatMap((b): Binding[] => {
-    const loaded = uses.loads.has(b.name);
-    if (!loaded && !uses.stores.has(b.name)) return [];
+    const loaded = widths.has(b.name);
+    if (!loaded && !stores.has(b.name)) return [];
     return [
       b.access === "write" && loaded ? { ...b, access: "read_write" } : b,
     ];
   });
-  for (const used of [...uses.loads, ...uses.stores]) {
+  for (const used of [...widths.keys(), ...stores]) {
     invariant(
       bindings.filter((b) => b.name === used).length === 1,
       `kernel '${name}' needs exactly one binding '${used}'`,

@@ -5,7 +5,7 @@ import { isSame } from "../same.ts";
 import { GRID_LIMIT } from "./make.ts";
 import { replaceIn } from "./replace.ts";
 import type { Binding, Expr, Kernel, SharedArray, Stmt } from "./tree.ts";
-import { withOneWidth } from "./vectors.ts";
+import { addLoadWidth, loadWidths, withOneWidth } from "./vectors.ts";
 import type { Size } from "../size.ts";
 
 /** A kernel and its launch. */
@@ -56,12 +56,21 @@ export function mergeKernels(
   /** The bindings by buffer. */
   const bindings = new Map<string, Binding>();
   const shared = new Map<string, SharedArray>();
+  const widths = new Map<string, number>();
+  const lengthsName = () => {
+    const name = lengthsIn(bindings, lengths);
+    addLoadWidth(widths, name, 1);
+    return name;
+  };
   const bodies: (() => Stmt[])[] = [];
   const frame: unknown[] = [];
   let from = 0;
   for (const [i, part] of parts.entries()) {
     const names = addBindings(bindings, part);
     if (!names) return undefined;
+    for (const [binding, width] of loadWidths(part.kernel.body)) {
+      addLoadWidth(widths, names.get(binding)!, width);
+    }
     const arrays = addShared(shared, part.kernel);
     const [x] = part.workgroups;
     const start = from;
@@ -78,9 +87,7 @@ export function mergeKernels(
       });
     from += heights[i]!;
     const isWidest = isSame(x, widest);
-    const end = isWidest
-      ? undefined
-      : inKernel(x, lengths, () => lengthsIn(bindings, lengths));
+    const end = isWidest ? undefined : inKernel(x, lengths, lengthsName);
     if (!isWidest && !end) return undefined;
     bodies.push(end ? () => [if_(lt(id("group.x"), end), body())] : body);
     frame.push([[...names], heights[i], end]);
@@ -103,7 +110,7 @@ export function mergeKernels(
           return [if_(lt(id("group.y"), u32(end)), body, others)];
         },
       );
-      return withOneWidth(body);
+      return withOneWidth(body, widths);
     },
     bindings: Object.fromEntries(
       [...bindings].map(([buffer, { name }]) => [name, buffer]),

@@ -38,23 +38,50 @@ function replaceLoads(
   );
 }
 
-/** Statements with scalar loads from bindings that have loads of several widths. */
-export function withOneWidth(body: readonly Stmt[]): readonly Stmt[] {
+/** The number of elements of each load from a binding. */
+export type LoadWidths = ReadonlyMap<string, number>;
+
+/** The width of loads from a binding that has loads of several widths. */
+const MIXED = 0;
+
+const widthsOfLoads = new WeakMap<readonly Stmt[], LoadWidths>();
+
+/** The bindings that statements load from, and the widths of these loads. Cached by body. */
+export function loadWidths(body: readonly Stmt[]): LoadWidths {
+  const known = widthsOfLoads.get(body) ?? findLoadWidths(body);
+  widthsOfLoads.set(body, known);
+  return known;
+}
+
+function findLoadWidths(body: readonly Stmt[]): LoadWidths {
   const widths = new Map<string, number>();
-  const mixed = new Set<string>();
-  const found = (binding: string, width: number) => {
-    if ((widths.get(binding) ?? width) !== width) mixed.add(binding);
-    widths.set(binding, width);
-  };
   walkStatements(body, (s) => {
-    if (s.op === "loads") found(s.binding, s.names.length);
+    if (s.op === "loads") addLoadWidth(widths, s.binding, s.names.length);
   });
-  if (widths.size === 0) return body;
   walkExpressions(body, (e) => {
-    if (e.op === "load") found(e.binding, 1);
+    if (e.op === "load") addLoadWidth(widths, e.binding, 1);
   });
-  return mixed.size === 0 ? body : replaceLoads(body, (s) => {
-    if (!mixed.has(s.binding)) return [s];
+  return widths;
+}
+
+/** Adds loads of a width from a binding. */
+export function addLoadWidth(
+  widths: Map<string, number>,
+  binding: string,
+  width: number,
+): void {
+  const known = widths.get(binding) ?? width;
+  widths.set(binding, known === width ? width : MIXED);
+}
+
+/** Statements with scalar loads from bindings that have loads of several widths. */
+export function withOneWidth(
+  body: readonly Stmt[],
+  widths: LoadWidths,
+): readonly Stmt[] {
+  if (![...widths.values()].includes(MIXED)) return body;
+  return replaceLoads(body, (s) => {
+    if (widths.get(s.binding) !== MIXED) return [s];
     const at = `at_${s.names[0]!}`;
     return [
       let_(at, mul(s.index, u32(s.names.length))),
