@@ -30,6 +30,8 @@ export interface FieldNames {
   readonly expertsPerToken?: string;
   /** Default: "rms_norm_eps". */
   readonly epsilon?: string;
+  /** Default: "max_position_embeddings". */
+  readonly maxPositions?: string;
 }
 
 /** Reads the fields of any decoder except its heads. By default all layers are equal and have experts. */
@@ -46,6 +48,7 @@ export function decoderFields(
     ffn,
     expertsPerToken = "num_experts_per_tok",
     epsilon = "rms_norm_eps",
+    maxPositions = "max_position_embeddings",
   } = names;
   // Families with layers without experts have both fields. The others have one of them.
   const foreign = "moe_intermediate_size";
@@ -60,7 +63,7 @@ export function decoderFields(
     expertsPerToken: size(expertsPerToken, defaults.expertsPerToken),
     ffn: size(ffn, defaults.ffn),
     epsilon: positiveField(config, epsilon, { default: defaults.epsilon }),
-    maxPositions: size("max_position_embeddings", defaults.maxPositions),
+    maxPositions: size(maxPositions, defaults.maxPositions),
     tied: booleanField(config, "tie_word_embeddings", {
       default: defaults.tied ?? false,
     }),

@@ -64,17 +64,18 @@ export function fusedMlp(
 }
 
 /**
- * Returns the `feed` of families with some layers without experts: the block `mlp` contains the experts of `sparse`, or
- * is dense.
+ * Returns the `feed` of families with some layers without experts: a block, `mlp` by default, contains the experts of
+ * `sparse`; in other layers the block `mlp` is dense.
  */
 export function sparseOrDense(
   { ffn, denseFfn }: { readonly ffn: number; readonly denseFfn: number },
   sparse: Part<"ffn" | "gateUp">,
+  block = "mlp",
 ): Part {
   return (m, rows, layer) =>
     layer.kind.experts
       ? m.block(
-        "mlp",
+        block,
         { ffn, gateUp: 2 * ffn },
         (m) => sparse(m, rows, layer),
       )

@@ -44,6 +44,7 @@ const MAX: { readonly [key: string]: number } = {
     "n_routed_experts",
     "moe_num_experts",
     "index_n_heads",
+    "num_heads",
   ),
   ...limited(
     2 ** 14,
@@ -63,13 +64,16 @@ const MAX: { readonly [key: string]: number } = {
   ...limited(
     2 ** 12,
     "num_experts_per_tok",
+    "num_experts_per_token",
     "moe_k",
     "moe_topk",
     "top_k_experts",
     "n_shared_experts",
     "moe_num_shared_experts",
     "zero_expert_num",
+    "num_shared_experts",
     "n_group",
+    "num_expert_group",
     "topk_group",
   ),
   ...limited(
@@ -79,6 +83,7 @@ const MAX: { readonly [key: string]: number } = {
     "conv_L_cache",
     "linear_conv_kernel_dim",
     "mamba_d_conv",
+    "short_conv_kernel_size",
   ),
 };
 

@@ -12,6 +12,7 @@ import {
   mul,
   rmsNorm,
   rope,
+  sigmoid,
   slice,
   split,
   type Tensor,
@@ -64,7 +65,8 @@ export interface LatentDefaults {
   readonly nope?: number;
   readonly value?: number;
   readonly latent?: number;
-  readonly queryLatent?: number;
+  /** `null`: queries are not compressed. */
+  readonly queryLatent?: number | null;
   /** Base of the rotary frequencies. */
   readonly theta?: number;
 }
@@ -87,6 +89,7 @@ export function latentFields(
   const nope = integerField(config, "qk_nope_head_dim", {
     default: plain ?? 128,
   });
+  const rank = anyField(config, "q_lora_rank");
   return {
     heads: integerField(config, "num_attention_heads", { default: heads }),
     headDim,
@@ -94,7 +97,7 @@ export function latentFields(
     value: integerField(config, "v_head_dim", { default: value ?? 128 }),
     latent: integerField(config, "kv_lora_rank", { default: latent ?? 512 }),
     // If it is null, queries are not compressed.
-    queryLatent: anyField(config, "q_lora_rank") === null
+    queryLatent: (rank === undefined ? queryLatent : rank) === null
       ? undefined
       : integerField(config, "q_lora_rank", { default: queryLatent ?? 1536 }),
     rotary: readRotary(config, { dim: headDim, theta, interleaved }),
@@ -152,6 +155,10 @@ export function latentAxes(c: LatentFields): LatentAxes {
 /** Latent attention and its block. Default: `self_attn`. */
 export interface LatentBlock extends LatentFields {
   readonly block?: string;
+  /** Rotate queries and keys by their positions. Default: true. */
+  readonly rotated?: boolean;
+  /** The matrix whose sigmoid multiplies the values of all heads. Default: none. */
+  readonly gate?: string;
   /** Factor of the queries of each token. Default: 1. */
   readonly growth?: Tensor<"token", "f32">;
   /** Chooses the keys that tokens attend to. Default: all keys. */
@@ -189,8 +196,8 @@ function attend(
   },
   c: LatentBlock,
 ): Rows {
-  const { block = "self_attn", latentScale = 1 } = c;
-  const rotation = { position: layer.position, ...c.rotary };
+  const { block = "self_attn", latentScale = 1, rotated = true } = c;
+  const rotation = rotated && { position: layer.position, ...c.rotary };
 
   // The cache holds the normalized latent and a rotated key part that all heads share.
   const down = m.param("kv_a_proj_with_mqa.weight", "cached embed");
@@ -205,7 +212,7 @@ function attend(
   const shared = slice(compressed, "cached", c.latent, "rope");
   const key = concat(
     latent,
-    rope(shared, "rope", rotation),
+    rotation ? rope(shared, "rope", rotation) : shared,
     "latent",
     "cached",
   );
@@ -221,9 +228,10 @@ function attend(
 
   const q = split(query, "queries", "head headQuery");
   const nope = dot(slice(q, "headQuery", 0, "nope"), toKey, "nope");
-  const rotated = rope(slice(q, "headQuery", c.nope, "rope"), "rope", rotation);
+  const tail = slice(q, "headQuery", c.nope, "rope");
+  const end = rotation ? rope(tail, "rope", rotation) : tail;
   const { y, keys } = latentAttention(
-    concat(nope, rotated, "latent", "cached"),
+    concat(nope, end, "latent", "cached"),
     {
       key,
       keys: m.state("latents", "sequence context cached"),
@@ -235,7 +243,11 @@ function attend(
     },
   );
   layer.keep(`${layer.name}.${block}.latents`, keys);
-  const values = merge(dot(y, toValue, "latent"), "head value", "values");
+  const made = merge(dot(y, toValue, "latent"), "head value", "values");
+  const values = c.gate === undefined ? made : mul(
+    made,
+    sigmoid(dot(rows, m.param(`${c.gate}.weight`, "values embed"), "embed")),
+  );
   return dot(values, m.param("o_proj.weight", "embed values"), "values");
 }
 

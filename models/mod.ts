@@ -122,6 +122,11 @@ export {
   type Selected,
 } from "./indexer.ts";
 export {
+  type KimiDelta,
+  kimiDeltaAttention,
+  kimiDeltaFields,
+} from "./kimi_delta_attention.ts";
+export {
   attendLatent,
   type LatentAxes,
   latentAxes,

@@ -14,25 +14,26 @@ export function convolutionAxes(
 }
 
 /**
- * Causal convolution of every channel with the parameter `weight`, without its bias. The state `inputs` of the layer's
- * block holds the last inputs.
+ * Causal convolution of every channel with the parameter `weight`, without its bias. A state of the layer's block,
+ * `inputs` by default, holds the last inputs.
  */
 export function convolve(
   m: DecoderScope<ConvolutionAxis | "channels">,
   x: Tensor<"token channels", "f32">,
-  { layer, block, weight }: {
+  { layer, block, weight, state: name = "inputs" }: {
     readonly layer: Layer;
     readonly block: string;
     readonly weight: string;
+    readonly state?: string;
   },
 ): Tensor<"token channels", "f32"> {
   const taps = sum(m.param(weight, "channels one tap"), "one");
   const { y, state } = conv1d(x, taps, "tap", {
-    state: m.state("inputs", "sequence slot channels"),
+    state: m.state(name, "sequence slot channels"),
     sequence: layer.sequence,
     position: layer.position,
   });
-  layer.keep(`${layer.name}.${block}.inputs`, state);
+  layer.keep(`${layer.name}.${block}.${name}`, state);
   return y;
 }
 

@@ -55,6 +55,10 @@ export interface SharedFieldNames {
   readonly firstSparse?: string;
   /** Factor of expert weights. Default: "routed_scaling_factor". */
   readonly routedScale?: string;
+  /** Groups of experts. Default: "n_group". */
+  readonly groups?: string;
+  /** Whether weights are divided by their sum. Default: "norm_topk_prob". */
+  readonly normalize?: string;
 }
 
 /** A family's defaults. */
@@ -79,10 +83,12 @@ export function sharedExperts(
     sharedExperts: shared = "n_shared_experts",
     firstSparse: first = "first_k_dense_replace",
     routedScale = "routed_scaling_factor",
+    groups = "n_group",
+    normalize = "norm_topk_prob",
   } = names;
   const field = (key: string, value: number, min = 1) =>
     integerField(config, key, { default: value, min });
-  const count = field("n_group", defaults.groups ?? 1);
+  const count = field(groups, defaults.groups ?? 1);
   if (count === 1) ignoreFields(config, ["topk_group"]);
   const sparse = sparseLayers(
     config,
@@ -98,7 +104,7 @@ export function sharedExperts(
     routedScale: positiveField(config, routedScale, {
       default: defaults.routedScale,
     }),
-    normalize: booleanField(config, "norm_topk_prob", {
+    normalize: booleanField(config, normalize, {
       default: defaults.normalize,
     }),
     predictors: field("num_nextn_predict_layers", 0, 0),

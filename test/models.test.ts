@@ -69,6 +69,7 @@ const CHECKPOINTS = [
   "hyv3-12e",
   "nemotronhlatent-12e",
   "laguna-12e",
+  "kimilinear-12e",
   "ernie45vlmoe-12e",
 ];
 

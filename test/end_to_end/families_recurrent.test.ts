@@ -10,4 +10,5 @@ testInTurns([
   "nemotronh-16e",
   "nemotronhlatent-12e",
   "lfm2moe-16e",
+  "kimilinear-12e",
 ]);

@@ -1,0 +1,213 @@
+/**
+ * Kimi Delta Attention (Kimi Team, "Kimi Linear", arXiv 2510.26692): a gated delta net whose decay differs between the
+ * elements of a key. Equation 1 is `linearRecurrence` with the rule "delta": `decay` is α of each element, `rate` is β.
+ */
+
+import {
+  add,
+  div,
+  dot,
+  exp,
+  linearRecurrence,
+  merge,
+  mul,
+  neg,
+  rmsNorm,
+  sigmoid,
+  silu,
+  softplus,
+  split,
+  sqrt,
+  sum,
+  type Tensor,
+} from "../compiler/mod.ts";
+import {
+  anyField,
+  booleanField,
+  type Config,
+  fieldError,
+  innerConfig,
+  integerField,
+  integersField,
+} from "./config.ts";
+import type { DecoderScope, Layer, Rows } from "./decoder.ts";
+import {
+  convolutionAxes,
+  type ConvolutionAxis,
+  convolve,
+} from "./recurrence.ts";
+
+/** Sizes of a Kimi Delta Attention, and its variants. */
+export interface KimiDelta {
+  readonly deltaHeads: number;
+  /** Elements of a query, a key and a value. */
+  readonly deltaDim: number;
+  /** Number of taps of the convolutions. */
+  readonly taps: number;
+  /** Lower limit of the logarithm of decays, below 0. Undefined: none. */
+  readonly decayLimit: number | undefined;
+  /** The gate is one product instead of two with a short row between them. */
+  readonly wholeGate: boolean;
+  /** Whether a layer has it; the others have latent attention. */
+  readonly isDelta: (layer: number) => boolean;
+}
+
+/** Reads the object `linear_attn_config`, which numbers layers from 1. */
+export function kimiDeltaFields(
+  config: Config,
+  defaults: {
+    readonly layers: number;
+    readonly heads: number;
+    readonly wholeGate: boolean;
+    readonly decayLimit?: number;
+  },
+): KimiDelta {
+  const inner = innerConfig(config, "linear_attn_config") ?? {};
+  const every = integersField(inner, "full_attn_layers") ??
+    Array.from({ length: defaults.layers }, (_, layer) => layer + 1)
+      .filter((layer) => layer % 4 === 0 || layer === defaults.layers);
+  const delta = integersField(inner, "kda_layers");
+  const both = delta?.filter((layer) => every.includes(layer)) ?? [];
+  if (both.length > 0) {
+    throw fieldError("kda_layers", delta, "layers not in 'full_attn_layers'");
+  }
+  const field = (key: string, value: number, min = 1) =>
+    integerField(inner, key, { default: value, min });
+  return {
+    deltaHeads: field("num_heads", defaults.heads),
+    deltaDim: field("head_dim", 128),
+    taps: field("short_conv_kernel_size", 4, 2),
+    decayLimit: limitOf(inner) ?? defaults.decayLimit,
+    wholeGate: booleanField(inner, "use_full_rank_gate", {
+      default: defaults.wholeGate,
+    }),
+    isDelta: (layer) => !every.includes(layer + 1),
+  };
+}
+
+/** Reads the lower limit of logarithms of decays. */
+function limitOf(config: Config): number | undefined {
+  const key = "gate_lower_bound";
+  const value: unknown = anyField(config, key) ?? undefined;
+  if (value === undefined) return undefined;
+  if (typeof value === "number" && value < 0 && Number.isFinite(value)) {
+    return value;
+  }
+  throw fieldError(key, value, "a number below 0");
+}
+
+/**
+ * Axes of the block. `channels` are all elements of all heads; `short` is the row between two products; `batch`, `step`
+ * and `one` are axes of 1 in files.
+ */
+type KimiDeltaAxis =
+  | ConvolutionAxis
+  | "channels"
+  | "keyDim"
+  | "valueDim"
+  | "short"
+  | "batch"
+  | "step";
+
+type KimiDeltaScope = DecoderScope<KimiDeltaAxis>;
+
+type Channels = Tensor<"token channels", "f32">;
+
+/** The block `self_attn` of a layer. */
+export function kimiDeltaAttention(
+  m: DecoderScope,
+  rows: Rows,
+  layer: Layer,
+  c: KimiDelta & { readonly epsilon: number },
+): Rows {
+  return m.block("self_attn", {
+    head: c.deltaHeads,
+    keyDim: c.deltaDim,
+    valueDim: c.deltaDim,
+    channels: c.deltaHeads * c.deltaDim,
+    short: c.deltaDim,
+    batch: 1,
+    step: 1,
+    ...convolutionAxes(c.taps),
+  }, (m) => attend(m, rows, layer, c));
+}
+
+function attend(
+  m: KimiDeltaScope,
+  rows: Rows,
+  layer: Layer,
+  c: KimiDelta & { readonly epsilon: number },
+): Rows {
+  const block = "self_attn";
+  const convolved = (name: "q" | "k" | "v") =>
+    silu(
+      convolve(m, project(m, rows, `${name}_proj`), {
+        layer,
+        block,
+        weight: `${name}_conv1d.weight`,
+        state: `${name}_inputs`,
+      }),
+    );
+  const unit = (x: Channels) => {
+    const heads = split(x, "channels", "head keyDim");
+    return div(heads, sqrt(add(sum(mul(heads, heads), "keyDim"), 1e-6)));
+  };
+  const { y, state } = linearRecurrence(
+    mul(unit(convolved("q")), c.deltaDim ** -0.5),
+    unit(convolved("k")),
+    split(convolved("v"), "channels", "head valueDim"),
+    {
+      rule: "delta",
+      decay: decays(m, projectTwice(m, rows, "f"), c),
+      rate: sigmoid(dot(rows, m.param("b_proj.weight", "head embed"), "embed")),
+      state: m.state("state", "sequence head keyDim valueDim"),
+      sequence: layer.sequence,
+      position: layer.position,
+    },
+  );
+  layer.keep(`${layer.name}.${block}.state`, state);
+  const normed = rmsNorm(y, m.param("o_norm.weight", "valueDim"), "valueDim", {
+    epsilon: c.epsilon,
+  });
+  const gate = c.wholeGate
+    ? project(m, rows, "g_proj")
+    : projectTwice(m, rows, "g");
+  return dot(
+    mul(merge(normed, "head valueDim", "channels"), sigmoid(gate)),
+    m.param("o_proj.weight", "embed channels"),
+    "channels",
+  );
+}
+
+function project(m: KimiDeltaScope, rows: Rows, name: string): Channels {
+  return dot(rows, m.param(`${name}.weight`, "channels embed"), "embed");
+}
+
+/** The products with `NAME_a_proj` and `NAME_b_proj`. */
+function projectTwice(
+  m: KimiDeltaScope,
+  rows: Rows,
+  name: "f" | "g",
+): Channels {
+  const down = m.param(`${name}_a_proj.weight`, "short embed");
+  const up = m.param(`${name}_b_proj.weight`, "channels short");
+  return dot(dot(rows, down, "embed"), up, "short");
+}
+
+/** The decay of each key element: exp(-exp(A_log) · softplus(x)), or exp(limit · sigmoid(exp(A_log) · x)). */
+function decays(
+  m: KimiDeltaScope,
+  made: Channels,
+  { decayLimit }: KimiDelta,
+): Tensor<"token head keyDim", "f32"> {
+  const x = split(
+    add(made, m.param("dt_bias", "channels")),
+    "channels",
+    "head keyDim",
+  );
+  const stored = m.param("A_log", "batch step head one");
+  const factor = exp(sum(sum(sum(stored, "batch"), "step"), "one"));
+  return decayLimit === undefined
+    ? exp(mul(softplus(x), neg(factor)))
+    : exp(mul(sigmoid(mul(x, factor)), decayLimit));
+}

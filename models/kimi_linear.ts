@@ -1,0 +1,118 @@
+/**
+ * Kimi-Linear: layers of Kimi Delta Attention, some layers of latent attention without positions between them, and the
+ * experts of DeepSeek-V3.
+ */
+
+import { add, type Model } from "switchyard-moe";
+import {
+  attendLatent,
+  type Config,
+  decoderFields,
+  decoderModel,
+  type DecoderOptions,
+  defineFamily,
+  experts,
+  ignoreFields,
+  type KimiDelta,
+  kimiDeltaAttention,
+  kimiDeltaFields,
+  latentAxes,
+  latentFields,
+  mlp,
+  NUMBERED,
+  requireField,
+  routeShared,
+  sharedExperts,
+  sparseOrDense,
+} from "switchyard-moe/models";
+import type { DeepseekConfig } from "./deepseek.ts";
+
+/** The family of `KimiLinearForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["KimiLinearForCausalLM"],
+  config: readConfig,
+  build,
+});
+
+/** A Kimi-Linear configuration. */
+interface KimiLinearConfig extends DeepseekConfig, KimiDelta {}
+
+/** Reads a config.json. Missing fields have the values of Kimi-Linear-48B-A3B. */
+function readConfig(config: Config): KimiLinearConfig {
+  requireField(config, "moe_router_activation_func", "sigmoid");
+  requireField(config, "moe_layer_freq", 1);
+  requireField(config, "mla_use_nope", true);
+  requireField(config, "num_nextn_predict_layers", 0);
+  // Latent attention has its own sizes, and no positions. Groups are chosen where there are several.
+  ignoreFields(config, [
+    "head_dim",
+    "num_key_value_heads",
+    "rope_scaling",
+    "rope_theta",
+    "use_grouped_topk",
+  ]);
+  const fields = decoderFields(config, {
+    layers: 27,
+    vocabulary: 163840,
+    embed: 2304,
+    ffn: 1024,
+    experts: 256,
+    expertsPerToken: 8,
+    maxPositions: 1048576,
+    epsilon: 1e-5,
+  }, {
+    experts: "num_experts",
+    ffn: "moe_intermediate_size",
+    expertsPerToken: "num_experts_per_token",
+    maxPositions: "model_max_length",
+  });
+  const delta = kimiDeltaFields(config, {
+    layers: fields.layers,
+    heads: 32,
+    wholeGate: false,
+  });
+  const shared = sharedExperts(config, fields.ffn, {
+    denseFfn: 9216,
+    sharedExperts: 1,
+    firstSparse: 1,
+    routedScale: 2.446,
+    normalize: true,
+  }, {
+    sharedExperts: "num_shared_experts",
+    groups: "num_expert_group",
+    normalize: "moe_renormalize",
+  });
+  return {
+    ...latentFields(config, {
+      heads: 32,
+      queryLatent: null,
+      interleaved: false,
+    }),
+    ...fields,
+    ...shared,
+    ...delta,
+    kindOf: (layer) => ({
+      ...shared.kindOf(layer),
+      mixer: delta.isDelta(layer) ? "delta" : "latent",
+    }),
+  };
+}
+
+/** Builds the model of a configuration. */
+function build(config: KimiLinearConfig, options: DecoderOptions): Model {
+  const { sharedFfn } = config;
+  return decoderModel(config, {
+    axes: latentAxes(config),
+    attend: (m, rows, layer) =>
+      layer.kind.mixer === "delta"
+        ? kimiDeltaAttention(m, rows, layer, config)
+        : attendLatent(m, rows, layer, { ...config, rotated: false }),
+    feed: sparseOrDense(config, (m, rows, layer) => {
+      const routing = routeShared(m, rows, layer, config);
+      return add(
+        experts(m, rows, routing, { names: NUMBERED }),
+        mlp(m, rows, { name: "shared_experts", ffn: sharedFfn }),
+      );
+    }, "block_sparse_moe"),
+  }, options);
+}
