@@ -147,7 +147,13 @@ t.test("a sequence split over runs gives the same output and state", (t) => {
 
 t.test("derivative", { skip: skipUnasked("cpu") }, async (t) => {
   for (const rule of ["delta", "add"] as const) {
-    for (const sizes of [SMALL, { ...SMALL, kvHead: 4, dim: 3 }]) {
+    for (
+      const sizes of [
+        SMALL,
+        { ...SMALL, kvHead: 4, dim: 3 },
+        { ...SMALL, perKey: true },
+      ]
+    ) {
       const net = netOf(rule, sizes);
       const params = Object.fromEntries(
         trace(net).nodes.flatMap((node, i) => {

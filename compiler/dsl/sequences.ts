@@ -110,8 +110,8 @@ export type LinearRecurrence<V extends string, S extends string> = {
  *
  * Axes: `query` and `key` are `token keyHead dim`, `value` is `token head valueDim`; `y` has the axes of `value`.
  * Dtype: "f32"; `sequence` and `position` are "i32". Errors: other axes or dtypes; a number of heads that is not a
- * multiple of the key heads; a state that is not returned. Gradient: by `query`, `key`, `value`, `rate`, and a `decay`
- * per head, in a run in which every sequence starts. Sharding: along the heads with their key heads, along `valueDim`,
+ * multiple of the key heads; a state that is not returned. Gradient: by `query`, `key`, `value`, `decay` and `rate`, in
+ * a run in which every sequence starts. Sharding: along the heads with their key heads, along `valueDim`,
  * and along the tokens if the tokens of a sequence are on one rank.
  *
  * @example

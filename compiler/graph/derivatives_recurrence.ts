@@ -4,12 +4,14 @@
  *
  *     query: S dy     key: G d - D dvalue ("delta"), G d ("add")     value: rate * dd     rate: dd · (value - r)
  *
- * Rows of S, D and G are recurrences with keys and values exchanged. The cotangent of the decay times the decay is A =
- * G · D. No scan has both factors, but A is A of the next token plus dy · y - dd · d - r · dvalue.
+ * Rows of S, D and G are recurrences with keys and values exchanged. The cotangent of the decay times the decay is A, the
+ * sum of G · D over the elements that share the decay. No scan has both factors, but A is A of the next token plus
+ *
+ *     per head:        dy · y - dd · d - r · dvalue
+ *     per key element: query (S dy) - key (G d + D dvalue) ("delta"), query (S dy) - key (G d) ("add")
  */
 
 import { expr } from "../../spec/kernel/resolve.ts";
-import { ModelError } from "../../spec/errors.ts";
 import type { Cotangents, DerivativeInput } from "./derivatives.ts";
 import type { Node } from "./graph.ts";
 
@@ -21,13 +23,8 @@ export function recurrenceDerivative(
     .inputs as [Node, Node, Node, Node, Node, Node, Node, Node];
   const { rule, token, head, kvHead, dim, valueDim } = node.params;
   const delta = rule === "delta";
-  if (decay.axes.length === 3) {
-    throw new ModelError(
-      "Cannot differentiate linearRecurrence by a decay of each key element: only one of each head is built",
-      node.span,
-    );
-  }
-  const ones = b.constant(1, rate);
+  const perKey = decay.axes.length === 3;
+  const ones = b.constant(1, decay);
   const scan = (
     rule: "add" | "seen" | "erase",
     [q, k, v]: readonly [Node, Node, Node],
@@ -75,14 +72,38 @@ export function recurrenceDerivative(
     const parts = b.make("split", [x], { axis: head, into: [kvHead, each] });
     return b.make("reduce", [parts], { kind: "sum", over: each });
   };
+  /** The product of rows of heads, and of their key heads. */
+  const timesKeys = (x: Node, y: Node) => {
+    if (kvHead === head) return times(x, y);
+    const each = `${head}_each`;
+    const parts = b.make("split", [x], { axis: head, into: [kvHead, each] });
+    return b.make("merge", [times(parts, y)], {
+      axes: [kvHead, each],
+      to: head,
+    });
+  };
+
+  // Of each head: S dy, G d without the products of keys and dvalue of this and later tokens, those, and D dvalue.
+  const ofQuery = scan("add", [dy, d, key], { rows });
+  const made = scan("add", [d, dy, query], { rows, reverse });
+  const later = delta && scan("add", [d, dv, key], { rows, reverse });
+  const earlier = delta && scan("add", [dv, d, key], { rows });
+
+  /** The sum over the tokens from each token on, as many terms as there are `over`. */
+  const fromHere = (terms: Node, over: string, o: { readonly rows?: true }) => {
+    const like = o.rows ? value : key;
+    const share = b.constant(1 / b.context.axes[over]!.size, like);
+    return scan("add", [share, b.constant(1, like), terms], {
+      ...o,
+      reverse,
+      by: ones,
+    });
+  };
   return [
     undefined,
-    () => ofKeys(scan("add", [dy, d, key], { rows })),
+    () => ofKeys(ofQuery),
     () => {
-      const made = scan("add", [d, dy, query], { rows, reverse });
-      if (!delta) return ofKeys(made);
-      const later = scan("add", [d, dv, key], { rows, reverse });
-      const earlier = scan("add", [dv, d, key], { rows });
+      if (!later || !earlier) return ofKeys(made);
       const current = ofKeys(along(d, dv));
       const sum = ofKeys(minus(minus(made, later), earlier));
       return b.map(
@@ -94,16 +115,19 @@ export function recurrenceDerivative(
     },
     () => dv,
     () => {
-      const change = minus(times(dy, node), times(dd, d));
-      const parts = seen ? minus(change, times(seen, dv)) : change;
-      // The sum over the tokens from each token on.
-      const one = b.constant(1, key);
-      const share = b.constant(1 / b.context.axes[dim]!.size, key);
-      const sums = scan("add", [share, one, parts], {
-        reverse,
-        by: ones,
-      });
-      const total = b.make("reduce", [sums], { kind: "sum", over: valueDim });
+      let total: Node;
+      if (perKey) {
+        const taken = later && earlier
+          ? b.map((m, l, e) => expr`${m} - ${l} + ${e}`, made, later, earlier)
+          : made;
+        const terms = minus(timesKeys(ofQuery, query), timesKeys(taken, key));
+        total = fromHere(terms, valueDim, { rows });
+      } else {
+        const change = minus(times(dy, node), times(dd, d));
+        const terms = seen ? minus(change, times(seen, dv)) : change;
+        const sums = fromHere(terms, dim, {});
+        total = b.make("reduce", [sums], { kind: "sum", over: valueDim });
+      }
       return b.map(
         (a, f) => expr`select(0.0, ${a} / ${f}, ${f} != 0.0)`,
         total,

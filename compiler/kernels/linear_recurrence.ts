@@ -26,8 +26,8 @@ export interface RecurrenceOptions extends Sequences {
   readonly rule: "delta" | "add" | "seen" | "erase";
   /** Whether sequences continue from a state and write one. Otherwise every sequence starts in the run. */
   readonly stateful: boolean;
-  /** Whether the decay is per key element instead of per head. */
-  readonly perKey: boolean;
+  /** What has a decay: a head, or each element of its keys or, in a scan, of its values. */
+  readonly decayOf: keyof typeof DECAYS;
   readonly tokens: Expr;
   readonly heads: number;
   /** Heads of operands. */
@@ -62,6 +62,13 @@ function shapeOf(
   return { lanes: cells / columns, columns, cells };
 }
 
+/** The binding of the decay. */
+const DECAYS = {
+  head: "f32 [token, head]",
+  key: "f32 [token, head, dim]",
+  value: "f32 [token, head, valueDim]",
+} as const;
+
 /** One workgroup per group of columns and block of sequences. */
 export function recurrenceGrid(o: RecurrenceOptions): Grid {
   const tiles = Math.ceil(o.valueDim / shapeOf(o).cells);
@@ -80,7 +87,7 @@ export function linearRecurrence(o: RecurrenceOptions): Kernel {
       query: "f32 [token, kvHead, dim]",
       keys: "f32 [token, kvHead, dim]",
       values: "f32 [token, head, valueDim]",
-      decay: o.perKey ? "f32 [token, head, dim]" : "f32 [token, head]",
+      decay: DECAYS[o.decayOf],
       rate: "f32 [token, head]",
       sequence: "i32 [token]",
       position: "i32 [token]",
@@ -178,7 +185,9 @@ function beginState(o: RecurrenceOptions): KernelText {
     eachRow(o, ["seen"], {
       loads: wgsl`
       let k = ${o.names.keys}[key + i];
-      let d = ${o.names.decay}[${o.perKey ? wgsl`factor + i` : wgsl`factor`}];`,
+      let d = ${o.names.decay}[${
+        o.decayOf === "key" ? wgsl`factor + i` : wgsl`factor`
+      }];`,
       column: wgsl`
       let old = select(state[${
         matrixAt(o, "read")
@@ -223,7 +232,7 @@ function update(o: RecurrenceOptions): KernelText {
       column: wgsl`
       let s = fma(k, change[c], cells[${cell}]);
       ${rule !== "seen" && wgsl`result_block[c] = fma(s, q, result_block[c]);`}
-      let later = later_decay * s;
+      let later = ${laterName(o)} * s;
       ${
         rule !== "add" &&
         wgsl`seen_block[c] = fma(later, next_k, seen_block[c]);`
@@ -273,24 +282,40 @@ function erase(o: RecurrenceOptions): KernelText {
       ${laterDecay(o, "row")}`,
       column: wgsl`
       let s = fma(k, change[c], cells[${cell}]);
-      cells[${cell}] = later_decay * s;`,
+      cells[${cell}] = ${laterName(o)} * s;`,
     })
   }`;
 }
 
-/** Declares the decay of the next token, 1 without one, where it is per head or per row. */
+/** Declares the decay of the next token, 1 without one, before the rows or for each row. */
 function laterDecay(
-  { perKey, names }: RecurrenceOptions,
+  o: RecurrenceOptions,
   of: "head" | "row",
 ): KernelText | false {
-  if (perKey !== (of === "row")) return false;
-  const at = perKey ? wgsl`next_factor + i` : wgsl`next_factor`;
-  return wgsl`let later_decay = select(1.0, ${names.decay}[${at}], goes_on);`;
+  const { decayOf, names: { decay } } = o;
+  if ((decayOf === "key") !== (of === "row")) return false;
+  const at = {
+    head: wgsl`next_factor`,
+    key: wgsl`next_factor + i`,
+    value: wgsl`next_factor + column + c * ${shapeOf(o).lanes}`,
+  }[decayOf];
+  const later = wgsl`select(1.0, ${decay}[${at}], goes_on)`;
+  return decayOf === "value"
+    ? each(o, wgsl`let later_decay[c] = ${later};`)
+    : wgsl`let later_decay = ${later};`;
+}
+
+function laterName({ decayOf }: RecurrenceOptions): KernelText {
+  return decayOf === "value" ? wgsl`later_decay[c]` : wgsl`later_decay`;
 }
 
 /** Offset of the decays of a token's head. */
-function factorAt({ heads, dim, perKey }: RecurrenceOptions, t: string) {
-  return wgsl`(${t} * ${heads} + head) * ${perKey ? dim : 1}`;
+function factorAt(
+  { heads, dim, valueDim, decayOf }: RecurrenceOptions,
+  t: string,
+): KernelText {
+  const count = { head: 1, key: dim, value: valueDim }[decayOf];
+  return wgsl`(${t} * ${heads} + head) * ${count}`;
 }
 
 /** Code for row `i`. */

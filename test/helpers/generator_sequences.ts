@@ -74,7 +74,7 @@ const RECURRENCES: {
   readonly rule: readonly ("delta" | "add" | "seen" | "erase")[];
   readonly stateful: readonly boolean[];
   readonly reverse: readonly boolean[];
-  readonly perKey: readonly boolean[];
+  readonly decayOf: readonly ("head" | "key" | "value")[];
   readonly heads: readonly (readonly [heads: number, kvHeads: number])[];
   readonly dims: readonly (readonly [dim: number, valueDim: number])[];
   readonly sequences: readonly number[];
@@ -82,7 +82,7 @@ const RECURRENCES: {
   rule: ["delta", "add", "seen", "erase"],
   stateful: [true, false],
   reverse: [false, true],
-  perKey: [false, true],
+  decayOf: ["head", "key", "value"],
   heads: [[1, 1], [4, 2]],
   dims: [[1, 1], [8, 3], [33, 2], [36, 33], [4, 64]],
   // Two sequences form one block; 200 form several.
@@ -108,7 +108,7 @@ export function* ofLinearRecurrence(): Generator<Launch> {
       if ((dim > 8 || o.sequences > 2) && n !== 4) continue;
       if (valueDim === 64 && (n !== 4 || heads === 1)) continue;
       const scans = o.rule === "seen" || o.rule === "erase";
-      if (o.stateful && (scans || o.reverse)) continue;
+      if (o.stateful && (scans || o.reverse || o.decayOf === "value")) continue;
       if (!o.stateful && (o.sequences > 2 || o.rule === "delta")) continue;
       const of = { query: kvHeads, key: kvHeads, value: heads };
       const options = {
@@ -136,7 +136,9 @@ export function* ofLinearRecurrence(): Generator<Launch> {
           query: waves(length * kvHeads * dim),
           keys: waves(length * kvHeads * dim),
           values: waves(length * heads * valueDim),
-          decay: waves(length * heads * (o.perKey ? dim : 1)),
+          decay: waves(
+            length * heads * { head: 1, key: dim, value: valueDim }[o.decayOf],
+          ),
           rate: waves(length * heads),
           ...rows ? { states: ROWS.flat() } : {},
           ...state ? { state: waves(2 * o.sequences * each) } : {},

@@ -12,8 +12,8 @@ import { ModelError } from "../../../spec/errors.ts";
 import type { Definition } from "./definition.ts";
 
 /**
- * query and key [token, heads, dim], value [token, heads, valueDim], decay [token, head] or [token, head, dim], rate
- * [token, head], sequence and position [token] -> [token, head, valueDim]. If an operand has fewer heads, several heads
+ * query and key [token, heads, dim], value [token, heads, valueDim], decay [token, head], [token, head, dim] or [token,
+ * head, valueDim], rate [token, head], sequence and position [token] -> [token, head, valueDim]. If an operand has fewer heads, several heads
  * share one. S starts at 0. For each token, S is multiplied by the decay, and then:
  *
  * - "add": S = S + key valueᵀ; the result is Sᵀ query.
@@ -46,11 +46,11 @@ export const linearScan: Definition<"linearScan"> = {
       context,
     ) as [Value, Value, Value, Value, Value, Value, Value];
     const { rule, reverse } = node.params;
+    const [, , each] = node.inputs[3]!.axes;
     const round = rounding(value);
     const [tokens, heads] = rate.shape as [number, number];
     const dim = key.shape[2]!;
     const width = value.shape[2]!;
-    const perKey = decay.shape.length === 3;
     const y = zeros(node.axes, [tokens, heads, width], node.dtype);
     const order = Array.from(
       { length: tokens },
@@ -91,7 +91,13 @@ export const linearScan: Definition<"linearScan"> = {
           const factors = reverse ? before ?? t : t;
           for (let i = 0; i < dim; i++) {
             const at = factors * heads + h;
-            const factor = decay.data[perKey ? at * dim + i : at]!;
+            const factor = decay.data[
+              each === undefined
+                ? at
+                : each === node.params.dim
+                ? at * dim + i
+                : at * width + c
+            ]!;
             column[i] = round(factor * column[i]!);
           }
           const at = t * heads + h;

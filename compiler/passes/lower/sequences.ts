@@ -117,11 +117,11 @@ export function lowerLinearRecurrence(
     "position",
     STATES.input,
   ]) as { readonly [O in RecurrenceOperand]: string };
-  const options = {
+  const options: RecurrenceOptions = {
     name: `linearRecurrence_${rule}_${heads}x${dim}x${valueDim}`,
     rule,
     stateful: true,
-    perKey: decay.axes.length === 3,
+    decayOf: decay.axes.length === 3 ? "key" : "head",
     heads,
     of,
     names: namesOf(buffers),
@@ -163,13 +163,17 @@ export function lowerLinearScan(
     decay: buffer(decay),
     rate: buffer(rate),
   };
-  const options = {
+  const options: RecurrenceOptions = {
     names: namesOf(buffers),
     name: `linearScan_${rule}_${heads}x${width}x${valueWidth}`,
     rule,
     stateful: false,
     ...reverse ? { reverse } : {},
-    perKey: decay.axes.length === 3,
+    decayOf: decay.axes.length === 2
+      ? "head"
+      : decay.axes[2] === dim
+      ? "key"
+      : "value",
     heads,
     of: { query: headsOf(query), key: headsOf(key), value: headsOf(value) },
     dim: width,
