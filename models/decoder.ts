@@ -61,6 +61,8 @@ export interface LayerKind {
   readonly rotated?: boolean;
   /** The block that mixes tokens, if layers differ in that. */
   readonly mixer?: string;
+  /** Blocks of layers whose starts a layer reads, if there are attention residuals. */
+  readonly starts?: number;
   /** Limits of the activations of experts and of the dense block, if layers differ in that. 0: none. */
   readonly limits?: readonly [experts: number, dense: number];
 }

@@ -15,6 +15,7 @@ import {
   rmsNorm,
   sigmoid,
   silu,
+  slice,
   softplus,
   split,
   sqrt,
@@ -46,6 +47,8 @@ export interface KimiDelta {
   readonly taps: number;
   /** Lower limit of the logarithm of decays, below 0. Undefined: none. */
   readonly decayLimit: number | undefined;
+  /** Whether `A_log` in files is padded to a multiple of 128 heads. Otherwise it has three axes of 1 besides heads. */
+  readonly padded: boolean;
   /** The gate is one product instead of two with a short row between them. */
   readonly wholeGate: boolean;
   /** Whether a layer has it; the others have latent attention. */
@@ -59,6 +62,7 @@ export function kimiDeltaFields(
     readonly layers: number;
     readonly heads: number;
     readonly wholeGate: boolean;
+    readonly padded: boolean;
     readonly decayLimit?: number;
   },
 ): KimiDelta {
@@ -78,6 +82,7 @@ export function kimiDeltaFields(
     deltaDim: field("head_dim", 128),
     taps: field("short_conv_kernel_size", 4, 2),
     decayLimit: limitOf(inner) ?? defaults.decayLimit,
+    padded: defaults.padded,
     wholeGate: booleanField(inner, "use_full_rank_gate", {
       default: defaults.wholeGate,
     }),
@@ -96,6 +101,9 @@ function limitOf(config: Config): number | undefined {
   throw fieldError(key, value, "a number below 0");
 }
 
+/** Heads of a padded `A_log` are a multiple of this. */
+const PADDING = 128;
+
 /**
  * Axes of the block. `channels` are all elements of all heads; `short` is the row between two products; `batch`, `step`
  * and `one` are axes of 1 in files.
@@ -106,6 +114,7 @@ type KimiDeltaAxis =
   | "keyDim"
   | "valueDim"
   | "short"
+  | "padded"
   | "batch"
   | "step";
 
@@ -126,6 +135,7 @@ export function kimiDeltaAttention(
     valueDim: c.deltaDim,
     channels: c.deltaHeads * c.deltaDim,
     short: c.deltaDim,
+    padded: Math.ceil(c.deltaHeads / PADDING) * PADDING,
     batch: 1,
     step: 1,
     ...convolutionAxes(c.taps),
@@ -198,15 +208,20 @@ function projectTwice(
 function decays(
   m: KimiDeltaScope,
   made: Channels,
-  { decayLimit }: KimiDelta,
+  { decayLimit, padded }: KimiDelta,
 ): Tensor<"token head keyDim", "f32"> {
   const x = split(
     add(made, m.param("dt_bias", "channels")),
     "channels",
     "head keyDim",
   );
-  const stored = m.param("A_log", "batch step head one");
-  const factor = exp(sum(sum(sum(stored, "batch"), "step"), "one"));
+  const stored = () =>
+    sum(sum(m.param("A_log", "batch step head one"), "batch"), "step");
+  const factor = exp(
+    padded
+      ? slice(m.param("A_log", "padded"), "padded", 0, "head")
+      : sum(stored(), "one"),
+  );
   return decayLimit === undefined
     ? exp(mul(softplus(x), neg(factor)))
     : exp(mul(sigmoid(mul(x, factor)), decayLimit));

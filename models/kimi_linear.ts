@@ -7,6 +7,7 @@ import { add, type Model } from "switchyard-moe";
 import {
   attendLatent,
   type Config,
+  type DecoderDefaults,
   decoderFields,
   decoderModel,
   type DecoderOptions,
@@ -22,6 +23,7 @@ import {
   NUMBERED,
   requireField,
   routeShared,
+  type SharedExpertDefaults,
   sharedExperts,
   sparseOrDense,
 } from "switchyard-moe/models";
@@ -35,10 +37,49 @@ export const family = defineFamily({
 });
 
 /** A Kimi-Linear configuration. */
-interface KimiLinearConfig extends DeepseekConfig, KimiDelta {}
+export interface KimiLinearConfig extends DeepseekConfig, KimiDelta {}
+
+/** Defaults that differ between Kimi-Linear and Kimi-K3. */
+export interface KimiDefaults
+  extends DecoderDefaults, Omit<SharedExpertDefaults, "normalize"> {
+  readonly heads: number;
+  /** `null`: queries are not compressed. */
+  readonly queryLatent: number | null;
+  readonly wholeGate: boolean;
+  readonly padded: boolean;
+  readonly decayLimit?: number;
+  /** Name of the field with the maximum positions. */
+  readonly positions: string;
+}
 
 /** Reads a config.json. Missing fields have the values of Kimi-Linear-48B-A3B. */
 function readConfig(config: Config): KimiLinearConfig {
+  return kimiFields(config, {
+    layers: 27,
+    vocabulary: 163840,
+    embed: 2304,
+    heads: 32,
+    queryLatent: null,
+    denseFfn: 9216,
+    ffn: 1024,
+    experts: 256,
+    sharedExperts: 1,
+    expertsPerToken: 8,
+    firstSparse: 1,
+    routedScale: 2.446,
+    wholeGate: false,
+    padded: false,
+    maxPositions: 1048576,
+    positions: "model_max_length",
+    epsilon: 1e-5,
+  });
+}
+
+/** Reads the fields of Kimi-Linear and Kimi-K3. */
+export function kimiFields(
+  config: Config,
+  defaults: KimiDefaults,
+): KimiLinearConfig {
   requireField(config, "moe_router_activation_func", "sigmoid");
   requireField(config, "moe_layer_freq", 1);
   requireField(config, "mla_use_nope", true);
@@ -51,43 +92,21 @@ function readConfig(config: Config): KimiLinearConfig {
     "rope_theta",
     "use_grouped_topk",
   ]);
-  const fields = decoderFields(config, {
-    layers: 27,
-    vocabulary: 163840,
-    embed: 2304,
-    ffn: 1024,
-    experts: 256,
-    expertsPerToken: 8,
-    maxPositions: 1048576,
-    epsilon: 1e-5,
-  }, {
+  const fields = decoderFields(config, defaults, {
     experts: "num_experts",
     ffn: "moe_intermediate_size",
     expertsPerToken: "num_experts_per_token",
-    maxPositions: "model_max_length",
+    maxPositions: defaults.positions,
   });
-  const delta = kimiDeltaFields(config, {
-    layers: fields.layers,
-    heads: 32,
-    wholeGate: false,
-  });
-  const shared = sharedExperts(config, fields.ffn, {
-    denseFfn: 9216,
-    sharedExperts: 1,
-    firstSparse: 1,
-    routedScale: 2.446,
-    normalize: true,
-  }, {
+  const { layers, ffn } = fields;
+  const delta = kimiDeltaFields(config, { ...defaults, layers });
+  const shared = sharedExperts(config, ffn, { ...defaults, normalize: true }, {
     sharedExperts: "num_shared_experts",
     groups: "num_expert_group",
     normalize: "moe_renormalize",
   });
   return {
-    ...latentFields(config, {
-      heads: 32,
-      queryLatent: null,
-      interleaved: false,
-    }),
+    ...latentFields(config, { ...defaults, interleaved: false }),
     ...fields,
     ...shared,
     ...delta,

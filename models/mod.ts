@@ -122,6 +122,14 @@ export {
   type Selected,
 } from "./indexer.ts";
 export {
+  addStart,
+  mixStarts,
+  pickStarts,
+  residualAxes,
+  type ResidualAxis,
+  type Starts,
+} from "./attention_residuals.ts";
+export {
   type KimiDelta,
   kimiDeltaAttention,
   kimiDeltaFields,

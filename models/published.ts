@@ -25,6 +25,7 @@ import { family as graniteMoeHybrid } from "./granite_moe_hybrid.ts";
 import { family as hunyuanMoe } from "./hunyuan_moe.ts";
 import { family as hyV3 } from "./hy_v3.ts";
 import { family as kimiK25 } from "./kimi_k2_5.ts";
+import { family as kimiK3 } from "./kimi_k3.ts";
 import { family as kimiLinear } from "./kimi_linear.ts";
 import { family as laguna } from "./laguna.ts";
 import { family as lfm2Moe } from "./lfm2_moe.ts";
@@ -64,6 +65,7 @@ const BUILT_IN: readonly Family[] = [
   hunyuanMoe,
   hyV3,
   kimiK25,
+  kimiK3,
   kimiLinear,
   laguna,
   lfm2Moe,

@@ -70,6 +70,7 @@ const CHECKPOINTS = [
   "nemotronhlatent-12e",
   "laguna-12e",
   "kimilinear-12e",
+  "kimik3-12e",
   "ernie45vlmoe-12e",
 ];
 

@@ -29,7 +29,7 @@ function columnsOf(name: string): number {
   return name === "deepseekv4-12e" ? 20 : 12;
 }
 
-/** Checkpoints and meshes. Qwen3.5 has no tp, since its gradient that sums over four heads cannot be sharded. */
+/** Checkpoints and meshes. Qwen3.5 and Kimi have no tp, since gradients that sum over four or six heads cannot be sharded. */
 const MESHES: {
   readonly [name: string]: readonly { readonly [axis: string]: number }[];
 } = {
@@ -41,12 +41,14 @@ const MESHES: {
   "glmmoedsa-16e": [{ ep: 2 }, { tp: 2 }],
   "deepseekv4-12e": [{ ep: 2 }, { tp: 2 }],
   "longcatflash-12e": [{ ep: 2 }],
+  "kimilinear-12e": [{ ep: 2 }],
+  "kimik3-12e": [{ ep: 2 }],
 };
 
 /** Two sequences of tokens, labelled with the next tokens. */
 function batch(columns: number): { readonly [name: string]: HostTensor } {
   const at = Array.from({ length: ROWS * columns }, (_, i) => i);
-  const ids = at.map((i) => 3 + i * i * 7 % 150);
+  const ids = at.map((i) => 3 + i * i * 7 % 120);
   const i32 = (values: number[]): HostTensor => ({
     dtype: "i32",
     shape: [values.length],

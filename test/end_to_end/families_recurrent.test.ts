@@ -11,4 +11,5 @@ testInTurns([
   "nemotronhlatent-12e",
   "lfm2moe-16e",
   "kimilinear-12e",
+  "kimik3-12e",
 ]);
