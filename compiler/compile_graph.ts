@@ -184,6 +184,7 @@ export function compileLowered(
   });
   const { graph, buckets } = fillBuckets(expanded, layouts);
   const dispatched = dispatchedNodes(graph);
+  const limits = { ...GUARANTEED_LIMITS, ...options.limits };
   const fusion = fuse(
     graph,
     (node) => isMatmul(node, layouts, dispatched),
@@ -191,10 +192,10 @@ export function compileLowered(
       dispatched,
       layouts,
       placed,
+      maxBindings: limits.maxStorageBuffersPerShaderStage,
       joins: options.tuning?.wideRows === true,
     },
   );
-  const limits = { ...GUARANTEED_LIMITS, ...options.limits };
   const lowering = startLowering({
     model: {
       graph,

@@ -85,7 +85,7 @@ export function fuse(
   graph: Graph,
   isMatmul: (node: Node) => boolean,
   { joins, ...known }:
-    & Pick<Expressions, "dispatched" | "layouts" | "placed">
+    & Pick<Expressions, "dispatched" | "layouts" | "placed" | "maxBindings">
     & Pick<EndOptions, "joins">,
 ): Fusion {
   const users = usersOf(graph);
@@ -120,9 +120,11 @@ export function fuse(
   const isInline = (node: Node) => FUSION_CLASS[node.primitive] === "inline";
   const single = (node: Node) =>
     users.get(node)?.length === 1 && !named.has(node);
+  const apart = new Set<Node>();
   const canEnd = (node: Node) =>
-    single(node) && isMatmul(node) && !isTermOfCombine(node, { users, single });
-  storeWide({ graph, isInline, canEnd, ...known }, stored);
+    single(node) && isMatmul(node) && !apart.has(node) &&
+    !isTermOfCombine(node, { users, single });
+  storeWide({ graph, isInline, canEnd, ...known }, { stored, apart });
   const absorbs = new Map<Node, readonly Node[]>();
   const absorbed = new Set<Node>();
   const absorb = (nodes: readonly Node[]) => {

@@ -1,4 +1,7 @@
-/** Splits expressions that read more buffers than a kernel may bind: some inner nodes are stored instead. */
+/**
+ * Splits expressions that read more buffers than a kernel may bind: some inner nodes are stored instead, or have a kernel
+ * of their own.
+ */
 
 import { packingOf } from "../../spec/packed.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
@@ -19,6 +22,8 @@ export interface Expressions {
   readonly dispatched: ReadonlyMap<Node, RowsNode>;
   readonly layouts: ReadonlyMap<Node, ParamLayout>;
   readonly placed: Placed;
+  /** Buffers that a kernel of the device may bind. */
+  readonly maxBindings: number;
 }
 
 const EXPERT = "expert of row";
@@ -35,8 +40,17 @@ interface Known extends Expressions {
   readonly experts: ReadonlySet<string>;
 }
 
-/** Stores inner nodes of expressions that would exceed the binding limit, widest first. */
-export function storeWide(expressions: Expressions, stored: Set<Node>): void {
+/**
+ * Stores inner nodes of expressions that would exceed the binding limit, widest first. If that is not enough for the
+ * device, adds contractions whose kernel does not include the expression to `apart`; `canEnd` is then false for them.
+ */
+export function storeWide(
+  expressions: Expressions,
+  { stored, apart }: {
+    readonly stored: Set<Node>;
+    readonly apart: Set<Node>;
+  },
+): void {
   const rows = [...expressions.dispatched.keys()];
   const known: Known = {
     ...expressions,
@@ -60,6 +74,13 @@ export function storeWide(expressions: Expressions, stored: Set<Node>): void {
       node.inputs.forEach((other, i) => {
         if (other === input) inner[i] = needs.get(input)!;
       });
+      all = union([needed, ...inner]);
+    }
+    while (count(all) > known.maxBindings) {
+      const dot = node.inputs.findLastIndex((input) => known.canEnd(input));
+      if (dot < 0) break;
+      apart.add(node.inputs[dot]!);
+      inner[dot] = leafBindings(known, node.inputs[dot]!);
       all = union([needed, ...inner]);
     }
     needs.set(node, stored.has(node) ? leafBindings(known, node) : all);
