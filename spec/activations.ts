@@ -5,7 +5,13 @@
 
 import { invariant } from "./errors.ts";
 import { addAsTree, EXACT } from "./numerics.ts";
-import { PACKED_ELEMENTS, type PackedElement, type Packing } from "./packed.ts";
+import {
+  PACKED_ELEMENTS,
+  type PackedElement,
+  type Packing,
+  type ScaleKind,
+  SCALES,
+} from "./packed.ts";
 
 /** Formats of the left operands of products with packed weights. */
 export const ACTIVATIONS = ["q8", "f32"] as const;
@@ -36,10 +42,11 @@ export const Q8_MIN = 2 ** -40;
  * are decoded to f32.
  */
 export function q8SumOf(
-  { element, perScale = Q8_BLOCK }: Packing,
+  { element, perScale = Q8_BLOCK, scale }: Packing,
 ): 16 | 32 | undefined {
   const { step }: PackedElement = PACKED_ELEMENTS[element];
-  if (step === undefined) return undefined;
+  const { factor }: ScaleKind = SCALES[scale];
+  if (step === undefined || factor) return undefined;
   if (perScale % Q8_BLOCK === 0) return Q8_BLOCK;
   return perScale === 16 && step === 1 ? 16 : undefined;
 }

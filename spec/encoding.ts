@@ -10,6 +10,8 @@ import {
   type PackedElementName,
   type Packing,
   PACKINGS,
+  type ScaleKind,
+  SCALES,
   titleOf,
   type WordsDType,
 } from "./packed.ts";
@@ -59,9 +61,10 @@ function groups(columns: number, group: number): number {
   return Math.ceil(columns / group);
 }
 
-/** Words of elements, and scales. */
+/** Words of elements, scales, and factors of rows. */
 function packed(dtype: PackedDType): EncodingEntry {
   const { perWord, perScale, scale, block }: Packing = PACKINGS[dtype];
+  const { stored, factor }: ScaleKind = SCALES[scale];
   if (block) {
     return {
       title: () => titleOf(dtype as BlockName | WordsDType),
@@ -73,7 +76,8 @@ function packed(dtype: PackedDType): EncodingEntry {
     title: () => dtype,
     bytes: ({ rows, columns }) =>
       rows * (4 * groups(columns, perWord) +
-        STORED_BYTES[scale] * groups(columns, perScale ?? columns)),
+        STORED_BYTES[stored] * groups(columns, perScale ?? columns) +
+        (factor ? 4 : 0)),
   };
 }
 

@@ -18,6 +18,8 @@ export interface PackedElement {
   readonly step?: 1 | 0.5;
   /** Whether each scale has an offset, which is added to the scaled element. */
   readonly offset?: true;
+  /** Kind of the scales of groups (`SCALES`). Default: f32. */
+  readonly scale?: "f32" | "e4m3";
 }
 
 /** The magnitudes of E2M1, a 4-bit float. */
@@ -45,10 +47,11 @@ export const IQ4_VALUES = [
 
 /** Element kinds. */
 export const PACKED_ELEMENTS = {
-  // E2M1: sign, two exponent bits, one mantissa bit.
+  // E2M1: sign, two exponent bits, one mantissa bit. In groups: NVFP4.
   fp4: {
     bits: 4,
     step: 0.5,
+    scale: "e4m3",
     value: (code) => (code & 8 ? -1 : 1) * E2M1[code & 7]!,
   },
   // E4M3 without infinities; the two NaNs (0x7f, 0xff) are rejected when files are read.
@@ -72,6 +75,27 @@ export const PACKED_ELEMENTS = {
 /** A name in the table. */
 export type PackedElementName = keyof typeof PACKED_ELEMENTS;
 
+/** A kind of scale. `compiler/kernels/pieces/decode.ts` decodes it in kernels. */
+export interface ScaleKind {
+  /** Its dtype in memory. */
+  readonly stored: "u8" | "f32";
+  /** The value of a byte. */
+  readonly value?: (byte: number) => number;
+  /** Whether each row has an f32 factor. The scale is the f32 nearest to the product of stored value and factor. */
+  readonly factor?: true;
+}
+
+/** Kinds of scales. */
+export const SCALES = {
+  f32: { stored: "f32" },
+  // A power of two.
+  e8m0: { stored: "u8", value: (byte) => 2 ** (byte - 127) },
+  e4m3: { stored: "u8", value: PACKED_ELEMENTS.fp8.value, factor: true },
+} as const satisfies { readonly [name: string]: ScaleKind };
+
+/** A name in the table. */
+export type ScaleName = keyof typeof SCALES;
+
 /** Group sizes per scale along the contracted axis. */
 const GROUP_SIZES = [4, 8, 16, 32, 64, 128] as const;
 
@@ -86,13 +110,14 @@ export interface Packing {
   readonly perWord: number;
   /** Adjacent elements of the contracted axis per scale: a power of two. Absent: all of them. */
   readonly perScale?: number;
-  /** Type of a scale in kernels; for `u32`, files have a byte. */
-  readonly scale: "u8" | "f32";
-  /** Suffixes of a parameter's tensor names: elements, scales, and offsets if the element kind has them. */
+  /** Kind of its scales. */
+  readonly scale: ScaleName;
+  /** Suffixes of a parameter's tensor names: elements, scales, and offsets and factors if it has them. */
   readonly names: {
     readonly elements: string;
     readonly scales: string;
     readonly offsets?: string;
+    readonly factors?: string;
   };
   /** Elements, scales and offsets are in the blocks of GGUF files, in one tensor. Only for quantized activations. */
   readonly block?: Block;
@@ -117,7 +142,7 @@ const FILED = {
     element: "fp4",
     perWord: 8,
     perScale: 32,
-    scale: "u8",
+    scale: "e8m0",
     names: { elements: "_blocks", scales: "_scales" },
     file: {
       dtype: "U8",
@@ -145,7 +170,7 @@ const FILED = {
   },
 } as const satisfies { readonly [name: string]: Packing };
 
-/** An element kind with an f32 scale per group: `int4x32`. */
+/** An element kind with a scale per group: `int4x32`. */
 export type GroupedDType = `${PackedElementName}x${GroupSize}`;
 
 /** The name of an element kind with groups of a size. */
@@ -169,25 +194,22 @@ export type PackedDType =
   | BlockName
   | WordsDType;
 
-/** Tensor name suffixes of a parameter with an element kind. */
-function namesOf(element: PackedElementName): Packing["names"] {
-  const { offset }: PackedElement = PACKED_ELEMENTS[element];
-  return {
-    elements: `:${element}`,
-    scales: `:${element}_scales`,
-    ...offset ? { offsets: `:${element}_offsets` } : {},
-  };
-}
-
 function grouped(element: PackedElementName, perScale: GroupSize): Packing {
-  const { bits }: PackedElement = PACKED_ELEMENTS[element];
+  const { bits, offset, scale = "f32" }: PackedElement =
+    PACKED_ELEMENTS[element];
+  const { factor }: ScaleKind = SCALES[scale];
   return {
     title: `${element} in groups of ${perScale}`,
     element,
     perWord: 32 / bits,
     perScale,
-    scale: "f32",
-    names: namesOf(element),
+    scale,
+    names: {
+      elements: `:${element}`,
+      scales: `:${element}_scales`,
+      ...offset ? { offsets: `:${element}_offsets` } : {},
+      ...factor ? { factors: `:${element}_factors` } : {},
+    },
   };
 }
 

@@ -8,7 +8,10 @@ import type { TensorEntry } from "../runtime/mod.ts";
 import {
   PACKED_ELEMENTS,
   type PackedElement,
+  type Packing,
   PACKINGS,
+  type ScaleKind,
+  SCALES,
 } from "../spec/packed.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { repeatWith } from "./helpers/seed.ts";
@@ -47,13 +50,27 @@ async function byKernels(
   param: string,
   columns: number,
 ): Promise<Float32Array> {
-  const { element, names, perWord, perScale = columns } =
+  const { element, names, perWord, perScale = columns, scale }: Packing =
     PACKINGS[tensors.get(param)!.packed!];
   const { bits, value, offset }: PackedElement = PACKED_ELEMENTS[element];
   const codes = tensors.get(param + names.elements)!;
   const read = (await codes.source.read(codes.offset, codes.bytes)).slice();
   const words = new Uint32Array(read.buffer, 0, read.length / 4);
-  const scales = await floats(tensors.get(param + names.scales)!);
+  const kind: ScaleKind = SCALES[scale];
+  const filed = tensors.get(param + names.scales)!;
+  t.equal(filed.dtype, kind.stored.toUpperCase());
+  const stored = (await filed.source.read(filed.offset, filed.bytes)).slice();
+  const scales = {
+    f32: () => new Float32Array(stored.buffer),
+    u8: () => Float32Array.from(stored, kind.value),
+  }[kind.stored]();
+  if (names.factors !== undefined) {
+    const factors = await floats(tensors.get(param + names.factors)!);
+    const groups = columns / perScale;
+    scales.forEach((scale, i) =>
+      scales[i] = scale * factors[Math.floor(i / groups)]!
+    );
+  }
   const offsets = offset && await floats(tensors.get(param + names.offsets!)!);
   return Float32Array.from({ length: words.length * perWord }, (_, i) => {
     const code = words[Math.floor(i / perWord)]! >>> (bits * (i % perWord)) &
@@ -241,27 +258,41 @@ t.test("NVFP4 with a dividing or multiplying global scale", async (t) => {
     { length: codes.length / 2 },
     (_, i) => codes[2 * i]! | codes[2 * i + 1]! << 4,
   );
-  // E4M3: 1, 1.5, 2, … and so on.
-  const stored = Uint8Array.from({ length: 8 }, (_, i) => 0x38 + 4 * i);
+  // 0, and other exponents and fractions; none is NaN.
+  const stored = Uint8Array.from({ length: 8 }, (_, i) => 17 * i);
   const e4m3 = [...stored].map((code) => PACKED_ELEMENTS.fp8.value(code));
   const magnitudes = [0, 0.5, 1, 1.5, 2, 3, 4, 6];
   const values = (factor: number) =>
     codes.map((code, i) =>
       (code & 8 ? -1 : 1) * magnitudes[code & 7]! *
-      e4m3[Math.floor(i / 16)]! * factor
+      Math.fround(e4m3[Math.floor(i / 16)]! * factor)
     );
   const scales = (name: string) =>
     entry(name, "F8_E4M3", [rows, columns / 16], stored);
   await holds(t, [
     entry("w.weight_packed", "U8", [rows, columns / 2], bytes),
     scales("w.weight_scale"),
-    entry("w.weight_global_scale", "F32", [1], Float32Array.of(4)),
-  ], { columns, values: values(0.25) });
+    entry("w.weight_global_scale", "F32", [1], Float32Array.of(1347)),
+  ], { columns, values: values(Math.fround(1 / 1347)) });
   await holds(t, [
     entry("w.weight", "U8", [rows, columns / 2], bytes),
     scales("w.weight_scale"),
-    entry("w.weight_scale_2", "F32", [], Float32Array.of(0.5)),
-  ], { columns, values: values(0.5) });
+    entry("w.weight_scale_2", "F32", [], Float32Array.of(0.3)),
+  ], { columns, values: values(Math.fround(0.3)) });
+});
+
+t.test("factors of NVFP4 that make scales tiny are rejected", async (t) => {
+  const tensors = withViews(
+    new Map([
+      entry("w.weight_packed", "U8", [1, 8], new Uint8Array(8)),
+      entry("w.weight_scale", "F8_E4M3", [1, 1], Uint8Array.of(1)),
+      entry("w.weight_global_scale", "F32", [1], Float32Array.of(2 ** -120)),
+    ]),
+  );
+  await t.rejects(floats(tensors.get("w.weight:fp4_factors")!), {
+    message:
+      /^Cannot read tensor 'w\.weight_global_scale' of 'file': it is 7\.52.*e-37, and the factor of scales must be 0 or from 2\^-100 to 2\^40\. Use another quantization of the model$/,
+  });
 });
 
 t.test("FP8 with blocks that do not divide the matrix, row scales, and one scale", async (t) => {

@@ -381,11 +381,9 @@ function scaleAt(
     : wgsl`((${n}) / ${perScale / sumOf})`;
   const index = indexOf(o, weight, { each, c, n: at });
   const binding = weight[part]!;
-  return {
-    f32: wgsl`${binding}[${index}]`,
-    u8:
-      wgsl`bitcast<f32>(((${binding}[${index} >> 2] >> ((${index} & 3) << 3)) & 255) << 23u)`,
-  }[PACKINGS[weight.stored].scale];
+  return PACKINGS[weight.stored].scale === "e8m0"
+    ? wgsl`bitcast<f32>(((${binding}[${index} >> 2] >> ((${index} & 3) << 3)) & 255) << 23u)`
+    : wgsl`${binding}[${index}]`;
 }
 
 /** The start of a row's integers, scales and sums, <what>_at<i>[r], in the left operand of weight i. */

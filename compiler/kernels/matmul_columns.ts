@@ -48,17 +48,15 @@ export function termCount({ weights }: Pick<MatmulOptions, "weights">): number {
 
 /**
  * The elements of weight i as bytes, if a device whose vectors load along k looks them up in a table of 16, four at a
- * time. `step` is multiplied with the scale, not with each element: the same bits, because it is 1 or both are powers of
- * two.
+ * time. `step` is multiplied with the scale, not with each element: the same bits, because it is 1 or a power of two, and
+ * so are scales, or they are not tiny.
  */
 export function byteTableOf(o: MatmulOptions, i: number): Bytes | undefined {
   const { stored, inside } = o.weights[i]!;
   const packing = packingOf(stored);
   if (o.tile.right !== "workgroup" || inside !== "k") return undefined;
   if (packing?.element === "iq4") return bytesOf("iq4", "signed");
-  return packing?.element === "fp4" && packing.scale === "u8"
-    ? bytesOf("fp4", "signed")
-    : undefined;
+  return packing?.element === "fp4" ? bytesOf("fp4", "signed") : undefined;
 }
 
 /**
@@ -85,10 +83,14 @@ export function columnsAndWeights(
     ${o.weights.map((_, i) => weightStarts(o, i))}`;
 }
 
-/** Declares at<i>[c], and scale<i>[c] if weight i has scales. */
+/** Declares at<i>[c], scale<i>[c] if weight i has scales, and row_factor<i>[c] if these have factors. */
 function weightStarts(o: MatmulOptions, i: number): KernelText {
   const { columns } = o.tile;
-  const { stored, scales, inside, rowStride } = o.weights[i]!;
+  const { stored, scales, factors, inside, rowStride } = o.weights[i]!;
+  const rowFactors = factors !== undefined && wgsl`
+    @unroll (c < ${columns}) {
+      let row_factor${i}[c] = ${factors}[${ofExpert(o, o.columns)} + column[c]];
+    }`;
   const [unit, width] = [unitOf(o), widthOf(o)];
   const rowWords = rowStride / perWord(stored);
   if (inside === "k") {
@@ -100,7 +102,8 @@ function weightStarts(o: MatmulOptions, i: number): KernelText {
     const { perScale = Number(o.k) } = packingOf(stored) ?? {};
     return wgsl`
       ${along(`at${i}`, rowWords)}
-      ${scales !== undefined && along(`scale${i}`, Number(o.k) / perScale)}`;
+      ${scales !== undefined && along(`scale${i}`, Number(o.k) / perScale)}
+      ${rowFactors}`;
   }
   // Without a group size, all elements along k share a scale.
   const scaleWords = rowStride / (packingOf(stored)?.perScale ?? Number(o.k));
@@ -119,7 +122,8 @@ function weightStarts(o: MatmulOptions, i: number): KernelText {
     @unroll (c < ${columns}) {
       let scale${i}[c] = ${ofExpert(o, Number(o.k) * scaleWords)} + column[c];
     }`
-  }`;
+  }
+    ${rowFactors}`;
 }
 
 /** Offset of the weights of the tile's expert, given the words per expert. */

@@ -228,6 +228,7 @@ function vectorBinding(
     weight.binding,
     weight.scales,
     weight.offsets,
+    weight.factors,
   ]);
   let isAlone = access === "read" && !others.includes(binding) &&
     !bindingsOf(row).has(binding);

@@ -14,6 +14,8 @@ export interface MatmulWeight {
   readonly scales?: string;
   /** The binding of offsets, in the layout of scales. */
   readonly offsets?: string;
+  /** The binding of the factors of columns, f32 [expert,] n, if scales have them. */
+  readonly factors?: string;
   /** The innermost axis. `k` only if `readsAlongK`. Default: n. */
   readonly inside?: "n" | "k";
   /** Stride in elements of the outer axis; even for 16-bit weights. */

@@ -1,6 +1,7 @@
 /** The scales of packed weights of a matrix multiplication. */
 
-import { type PackedDType, packingOf } from "../../spec/packed.ts";
+import { type PackedDType, packingOf, SCALES } from "../../spec/packed.ts";
+import type { StoredDType } from "../../spec/dtype.ts";
 import { loadStored } from "../../spec/kernel/build.ts";
 import { register } from "../../spec/kernel/registers.ts";
 import { EXACT } from "../../spec/numerics.ts";
@@ -19,6 +20,12 @@ export function perScaleOf(o: MatmulOptions, i: number): number {
   return packingOf(o.weights[i]!.stored)!.perScale ?? Number(o.k);
 }
 
+/** The dtype of the scales of weight i. */
+function scaleTypeOf(o: MatmulOptions, i: number): StoredDType | undefined {
+  const packing = packingOf(o.weights[i]!.stored);
+  return packing && SCALES[packing.scale].stored;
+}
+
 /** Elements between consecutive scales of a column. */
 function scalesApart(o: MatmulOptions, i: number): number {
   const { inside, rowStride } = o.weights[i]!;
@@ -30,8 +37,10 @@ export function scalesInBlock(o: MatmulOptions, i: number): 0 | 1 | 2 {
   const perScale = perScaleOf(o, i);
   if (perScale === Number(o.k)) return 1;
   const { length = EXACT.block, ofSegment = 1 } = sumBlocks(o) ?? {};
-  if (perScale < length) return 0;
   const segment = Number(o.k) / (o.segments ?? 1);
+  if (perScale < length) {
+    return 2 * perScale === length && segment % perScale === 0 ? 2 : 0;
+  }
   const starts = ofSegment === 1 ? [segment] : [segment, length];
   // Without segments, blocks start at multiples of their length.
   const aligned = (o.segments ?? 1) === 1
@@ -106,7 +115,7 @@ const BYTES = 4;
 /** Whether the scales of a block of a sum are in one load: four bytes along k. */
 function loadsScalesAtOnce(o: MatmulOptions, i: number): boolean {
   return byteTableOf(o, i) !== undefined &&
-    packingOf(o.weights[i]!.stored)!.scale === "u8" &&
+    scaleTypeOf(o, i) === "u8" &&
     Number(o.k) / perScaleOf(o, i) >= BYTES;
 }
 
@@ -144,8 +153,8 @@ function scalesAtOnce(
 
 /** Whether the columns of a vector load share words of one-byte scales. */
 function sharesScaleWords(o: MatmulOptions, i: number): boolean {
-  const { stored, inside, rowStride } = o.weights[i]!;
-  return packingOf(stored)?.scale === "u8" && inside !== "k" &&
+  const { inside, rowStride } = o.weights[i]!;
+  return scaleTypeOf(o, i) === "u8" && inside !== "k" &&
     widthOf(o) === BYTES && rowStride % BYTES === 0;
 }
 
@@ -215,9 +224,8 @@ function scaleAt(
     readonly at: Expr;
   },
 ): KernelText {
-  const { stored, scales, offsets } = o.weights[i]!;
-  const { scale: dtype } = packingOf(stored)!;
-  const factor = loadStored(scales!, dtype, at);
+  const { scales, offsets } = o.weights[i]!;
+  const factor = loadStored(scales!, scaleTypeOf(o, i)!, at);
   return wgsl`
     ${factorOf(o, { i, column, group, stored: factor })}
     ${
@@ -238,9 +246,13 @@ function factorOf(
     readonly stored: Expr;
   },
 ): KernelText {
-  const { scale } = decoderOf(o.weights[i]!.stored as PackedDType);
+  const { stored: dtype, factors } = o.weights[i]!;
+  const { scale } = decoderOf(dtype as PackedDType);
   const step = byteTableOf(o, i)?.step ?? 1;
-  const factor = scale(stored);
+  const ofRow = factors === undefined
+    ? undefined
+    : register(`row_factor${i}`, [column]);
+  const factor = scale(stored, ofRow);
   return wgsl`let factor${group}_${i}[${column}] = ${
     step === 1 ? factor : wgsl`${factor} * ${step}`
   };`;

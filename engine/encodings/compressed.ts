@@ -6,7 +6,7 @@
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import type { StoredMatrix } from "./matrix.ts";
 import { bytesIn, codesOf, floatsIn, rowsOf, wordsIn } from "./read.ts";
-import { unsupported } from "./refuse.ts";
+import { refuseNaN, unsupported } from "./refuse.ts";
 
 const PACKED = "_packed";
 
@@ -61,11 +61,26 @@ export function packQuantizedMatrix(
   };
 }
 
-/** Suffix of the name of the global scale, and whether scales are divided by it. */
+/** Suffix of the name of the global scale, and whether it is the reciprocal of the factor of all scales. */
 const GLOBAL_SCALES = [
-  { codes: PACKED, scale: "_global_scale", divides: true },
-  { codes: "", scale: "_scale_2", divides: false },
+  { codes: PACKED, scale: "_global_scale", isReciprocal: true },
+  { codes: "", scale: "_scale_2", isReciprocal: false },
 ];
+
+/** The factor of a matrix. Throws DataError for one whose products with scales may be subnormal or too large. */
+async function factorIn(
+  global: TensorEntry,
+  isReciprocal: boolean,
+): Promise<number> {
+  const [stored = 1] = await floatsIn(global);
+  const factor = isReciprocal ? 1 / stored : stored;
+  const size = Math.abs(factor);
+  if (size === 0 || 2 ** -100 <= size && size <= 2 ** 40) return factor;
+  throw unsupported(
+    global,
+    `it is ${stored}, and the factor of scales must be 0 or from 2^-100 to 2^40`,
+  );
+}
 
 /** The matrix of a tensor with codes, if it is NVFP4. */
 export function nvfp4Matrix(
@@ -73,7 +88,7 @@ export function nvfp4Matrix(
   tensors: TensorDirectory,
 ): StoredMatrix | undefined {
   if (codes.dtype !== "U8" || codes.shape.length !== 2) return undefined;
-  for (const { codes: ending, scale, divides } of GLOBAL_SCALES) {
+  for (const { codes: ending, scale, isReciprocal } of GLOBAL_SCALES) {
     if (!codes.name.endsWith(ending)) continue;
     const param = codes.name.slice(0, codes.name.length - ending.length);
     const [scales, global] = [
@@ -100,9 +115,11 @@ export function nvfp4Matrix(
             (_, i) => (read[i >> 1]! >> (4 * (i & 1))) & 15,
           );
         }
-        const [factor = 1] = await floatsIn(global);
-        const read = await floatsIn(rowsOf(scales, begin, end));
-        return read.map((value) => divides ? value / factor : value * factor);
+        if (part === "scales") {
+          return refuseNaN(scales, await bytesIn(rowsOf(scales, begin, end)));
+        }
+        const factor = await factorIn(global, isReciprocal);
+        return new Float32Array(end - begin).fill(factor);
       },
     };
   }

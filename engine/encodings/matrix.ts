@@ -13,12 +13,13 @@ import {
   type Packing,
   PACKINGS,
   repackedDType,
+  SCALES,
   wordsDType,
 } from "../../spec/packed.ts";
 import type { FileSource, TensorEntry } from "../../runtime/mod.ts";
 
 /** A part of a matrix. */
-export type Part = keyof Parts;
+export type Part = keyof Parts | "factors";
 
 /** A matrix: `rows` outputs of `columns` contracted elements. */
 export interface StoredMatrix {
@@ -43,7 +44,10 @@ export interface StoredMatrix {
     /** Reads the blocks of rows, rearranged in words. Throws DataError for non-finite values. */
     words(begin: number, end: number): Promise<Uint8Array>;
   };
-  /** Reads rows of a part: a byte per code, an f32 per scale or offset. Throws DataError for non-finite values. */
+  /**
+   * Reads rows of a part: a byte per code, an f32 per offset or row, a byte per scale if rows have factors, else an f32.
+   * Throws DataError for non-finite values.
+   */
   read(
     part: Part,
     begin: number,
@@ -56,20 +60,37 @@ export interface StoredMatrix {
 /** Rows of a matrix. */
 export type Parts = BlockParts;
 
+/** The parts of rows, with scales times factors. */
 async function partsOf(
-  { read, readAll, element }: StoredMatrix,
+  matrix: StoredMatrix,
   begin: number,
   end: number,
 ): Promise<Parts> {
+  const { read, readAll, element } = matrix;
   if (readAll) return await readAll(begin, end);
   const { offset }: PackedElement = PACKED_ELEMENTS[element];
+  const scales = await read("scales", begin, end);
   return {
     codes: await read("codes", begin, end) as Uint8Array,
-    scales: await read("scales", begin, end) as Float32Array,
+    scales: scales instanceof Float32Array
+      ? scales
+      : timesFactors(scales, await read("factors", begin, end)),
     offsets: offset
       ? await read("offsets", begin, end) as Float32Array
       : new Float32Array(0),
   };
+}
+
+/** Scales from their bytes in E4M3 and the factors of rows. */
+function timesFactors(
+  bytes: Uint8Array,
+  factors: ArrayLike<number>,
+): Float32Array {
+  const groups = bytes.length / factors.length;
+  return Float32Array.from(
+    bytes,
+    (byte, i) => SCALES.e4m3.value(byte) * factors[Math.floor(i / groups)]!,
+  );
 }
 
 /** Bytes that are computed row by row, as a source. `read` returns those of some rows. */
@@ -138,18 +159,19 @@ function halved(codes: Uint8Array): Uint8Array {
 }
 
 /** Resamples one number per `group` columns to one per `size` columns. */
-function regrouped(
-  values: Float32Array,
+function regrouped<T extends Uint8Array | Float32Array>(
+  values: T,
   { columns, group }: StoredMatrix,
   size: number,
-): Float32Array {
+): T {
   if (size === group) return values;
   const [from, to] = [Math.ceil(columns / group), columns / size];
   const rows = values.length / from;
-  return Float32Array.from({ length: rows * to }, (_, i) => {
+  const all = new (values.constructor as new (length: number) => T)(rows * to);
+  return all.map((_, i) => {
     const row = Math.floor(i / to);
     return values[row * from + Math.floor((i - row * to) * size / group)]!;
-  });
+  }) as T;
 }
 
 /** The exponents of powers of two, as E8M0. */
@@ -239,18 +261,23 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
   if (packed === undefined) return [decoded, ...raw];
   const { names, perWord, perScale: size = columns, scale }: Packing =
     PACKINGS[packed];
-  const numbers = (part: "scales" | "offsets", ending: string) =>
-    computed(matrix, {
+  const numbers = (part: "scales" | "offsets", ending: string) => {
+    const kind = part === "scales" ? scale : "f32";
+    const { stored } = SCALES[kind];
+    return computed(matrix, {
       name: param + ending,
-      dtype: scale.toUpperCase(),
+      dtype: stored.toUpperCase(),
       rowShape: [columns / size],
-      rowBytes: STORED_BYTES[scale] * columns / size,
+      rowBytes: STORED_BYTES[stored] * columns / size,
       read: async (begin, end) => {
-        const read = await matrix.read(part, begin, end) as Float32Array;
+        const read = await matrix.read(part, begin, end);
         const values = regrouped(read, matrix, size);
-        return scale === "u8" ? exponentsOf(values) : bytesOf(values);
+        return kind === "e8m0"
+          ? exponentsOf(values as Float32Array)
+          : bytesOf(values);
       },
     });
+  };
   // Words of a group form a separate axis; bytes of a file are four per word.
   const inGroup = size / perWord;
   const groups = columns / size;
@@ -278,5 +305,15 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
     elements,
     numbers("scales", names.scales),
     ...names.offsets === undefined ? [] : [numbers("offsets", names.offsets)],
+    ...names.factors === undefined ? [] : [
+      computed(matrix, {
+        name: param + names.factors,
+        dtype: "F32",
+        rowShape: [],
+        rowBytes: 4,
+        read: async (begin, end) =>
+          bytesOf(await matrix.read("factors", begin, end)),
+      }),
+    ],
   ];
 }

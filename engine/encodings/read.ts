@@ -4,7 +4,7 @@ import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
 import { readExactly } from "../../runtime/file_source.ts";
 import { isAllowedScale } from "../../spec/activations.ts";
 import { DataError } from "../../spec/errors.ts";
-import { PACKED_ELEMENTS } from "../../spec/packed.ts";
+import { SCALES } from "../../spec/packed.ts";
 import { shown } from "../../spec/shown.ts";
 
 /** Rows of the first axis as a separate tensor. */
@@ -37,9 +37,8 @@ export async function wordsIn(entry: TensorEntry): Promise<Uint32Array> {
 
 /** Values of 8-bit scales, by dtype: E4M3, and the exponents of E8M0. */
 const BYTES: { readonly [dtype: string]: (code: number) => number } = {
-  F8_E4M3: (code) =>
-    (code & 127) === 127 ? NaN : PACKED_ELEMENTS.fp8.value(code),
-  U8: (code) => code === 255 ? NaN : 2 ** (code - 127),
+  F8_E4M3: (code) => (code & 127) === 127 ? NaN : SCALES.e4m3.value(code),
+  U8: (code) => code === 255 ? NaN : SCALES.e8m0.value(code),
 };
 
 /**

@@ -280,7 +280,8 @@ function blockMatrix(
     element: type.element,
     group: type.group,
     blocks: { name: type.block, source, offset, words },
-    read: async (part, begin, end) => (await readAll(begin, end))[part],
+    read: async (part, begin, end) =>
+      (await readAll(begin, end))[part as keyof Parts],
     readAll,
   };
 }

@@ -108,7 +108,7 @@ function productLaunch(
     bindings: bindings({
       left: "u32",
       weight: "u32",
-      ...block ? {} : { scales: scale === "u8" ? "u32" : scale },
+      ...block ? {} : { scales: scale === "e8m0" ? "u32" : "f32" },
       ...names.offsets === undefined ? {} : { offsets: "f32" },
     }, { y: "f32" }),
     weights: [{
@@ -136,7 +136,7 @@ function productLaunch(
           ? Math.ceil(columns * k / block.elements * block.bytes / 4)
           : columns * k / perWord,
       ).fill(0x12345678),
-      scales: scale === "u8"
+      scales: scale === "e8m0"
         ? new Array(Math.ceil(scales / 4)).fill(0x7f7f7f7f)
         : waves(scales),
       offsets: waves(scales),

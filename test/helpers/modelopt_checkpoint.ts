@@ -28,9 +28,10 @@ const half = (codes: Uint8Array) =>
     (_, i) => codes[2 * i]! | codes[2 * i + 1]! << 4,
   );
 
-/** NVFP4. The scale of the matrix is a power of two, so that its reciprocal is exact. */
+/** NVFP4. The factor of the matrix is the f32 nearest to the reciprocal of the scale of compressed-tensors. */
 export function nvfp4(x: Float32Array, [rows, columns]: MatrixSize): Quantized {
-  const global = 2 ** Math.ceil(Math.log2(largest(x) / (6 * 448)));
+  const reciprocal = Math.fround(6 * 448 / largest(x));
+  const global = Math.fround(1 / reciprocal);
   const scales = Uint8Array.from(
     { length: x.length / 16 },
     (_, i) =>
@@ -59,7 +60,7 @@ export function nvfp4(x: Float32Array, [rows, columns]: MatrixSize): Quantized {
     compressed: {
       weight_packed: packed,
       weight_scale,
-      weight_global_scale: f32([1 / global], [1]),
+      weight_global_scale: f32([reciprocal], [1]),
       input_global_scale: f32([8], [1]),
     },
     values: Float32Array.from(codes, (code, i) => fp4.value(code) * scaleOf(i)),

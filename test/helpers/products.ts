@@ -36,14 +36,31 @@ import {
   weights16,
   weights4,
   weights8,
+  weightsNv4,
 } from "./stored_weights.ts";
 
 /** Storage formats of weights. */
-export const STORED = ["f32", "bf16", "f16", "mxfp4", "fp8x32"] as const;
+export const STORED = [
+  "f32",
+  "bf16",
+  "f16",
+  "mxfp4",
+  "fp4x16",
+  "fp8x32",
+] as const;
 
-/** Whether 32 elements along k share a scale. */
-export function hasScales(stored: typeof STORED[number]): boolean {
-  return stored === "mxfp4" || stored === "fp8x32";
+/** Weights with scales: 16 or 32 elements along k share one. */
+const SCALED = {
+  mxfp4: weights4,
+  fp4x16: weightsNv4,
+  fp8x32: weights8,
+} as const;
+
+/** Whether elements along k share a scale. */
+export function hasScales(
+  stored: typeof STORED[number],
+): stored is keyof typeof SCALED {
+  return Object.hasOwn(SCALED, stored);
 }
 
 /** Shape and operands of a product. */
@@ -94,9 +111,12 @@ function makeWeights(product: Product, seed: number): Weights {
   const { stored, k, columns, counts } = product;
   // Experts are stored one after another, as more rows.
   const size = [k * counts.length, columns] as const;
-  if (stored === "mxfp4" || stored === "fp8x32") {
-    const make = stored === "mxfp4" ? weights4 : weights8;
-    const { words, scales, ...rest } = make(size, seed);
+  if (hasScales(stored)) {
+    const { words, scales, ...rest } = SCALED[stored](
+      size,
+      seed,
+      counts.length,
+    );
     const local = rowsOfRank(scales!, product);
     return {
       ...rest,
@@ -148,6 +168,7 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
       ...names.map((name) =>
         reads(`scales_${name}`, product.stored === "fp8x32" ? "f32" : "u32")
       ),
+      ...names.map((name) => reads(`factors_${name}`)),
       reads("tiles", "u32"),
       reads("rowOf", "u32"),
       writes("y"),
@@ -157,6 +178,7 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
       stored: product.stored,
       rowStride: weights[i]!.rowStride,
       ...weights[i]!.scales ? { scales: `scales_${binding}` } : {},
+      ...weights[i]!.factors ? { factors: `factors_${binding}` } : {},
     })),
     rows: lengthAt(0),
     ...grouped ? { grouped: { tiles: "tiles" } } : {},
@@ -238,6 +260,7 @@ async function runProduct(
     ...Object.fromEntries(names.flatMap((name, i) => [
       [name, weights[i]!.words],
       [`scales_${name}`, weights[i]!.scales ?? new Uint32Array(1)],
+      [`factors_${name}`, weights[i]!.factors ?? new Float32Array(1)],
     ])),
     tiles: Uint32Array.of(tiles.length / 3, ...tiles),
     lengths: Uint32Array.of(rows, k),

@@ -97,7 +97,7 @@ function matrix(
       (extreme && next() % 2 ? 1 << (bits - 1) : next()) & ((1 << bits) - 1),
   );
   const number = () =>
-    scale === "u8"
+    scale === "e8m0"
       ? 2 ** (next() % 200 - 127)
       : (next() / 2 ** 31 - 1) * 2 ** (next() % 30 - 20);
   const length = columns * k / perScale;
@@ -186,7 +186,7 @@ function stored(
       ),
   );
   const asWords = (values: Float32Array) =>
-    scale === "u8"
+    scale === "e8m0"
       ? inWords(Uint8Array.from(order(values), (x) => Math.log2(x) + 127))
       : new Uint32Array(order(values).slice().buffer);
   return {
@@ -240,7 +240,7 @@ function kernelsOf(
     bindings: bindings({
       rows: "u32",
       weight: "u32",
-      ...block ? {} : { scales: scale === "u8" ? "u32" : scale },
+      ...block ? {} : { scales: scale === "e8m0" ? "u32" : "f32" },
       ...offset && !block ? { offsets: "f32" } : {},
     }, { y: "f32" }),
     weights: [{

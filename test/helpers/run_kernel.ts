@@ -69,6 +69,8 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
     requiredLimits: {
       maxComputeWorkgroupStorageSize:
         adapter.limits.maxComputeWorkgroupStorageSize,
+      maxStorageBuffersPerShaderStage:
+        adapter.limits.maxStorageBuffersPerShaderStage,
     },
   }));
   const pipelines = new Map<string, GPUComputePipeline>();

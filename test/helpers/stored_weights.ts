@@ -32,6 +32,8 @@ export interface StoredWeights {
   readonly words: Uint32Array;
   /** Exponents or factors. */
   readonly scales?: Uint32Array | Float32Array;
+  /** Factors of the scales of columns, expert by expert. */
+  readonly factors?: Float32Array;
   readonly rowStride: number;
   readonly values: Float32Array;
 }
@@ -75,6 +77,39 @@ export function weights4(
   return { words, scales, rowStride: columns, values };
 }
 
+/** Random four-bit floats with an E4M3 scale per 16 elements along k, and a factor per column of each expert. */
+export function weightsNv4(
+  [k, columns]: readonly [number, number],
+  seed: number,
+  experts: number,
+): StoredWeights {
+  const words = new Uint32Array(k / 8 * columns);
+  const noise = randoms(k * columns, seed).map(Math.abs);
+  const scales = Uint32Array.from(
+    { length: k / 16 * columns },
+    (_, i) => Math.floor(noise[i]! * 1270000) % 127,
+  );
+  const factors = randoms(experts * columns, seed + 1);
+  const values = noise.map((x, at) => {
+    const [i, c] = [Math.floor(at / columns), at % columns];
+    const code = Math.floor(x * 16000) % 16;
+    words[Math.floor(i / 8) * columns + c]! |= code << 4 * (i % 8);
+    const scale = scales[Math.floor(i / 16) * columns + c]!;
+    const factor = factors[Math.floor(i * experts / k) * columns + c]!;
+    return FP4[code]! * Math.fround(value8(scale) * factor);
+  });
+  return { words, scales, factors, rowStride: columns, values };
+}
+
+/** Returns the value of a code of E4M3. */
+function value8(code: number): number {
+  const [exponent, fraction] = [code % 128 >> 3, code % 8];
+  const size = exponent === 0
+    ? fraction * 2 ** -9
+    : (8 + fraction) * 2 ** (exponent - 10);
+  return code < 128 ? size : -size;
+}
+
 /** Random E4M3: all codes except NaN, including subnormals, and a scale per 32 elements along k. */
 export function weights8(
   [k, columns]: readonly [number, number],
@@ -88,12 +123,8 @@ export function weights8(
     const code = Math.floor(x * 16000) % 256;
     const finite = code % 128 === 127 ? code - 1 : code;
     words[Math.floor(i / 4) * columns + c]! |= finite << 8 * (i % 4);
-    const [exponent, fraction] = [finite % 128 >> 3, finite % 8];
-    const size = exponent === 0
-      ? fraction * 2 ** -9
-      : (8 + fraction) * 2 ** (exponent - 10);
     const scale = scales[Math.floor(i / 32) * columns + c]!;
-    return Math.fround((finite < 128 ? size : -size) * scale);
+    return Math.fround(value8(finite) * scale);
   });
   return { words, scales, rowStride: columns, values };
 }

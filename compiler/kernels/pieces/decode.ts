@@ -9,6 +9,7 @@ import {
   type PackedElementName,
   packingOf,
   PACKINGS,
+  type ScaleName,
 } from "../../../spec/packed.ts";
 export { unpackHalves } from "../../../spec/kernel/build.ts";
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
@@ -131,8 +132,8 @@ interface Decoder {
   element(bits: Hole): KernelText;
   /** All elements of a word. */
   readonly word: WordDecoder;
-  /** Its factor, computed from the loaded scale, f32. */
-  scale(stored: Hole): KernelText;
+  /** The f32 scale, from the loaded one and the factor of the row. */
+  scale(loaded: Hole, factor?: Hole): KernelText;
 }
 
 const WORDS: { readonly [E in PackedElementName]?: WordDecoder } = {
@@ -158,11 +159,19 @@ export function decoderOf(stored: PackedDType): Decoder {
   return {
     element: ELEMENTS[element],
     word: WORDS[element] ?? oneByOne(element),
-    scale: scale === "u8" ? powerOfTwo : (value) => wgsl`${value}`,
+    scale: (loaded, factor) => {
+      const value = SCALE_VALUES[scale](loaded);
+      return factor === undefined ? value : wgsl`${value} * ${factor}`;
+    },
   };
 }
 
-/** The power of two of an E8M0 scale: its bits are the exponent of an f32. */
-function powerOfTwo(exponent: Hole): KernelText {
-  return wgsl`bitcast<f32>(${exponent} << 23u)`;
-}
+/** The value of a loaded scale: an f32, or a byte. */
+const SCALE_VALUES: {
+  readonly [S in ScaleName]: (loaded: Hole) => KernelText;
+} = {
+  f32: (value) => wgsl`${value}`,
+  // The exponent of an f32.
+  e8m0: (byte) => wgsl`bitcast<f32>(${byte} << 23u)`,
+  e4m3: (byte) => fp8(wgsl`(${byte})`),
+};

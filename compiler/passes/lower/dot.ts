@@ -362,10 +362,12 @@ export function weightsOf(
       ...filed ? { inside: "k" as const } : {},
       binding: scope.read(param.buffer),
       stored: param.packed?.stored ?? param.dtype,
-      ...param.packed ? { scales: scope.read(param.packed.scales) } : {},
-      ...param.packed?.offsets === undefined
-        ? {}
-        : { offsets: scope.read(param.packed.offsets) },
+      ...Object.fromEntries(
+        (["scales", "offsets", "factors"] as const).flatMap((part) => {
+          const buffer = param.packed?.[part];
+          return buffer === undefined ? [] : [[part, scope.read(buffer)]];
+        }),
+      ),
       rowStride: param.rowStride ?? (filed ? k : width),
     };
   });

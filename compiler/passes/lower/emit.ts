@@ -1,7 +1,7 @@
 /** Expressions: the value of a node at an index, with elementwise nodes inlined down to loads of stored values. */
 
 import type { StoredDType } from "../../../spec/dtype.ts";
-import { type Packing, PACKINGS } from "../../../spec/packed.ts";
+import { type Packing, PACKINGS, SCALES } from "../../../spec/packed.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import {
   add,
@@ -94,7 +94,7 @@ export function loadFrom(
 function loadPacked(
   scope: KernelScope,
   { buffer, axes }: Storage,
-  { stored, along, scales, offsets }: NonNullable<Storage["packed"]>,
+  { stored, along, scales, offsets, factors }: NonNullable<Storage["packed"]>,
   at: At,
 ): Expr {
   const { block, inWords, perWord, perScale, scale }: Packing =
@@ -147,10 +147,19 @@ function loadPacked(
   const load = (binding: string, dtype: StoredDType, per?: number) =>
     loadStored(scope.read(binding), dtype, groupAt(per));
   const word = scope.bindValue(load(buffer, "u32", perWord));
+  const rowAt = () =>
+    flatIndex(scope, axes.filter((axis) => axis !== along), { get: at.get });
   const shift = mul(rem(k, u32(perWord)), u32(32 / perWord));
   return packedElement(stored, {
     bits: scope.bindValue(expr`${word} >> ${shift}`),
-    factor: expr`${decoderOf(stored).scale(load(scales, scale, perScale))}`,
+    factor: expr`${
+      decoderOf(stored).scale(
+        load(scales, SCALES[scale].stored, perScale),
+        factors === undefined
+          ? undefined
+          : loadStored(scope.read(factors), "f32", rowAt()),
+      )
+    }`,
     offset: offsets === undefined ? undefined : load(offsets, "f32", perScale),
   });
 }

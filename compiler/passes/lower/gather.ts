@@ -212,7 +212,7 @@ export function lowerAllGather(
   else gatherColumns(lowering, node, rows, { axis, to });
 }
 
-/** Gathers a sharded parameter: concatenates the stored shards, and those of its scales and offsets. */
+/** Gathers a sharded parameter: concatenates the stored shards, and those of its scales, offsets and factors. */
 function gatherShards(
   lowering: Lowering,
   node: NodeOf<"allGather">,
@@ -251,6 +251,9 @@ function gatherShards(
           ...packed.offsets === undefined
             ? {}
             : { offsets: gather(packed.offsets) },
+          ...packed.factors === undefined
+            ? {}
+            : { factors: gather(packed.factors) },
         },
       }
       : {},

@@ -54,6 +54,7 @@ export interface Storage {
     readonly along: string;
     readonly scales: string;
     readonly offsets?: string;
+    readonly factors?: string;
   };
   readonly rowStride?: number;
   /** Rows along the last axis are encoded for an exchange, in words. */

@@ -2,10 +2,12 @@
 
 import { Q8_BLOCK, q8SumOf } from "../../../spec/activations.ts";
 import { ModelError } from "../../../spec/errors.ts";
+import type { StoredDType } from "../../../spec/dtype.ts";
 import {
   type PackedDType,
   type Packing,
   PACKINGS,
+  SCALES,
 } from "../../../spec/packed.ts";
 import type { NodeOf } from "../../graph/graph.ts";
 import { localName } from "../../graph/sharding.ts";
@@ -107,8 +109,8 @@ function groupAxis(
 }
 
 /**
- * The buffers of a packed parameter whose file has the contracted axis last: words of elements, and scales. In filed
- * layout, both have the bytes of the file.
+ * The buffers of a packed parameter whose file has the contracted axis last: words of elements, scales, and factors of
+ * rows. In filed layout, they have the bytes of the file.
  */
 export function addPacked(
   lowering: Lowering,
@@ -133,7 +135,7 @@ export function addPacked(
     groupAxis(lowering, along, { name, per });
   const add = (
     ending: string,
-    dtype: "u32" | "f32" | "u8",
+    dtype: StoredDType,
     blocks: readonly ReturnType<typeof groupAxis>[],
   ) => {
     const buffer = `${name}${ending}`;
@@ -164,7 +166,7 @@ export function addPacked(
     });
     return buffer;
   };
-  const { elements, scales, offsets } = names;
+  const { elements, scales, offsets, factors } = names;
   const stores = (buffer: string, others: { readonly scales: string }) =>
     lowering.values.storages.set(node, {
       buffer,
@@ -189,8 +191,9 @@ export function addPacked(
     : [block!, width("word", perScale / perWord)];
   const scaled = [block ?? width("scale", 1)];
   stores(add(elements, "u32", inner), {
-    scales: add(scales, scale, scaled),
-    ...offsets === undefined ? {} : { offsets: add(offsets, scale, scaled) },
+    scales: add(scales, SCALES[scale].stored, scaled),
+    ...offsets === undefined ? {} : { offsets: add(offsets, "f32", scaled) },
+    ...factors === undefined ? {} : { factors: add(factors, "f32", []) },
   });
 }
 
