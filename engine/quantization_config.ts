@@ -86,6 +86,9 @@ const METHODS: {
     if (type === "float" && bits === 4 && group === 16) {
       return { name: "nvfp4" };
     }
+    if (type === "float" && bits === 4 && group === 32) {
+      return { name: "mxfp4" };
+    }
     if (type !== "int") {
       throw unknown(`weights of type ${JSON.stringify(type)}`);
     }

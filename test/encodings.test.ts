@@ -281,6 +281,28 @@ t.test("NVFP4 with a dividing or multiplying global scale", async (t) => {
   ], { columns, values: values(Math.fround(0.3)) });
 });
 
+t.test("compressed-tensors, MXFP4", async (t) => {
+  const [rows, columns] = [4, 64];
+  const bytes = Uint8Array.from(
+    { length: rows * columns / 2 },
+    (_, i) => i * 37 % 256,
+  );
+  const powers = Uint8Array.from({ length: 8 }, (_, i) => 120 + i);
+  const { value } = PACKED_ELEMENTS.fp4;
+  await holds(t, [
+    entry("w.weight_packed", "U8", [rows, columns / 2], bytes),
+    entry("w.weight_scale", "U8", [rows, columns / 32], powers),
+  ], {
+    columns,
+    values: Array.from(
+      { length: rows * columns },
+      (_, i) =>
+        value(bytes[i >> 1]! >> (4 * (i & 1)) & 15) *
+        2 ** (powers[i >> 5]! - 127),
+    ),
+  });
+});
+
 t.test("factors of NVFP4 that make scales tiny are rejected", async (t) => {
   const tensors = withViews(
     new Map([

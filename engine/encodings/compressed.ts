@@ -1,6 +1,7 @@
 /**
  * compressed-tensors. `pack-quantized`: integers of 4 or 8 bits in i32 words along rows, with a scale and optionally a
- * zero point per group. NVFP4: floats of 4 bits, two per byte, with an E4M3 scale per 16 and one f32 for all.
+ * zero point per group. NVFP4: floats of 4 bits, two per byte, with an E4M3 scale per 16 and one f32 for all. MXFP4: such
+ * floats with a power of two per 32.
  */
 
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
@@ -108,13 +109,7 @@ export function nvfp4Matrix(
       group: columns / groups,
       codes,
       read: async (part, begin, end) => {
-        if (part === "codes") {
-          const read = await bytesIn(rowsOf(codes, begin, end));
-          return Uint8Array.from(
-            { length: 2 * read.length },
-            (_, i) => (read[i >> 1]! >> (4 * (i & 1))) & 15,
-          );
-        }
+        if (part === "codes") return await halvesOf(codes, begin, end);
         if (part === "scales") {
           return refuseNaN(scales, await bytesIn(rowsOf(scales, begin, end)));
         }
@@ -124,4 +119,44 @@ export function nvfp4Matrix(
     };
   }
   return undefined;
+}
+
+/** The matrix of a tensor with codes, if it is MXFP4. */
+export function mxfp4Matrix(
+  codes: TensorEntry,
+  tensors: TensorDirectory,
+): StoredMatrix | undefined {
+  if (codes.dtype !== "U8" || !codes.name.endsWith(PACKED)) return undefined;
+  const param = codes.name.slice(0, -PACKED.length);
+  const scales = tensors.get(`${param}_scale`);
+  if (scales?.dtype !== "U8") return undefined;
+  const [rows, bytes] = codes.shape as [number, number];
+  const columns = 2 * bytes;
+  return {
+    param,
+    of: [codes.name, scales.name],
+    rows,
+    columns,
+    element: "fp4",
+    group: columns / scales.shape[1]!,
+    powers: true,
+    codes,
+    read: async (part, begin, end) =>
+      part === "codes"
+        ? await halvesOf(codes, begin, end)
+        : await floatsIn(rowsOf(scales, begin, end)),
+  };
+}
+
+/** Rows of 4-bit codes, two per byte, first in the low bits: a byte each. */
+async function halvesOf(
+  codes: TensorEntry,
+  begin: number,
+  end: number,
+): Promise<Uint8Array> {
+  const read = await bytesIn(rowsOf(codes, begin, end));
+  return Uint8Array.from(
+    { length: 2 * read.length },
+    (_, i) => (read[i >> 1]! >> (4 * (i & 1))) & 15,
+  );
 }

@@ -48,7 +48,10 @@ function isUniform(
 ): pieces is readonly StoredMatrix[] {
   const form = (piece: StoredMatrix | undefined) =>
     piece &&
-    [piece.rows, piece.columns, piece.element, piece.group, !piece.codes]
+    [
+      ...[piece.rows, piece.columns, piece.element, piece.group],
+      ...[piece.powers, !piece.codes],
+    ]
       .join();
   return pieces.length > 0 &&
     pieces.every((piece) =>
@@ -61,7 +64,7 @@ function stackOf(
   pieces: readonly StoredMatrix[],
   { param, experts }: { readonly param: string; readonly experts: number },
 ): StoredMatrix {
-  const { rows: height, columns, element, group, codes } = pieces[0]!;
+  const { rows: height, columns, element, group, powers, codes } = pieces[0]!;
   const rows = pieces.length * height;
   /** Reads rows of the pieces with them, in order. */
   const across = async <T>(
@@ -100,6 +103,7 @@ function stackOf(
     experts,
     element,
     group,
+    ...powers ? { powers } : {},
     ...codes && source
       ? { codes: { ...codes, source, offset: 0, bytes: source.size } }
       : {},

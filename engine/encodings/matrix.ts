@@ -34,6 +34,8 @@ export interface StoredMatrix {
   readonly element: PackedElementName;
   /** Columns per scale; the last group of a row may be shorter. */
   readonly group: number;
+  /** Whether scales are powers of two. */
+  readonly powers?: true;
   /** Codes as stored in the file, if kernels can read them: words along the columns. */
   readonly codes?: TensorEntry;
   /** The bytes of the file, if they are blocks that kernels can read. */

@@ -1,7 +1,7 @@
 /** Published layouts of quantized weights, one row each. Kernels read none of them directly; see `matrix.ts`. */
 
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
-import { nvfp4Matrix, packQuantizedMatrix } from "./compressed.ts";
+import { mxfp4Matrix, nvfp4Matrix, packQuantizedMatrix } from "./compressed.ts";
 import { stackedExperts } from "./experts.ts";
 import { fp8Matrix } from "./fp8.ts";
 import { gptqMatrix } from "./gptq.ts";
@@ -16,6 +16,7 @@ const LAYOUTS: readonly ((
   fp8Matrix,
   packQuantizedMatrix,
   nvfp4Matrix,
+  mxfp4Matrix,
   gptqMatrix,
 ];
 
