@@ -268,7 +268,7 @@ const SHARING_RANKS = 8;
 
 /**
  * The encoding in which kernels read a matrix with a scale per `group` columns: the largest groups that divide those
- * and a row; MXFP4 has no others. Undefined if rows do not consist of complete words.
+ * and a row. With scales that are powers of two: MXFP4. Undefined if rows do not consist of complete words.
  */
 export function packedDTypeOf(
   element: PackedElementName,
@@ -278,9 +278,7 @@ export function packedDTypeOf(
     readonly powers?: true;
   },
 ): GroupedDType | "mxfp4" | undefined {
-  if (powers && element === "fp4" && group === 32 && columns % 32 === 0) {
-    return "mxfp4";
-  }
+  if (powers) return "mxfp4";
   const perWord = 32 / PACKED_ELEMENTS[element].bits;
   const fits = GROUP_SIZES.filter((size) =>
     size >= perWord && group % size === 0 && columns % size === 0

@@ -4,6 +4,7 @@
  * floats with a power of two per 32.
  */
 
+import { PACKINGS } from "../../spec/packed.ts";
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import type { StoredMatrix } from "./matrix.ts";
 import { bytesIn, codesOf, floatsIn, rowsOf, wordsIn } from "./read.ts";
@@ -132,13 +133,16 @@ export function mxfp4Matrix(
   if (scales?.dtype !== "U8") return undefined;
   const [rows, bytes] = codes.shape as [number, number];
   const columns = 2 * bytes;
+  // Grouped floats of 4 bits have other scales.
+  const group = PACKINGS.mxfp4.perScale!;
+  if (columns !== group * scales.shape[1]!) return undefined;
   return {
     param,
     of: [codes.name, scales.name],
     rows,
     columns,
     element: "fp4",
-    group: columns / scales.shape[1]!,
+    group,
     powers: true,
     codes,
     read: async (part, begin, end) =>

@@ -34,7 +34,7 @@ export interface StoredMatrix {
   readonly element: PackedElementName;
   /** Columns per scale; the last group of a row may be shorter. */
   readonly group: number;
-  /** Whether scales are powers of two. */
+  /** Scales are powers of two, one per 32 columns: MXFP4. */
   readonly powers?: true;
   /** Codes as stored in the file, if kernels can read them: words along the columns. */
   readonly codes?: TensorEntry;
