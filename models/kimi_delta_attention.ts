@@ -1,6 +1,7 @@
 /**
  * Kimi Delta Attention (Kimi Team, "Kimi Linear", arXiv 2510.26692): a gated delta net whose decay differs between the
- * elements of a key. Equation 1 is `linearRecurrence` with the rule "delta": `decay` is α of each element, `rate` is β.
+ * elements of a key. The recurrence of section 3 is `linearRecurrence` with the rule "delta": `decay` is α of each
+ * element, `rate` is β.
  */
 
 import {
