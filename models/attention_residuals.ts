@@ -5,28 +5,26 @@
  */
 
 import {
-  add,
   concat,
   dot,
-  mul,
+  merge,
   rename,
-  slice,
+  rmsNorm,
   softmax,
   split,
-  sum,
   type Tensor,
 } from "../compiler/mod.ts";
 import type { DecoderScope, Layer, Rows } from "./decoder.ts";
-import { plainNorm } from "./norms.ts";
 
-/** Axes: the starts of blocks, whose name has their number; those and one more; and one. */
-export type ResidualAxis = "starts" | "more" | "one";
+/** Axes: the starts of blocks, whose name has their number; those and one more; one; and the elements of a row. */
+export type ResidualAxis = "starts" | "more" | "one" | "inner";
 
 /** Returns the sizes of the axes for up to a number of blocks. */
 export function residualAxes(
   blocks: number,
+  embed: number,
 ): { readonly [axis in ResidualAxis]: number } {
-  const sizes: { [axis: string]: number } = { one: 1 };
+  const sizes: { [axis: string]: number } = { one: 1, inner: embed };
   for (let n = 1; n <= blocks + 1; n++) sizes[startsOf(n)] = n;
   return sizes as { readonly [axis in ResidualAxis]: number };
 }
@@ -39,70 +37,46 @@ function moreThan(n: number): "more" {
   return `starts${n + 1}` as "more";
 }
 
-type Stack = Tensor<"token starts embed", "f32">;
-
-/** The starts of blocks: rows, and normalized rows. */
+/** The starts of blocks. */
 export interface Starts {
   readonly count: number;
-  readonly rows: Stack;
-  readonly normed: Stack;
+  readonly rows: Tensor<"token starts embed", "f32">;
 }
 
 /** Adds rows to the starts of blocks. */
-export function addStart(
-  starts: Starts | undefined,
-  rows: Rows,
-  epsilon: number,
-): Starts {
+export function addStart(starts: Starts | undefined, rows: Rows): Starts {
   const count = starts?.count ?? 0;
-  const joined = (before: Stack | undefined, rows: Rows) =>
-    before
-      ? concat(before, single(rows), startsOf(count), moreThan(count))
-      : rename(single(rows), "one", moreThan(count));
-  return {
-    count: count + 1,
-    rows: joined(starts?.rows, rows) as Tensor as Stack,
-    normed: joined(
-      starts?.normed,
-      plainNorm(rows, "embed", epsilon),
-    ) as Tensor as Stack,
-  };
-}
-
-/** Rows with an axis of one. */
-function single(rows: Rows): Tensor<"token one embed", "f32"> {
-  return split(rename(rows, "embed", "inner"), "inner", "one embed");
+  const one = split(rename(rows, "embed", "inner"), "inner", "one embed");
+  const all = starts
+    ? concat(starts.rows, one, startsOf(count), moreThan(count))
+    : rename(one, "one", moreThan(count));
+  return { count: count + 1, rows: all as Tensor as Starts["rows"] };
 }
 
 /** Selects the rows that need logits. */
 export function pickStarts(
   m: DecoderScope,
-  { count, rows, normed }: Starts,
+  { count, rows }: Starts,
   layer: Layer,
 ): Starts {
-  return { count, rows: layer.pick(m, rows), normed: layer.pick(m, normed) };
+  return { count, rows: layer.pick(m, rows) };
 }
 
 /** The weighted sum of the starts of blocks and of rows. Its parameters begin with `name`. */
 export function mixStarts(
   m: DecoderScope<ResidualAxis>,
-  { count, rows: stack, normed }: Starts,
+  starts: Starts,
   rows: Rows,
   { name, epsilon }: { readonly name: string; readonly epsilon: number },
 ): Rows {
-  const projection = sum(m.param(`${name}_proj.weight`, "one embed"), "one");
-  const vector = mul(m.param(`${name}_norm.weight`, "embed"), projection);
-  const starts = startsOf(count), more = moreThan(count);
-  const own = plainNorm(single(rows), "embed", epsilon);
-  const scores = concat(
-    dot(normed, vector, "embed"),
-    dot(own, vector, "embed"),
-    starts,
-    more,
+  const all = addStart(starts, rows);
+  const axis = startsOf(all.count);
+  const gain = m.param(`${name}_norm.weight`, "embed");
+  const query = merge(
+    m.param(`${name}_proj.weight`, "one inner"),
+    "one inner",
+    "embed",
   );
-  const weights = softmax(scores, more);
-  return add(
-    dot(slice(weights, more, 0, starts), stack, starts),
-    mul(rows, sum(slice(weights, more, count, "one"), "one")),
-  );
+  const keys = rmsNorm(all.rows, gain, "embed", { epsilon });
+  return dot(softmax(dot(keys, query, "embed"), axis), all.rows, axis);
 }

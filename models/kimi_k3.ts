@@ -121,11 +121,11 @@ function readConfig(document: Config): KimiK3Config {
 
 /** Builds the model of a configuration. */
 function build(config: KimiK3Config, options: DecoderOptions): Model {
-  const { layers, blockLayers, epsilon } = config;
+  const { layers, embed, blockLayers, epsilon } = config;
   return decoderModel(config, {
     axes: {
       ...latentAxes(config),
-      ...residualAxes(Math.ceil(layers / blockLayers)),
+      ...residualAxes(Math.ceil(layers / blockLayers), embed),
     },
     names: WRAPPED_CAUSAL,
     begin(m) {
@@ -136,7 +136,7 @@ function build(config: KimiK3Config, options: DecoderOptions): Model {
         layer(m, stream, layer) {
           const begins = layer.index % blockLayers === 0;
           const read = mix(m, stream, "self_attention_res");
-          if (begins) starts = addStart(starts, stream, epsilon);
+          if (begins) starts = addStart(starts, stream);
           const ready = layer.norm(m, read, "input_layernorm.weight");
           const made = attend(m, ready, layer, config);
           const rows = layer.pick(m, begins ? made : add(stream, made));
