@@ -6,7 +6,6 @@
 import {
   add,
   concat,
-  div,
   dot,
   linearRecurrence,
   merge,
@@ -18,12 +17,11 @@ import {
   slice,
   softplus,
   split,
-  sqrt,
-  sum,
   type Tensor,
 } from "../compiler/mod.ts";
 import { type Config, integerField, requireMultiple } from "./config.ts";
 import type { DecoderScope, Layer, Rows } from "./decoder.ts";
+import { unitNorm } from "./norms.ts";
 import {
   convolutionAxes,
   type ConvolutionAxis,
@@ -143,10 +141,8 @@ function attend(
   const convolved = silu(
     convolve(m, made.mixed, { layer, block, weight: "conv1d.weight" }),
   );
-  const unit = (x: Tensor<"token keys", "f32">) => {
-    const heads = split(x, "keys", "kvHead keyDim");
-    return div(heads, sqrt(add(sum(mul(heads, heads), "keyDim"), 1e-6)));
-  };
+  const unit = (x: Tensor<"token keys", "f32">) =>
+    unitNorm(split(x, "keys", "kvHead keyDim"), "keyDim");
   const { y, state } = linearRecurrence(
     mul(unit(slice(convolved, "channels", 0, "keys")), c.keyDim ** -0.5),
     unit(slice(convolved, "channels", keys, "keys")),

@@ -1,16 +1,16 @@
 /** Shared parts of layers with a fixed-size state per sequence: a short convolution, and the decay of a head. */
 
-import { conv1d, exp, mul, neg, sum, type Tensor } from "../compiler/mod.ts";
+import { conv1d, exp, merge, mul, neg, type Tensor } from "../compiler/mod.ts";
 import type { DecoderScope, Layer } from "./decoder.ts";
 
-/** Axes of a convolution besides its `channels`. `slot` is the axis of its state. */
-export type ConvolutionAxis = "tap" | "slot" | "one";
+/** Axes of a convolution besides its `channels`: taps, in files after an axis of one; and `slot`, of its state. */
+export type ConvolutionAxis = "tap" | "slot" | "one" | "filed";
 
 /** Returns the sizes for a number of taps. */
 export function convolutionAxes(
   taps: number,
 ): { readonly [axis in ConvolutionAxis]: number } {
-  return { tap: taps, slot: taps - 1, one: 1 };
+  return { tap: taps, slot: taps - 1, one: 1, filed: taps };
 }
 
 /**
@@ -27,7 +27,8 @@ export function convolve(
     readonly state?: string;
   },
 ): Tensor<"token channels", "f32"> {
-  const taps = sum(m.param(weight, "channels one tap"), "one");
+  const filed = m.param(weight, "channels one filed");
+  const taps = merge(filed, "one filed", "tap");
   const { y, state } = conv1d(x, taps, "tap", {
     state: m.state(name, "sequence slot channels"),
     sequence: layer.sequence,
