@@ -20,6 +20,8 @@ export type DecoderFields =
 /** The defaults of a family. Most families have a separate output matrix by default. */
 export type DecoderDefaults = Omit<DecoderFields, "tied" | "kindOf"> & {
   readonly tied?: boolean;
+  /** The only value of `hidden_act`. Default: "silu". */
+  readonly activation?: string;
 };
 
 /** Field names that differ between families. */
@@ -40,7 +42,7 @@ export function decoderFields(
   defaults: DecoderDefaults,
   names: FieldNames,
 ): DecoderFields {
-  requireField(config, "hidden_act", "silu");
+  requireField(config, "hidden_act", defaults.activation ?? "silu");
   requireField(config, "quantization_config", null);
   const size = (key: string, value: number) =>
     integerField(config, key, { default: value });

@@ -6,7 +6,6 @@
 
 import {
   add,
-  div,
   dot,
   exp,
   linearRecurrence,
@@ -19,7 +18,6 @@ import {
   slice,
   softplus,
   split,
-  sqrt,
   sum,
   type Tensor,
 } from "../compiler/mod.ts";
@@ -33,6 +31,7 @@ import {
   integersField,
 } from "./config.ts";
 import type { DecoderScope, Layer, Rows } from "./decoder.ts";
+import { unitNorm } from "./norms.ts";
 import {
   convolutionAxes,
   type ConvolutionAxis,
@@ -68,13 +67,17 @@ export function kimiDeltaFields(
   },
 ): KimiDelta {
   const inner = innerConfig(config, "linear_attn_config") ?? {};
-  const every = integersField(inner, "full_attn_layers") ??
-    Array.from({ length: defaults.layers }, (_, layer) => layer + 1)
-      .filter((layer) => layer % 4 === 0 || layer === defaults.layers);
-  const delta = integersField(inner, "kda_layers");
-  const both = delta?.filter((layer) => every.includes(layer)) ?? [];
-  if (both.length > 0) {
-    throw fieldError("kda_layers", delta, "layers not in 'full_attn_layers'");
+  const all = Array.from({ length: defaults.layers }, (_, layer) => layer + 1);
+  const full = integersField(inner, "full_attn_layers") ??
+    all.filter((layer) => layer % 4 === 0 || layer === defaults.layers);
+  const delta = integersField(inner, "kda_layers") ??
+    all.filter((layer) => !full.includes(layer));
+  if (all.some((layer) => delta.includes(layer) === full.includes(layer))) {
+    throw fieldError(
+      "kda_layers",
+      delta,
+      "all layers that 'full_attn_layers' does not list",
+    );
   }
   const field = (key: string, value: number, min = 1) =>
     integerField(inner, key, { default: value, min });
@@ -82,20 +85,24 @@ export function kimiDeltaFields(
     deltaHeads: field("num_heads", defaults.heads),
     deltaDim: field("head_dim", 128),
     taps: field("short_conv_kernel_size", 4, 2),
-    decayLimit: limitOf(inner) ?? defaults.decayLimit,
+    decayLimit: limitOf(inner, defaults.decayLimit),
     padded: defaults.padded,
     wholeGate: booleanField(inner, "use_full_rank_gate", {
       default: defaults.wholeGate,
     }),
-    isDelta: (layer) => !every.includes(layer + 1),
+    isDelta: (layer) => !full.includes(layer + 1),
   };
 }
 
-/** Reads the lower limit of logarithms of decays. */
-function limitOf(config: Config): number | undefined {
+/** Reads the lower limit of logarithms of decays; `null` is none. */
+function limitOf(
+  config: Config,
+  byDefault: number | undefined,
+): number | undefined {
   const key = "gate_lower_bound";
-  const value: unknown = anyField(config, key) ?? undefined;
-  if (value === undefined) return undefined;
+  const value: unknown = anyField(config, key);
+  if (value === undefined) return byDefault;
+  if (value === null) return undefined;
   if (typeof value === "number" && value < 0 && Number.isFinite(value)) {
     return value;
   }
@@ -159,10 +166,8 @@ function attend(
         state: `${name}_inputs`,
       }),
     );
-  const unit = (x: Channels) => {
-    const heads = split(x, "channels", "head keyDim");
-    return div(heads, sqrt(add(sum(mul(heads, heads), "keyDim"), 1e-6)));
-  };
+  const unit = (x: Channels) =>
+    unitNorm(split(x, "channels", "head keyDim"), "keyDim");
   const { y, state } = linearRecurrence(
     mul(unit(convolved("q")), c.deltaDim ** -0.5),
     unit(convolved("k")),

@@ -74,7 +74,6 @@ interface KimiK3Config extends KimiLinearConfig {
 function readConfig(document: Config): KimiK3Config {
   ignoreFields(document, ["ignore_index", "media_placeholder_token_id"]);
   const { config } = textConfig(document);
-  requireField(config, "hidden_act", "situ");
   requireField(config, "topk_method", "noaux_tc");
   requireField(config, "mla_use_output_gate", true);
   requireField(config, "latent_moe_use_norm", true);
@@ -83,7 +82,8 @@ function readConfig(document: Config): KimiK3Config {
   const limit = (key: string, value: number) =>
     positiveField(config, key, { default: value });
   const blockLayers = size("attn_res_block_size", 12);
-  const fields = kimiFields({ ...config, hidden_act: "silu" }, {
+  const fields = kimiFields(config, {
+    activation: "situ",
     layers: 93,
     vocabulary: 163840,
     embed: 7168,

@@ -282,6 +282,20 @@ t.test("an unknown architecture is compared with the built-in ones", (t) => {
   t.end();
 });
 
+t.test("lists of Kimi's layers that contradict each other", (t) => {
+  t.throws(() =>
+    publishedModel({
+      architectures: ["KimiLinearForCausalLM"],
+      num_hidden_layers: 4,
+      linear_attn_config: { kda_layers: [1, 2, 4], full_attn_layers: [4] },
+    }), {
+    name: "DataError",
+    message:
+      "Cannot read config.json: 'kda_layers' is [1,2,4]. It must be all layers that 'full_attn_layers' does not list",
+  });
+  t.end();
+});
+
 const WRONG: readonly (readonly [object, string])[] = [
   [
     { architectures: ["LlamaForCausalLM"] },
