@@ -289,10 +289,16 @@ t.test("compressed-tensors, MXFP4", async (t) => {
   );
   const powers = Uint8Array.from({ length: 8 }, (_, i) => 120 + i);
   const { value } = PACKED_ELEMENTS.fp4;
-  await holds(t, [
-    entry("w.weight_packed", "U8", [rows, columns / 2], bytes),
+  const codes = entry("w.weight_packed", "U8", [rows, columns / 2], bytes);
+  const tensors = [
+    codes,
     entry("w.weight_scale", "U8", [rows, columns / 32], powers),
-  ], {
+  ];
+  t.equal(withViews(new Map(tensors)).get("w.weight")?.packed, "mxfp4");
+  const narrow = new Uint8Array(16);
+  const others = [codes, entry("w.weight_scale", "U8", [rows, 4], narrow)];
+  t.notOk(withViews(new Map(others)).has("w.weight"), "groups of 16");
+  await holds(t, tensors, {
     columns,
     values: Array.from(
       { length: rows * columns },

@@ -152,6 +152,7 @@ t.test("derivative", { skip: skipUnasked("cpu") }, async (t) => {
         SMALL,
         { ...SMALL, kvHead: 4, dim: 3 },
         { ...SMALL, perKey: true },
+        { ...SMALL, kvHead: 1, perKey: true },
       ]
     ) {
       const net = netOf(rule, sizes);

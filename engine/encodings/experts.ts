@@ -49,10 +49,13 @@ function isUniform(
   const form = (piece: StoredMatrix | undefined) =>
     piece &&
     [
-      ...[piece.rows, piece.columns, piece.element, piece.group],
-      ...[piece.powers, !piece.codes],
-    ]
-      .join();
+      piece.rows,
+      piece.columns,
+      piece.element,
+      piece.group,
+      piece.powers,
+      !piece.codes,
+    ].join();
   return pieces.length > 0 &&
     pieces.every((piece) =>
       piece !== undefined && form(piece) === form(pieces[0])
