@@ -51,7 +51,7 @@ const FAMILIES = [
   ...["glm4vmoe-12e", "solaropen-12e", "qwen3omnimoe-8e"],
   ...["afmoe-12e", "bailingmoe-16e", "exaonemoe-12e", "hyv3-12e"],
   ...["mimov2-12e", "step3p5-12e", "nemotronhlatent-12e", "kimik25-12e"],
-  ...["mistral4-12e", "laguna-12e"],
+  ...["mistral4-12e", "laguna-12e", "kimilinear-12e", "kimik3-12e"],
 ];
 
 const YARN = {
@@ -83,6 +83,18 @@ const CHANGED: { readonly [name: string]: object } = {
   "qwen3moe-16e": { rope_scaling: { ...YARN, beta_fast: 2 } },
 };
 
+/** Kimi models with as many heads in both kinds of attention, and with one epsilon of all norms. */
+const KIMI = {
+  rms_norm_eps: 1e-6,
+  linear_attn_config: {
+    head_dim: 16,
+    num_heads: 4,
+    short_conv_kernel_size: 4,
+    kda_layers: [1, 2, 4],
+    full_attn_layers: [3, 5],
+  },
+};
+
 /**
  * Fields of other checkpoints, with random weights: llama.cpp has equal sizes of keys and values, heads of Ling that are as
  * long as a row together, and indexers of 64 elements or more. Of the 12 tokens, an indexer chooses 6.
@@ -92,6 +104,15 @@ const REDRAWN: { readonly [name: string]: object } = {
   "bailingmoe-16e": { head_dim: 12 },
   "deepseekv32-16e": { index_head_dim: 64, index_topk: 6 },
   "glmmoedsa-16e": { index_head_dim: 64, index_topk: 6 },
+  "kimilinear-12e": KIMI,
+  "kimik3-12e": {
+    ...KIMI,
+    linear_attn_config: {
+      ...KIMI.linear_attn_config,
+      use_full_rank_gate: true,
+      gate_lower_bound: -5,
+    },
+  },
   // Files have no feed-forward layers without experts.
   "nemotronh-16e": {
     layers_block_type: ["mamba", "moe", "attention", "moe", "mamba", "moe"],
@@ -101,8 +122,11 @@ const REDRAWN: { readonly [name: string]: object } = {
   },
 };
 
-/** Largest allowed difference of logits, relative to the largest. llama.cpp rounds GELU to f16. */
-const LIMITS: { readonly [name: string]: number } = { "gemma4moe-12e": 2e-3 };
+/** Largest allowed difference of logits, relative to the largest. llama.cpp rounds GELU to f16. Decays of K3 are rounded. */
+const LIMITS: { readonly [name: string]: number } = {
+  "gemma4moe-12e": 2e-3,
+  "kimik3-12e": 3e-5,
+};
 
 const files = nodeFiles();
 const checkpoint = packageFile("examples/demo-lm");
@@ -176,10 +200,14 @@ async function compareFamily(name: string): Promise<void> {
   if (changed) {
     const config = JSON.parse(
       readFileSync(join(from, "config.json"), "utf8"),
-    ) as object;
+    ) as { readonly text_config?: object };
+    const { text_config: text = config } = config;
+    const fields = { ...text, ...changed };
     writeFileSync(
       join(from, "config.json"),
-      JSON.stringify({ ...config, ...changed }),
+      JSON.stringify(
+        text === config ? fields : { ...config, text_config: fields },
+      ),
     );
   }
   if (name in REDRAWN) {

@@ -21,6 +21,7 @@ import {
   attendLatent,
   type Config,
   decoderModel,
+  type DecoderNames,
   type DecoderOptions,
   type DecoderScope,
   defineFamily,
@@ -52,11 +53,11 @@ export const family = defineFamily({
   architectures: ["KimiK3ForConditionalGeneration"],
   config: readConfig,
   build,
-  unused: () => [
+  unused: ({ names }) => [
     "vision_tower.",
     "mm_projector.",
     // Before the first layer, no block has started.
-    `${WRAPPED_CAUSAL.layer}.0.self_attention_res_`,
+    `${names.layer}.0.self_attention_res_`,
   ],
 });
 
@@ -68,12 +69,26 @@ interface KimiK3Config extends KimiLinearConfig {
   readonly blockLayers: number;
   /** Limits of gates and of their factors. */
   readonly limits: { readonly gate: number; readonly up: number };
+  readonly names: KimiK3Names;
 }
+
+/** Names of tensors. `model` is the start of those outside of layers. */
+type KimiK3Names = Partial<DecoderNames> & {
+  readonly layer: string;
+  readonly model: string;
+};
+
+/** Names in a model of text and images, and in GGUF files. */
+const IN_MODEL: KimiK3Names = {
+  ...WRAPPED_CAUSAL,
+  model: "language_model.model",
+};
+const ALONE: KimiK3Names = { layer: "model.layers", model: "model" };
 
 /** Reads a config.json. Missing fields have the values of Kimi-K3. */
 function readConfig(document: Config): KimiK3Config {
   ignoreFields(document, ["ignore_index", "media_placeholder_token_id"]);
-  const { config } = textConfig(document);
+  const { config, wrapped } = textConfig(document);
   requireField(config, "topk_method", "noaux_tc");
   requireField(config, "mla_use_output_gate", true);
   requireField(config, "latent_moe_use_norm", true);
@@ -116,18 +131,19 @@ function readConfig(document: Config): KimiK3Config {
       gate: limit("activation_situ_beta", 4),
       up: limit("activation_situ_linear_beta", 25),
     },
+    names: wrapped ? IN_MODEL : ALONE,
   };
 }
 
 /** Builds the model of a configuration. */
 function build(config: KimiK3Config, options: DecoderOptions): Model {
-  const { layers, embed, blockLayers, epsilon } = config;
+  const { layers, embed, blockLayers, epsilon, names } = config;
   return decoderModel(config, {
     axes: {
       ...latentAxes(config),
       ...residualAxes(Math.ceil(layers / blockLayers), embed),
     },
-    names: WRAPPED_CAUSAL,
+    names,
     begin(m) {
       let starts: Starts | undefined;
       const mix = (m: Scope, rows: Rows, name: string) =>
@@ -146,7 +162,7 @@ function build(config: KimiK3Config, options: DecoderOptions): Model {
           const normed = layer.norm(m, mixed, gain);
           return add(rows, feed(m, normed, layer, config));
         },
-        end: (rows) => mix(m, rows, "language_model.model.output_attn_res"),
+        end: (rows) => mix(m, rows, `${names.model}.output_attn_res`),
       };
     },
   }, options);

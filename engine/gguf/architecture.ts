@@ -19,8 +19,16 @@ export interface TensorName {
   readonly middle?: true;
   /** The name in a checkpoint is complete. Only names in files have this ending. */
   readonly bare?: "weight" | "bias" | "";
+  /** Axes in a checkpoint, of which -1 has all elements. */
+  readonly axes?: readonly number[];
   /** A vector that is a matrix in files: of one column, or of a row per group of a Mamba-2 layer. */
   readonly filed?: "column" | "groups";
+  /** A vector with zeros after its elements in a checkpoint: the key with the number of elements. */
+  readonly padded?: "head_count";
+  /** The product of two vectors of a checkpoint: `NAME_norm`, and `NAME_proj` of one row. */
+  readonly product?: true;
+  /** In checkpoints the tensor is in layers with this tensor. In other layers its name has another meaning. */
+  readonly beside?: string;
   /** Elements are changed. */
   readonly values?: Values;
   /** Value heads are in another order. */
@@ -112,10 +120,10 @@ export interface GgufArchitecture {
     /** Returns keys, without the name of the architecture. */
     write(name: string, config: ReadonlyMap<string, unknown>): GgufValues;
   };
-  /** Factors that divide the rotary frequencies: the tensor `rope_freqs`. Undefined: files do not have it. */
-  readonly frequencies?: (
+  /** Vectors of files that no parameter has, by name. Undefined: files do not have it. */
+  readonly added?: (
     config: ReadonlyMap<string, unknown>,
-  ) => number[] | undefined;
+  ) => { readonly [name: string]: readonly number[] | undefined };
   /** llama.cpp uses the embeddings where the file has no output matrix. */
   readonly ties?: true;
 }

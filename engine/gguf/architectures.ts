@@ -11,6 +11,8 @@ import {
   GRANITE_FUSED,
   GRANITE_TENSORS,
   INTERLEAVED,
+  LATENT,
+  LATENT_FIELDS,
   NEXT,
   partsOf,
   SHARED,
@@ -22,6 +24,7 @@ import { DEEPSEEK4 } from "./deepseek4_row.ts";
 import { QWEN35_MOE, QWEN3_NEXT } from "./delta_net_rows.ts";
 import { GEMMA4_MOE } from "./gemma4_row.ts";
 import { INDEXER_TYPES } from "./indexer_types.ts";
+import { KIMI_K3, KIMI_LINEAR } from "./kimi_rows.ts";
 import { LAGUNA } from "./laguna_row.ts";
 import { LLAMA4 } from "./llama4_row.ts";
 import { GRANITE_HYBRID, NEMOTRON_H } from "./mamba_rows.ts";
@@ -35,25 +38,6 @@ import {
 } from "./shared_expert_rows.ts";
 import { STEP35 } from "./step35_row.ts";
 import { type GgufHeader, numberOf, valueOf } from "./header.ts";
-
-/** Fields and tensors of latent attention. */
-const LATENT_FIELDS = {
-  head_dim: [],
-  q_lora_rank: "attention.q_lora_rank",
-  kv_lora_rank: "attention.kv_lora_rank",
-  qk_rope_head_dim: "rope.dimension_count",
-} as const;
-
-const LATENT = {
-  attn_q_a: "self_attn.q_a_proj",
-  attn_q_a_norm: "self_attn.q_a_layernorm",
-  attn_q_b: "self_attn.q_b_proj",
-  attn_kv_a_mqa: "self_attn.kv_a_proj_with_mqa",
-  attn_kv_a_norm: "self_attn.kv_a_layernorm",
-  attn_kv_b: "self_attn.kv_b_proj",
-  attn_k_b: "self_attn.k_b_proj",
-  attn_v_b: "self_attn.v_b_proj",
-} as const;
 
 /** DeepSeek-V3, without the name of its architecture. */
 const DEEPSEEK_V3 = {
@@ -421,6 +405,8 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   bailingmoe2: BAILING_MOE2,
   "exaone-moe": EXAONE_MOE,
   hy_v3: HY_V3,
+  "kimi-k3": KIMI_K3,
+  "kimi-linear": KIMI_LINEAR,
   laguna: LAGUNA,
   mimo2: MIMO2,
   step35: STEP35,

@@ -80,6 +80,26 @@ export const SHARED_FIELDS = {
   num_nextn_predict_layers: "nextn_predict_layers",
 } as const;
 
+/** Fields of latent attention. */
+export const LATENT_FIELDS = {
+  head_dim: [],
+  q_lora_rank: "attention.q_lora_rank",
+  kv_lora_rank: "attention.kv_lora_rank",
+  qk_rope_head_dim: "rope.dimension_count",
+} as const;
+
+/** Tensors of latent attention. */
+export const LATENT = {
+  attn_q_a: "self_attn.q_a_proj",
+  attn_q_a_norm: "self_attn.q_a_layernorm",
+  attn_q_b: "self_attn.q_b_proj",
+  attn_kv_a_mqa: "self_attn.kv_a_proj_with_mqa",
+  attn_kv_a_norm: "self_attn.kv_a_layernorm",
+  attn_kv_b: "self_attn.kv_b_proj",
+  attn_k_b: "self_attn.k_b_proj",
+  attn_v_b: "self_attn.v_b_proj",
+} as const;
+
 /** `expert_gating_func`: scores are a softmax of logits. */
 export const SOFTMAX = 1;
 

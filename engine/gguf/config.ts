@@ -41,7 +41,7 @@ const FIELDS: ConfigFields = {
 };
 
 /** Endings of keys with float values. */
-const FLOAT = /(epsilon|freq_base|softcapping|[_.]scale)$/;
+const FLOAT = /(epsilon|freq_base|softcapping|[_.]scale|_beta)$/;
 
 /** The config.json of a file. */
 export function configOf(

@@ -66,7 +66,7 @@ export const GEMMA4_MOE: GgufArchitecture = {
   },
   unused: ["rope_freqs.weight"],
   config: { read, write },
-  frequencies,
+  added: (config) => ({ "rope_freqs.weight": frequencies(config) }),
 };
 
 function read(name: string, { keys, tensors }: GgufHeader): Config {

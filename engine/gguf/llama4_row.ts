@@ -74,7 +74,7 @@ export const LLAMA4: GgufArchitecture = {
   },
   unused: ["rope_freqs.weight"],
   config: { read, write },
-  frequencies,
+  added: (config) => ({ "rope_freqs.weight": frequencies(config) }),
 };
 
 function read(name: string, { keys }: GgufHeader): Config {

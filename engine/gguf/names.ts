@@ -47,7 +47,7 @@ function entryOf(found: string | TensorName): TensorName {
 }
 
 /** The name of a tensor in a model without images. */
-function textName(name: string): string {
+export function textName(name: string): string {
   return name.replace(/^model\.language_model\./, "model.")
     .replace(/^(language_model|thinker)\./, "");
 }
@@ -102,10 +102,15 @@ export interface GgufName extends TensorName {
   readonly expert: number | undefined;
 }
 
-/** Returns the GGUF name and part of a checkpoint tensor. Undefined if llama.cpp has no name for it. */
+/**
+ * Returns the GGUF name and part of a checkpoint tensor. Undefined if llama.cpp has no name for it.
+ *
+ * @param has whether the layer of the tensor has another one
+ */
 export function ggufName(
   row: GgufArchitecture,
   name: string,
+  has: (other: string) => boolean = () => false,
 ): GgufName | undefined {
   const [outer, of] = Object.entries({ ...OUTER, ...row.outer })
     .find(([, ours]) =>
@@ -115,7 +120,8 @@ export function ggufName(
   if (outer !== undefined) {
     return { ...entryOf(of!), gguf: outer, expert: undefined };
   }
-  const { layer, rest } = inLayer(row, name) ?? { rest: "" };
+  const { start: block = "", layer, rest } = inLayer(row, name) ??
+    { rest: "" };
   // Names of the architecture precede those of all.
   const names: GgufArchitecture["tensors"] = {
     ...row.tensors,
@@ -125,6 +131,7 @@ export function ggufName(
   };
   for (const [gguf, found] of Object.entries(names)) {
     const entry = entryOf(found);
+    if (entry.beside !== undefined && !has(`${block}${entry.beside}`)) continue;
     const [, of = "", ending] = entry.bare !== undefined
       ? [rest, rest, entry.bare]
       : /^(.+)\.(weight|bias)$/.exec(rest) ?? [];

@@ -90,7 +90,7 @@ export const STEP35: GgufArchitecture = {
   ),
   unused: ["rope_freqs.weight"],
   config: { read, write },
-  frequencies,
+  added: (config) => ({ "rope_freqs.weight": frequencies(config) }),
 };
 
 function read(name: string, { keys, tensors }: GgufHeader): Config {

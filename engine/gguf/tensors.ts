@@ -30,7 +30,8 @@ import {
   type ValueHeads,
   withHeads,
 } from "./value_heads.ts";
-import { withValues } from "./values.ts";
+import { factorsOf } from "./products.ts";
+import { elementsOf, paddedLength, withValues } from "./values.ts";
 
 /** Tensors that predict further tokens and have no name in checkpoints, such as copies of the embeddings. */
 const HARMLESS = /\.nextn\./;
@@ -73,19 +74,13 @@ export function ggufTensors(
       layer >= layers && !namesPredictor(row);
     if (isUnused) return [];
     const entry: TensorName = known ?? { name: tensor.name };
-    const { interleaved, row: asRow, middle, filed, values, tiled } = entry;
+    const { interleaved, values, tiled, padded } = entry;
     const name = moduleName(row, entry.name, layers);
     const rowOf = interleaved && uninterleave(path, tensor, {
       heads: maxOf(header.keys, `${architecture}.attention.${interleaved}`) ??
         1,
     });
-    const shape = asRow
-      ? [1, ...tensor.shape]
-      : middle && tensor.shape.length > 1
-      ? [tensor.shape[0]!, 1, ...tensor.shape.slice(1)]
-      : filed
-      ? [tensor.shape.reduce((n, size) => n * size, 1)]
-      : tensor.shape;
+    const shape = checkpointShape(entry, tensor.shape);
     if (!name.includes("{expert}")) {
       const found = entriesOf({ ...tensor, shape }, source, {
         name,
@@ -99,7 +94,11 @@ export function ggufTensors(
           }),
         },
       });
-      return values ? [withValues(found[0]!, values, "read")] : found;
+      if (entry.product) return [...factorsOf(found[0]!)];
+      if (!values) return found;
+      const elements = elementsOf(shape);
+      const length = padded ? paddedLength(elements) : elements;
+      return [withValues(found[0]!, { values, direction: "read", length })];
     }
     const [experts = 0, ...rest] = shape;
     const bytes = tensor.bytes / experts;
@@ -116,6 +115,23 @@ export function ggufTensors(
       )).flat();
   });
   return row.latent ? withLatent(entries) : entries;
+}
+
+/** The shape in a checkpoint of a tensor with a shape in a file. */
+function checkpointShape(
+  { row, middle, axes, filed }: TensorName,
+  stored: readonly number[],
+): readonly number[] {
+  if (row) return [1, ...stored];
+  if (axes) {
+    return axes.map((size) => size < 0 ? elementsOf(stored) : size);
+  }
+  if (filed) return [elementsOf(stored)];
+  // llama.cpp leaves out the outermost of four axes if it is 1.
+  const shape = stored.length === 4 && stored[0] === 1
+    ? stored.slice(1)
+    : stored;
+  return middle && shape.length > 1 ? [shape[0]!, 1, ...shape.slice(1)] : shape;
 }
 
 /** The sizes of delta nets. Throws DataError if a tensor does not have them. */

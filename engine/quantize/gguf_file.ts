@@ -6,7 +6,7 @@ import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import type { GgufArchitecture } from "../gguf/architecture.ts";
 import { ARCHITECTURES } from "../gguf/architectures.ts";
-import { type GgufName, ggufName } from "../gguf/names.ts";
+import { type GgufName, ggufName, textName } from "../gguf/names.ts";
 import { isBlockType } from "../gguf/blocks.ts";
 import { rowSource } from "../encodings/matrix.ts";
 import { weightsOf } from "../gguf/fit.ts";
@@ -17,7 +17,8 @@ import {
   withHeads,
 } from "../gguf/value_heads.ts";
 import type { LatentRows } from "../gguf/latent.ts";
-import { withValues } from "../gguf/values.ts";
+import { withProducts } from "../gguf/products.ts";
+import { elementsOf, withValues } from "../gguf/values.ts";
 import {
   ggufHead,
   type GgufValues,
@@ -92,10 +93,14 @@ export function ggufTensorsOf(
   const groups = new Map<string, [GgufName, SourceTensor][]>();
   const put = (of: GgufName, tensor: SourceTensor) =>
     groups.set(of.gguf, [...groups.get(of.gguf) ?? [], [of, tensor]]);
-  for (
-    const tensor of tensors.flatMap((tensor) => partsOf(tensor, row, sizes))
-  ) {
-    const of = ggufName(row, tensor.name);
+  const names = new Set(tensors.map(({ name }) => textName(name)));
+  const nameOf = (name: string) => ggufName(row, name, (of) => names.has(of));
+  const parts = withProducts(
+    tensors,
+    (name) => nameOf(name)?.product === true,
+  ).flatMap((tensor) => partsOf(tensor, row, sizes));
+  for (const tensor of parts) {
+    const of = nameOf(tensor.name);
     if (of === undefined) {
       throw new DataError(
         `Cannot write a GGUF file: tensor '${
@@ -120,9 +125,9 @@ export function ggufTensorsOf(
     const [[of]] = found as [[GgufName, SourceTensor]];
     const [tensor] = parts as [SourceTensor];
     const stored = typeOf(tensor, rules);
-    const { shape } = tensor;
+    const shape = of.padded ? [sizes.heads[of.padded]!] : tensor.shape;
     const stacked = of.expert === undefined ? shape : [parts.length, ...shape];
-    const elements = stacked.reduce((n, size) => n * size, 1);
+    const elements = elementsOf(stacked);
     return {
       name: of.gguf,
       shape: of.row
@@ -220,17 +225,19 @@ export async function* ggufBytes(
 /** A tensor with the rows, columns and values of a file. */
 function asFiled(
   part: SourceTensor,
-  { interleaved: key, tiled, values }: GgufName,
+  { interleaved: key, tiled, values, padded }: GgufName,
   { heads, valueHeads }: HeadSizes,
 ): TensorEntry {
-  const elements = part.shape.reduce((n, size) => n * size, 1);
+  const elements = elementsOf(part.shape);
   const unit = valueHeads.valueDim * part.bytes / elements;
   const ordered = key
     ? interleaved(part, part.shape[0]! / heads[key]!)
     : tiled
     ? withHeads(part, groupedHead, { tiled, heads: valueHeads, unit })
     : part;
-  return values ? withValues(ordered, values, "write") : ordered;
+  if (!values) return ordered;
+  const length = padded ? heads[padded]! : elements;
+  return withValues(ordered, { values, direction: "write", length });
 }
 
 /** Encodes rows in a type. `importance` has a number per column. */

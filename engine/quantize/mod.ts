@@ -140,7 +140,7 @@ async function writeFile(
     ...config["text_config"] as typeof config | undefined,
   };
   const sizes = headSizes(complete);
-  const factors = row.frequencies?.(new Map(Object.entries(complete)));
+  const added = row.added?.(new Map(Object.entries(complete))) ?? {};
   const { layers } = published.decoder;
   const numbered = tensors.map((tensor) => ({
     ...tensor,
@@ -151,7 +151,9 @@ async function writeFile(
       rules: [...rules, ...target.rules],
       sizes,
     }),
-    ...factors ? [addedVector("rope_freqs.weight", factors)] : [],
+    ...Object.entries(added).flatMap(([name, elements]) =>
+      elements ? [addedVector(name, elements)] : []
+    ),
   ];
   const keys: GgufValues = {
     ...keysOf(complete, {
