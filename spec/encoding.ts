@@ -11,6 +11,7 @@ import {
   type Packing,
   PACKINGS,
   type ScaleKind,
+  type ScaleName,
   SCALES,
   titleOf,
   type WordsDType,
@@ -184,15 +185,19 @@ export function fileDTypeOf(
 ): FileDType {
   const { name } = encoding;
   if (isFileDType(name)) return name;
-  const { element, group } = READ_AS[name](encoding);
-  return packedDTypeOf(element, { columns, group: group ?? columns }) ?? "f32";
+  const { element, group = columns, ...rest } = READ_AS[name](encoding);
+  return packedDTypeOf(element, { columns, group, ...rest }) ?? "f32";
 }
 
 /** Encodings that are converted to others on read. */
 const READ_AS: {
   readonly [N in Exclude<EncodingName, FileDType>]: (
     form: EncodingForm,
-  ) => { readonly element: PackedElementName; readonly group?: number };
+  ) => {
+    readonly element: PackedElementName;
+    readonly group?: number;
+    readonly scale?: ScaleName;
+  };
 } = {
   fp8: ({ block = [128, 128] }) => ({ element: "fp8", group: block[1] }),
   mxfp8: () => ({ element: "fp8", group: 32 }),
@@ -200,6 +205,7 @@ const READ_AS: {
   int4: ({ group = 32, zeros = false }) => ({
     element: zeros ? "uint4" : "int4",
     group,
+    scale: "bf16",
   }),
   gptq: ({ group = 128 }) => ({ element: "uint4", group }),
   awq: ({ group = 128 }) => ({ element: "uint4", group }),

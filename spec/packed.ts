@@ -18,8 +18,8 @@ export interface PackedElement {
   readonly step?: 1 | 0.5;
   /** Whether each scale has an offset, which is added to the scaled element. */
   readonly offset?: true;
-  /** Kind of the scales of groups (`SCALES`). Default: f32. */
-  readonly scale?: "f32" | "e4m3";
+  /** Kinds of the scales of groups (`SCALES`). Names of encodings omit the first. Default: f32. */
+  readonly scales?: readonly ("f32" | "bf16" | "e4m3")[];
 }
 
 /** The magnitudes of E2M1, a 4-bit float. */
@@ -51,7 +51,7 @@ export const PACKED_ELEMENTS = {
   fp4: {
     bits: 4,
     step: 0.5,
-    scale: "e4m3",
+    scales: ["e4m3"],
     value: (code) => (code & 8 ? -1 : 1) * E2M1[code & 7]!,
   },
   // E4M3 without infinities; the two NaNs (0x7f, 0xff) are rejected when files are read.
@@ -65,7 +65,12 @@ export const PACKED_ELEMENTS = {
       return code & 128 ? -magnitude : magnitude;
     },
   },
-  int4: { bits: 4, step: 1, value: (code) => code - 8 },
+  int4: {
+    bits: 4,
+    step: 1,
+    scales: ["f32", "bf16"],
+    value: (code) => code - 8,
+  },
   int8: { bits: 8, step: 1, value: (code) => (code ^ 128) - 128 },
   uint4: { bits: 4, step: 1, value: (code) => code, offset: true },
   uint8: { bits: 8, step: 1, value: (code) => code, offset: true },
@@ -78,7 +83,7 @@ export type PackedElementName = keyof typeof PACKED_ELEMENTS;
 /** A kind of scale. `compiler/kernels/pieces/decode.ts` decodes it in kernels. */
 export interface ScaleKind {
   /** Its dtype in memory. */
-  readonly stored: "u8" | "f32";
+  readonly stored: "u8" | "bf16" | "f32";
   /** The value of a byte. */
   readonly value?: (byte: number) => number;
   /** Whether each row has an f32 factor. The scale is the f32 nearest to the product of stored value and factor. */
@@ -88,6 +93,7 @@ export interface ScaleKind {
 /** Kinds of scales. */
 export const SCALES = {
   f32: { stored: "f32" },
+  bf16: { stored: "bf16" },
   // A power of two.
   e8m0: { stored: "u8", value: (byte) => 2 ** (byte - 127) },
   e4m3: { stored: "u8", value: PACKED_ELEMENTS.fp8.value, factor: true },
@@ -170,15 +176,31 @@ const FILED = {
   },
 } as const satisfies { readonly [name: string]: Packing };
 
-/** An element kind with a scale per group: `int4x32`. */
-export type GroupedDType = `${PackedElementName}x${GroupSize}`;
+/** An element kind with a scale per group: `int4x32`, or `int4x32_bf16` with scales in bf16. */
+export type GroupedDType =
+  | `${PackedElementName}x${GroupSize}`
+  | `int4x${GroupSize}_bf16`;
 
-/** The name of an element kind with groups of a size. */
+/** The encodings of an element kind with groups of a size, by kind of scales. */
+function groupedBy(
+  element: PackedElementName,
+  group: GroupSize,
+): readonly (readonly [GroupedDType, ScaleName])[] {
+  const { scales = ["f32"] }: PackedElement = PACKED_ELEMENTS[element];
+  return scales.map((scale, i) => [
+    `${element}x${group}${i === 0 ? "" : `_${scale}`}` as GroupedDType,
+    scale,
+  ]);
+}
+
+/** The name of an element kind with groups of a size. `scale`: kind of scales, if the element kind has it. Default: its first. */
 export function groupedDType(
   element: PackedElementName,
   group: GroupSize,
+  scale?: ScaleName,
 ): GroupedDType {
-  return `${element}x${group}`;
+  const all = groupedBy(element, group);
+  return (all.find(([, kind]) => kind === scale) ?? all[0]!)[0];
 }
 
 /** Blocks that are rearranged for kernels that load words. The others have bytes of scales or elements anyway. */
@@ -194,9 +216,12 @@ export type PackedDType =
   | BlockName
   | WordsDType;
 
-function grouped(element: PackedElementName, perScale: GroupSize): Packing {
-  const { bits, offset, scale = "f32" }: PackedElement =
-    PACKED_ELEMENTS[element];
+function grouped(
+  element: PackedElementName,
+  perScale: GroupSize,
+  scale: ScaleName,
+): Packing {
+  const { bits, offset }: PackedElement = PACKED_ELEMENTS[element];
   const { factor }: ScaleKind = SCALES[scale];
   return {
     title: `${element} in groups of ${perScale}`,
@@ -258,7 +283,11 @@ export const PACKINGS: { readonly [D in PackedDType]: Packing } = {
   ...Object.fromEntries(
     (Object.keys(PACKED_ELEMENTS) as PackedElementName[]).flatMap((element) =>
       GROUP_SIZES.filter((size) => size >= 32 / PACKED_ELEMENTS[element].bits)
-        .map((size) => [groupedDType(element, size), grouped(element, size)])
+        .flatMap((size) =>
+          groupedBy(element, size).map((
+            [name, scale],
+          ) => [name, grouped(element, size, scale)])
+        )
     ),
   ) as { readonly [D in GroupedDType]: Packing },
 };
@@ -268,17 +297,17 @@ const SHARING_RANKS = 8;
 
 /**
  * The encoding in which kernels read a matrix with a scale per `group` columns: the largest groups that divide those
- * and a row. With scales that are powers of two: MXFP4. Undefined if rows do not consist of complete words.
+ * and a row. `scale`: kind of its scales. MXFP4 has powers of two. Undefined if rows do not consist of complete words.
  */
 export function packedDTypeOf(
   element: PackedElementName,
-  { columns, group, powers }: {
+  { columns, group, scale }: {
     readonly columns: number;
     readonly group: number;
-    readonly powers?: true;
+    readonly scale?: ScaleName;
   },
 ): GroupedDType | "mxfp4" | undefined {
-  if (powers) return "mxfp4";
+  if (scale === "e8m0") return "mxfp4";
   const perWord = 32 / PACKED_ELEMENTS[element].bits;
   const fits = GROUP_SIZES.filter((size) =>
     size >= perWord && group % size === 0 && columns % size === 0
@@ -291,7 +320,7 @@ export function packedDTypeOf(
       fits.includes(32)
     ? 32
     : widest;
-  return size && groupedDType(element, size);
+  return size && groupedDType(element, size, scale);
 }
 
 /** The encoding of a matrix in blocks for kernels that load words. Undefined: there is none. */

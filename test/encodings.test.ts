@@ -4,6 +4,7 @@ import t, { type Test } from "tap";
 import fc from "fast-check";
 import { withViews } from "../engine/encodings/mod.ts";
 import { storedIn } from "../engine/train/stored.ts";
+import { widen } from "../runtime/half.ts";
 import type { TensorEntry } from "../runtime/mod.ts";
 import {
   PACKED_ELEMENTS,
@@ -62,6 +63,7 @@ async function byKernels(
   const stored = (await filed.source.read(filed.offset, filed.bytes)).slice();
   const scales = {
     f32: () => new Float32Array(stored.buffer),
+    bf16: () => widen("bf16", new Uint16Array(stored.buffer)),
     u8: () => Float32Array.from(stored, kind.value),
   }[kind.stored]();
   if (names.factors !== undefined) {
@@ -159,16 +161,25 @@ async function holdsForRandom(
   ).catch((error: unknown) => t.fail(repeatWith(), { error }));
 }
 
-t.test("compressed-tensors, INT4 in groups", async (t) => {
-  await holdsForRandom(t, ({ codes, scales }) => ({
-    entries: [
-      entry("w.weight_packed", "I32", [ROWS, COLUMNS / 8], words(codes)),
-      entry("w.weight_scale", "BF16", [ROWS, GROUPS], bf16(scales)),
-      entry("w.weight_shape", "I64", [2], BigInt64Array.of(16n, 64n)),
-    ],
-    value: (code, group) => (code - 8) * scales[group]!,
-  }));
-});
+for (const dtype of ["BF16", "F32"] as const) {
+  t.test(`compressed-tensors, INT4 in groups with scales in ${dtype}`, async (t) => {
+    await holdsForRandom(t, ({ codes, scales }) => {
+      const entries = [
+        entry("w.weight_packed", "I32", [ROWS, COLUMNS / 8], words(codes)),
+        entry(
+          "w.weight_scale",
+          dtype,
+          [ROWS, GROUPS],
+          dtype === "BF16" ? bf16(scales) : Float32Array.from(scales),
+        ),
+        entry("w.weight_shape", "I64", [2], BigInt64Array.of(16n, 64n)),
+      ];
+      const views = withViews(new Map(entries));
+      t.equal(views.get("w.weight:int4_scales")!.dtype, dtype);
+      return { entries, value: (code, group) => (code - 8) * scales[group]! };
+    });
+  });
+}
 
 t.test("compressed-tensors, INT4 with zero points", async (t) => {
   await holdsForRandom(t, ({ codes, scales, zeros }) => ({

@@ -28,6 +28,7 @@ import {
   operandsOf,
   partsOf,
   storeHeader,
+  twoFactorsAt,
 } from "./matmul_bytes_operands.ts";
 import { HEADER_WORDS } from "./pieces/block.ts";
 import { range } from "../../spec/range.ts";
@@ -212,23 +213,44 @@ function scalesOfPart(
   const used = hasOffsets ? parts : parts.slice(0, 1);
   // Workgroup memory has room for one of the two.
   const others = columns.length > 1 || operandsOf(o).some(hasHeader);
+  const { scale } = PACKINGS[stored];
+  // Two of them share a word, also if a part starts with the second.
+  const inPairs = scale === "bf16" && o.k / perScale % 2 === 0;
+  const loaded = inPart + (inPairs ? inPart % 2 : 0);
   if (
-    others || perScale !== sumOf || PACKINGS[stored].scale !== "f32" ||
-    used.length * inPart * lanes > SCALE_WORDS
+    others || perScale !== sumOf || scale !== "f32" && !inPairs ||
+    used.length * loaded * lanes > SCALE_WORDS
   ) return undefined;
+  const first = loaded > inPart ? wgsl`first_sum / 2 * 2` : wgsl`first_sum`;
   const index = (n: KernelText) =>
-    wgsl`(${n} - first_sum) * ${lanes} + lane_column`;
+    wgsl`(${n} - ${first}) * ${lanes} + lane_column`;
+  const loadPart = (part: "scales" | "offsets") =>
+    wgsl`
+      for (var n = first_sum; n < first_sum + ${inPart}; n++) {
+        ${letBlocks(o, weight, { columns, sum: wgsl`n` })}
+        ${factorAt(o, weight, { name: `${part}${i}`, c, n: wgsl`n`, part })}
+        ${`part_${part}`}[${index(wgsl`n`)}] = ${`${part}${i}`}[${c}];
+      }`;
+  const name = `scales${i}_`;
+  const loadPairs = wgsl`
+      for (var p = 0u; p < ${loaded / 2}; p++) {
+        let pair = first_sum / 2 + p;
+        ${twoFactorsAt(o, weight, { name, c, pair: wgsl`pair` })}
+        ${
+    [0, 1].map((half) =>
+      wgsl`part_scales[${
+        index(wgsl`(pair * 2 + ${half})`)
+      }] = ${`${name}${half}`}[${c}];`
+    )
+  }
+      }`;
   return {
     load: wgsl`
       ${
       used.map((part) =>
         wgsl`
-        var<workgroup> ${`part_${part}`}: array<f32, ${inPart * lanes}>;
-        for (var n = first_sum; n < first_sum + ${inPart}; n++) {
-          ${letBlocks(o, weight, { columns, sum: wgsl`n` })}
-          ${factorAt(o, weight, { name: `${part}${i}`, c, n: wgsl`n`, part })}
-          ${`part_${part}`}[${index(wgsl`n`)}] = ${`${part}${i}`}[${c}];
-        }`
+        var<workgroup> ${`part_${part}`}: array<f32, ${loaded * lanes}>;
+        ${inPairs ? loadPairs : loadPart(part)}`
       )
     }`,
     of: (part, { name, n }) =>

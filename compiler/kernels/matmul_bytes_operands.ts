@@ -343,9 +343,16 @@ export function factorAt(
   weight: BytesOperand,
   at: FactorAt,
 ): KernelText {
-  const { name, c, part } = at;
+  return factorFrom(weight, at, scaleAt(o, weight, at));
+}
+
+/** Declares <name>[c], from a loaded scale or offset. */
+function factorFrom(
+  weight: BytesOperand,
+  { name, c, part }: Pick<FactorAt, "name" | "c" | "part">,
+  scale: KernelText,
+): KernelText {
   const by = part === "scales" ? weight.step : 1;
-  const scale = scaleAt(o, weight, at);
   // f16 has no tiny numbers, also in 32 bits.
   const { factor = "e8m0" } = weight.block?.layout[part] ?? {};
   if (factor !== "e8m0") {
@@ -381,9 +388,44 @@ function scaleAt(
     : wgsl`((${n}) / ${perScale / sumOf})`;
   const index = indexOf(o, weight, { each, c, n: at });
   const binding = weight[part]!;
-  return PACKINGS[weight.stored].scale === "e8m0"
-    ? wgsl`bitcast<f32>(((${binding}[${index} >> 2] >> ((${index} & 3) << 3)) & 255) << 23u)`
-    : wgsl`${binding}[${index}]`;
+  const kind = part === "scales" ? PACKINGS[weight.stored].scale : "f32";
+  if (kind === "e8m0") {
+    return wgsl`bitcast<f32>(((${binding}[${index} >> 2] >> ((${index} & 3) << 3)) & 255) << 23u)`;
+  }
+  if (kind === "bf16") {
+    const [low, high] = halvesOf(wgsl`${binding}[${index} >> 1]`);
+    return wgsl`select(${low}, ${high}, (${index} & 1) == 1)`;
+  }
+  return wgsl`${binding}[${index}]`;
+}
+
+/** The two bf16 in a word, in memory order, as f32. */
+function halvesOf(word: KernelText): readonly [KernelText, KernelText] {
+  return [
+    wgsl`bitcast<f32>(${word} << 16u)`,
+    wgsl`bitcast<f32>(${word} & 0xffff0000u)`,
+  ];
+}
+
+/** Declares <name>0[c] and <name>1[c]: the factors of sums 2 `pair` and 2 `pair` + 1, whose bf16 scales share a word. */
+export function twoFactorsAt(
+  o: BytesMatmulOptions,
+  weight: BytesOperand,
+  { name, c, pair }: {
+    readonly name: string;
+    readonly c: number;
+    readonly pair: KernelText;
+  },
+): KernelText {
+  const each = o.k / weight.perScale / 2;
+  const word = `${name}_word`;
+  return wgsl`
+    let ${word} = ${weight.scales}[${indexOf(o, weight, { each, c, n: pair })}];
+    ${
+    halvesOf(wgsl`${word}`).map((scale, half) =>
+      factorFrom(weight, { name: `${name}${half}`, c, part: "scales" }, scale)
+    )
+  }`;
 }
 
 /** The start of a row's integers, scales and sums, <what>_at<i>[r], in the left operand of weight i. */

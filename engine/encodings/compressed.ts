@@ -45,6 +45,7 @@ export function packQuantizedMatrix(
     columns,
     element: zeros ? "uint4" : "int4",
     group,
+    ...scales.dtype === "BF16" ? { scale: "bf16" as const } : {},
     codes,
     read: async (part, begin, end) => {
       if (part === "codes") {
@@ -143,7 +144,7 @@ export function mxfp4Matrix(
     columns,
     element: "fp4",
     group,
-    powers: true,
+    scale: "e8m0",
     codes,
     read: async (part, begin, end) =>
       part === "codes"

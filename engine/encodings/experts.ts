@@ -53,7 +53,7 @@ function isUniform(
       piece.columns,
       piece.element,
       piece.group,
-      piece.powers,
+      piece.scale,
       !piece.codes,
     ].join();
   return pieces.length > 0 &&
@@ -67,7 +67,7 @@ function stackOf(
   pieces: readonly StoredMatrix[],
   { param, experts }: { readonly param: string; readonly experts: number },
 ): StoredMatrix {
-  const { rows: height, columns, element, group, powers, codes } = pieces[0]!;
+  const { rows: height, columns, element, group, scale, codes } = pieces[0]!;
   const rows = pieces.length * height;
   /** Reads rows of the pieces with them, in order. */
   const across = async <T>(
@@ -106,7 +106,7 @@ function stackOf(
     experts,
     element,
     group,
-    ...powers ? { powers } : {},
+    ...scale ? { scale } : {},
     ...codes && source
       ? { codes: { ...codes, source, offset: 0, bytes: source.size } }
       : {},

@@ -13,6 +13,7 @@ import {
   type Packing,
   PACKINGS,
   repackedDType,
+  type ScaleName,
   SCALES,
   wordsDType,
 } from "../../spec/packed.ts";
@@ -34,8 +35,8 @@ export interface StoredMatrix {
   readonly element: PackedElementName;
   /** Columns per scale; the last group of a row may be shorter. */
   readonly group: number;
-  /** Scales are powers of two, one per 32 columns: MXFP4. */
-  readonly powers?: true;
+  /** Kind of all scales, if not f32: bf16, or powers of two, one per 32 columns (MXFP4). */
+  readonly scale?: "bf16" | "e8m0";
   /** Codes as stored in the file, if kernels can read them: words along the columns. */
   readonly codes?: TensorEntry;
   /** The bytes of the file, if they are blocks that kernels can read. */
@@ -176,13 +177,22 @@ function regrouped<T extends Uint8Array | Float32Array>(
   }) as T;
 }
 
-/** The exponents of powers of two, as E8M0. */
-function exponentsOf(values: Float32Array): Uint8Array {
-  return Uint8Array.from(
-    new Uint32Array(values.buffer, values.byteOffset, values.length),
-    (bits) => bits >>> 23,
-  );
+function bitsOf(values: Float32Array): Uint32Array {
+  return new Uint32Array(values.buffer, values.byteOffset, values.length);
 }
+
+/** The bytes of scales, which their kind represents exactly. */
+const STORED_SCALES: {
+  readonly [S in Exclude<ScaleName, "e4m3">]: (
+    values: Float32Array,
+  ) => Uint8Array;
+} = {
+  f32: bytesOf,
+  bf16: (values) =>
+    bytesOf(Uint16Array.from(bitsOf(values), (bits) => bits >>> 16)),
+  // The exponents of powers of two.
+  e8m0: (values) => Uint8Array.from(bitsOf(values), (bits) => bits >>> 23),
+};
 
 /** The matrix as f32, by the arithmetic of kernels: element times scale, then plus offset, each rounded. */
 async function decodeRows(
@@ -274,9 +284,9 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
       read: async (begin, end) => {
         const read = await matrix.read(part, begin, end);
         const values = regrouped(read, matrix, size);
-        return kind === "e8m0"
-          ? exponentsOf(values as Float32Array)
-          : bytesOf(values);
+        return kind === "e4m3"
+          ? bytesOf(values)
+          : STORED_SCALES[kind](values as Float32Array);
       },
     });
   };

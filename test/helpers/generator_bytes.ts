@@ -8,7 +8,13 @@ import { matmulGrid, type MatmulTile } from "../../compiler/tuning/mod.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { load, store } from "../../spec/kernel/build.ts";
 import { expr } from "../../spec/kernel/resolve.ts";
-import { type PackedDType, type Packing, PACKINGS } from "../../spec/packed.ts";
+import { STORED_BYTES } from "../../spec/dtype.ts";
+import {
+  type PackedDType,
+  type Packing,
+  PACKINGS,
+  SCALES,
+} from "../../spec/packed.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
@@ -51,6 +57,7 @@ export function* ofMatmulBytes(): Generator<Launch> {
     const stored of [
       "int8x32",
       "int4x32",
+      "int4x32_bf16",
       "mxfp4",
       "uint4x32",
       "q4_0_words",
@@ -99,6 +106,7 @@ function productLaunch(
   const layout = quantizedLayoutOf(stored);
   const { perWord, perScale = k, scale, names, block, inWords }: Packing =
     PACKINGS[stored];
+  const scaleType = SCALES[scale].stored;
   const options = {
     name,
     k,
@@ -108,7 +116,7 @@ function productLaunch(
     bindings: bindings({
       left: "u32",
       weight: "u32",
-      ...block ? {} : { scales: scale === "e8m0" ? "u32" : "f32" },
+      ...block ? {} : { scales: scaleType === "f32" ? "f32" : "u32" },
       ...names.offsets === undefined ? {} : { offsets: "f32" },
     }, { y: "f32" }),
     weights: [{
@@ -136,9 +144,10 @@ function productLaunch(
           ? Math.ceil(columns * k / block.elements * block.bytes / 4)
           : columns * k / perWord,
       ).fill(0x12345678),
-      scales: scale === "e8m0"
-        ? new Array(Math.ceil(scales / 4)).fill(0x7f7f7f7f)
-        : waves(scales),
+      scales: scaleType === "f32"
+        ? waves(scales)
+        : new Array(Math.ceil(scales * STORED_BYTES[scaleType] / 4))
+          .fill(0x3f803f80),
       offsets: waves(scales),
       lengths: [rows],
     },

@@ -36,6 +36,7 @@ import {
   weights16,
   weights4,
   weights8,
+  weightsInt4,
   weightsNv4,
 } from "./stored_weights.ts";
 
@@ -46,6 +47,7 @@ export const STORED = [
   "f16",
   "mxfp4",
   "fp4x16",
+  "int4x32_bf16",
   "fp8x32",
 ] as const;
 
@@ -53,6 +55,7 @@ export const STORED = [
 const SCALED = {
   mxfp4: weights4,
   fp4x16: weightsNv4,
+  int4x32_bf16: weightsInt4,
   fp8x32: weights8,
 } as const;
 
@@ -83,7 +86,10 @@ export interface Product {
 }
 
 /** Returns the rank's rows of each group of rows. */
-function rowsOfRank<T extends Words>(words: T, product: Product): T {
+function rowsOfRank<T extends Words | Uint16Array>(
+  words: T,
+  product: Product,
+): T {
   const { counts, part } = product;
   if (!part) return words;
   const each = words.length / counts.length / part.of;
@@ -121,7 +127,9 @@ function makeWeights(product: Product, seed: number): Weights {
     return {
       ...rest,
       words: rowsOfRank(words, product),
-      scales: local instanceof Uint32Array ? inWords(local) : local,
+      scales: local instanceof Float32Array ? local : inWords(
+        local instanceof Uint16Array ? new Uint8Array(local.buffer) : local,
+      ),
     };
   }
   if (stored !== "f32") {

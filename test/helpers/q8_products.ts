@@ -32,6 +32,7 @@ import {
   type PackedElementName,
   type Packing,
   PACKINGS,
+  SCALES,
 } from "../../spec/packed.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { rearrangement } from "../../spec/word_blocks.ts";
@@ -102,6 +103,7 @@ function matrix(
       : (next() / 2 ** 31 - 1) * 2 ** (next() % 30 - 20);
   const length = columns * k / perScale;
   const scales = Float32Array.from({ length }, number);
+  if (scale === "bf16") toBf16(scales);
   return {
     stored,
     columns,
@@ -151,6 +153,18 @@ function inBlocks(
   };
 }
 
+/** Clears the bits that bf16 lacks. */
+function toBf16(values: Float32Array): void {
+  const bits = new Uint32Array(values.buffer);
+  bits.forEach((word, i) => bits[i] = word & 0xffff0000);
+}
+
+/** Returns the bytes of numbers in bf16. */
+function bytesInBf16(values: Float32Array): Uint8Array {
+  const halves = new Uint16Array(values.slice().buffer);
+  return new Uint8Array(halves.filter((_, i) => i % 2 === 1).buffer);
+}
+
 /** Transposes values [column, n] to [n, column]. */
 function transposed<T extends Uint32Array | Float32Array>(
   values: T,
@@ -188,6 +202,8 @@ function stored(
   const asWords = (values: Float32Array) =>
     scale === "e8m0"
       ? inWords(Uint8Array.from(order(values), (x) => Math.log2(x) + 127))
+      : scale === "bf16"
+      ? inWords(bytesInBf16(order(values)))
       : new Uint32Array(order(values).slice().buffer);
   return {
     weight: order(elements),
@@ -240,7 +256,9 @@ function kernelsOf(
     bindings: bindings({
       rows: "u32",
       weight: "u32",
-      ...block ? {} : { scales: scale === "e8m0" ? "u32" : "f32" },
+      ...block
+        ? {}
+        : { scales: SCALES[scale].stored === "f32" ? "f32" : "u32" },
       ...offset && !block ? { offsets: "f32" } : {},
     }, { y: "f32" }),
     weights: [{
@@ -296,6 +314,7 @@ export const STORED = [
   ...ELEMENTS.flatMap((element) =>
     ([16, 32, 64] as const).map((size) => groupedDType(element, size))
   ),
+  "int4x32_bf16",
   "mxfp4",
   "int8",
 ].filter((stored) =>

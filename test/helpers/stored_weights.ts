@@ -30,8 +30,8 @@ export function value16(bits: number, stored: keyof typeof VALUES): number {
 /** Weights [k, columns] as stored, and their values. */
 export interface StoredWeights {
   readonly words: Uint32Array;
-  /** Exponents or factors. */
-  readonly scales?: Uint32Array | Float32Array;
+  /** Bytes, bits of bf16, or factors. */
+  readonly scales?: Uint32Array | Uint16Array | Float32Array;
   /** Factors of the scales of columns, expert by expert. */
   readonly factors?: Float32Array;
   readonly rowStride: number;
@@ -99,6 +99,27 @@ export function weightsNv4(
     return FP4[code]! * Math.fround(value8(scale) * factor);
   });
   return { words, scales, factors, rowStride: columns, values };
+}
+
+/** Random four-bit integers with a bf16 scale per 32 elements along k. */
+export function weightsInt4(
+  [k, columns]: readonly [number, number],
+  seed: number,
+): StoredWeights {
+  const words = new Uint32Array(k / 8 * columns);
+  const noise = randoms(k * columns, seed).map(Math.abs);
+  const scales = Uint16Array.from(
+    { length: k / 32 * columns },
+    (_, i) => 0x3c00 + Math.floor(noise[i]! * 1000),
+  );
+  const values = noise.map((x, at) => {
+    const [i, c] = [Math.floor(at / columns), at % columns];
+    const code = Math.floor(x * 16000) % 16;
+    words[Math.floor(i / 8) * columns + c]! |= code << 4 * (i % 8);
+    const scale = scales[Math.floor(i / 32) * columns + c]!;
+    return (code - 8) * value16(scale, "bf16");
+  });
+  return { words, scales, rowStride: columns, values };
 }
 
 /** Returns the value of a code of E4M3. */

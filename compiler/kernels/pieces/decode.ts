@@ -166,11 +166,12 @@ export function decoderOf(stored: PackedDType): Decoder {
   };
 }
 
-/** The value of a loaded scale: an f32, or a byte. */
+/** The value of a loaded scale: a float, or a byte. */
 const SCALE_VALUES: {
   readonly [S in ScaleName]: (loaded: Hole) => KernelText;
 } = {
   f32: (value) => wgsl`${value}`,
+  bf16: (value) => wgsl`${value}`,
   // The exponent of an f32.
   e8m0: (byte) => wgsl`bitcast<f32>(${byte} << 23u)`,
   e4m3: (byte) => fp8(wgsl`(${byte})`),
