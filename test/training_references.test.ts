@@ -305,7 +305,7 @@ async function stepsHold(
   t.ok(far / count < 1e-3, `${far} of ${count} are off by more than 1e-4`);
 }
 
-// One rank runs in each run; half of the gradients on meshes and in the reference, and a third of the steps.
+// One rank runs in each run; half of the gradients on meshes and in the reference, and a fifth of the steps.
 let [gradientTurn, stepTurn] = [0, 0];
 for (const name of ["mixtral-8e", "olmoe-16e"]) {
   for (const [title, runner] of Object.entries(RUNNERS)) {
@@ -319,7 +319,7 @@ for (const name of ["mixtral-8e", "olmoe-16e"]) {
     // The reference is slow: it computes gradients of one model and steps, which contain gradients, of the other.
     if (title === "in the reference" && gradients) continue;
     if (STEPS_ONLY[title]?.includes(name) === false) continue;
-    if (!always && !isInTurn(stepTurn++, 3)) continue;
+    if (!always && !isInTurn(stepTurn++, 5)) continue;
     t.test(`three steps of AdamW on ${name}, ${title}`, async (t) => {
       await stepsHold(t, name, runner);
     });

@@ -12,10 +12,10 @@ const MESHES = {
 };
 
 /**
- * Checkpoint `i` runs optimized compiled C in every second run. Compiling the kernels of a mesh takes ten seconds.
+ * Checkpoint `i` runs optimized compiled C in every fourth run. Compiling the kernels of a mesh takes ten seconds.
  */
 function optimized(i: number): { readonly native?: readonly string[] } {
-  return isInOuterTurn(i, 2) ? {} : { native: [] };
+  return isInOuterTurn(i, 4) ? {} : { native: [] };
 }
 
 // Besides one rank, each checkpoint runs one of six meshes, by SEED. Half of the meshes run.

@@ -194,8 +194,8 @@ function familyMeshes(i: number): Meshes {
 const ROTATED = ["ep=2", "ep=3", "ep=4", "dp=2,ep=2", "tp=2,ep=2"];
 
 /**
- * As `testReferences`, for families whose parts other tests cover. By `SEED`, a third of them run one rank and one other
- * mesh; one of six runs compiled C there, and one of twelve a software GPU.
+ * As `testReferences`, for families whose parts other tests cover. By `SEED`, a quarter of them run one rank and one
+ * other mesh; one of eight runs compiled C there, and one of sixteen a software GPU.
  */
 export function testInTurns(names: readonly string[]): void {
   for (const [i, name] of names.entries()) {
@@ -203,16 +203,16 @@ export function testInTurns(names: readonly string[]): void {
       testOnAll(name);
       continue;
     }
-    if (!isInTurn(i, 3)) continue;
+    if (!isInTurn(i, 4)) continue;
     const mesh = ROTATED[(Math.abs(SEED) + i) % ROTATED.length]!;
     testCheckpoint(
       name,
       {
         shared: ["ep=1", mesh],
         separate: [],
-        native: isInTurn(i, 6) ? [mesh] : [],
+        native: isInTurn(i, 8) ? [mesh] : [],
       },
-      isInTurn(i + 3, 12) ? { shared: [mesh], separate: [] } : undefined,
+      isInTurn(i + 4, 16) ? { shared: [mesh], separate: [] } : undefined,
     );
   }
 }
