@@ -438,15 +438,15 @@ export async function differences(
 }
 
 /**
- * Returns half of the meshes except the first, in rotation; a quarter on a software GPU, where compiling the kernels of
- * a mesh takes seconds.
+ * Returns a third of the meshes except the first, in rotation; a quarter on a software GPU, where compiling the kernels
+ * of a mesh takes seconds.
  */
 export function othersInTurn<T>(
   meshes: readonly T[],
   kind: "cpu" | "gpu",
 ): readonly T[] {
   const isSlow = kind === "gpu" && gpuIsSoftware;
-  return inTurn(meshes.slice(1), isSlow ? 4 : 2);
+  return inTurn(meshes.slice(1), isSlow ? 4 : 3);
 }
 
 /**
