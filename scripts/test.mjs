@@ -1,7 +1,7 @@
 /**
  * `npm test [-- WORD…]`: completes the set-up, runs test files, and ends with one line, `N passed, N failed, N
  * skipped`. A word is a kind of tests (`pure`, `cpu`, `gpu`, `mpi`, `browser`), a part of a path, or a file. Default:
- * all files that do not rotate, and a quarter of the others (test/README.md). A test is an innermost `t.test`, or a
+ * all files that do not rotate, and a seventh of the others (test/README.md). A test is an innermost `t.test`, or a
  * complete file without one. A file that crashes or prints no result counts as failed.
  */
 

@@ -2,7 +2,7 @@
  * Test files by their requirements and rotation. A file states its requirements in a line `// needs: cpu, gpu`: the CPU
  * device, a GPU adapter, an MPI. A file without that line is pure.
  *
- * A file of one feature may have a line `// rotates with: engine/gguf/, engine/lora/`: a quarter of these files run, and
+ * A file of one feature may have a line `// rotates with: engine/gguf/, engine/lora/`: a seventh of these files run, and
  * those whose sources have changed, by the beginnings of their paths.
  */
 
@@ -18,46 +18,64 @@ export const KINDS = ["pure", "cpu", "gpu", "mpi", "browser"];
  * The longest tests, the first ones in descending order. They start first, so that no long test runs alone at the end.
  */
 const LONG = [
-  "mpi/mpi",
+  "mpi/mpi.",
   "end_to_end/references",
   "mpi/faults",
-  "end_to_end/families",
-  "nodes",
-  "train_durability",
-  "train_masters",
-  "mpi/network",
-  "mpi/memory",
-  "mpi/train",
   "pack",
-  "view_page",
+  "end_to_end/families",
   "search",
-  "training_references",
-  "cli_machine",
   "style",
-  "end_to_end/",
-  "mpi/",
-  "view",
-  "train",
-  "fuzz",
+  "mpi/train",
+  "nodes",
+  "mpi/stages",
   "lora",
   "gguf",
-  "multi_token_prediction",
-  "context",
+  "view_page",
+  "train_durability",
+  "quantize",
+  "mpi/network",
+  "train_policy",
+  "proof/deno",
   "editor",
-  "kernels_matmul",
-  "kernels_split",
-  "kernels_attention",
+  "operands",
+  "cli_bad_input",
+  "training_references",
+  "mpi/communicator",
+  "cache_folders",
+  "pages",
+  "multi_token_prediction",
+  "speculation",
+  "mpi/memory",
+  "plan_summary",
+  "train_masters",
+  "mpi/",
+  "cli_machine",
+  "pipeline",
+  "context",
+  "view_timeline",
+  "mistakes",
+  "end_to_end/",
+  "tune",
+  "next_tokens",
+  "train",
+  "guides",
+  "native_",
+  "locks",
+  "types",
+  "devices_pci",
+  "disk_faults",
+  "fuzz",
+  "serve",
+  "kernels_",
   "lowering_",
   "hostile_",
-  "disk_faults",
-  "expert_memory",
-  "guides",
+  "expert_",
+  "view",
   "cli_run",
-  "next_tokens",
 ];
 
 /** Runs in which every file runs at least once. */
-export const TURNS = 4;
+export const TURNS = 7;
 
 /** Returns the comma-separated list of a line `// NAME: LIST` of a test file, or undefined. */
 function listIn(file, name) {
@@ -112,13 +130,22 @@ export function rotateFiles(files, { seed, changed }) {
   const turn = (Math.imul(seed, 0x9e3779b1) >>> 16) % TURNS;
   const others = files
     .filter((file) => sourcesOf(file) !== undefined)
-    .filter((_, i) => i % TURNS !== turn)
+    .filter((_, i) => turnOf(i) !== turn)
     .filter((file) =>
       !changed.some((path) =>
         [file, ...sourcesOf(file)].some((source) => path.startsWith(source))
       )
     );
   return files.filter((file) => !others.includes(file));
+}
+
+/**
+ * Returns the turn of file `i` of those that rotate. Every second round is reversed, so that turns take similar time: the
+ * first files are the longest.
+ */
+function turnOf(i) {
+  const [round, place] = [Math.floor(i / TURNS), i % TURNS];
+  return round % 2 === 0 ? place : TURNS - 1 - place;
 }
 
 /**

@@ -1,5 +1,6 @@
 // Continuous batching: sequences added and cancelled at any step have the same bits as alone, on every mesh.
 // needs: cpu
+// rotates with: engine/batch.ts, engine/schedule.ts, engine/pages, engine/sampling.ts
 
 import t from "tap";
 import {

@@ -1,5 +1,6 @@
 /** Chunked dispatch: the same bits, exact byte counts, and exchanges that overlap with computation. */
 // needs: cpu, gpu
+// rotates with: compiler/passes/overlap.ts, compiler/passes/expert_ranges.ts, compiler/passes/expand.ts, compiler/passes/lower/exchange.ts, compiler/kernels/regroup.ts
 
 import { readFileSync } from "node:fs";
 import path from "node:path";

@@ -1,4 +1,5 @@
 // `plan --train`: the training step, its exchanges and its memory.
+// rotates with: engine/planner/, compiler/compile_training.ts
 import path from "node:path";
 import t from "tap";
 import { nodeFiles } from "../cli/files.ts";

@@ -1,5 +1,6 @@
 /** Products and lookup tables of packed bytes: the bits of the interpreter on every target. */
 // needs: cpu, gpu
+// rotates with: runtime/vector/byte, runtime/native/bytes.ts, runtime/native/vectors.ts, runtime/cpu/emit.ts, spec/kernel/
 
 import t from "tap";
 import { bindings, kernelOf } from "../compiler/kernels/mod.ts";

@@ -1,4 +1,5 @@
 // The traffic counter on kernels with known GPU behaviour, and on streams measured on a V100.
+// rotates with: bench/traffic
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";

@@ -1,5 +1,6 @@
 // Communicator between processes: contents, groups, long messages, and errors of ranks out of step.
 // needs: cpu, gpu, mpi
+// rotates with: runtime/mpi/, runtime/communicator.ts
 import { readdirSync } from "node:fs";
 import { hostname } from "node:os";
 import process from "node:process";
