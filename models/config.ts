@@ -298,6 +298,19 @@ export function integersField(
   return value as readonly number[];
 }
 
+/** Reads a list of numbers or nulls. Empty if the field is null or missing. */
+export function numbersField(
+  config: Config,
+  key: string,
+): readonly (number | null)[] {
+  const value = anyField(config, key) ?? [];
+  if (
+    !Array.isArray(value) ||
+    value.some((x) => x !== null && !(Number.isFinite(x) && x >= 0))
+  ) throw fieldError(key, value, "a list of numbers");
+  return value;
+}
+
 /** Rejects sizes that are not divisible. */
 export function requireMultiple(
   config: { readonly name: string; readonly value: number },

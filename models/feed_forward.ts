@@ -2,14 +2,17 @@
 
 import {
   add,
+  clamp,
   combine,
   dispatch,
   dot,
+  minimum,
   mul,
   route,
   type RouteOptions,
   type Routing,
   type RoutingPreset,
+  silu,
   slice,
   swiglu,
   type Tensor,
@@ -21,6 +24,16 @@ export type Glu = <A extends string>(
   gate: Tensor<A, "f32">,
   up: Tensor<A, "f32">,
 ) => Tensor<A, "f32">;
+
+/** `swiglu` whose activated gate is at most `limit`, and whose factor is from -limit to limit. 0: no limit. */
+export function limitedGlu(limit: number): Glu {
+  if (limit === 0) return swiglu;
+  return <A extends string>(gate: Tensor<A, "f32">, up: Tensor<A, "f32">) =>
+    mul(
+      minimum(silu(gate), limit),
+      clamp(up, -limit, limit),
+    ) as Tensor<A, "f32">;
+}
 
 /** A routing of a decoder's tokens. */
 export type TokenRouting = Routing<"token", "expert", "slot", "choice">;

@@ -38,6 +38,12 @@ import {
   convolve,
 } from "./recurrence.ts";
 
+/**
+ * How a checkpoint stores `A_log`: an element per head, such elements with zeros up to a multiple of 128 heads, or with
+ * three axes of 1 besides heads.
+ */
+export type StoredDecays = "heads" | "padded" | "axes";
+
 /** Sizes of a Kimi Delta Attention, and its variants. */
 export interface KimiDelta {
   readonly deltaHeads: number;
@@ -47,10 +53,10 @@ export interface KimiDelta {
   readonly taps: number;
   /** Lower limit of the logarithm of decays, below 0. Undefined: none. */
   readonly decayLimit: number | undefined;
-  /** Whether `A_log` in files is padded to a multiple of 128 heads. Otherwise it has three axes of 1 besides heads. */
-  readonly padded: boolean;
-  /** The gate is one product instead of two with a short row between them. */
+  readonly decays: StoredDecays;
+  /** The gate is one product instead of two with a short row between them, and so are the decays. */
   readonly wholeGate: boolean;
+  readonly wholeDecays?: boolean;
   /** Whether a layer has it; the others have latent attention. */
   readonly isDelta: (layer: number) => boolean;
 }
@@ -62,7 +68,7 @@ export function kimiDeltaFields(
     readonly layers: number;
     readonly heads: number;
     readonly wholeGate: boolean;
-    readonly padded: boolean;
+    readonly decays: StoredDecays;
     readonly decayLimit?: number;
   },
 ): KimiDelta {
@@ -85,8 +91,8 @@ export function kimiDeltaFields(
     deltaHeads: field("num_heads", defaults.heads),
     deltaDim: field("head_dim", 128),
     taps: field("short_conv_kernel_size", 4, 2),
-    decayLimit: limitOf(inner, defaults.decayLimit),
-    padded: defaults.padded,
+    decayLimit: readDecayLimit(inner, "gate_lower_bound", defaults.decayLimit),
+    decays: defaults.decays,
     wholeGate: booleanField(inner, "use_full_rank_gate", {
       default: defaults.wholeGate,
     }),
@@ -95,11 +101,11 @@ export function kimiDeltaFields(
 }
 
 /** Reads the lower limit of logarithms of decays; `null` is none. */
-function limitOf(
+export function readDecayLimit(
   config: Config,
+  key: string,
   byDefault: number | undefined,
 ): number | undefined {
-  const key = "gate_lower_bound";
   const value: unknown = anyField(config, key);
   if (value === undefined) return byDefault;
   if (value === null) return undefined;
@@ -130,14 +136,20 @@ type KimiDeltaScope = DecoderScope<KimiDeltaAxis>;
 
 type Channels = Tensor<"token channels", "f32">;
 
-/** The block `self_attn` of a layer. */
+/** A Kimi Delta Attention and its block. Default: `self_attn`. */
+export interface KimiDeltaBlock extends KimiDelta {
+  readonly epsilon: number;
+  readonly block?: string;
+}
+
+/** The Kimi Delta Attention of a layer. */
 export function kimiDeltaAttention(
   m: DecoderScope,
   rows: Rows,
   layer: Layer,
-  c: KimiDelta & { readonly epsilon: number },
+  c: KimiDeltaBlock,
 ): Rows {
-  return m.block("self_attn", {
+  return m.block(c.block ?? "self_attn", {
     head: c.deltaHeads,
     keyDim: c.deltaDim,
     valueDim: c.deltaDim,
@@ -154,9 +166,9 @@ function attend(
   m: KimiDeltaScope,
   rows: Rows,
   layer: Layer,
-  c: KimiDelta & { readonly epsilon: number },
+  c: KimiDeltaBlock,
 ): Rows {
-  const block = "self_attn";
+  const { block = "self_attn" } = c;
   const convolved = (name: "q" | "k" | "v") =>
     silu(
       convolve(m, project(m, rows, `${name}_proj`), {
@@ -174,7 +186,7 @@ function attend(
     split(convolved("v"), "channels", "head valueDim"),
     {
       rule: "delta",
-      decay: decays(m, projectTwice(m, rows, "f"), c),
+      decay: decays(m, projectAs(m, rows, "f", c.wholeDecays), c),
       rate: sigmoid(dot(rows, m.param("b_proj.weight", "head embed"), "embed")),
       state: m.state("state", "sequence head keyDim valueDim"),
       sequence: layer.sequence,
@@ -185,9 +197,7 @@ function attend(
   const normed = rmsNorm(y, m.param("o_norm.weight", "valueDim"), "valueDim", {
     epsilon: c.epsilon,
   });
-  const gate = c.wholeGate
-    ? project(m, rows, "g_proj")
-    : projectTwice(m, rows, "g");
+  const gate = projectAs(m, rows, "g", c.wholeGate);
   return dot(
     mul(merge(normed, "head valueDim", "channels"), sigmoid(gate)),
     m.param("o_proj.weight", "embed channels"),
@@ -199,12 +209,14 @@ function project(m: KimiDeltaScope, rows: Rows, name: string): Channels {
   return dot(rows, m.param(`${name}.weight`, "channels embed"), "embed");
 }
 
-/** The products with `NAME_a_proj` and `NAME_b_proj`. */
-function projectTwice(
+/** The product with `NAME_proj`, or with `NAME_a_proj` and `NAME_b_proj`. */
+function projectAs(
   m: KimiDeltaScope,
   rows: Rows,
   name: "f" | "g",
+  whole = false,
 ): Channels {
+  if (whole) return project(m, rows, `${name}_proj`);
   const down = m.param(`${name}_a_proj.weight`, "short embed");
   const up = m.param(`${name}_b_proj.weight`, "channels short");
   return dot(dot(rows, down, "embed"), up, "short");
@@ -214,20 +226,22 @@ function projectTwice(
 function decays(
   m: KimiDeltaScope,
   made: Channels,
-  { decayLimit, padded }: KimiDelta,
+  { decayLimit, decays: stored }: KimiDelta,
 ): Tensor<"token head keyDim", "f32"> {
   const x = split(
     add(made, m.param("dt_bias", "channels")),
     "channels",
     "head keyDim",
   );
-  const stored = () =>
-    sum(sum(m.param("A_log", "batch step head one"), "batch"), "step");
-  const factor = exp(
-    padded
-      ? slice(m.param("A_log", "padded"), "padded", 0, "head")
-      : sum(stored(), "one"),
-  );
+  const logs = {
+    heads: () => m.param("A_log", "head"),
+    padded: () => slice(m.param("A_log", "padded"), "padded", 0, "head"),
+    axes: () => {
+      const log = m.param("A_log", "batch step head one");
+      return sum(sum(sum(log, "batch"), "step"), "one");
+    },
+  };
+  const factor = exp(logs[stored]());
   return decayLimit === undefined
     ? exp(mul(softplus(x), neg(factor)))
     : exp(mul(sigmoid(mul(x, factor)), decayLimit));

@@ -112,7 +112,7 @@ function readConfig(document: Config): KimiK3Config {
     firstSparse: 1,
     routedScale: 1,
     wholeGate: true,
-    padded: true,
+    decays: "padded",
     decayLimit: -5,
     maxPositions: 1048576,
     positions: "max_position_embeddings",
@@ -181,7 +181,7 @@ function attend(
     : attendLatent(m, rows, layer, {
       ...config,
       rotated: false,
-      gate: "g_proj",
+      gate: { name: "g_proj", of: "values" },
     });
 }
 

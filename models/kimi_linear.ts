@@ -26,6 +26,7 @@ import {
   type SharedExpertDefaults,
   sharedExperts,
   sparseOrDense,
+  type StoredDecays,
 } from "switchyard-moe/models";
 import type { DeepseekConfig } from "./deepseek.ts";
 
@@ -46,7 +47,7 @@ export interface KimiDefaults
   /** `null`: queries are not compressed. */
   readonly queryLatent: number | null;
   readonly wholeGate: boolean;
-  readonly padded: boolean;
+  readonly decays: StoredDecays;
   readonly decayLimit?: number;
   /** Name of the field with the maximum positions. */
   readonly positions: string;
@@ -68,7 +69,7 @@ function readConfig(config: Config): KimiLinearConfig {
     firstSparse: 1,
     routedScale: 2.446,
     wholeGate: false,
-    padded: false,
+    decays: "axes",
     maxPositions: 1048576,
     positions: "model_max_length",
     epsilon: 1e-5,

@@ -157,8 +157,10 @@ export interface LatentBlock extends LatentFields {
   readonly block?: string;
   /** Rotate queries and keys by their positions. Default: true. */
   readonly rotated?: boolean;
-  /** The matrix whose sigmoid multiplies the values of all heads. Default: none. */
-  readonly gate?: string;
+  /** The matrix whose sigmoid multiplies the values of all heads: each value, or each head. Default: none. */
+  readonly gate?: { readonly name: string; readonly of: "values" | "head" };
+  /** The output matrix. Default: `o_proj`. */
+  readonly output?: string;
   /** Factor of the queries of each token. Default: 1. */
   readonly growth?: Tensor<"token", "f32">;
   /** Chooses the keys that tokens attend to. Default: all keys. */
@@ -196,7 +198,8 @@ function attend(
   },
   c: LatentBlock,
 ): Rows {
-  const { block = "self_attn", latentScale = 1, rotated = true } = c;
+  const { block = "self_attn", output = "o_proj", gate } = c;
+  const { latentScale = 1, rotated = true } = c;
   const rotation = rotated && { position: layer.position, ...c.rotary };
 
   // The cache holds the normalized latent and a rotated key part that all heads share.
@@ -243,12 +246,23 @@ function attend(
     },
   );
   layer.keep(`${layer.name}.${block}.latents`, keys);
-  const made = merge(dot(y, toValue, "latent"), "head value", "values");
-  const values = c.gate === undefined ? made : mul(
-    made,
-    sigmoid(dot(rows, m.param(`${c.gate}.weight`, "values embed"), "embed")),
-  );
-  return dot(values, m.param("o_proj.weight", "embed values"), "values");
+  const made = dot(y, toValue, "latent");
+  const ofHeads = gate?.of === "head"
+    ? mul(
+      made,
+      sigmoid(dot(rows, m.param(`${gate.name}.weight`, "head embed"), "embed")),
+    )
+    : made;
+  const merged = merge(ofHeads, "head value", "values");
+  const values = gate?.of === "values"
+    ? mul(
+      merged,
+      sigmoid(
+        dot(rows, m.param(`${gate.name}.weight`, "values embed"), "embed"),
+      ),
+    )
+    : merged;
+  return dot(values, m.param(`${output}.weight`, "embed values"), "values");
 }
 
 /** Queries of all heads, and the chosen keys if there is a choice. */

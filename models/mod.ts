@@ -50,6 +50,7 @@ export {
   integerField,
   integersField,
   layerTypes,
+  numbersField,
   objectField,
   type Objective,
   type ObjectiveScope,
@@ -108,6 +109,7 @@ export {
   fusedExperts,
   fusedMlp,
   type Glu,
+  limitedGlu,
   mlp,
   NUMBERED,
   routeLayer,
@@ -133,6 +135,8 @@ export {
   type KimiDelta,
   kimiDeltaAttention,
   kimiDeltaFields,
+  readDecayLimit,
+  type StoredDecays,
 } from "./kimi_delta_attention.ts";
 export {
   attendLatent,

@@ -4,6 +4,7 @@ import { DataError, shown } from "../compiler/mod.ts";
 import type { Config } from "./config.ts";
 import { family as afmoe } from "./afmoe.ts";
 import { family as bailingMoe } from "./bailing_moe.ts";
+import { family as bailingMoeV3 } from "./bailing_moe_v3.ts";
 import { family as deepseekV2 } from "./deepseek_v2.ts";
 import { family as deepseekV3 } from "./deepseek_v3.ts";
 import { family as deepseekV32 } from "./deepseek_v32.ts";
@@ -46,6 +47,7 @@ import { family as step3p5 } from "./step3p5.ts";
 const BUILT_IN: readonly Family[] = [
   afmoe,
   bailingMoe,
+  bailingMoeV3,
   deepseekV2,
   deepseekV3,
   deepseekV32,

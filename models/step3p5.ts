@@ -4,17 +4,7 @@
  * limited. Gains of norms are stored minus 1.
  */
 
-import {
-  add,
-  clamp,
-  dot,
-  minimum,
-  type Model,
-  mul,
-  silu,
-  swiglu,
-  type Tensor,
-} from "switchyard-moe";
+import { add, dot, type Model } from "switchyard-moe";
 import {
   anyField,
   attendHeads,
@@ -28,14 +18,15 @@ import {
   defineFamily,
   experts,
   fieldError,
-  type Glu,
   groupedAxes,
   ignoreFields,
   integerField,
   type Layer,
   layerTypes,
+  limitedGlu,
   mlp,
   normHeads,
+  numbersField,
   objectField,
   positiveField,
   predictorTensors,
@@ -141,8 +132,8 @@ function readConfig(document: Config): StepConfig {
   const full = attention("full_attention", config);
   const sparse = sparseLayers(config);
   const window = field("sliding_window", 512);
-  const limits = numbers(config, "swiglu_limits");
-  const sharedLimits = numbers(config, "swiglu_limits_shared");
+  const limits = numbersField(config, "swiglu_limits");
+  const sharedLimits = numbersField(config, "swiglu_limits_shared");
   return {
     ...fields,
     heads: full.heads,
@@ -167,16 +158,6 @@ function readConfig(document: Config): StepConfig {
   };
 }
 
-/** Reads a list of numbers or nulls. Empty if the field is null or missing. */
-function numbers(config: Config, key: string): readonly (number | null)[] {
-  const value = anyField(config, key) ?? [];
-  if (
-    !Array.isArray(value) ||
-    value.some((x) => x !== null && !(Number.isFinite(x) && x >= 0))
-  ) throw fieldError(key, value, "a list of numbers");
-  return value;
-}
-
 /** Reads the numbers of the layers with experts. */
 function sparseLayers(config: Config): ReadonlySet<number> {
   const value = anyField(config, "moe_layers_enum");
@@ -194,9 +175,9 @@ function readRotations(
   dim: number,
 ): Rotary {
   const theta = Array.isArray(anyField(config, "rope_theta"))
-    ? numbers(config, "rope_theta")[layer] ?? 10000
+    ? numbersField(config, "rope_theta")[layer] ?? 10000
     : positiveField(config, "rope_theta", { default: 10000 });
-  const part = numbers(config, "partial_rotary_factors")[layer] ?? 1;
+  const part = numbersField(config, "partial_rotary_factors")[layer] ?? 1;
   const scaled = anyField(config, "yarn_only_types") ?? TYPES;
   const scaling = objectField(config, "rope_scaling");
   const ofType = Array.isArray(scaled) && scaled.includes(type) ? scaling : {};
@@ -271,14 +252,4 @@ function attend(
       gate,
     });
   });
-}
-
-/** `swiglu` whose activated gate is at most `limit`, and whose factor is from -limit to limit. 0: no limit. */
-function limitedGlu(limit: number): Glu {
-  if (limit === 0) return swiglu;
-  return <A extends string>(gate: Tensor<A, "f32">, up: Tensor<A, "f32">) =>
-    mul(
-      minimum(silu(gate), limit),
-      clamp(up, -limit, limit),
-    ) as Tensor<A, "f32">;
 }

@@ -71,6 +71,7 @@ const CHECKPOINTS = [
   "laguna-12e",
   "kimilinear-12e",
   "kimik3-12e",
+  "bailingmoev3-12e",
   "ernie45vlmoe-12e",
 ];
 

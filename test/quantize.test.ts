@@ -677,7 +677,7 @@ for (
     ...["glm4vmoe-12e", "solaropen-12e", "qwen3vlmoe-8e", "qwen3omnimoe-8e"],
     ...["afmoe-12e", "bailingmoe-16e", "exaonemoe-12e", "hyv3-12e"],
     ...["mimov2-12e", "step3p5-12e", "nemotronhlatent-12e", "kimik25-12e"],
-    ...["mistral4-12e", "laguna-12e"],
+    ...["mistral4-12e", "laguna-12e", "bailingmoev3-12e"],
   ].entries()
 ) {
   if (!isInTurn(i, 9)) {
@@ -704,7 +704,11 @@ for (
       t.equal(written.code, 0, written.err);
       // GGUF files store other numbers for the decays of delta nets.
       const digits =
-        /^(qwen3(next|5)|granitemoehybrid|nemotronh)/.test(checkpoint) ? 4 : 20;
+        /^(qwen3(next|5)|granitemoehybrid|nemotronh|bailingmoev3)/.test(
+            checkpoint,
+          )
+          ? 4
+          : 20;
       t.strictSame(
         await greedy(t, out, { mesh: "ep=2", digits }),
         await greedy(t, from, { mesh: "ep=1", digits }),

@@ -29,7 +29,7 @@ function columnsOf(name: string): number {
   return name === "deepseekv4-12e" ? 20 : 12;
 }
 
-/** Checkpoints and meshes. Qwen3.5 and Kimi have no tp, since gradients that sum over four or six heads cannot be sharded. */
+/** Checkpoints and meshes. Qwen3.5, Kimi and Ling have no tp, since gradients that sum over four or six heads cannot be sharded. */
 const MESHES: {
   readonly [name: string]: readonly { readonly [axis: string]: number }[];
 } = {
@@ -43,6 +43,7 @@ const MESHES: {
   "longcatflash-12e": [{ ep: 2 }],
   "kimilinear-12e": [{ ep: 2 }],
   "kimik3-12e": [{ ep: 2 }],
+  "bailingmoev3-12e": [{ ep: 2 }],
 };
 
 /** Two sequences of tokens, labelled with the next tokens. */

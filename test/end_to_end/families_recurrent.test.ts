@@ -12,4 +12,5 @@ testInTurns([
   "lfm2moe-16e",
   "kimilinear-12e",
   "kimik3-12e",
+  "bailingmoev3-12e",
 ]);
