@@ -27,8 +27,10 @@ export interface TensorName {
   readonly padded?: "head_count";
   /** The product of two vectors of a checkpoint: `NAME_norm`, and `NAME_proj` of one row. */
   readonly product?: true;
-  /** In checkpoints the tensor is in layers with this tensor. In other layers its name has another meaning. */
+  /** A tensor of the layers of checkpoints that have this one. In other layers the name has another meaning. */
   readonly beside?: string;
+  /** The name in layers without the tensor `beside`. */
+  readonly otherwise?: string;
   /** Elements are changed. */
   readonly values?: Values;
   /** Value heads are in another order. */

@@ -9,10 +9,10 @@ import type { GgufValues } from "./write.ts";
 type Config = { readonly [field: string]: unknown };
 
 /** Key heads by layer: 1 for latent attention, 0 for Kimi Delta Attention. */
-const KEY_HEADS = "attention.head_count_kv";
+export const KEY_HEADS = "attention.head_count_kv";
 
 /** The lower limit of the logarithm of decays. */
-const LIMIT = "kda.gate_lower_bound";
+export const LIMIT = "kda.gate_lower_bound";
 
 /** Fields of both. */
 const FIELDS = {

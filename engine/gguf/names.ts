@@ -8,10 +8,13 @@ const LAYERS = "model.layers";
 
 /**
  * The checkpoint name of a tensor of llama.cpp, with the number of the layer. Undefined for a tensor that no model has.
+ *
+ * @param has whether the file has a tensor with this checkpoint name
  */
 export function checkpointName(
   row: GgufArchitecture,
   name: string,
+  has: (other: string) => boolean = () => true,
 ): TensorName | undefined {
   const outers = { ...OUTER, ...row.outer };
   if (Object.hasOwn(outers, name)) return entryOf(outers[name]!);
@@ -24,7 +27,12 @@ export function checkpointName(
   if ((entry.bare ?? (ending || "weight")) !== ending) return undefined;
   const end = entry.bare === undefined ? `.${ending}` : "";
   const { layers = LAYERS } = row;
-  return { ...entry, name: `${layers}.${layer}.${entry.name}${end}` };
+  const block = `${layers}.${layer}.`;
+  const { beside, otherwise } = entry;
+  const inBlock = otherwise === undefined || has(`${block}${beside}`)
+    ? entry.name
+    : otherwise;
+  return { ...entry, name: `${block}${inBlock}${end}` };
 }
 
 /** The number of the layer of a tensor in a checkpoint, and the rest of its name. Undefined outside of layers. */
@@ -131,11 +139,15 @@ export function ggufName(
   };
   for (const [gguf, found] of Object.entries(names)) {
     const entry = entryOf(found);
-    if (entry.beside !== undefined && !has(`${block}${entry.beside}`)) continue;
+    const { beside, otherwise } = entry;
+    const inBlock = beside === undefined || has(`${block}${beside}`)
+      ? entry.name
+      : otherwise;
+    if (inBlock === undefined) continue;
     const [, of = "", ending] = entry.bare !== undefined
       ? [rest, rest, entry.bare]
       : /^(.+)\.(weight|bias)$/.exec(rest) ?? [];
-    const [start = "", end] = entry.name.split("{expert}");
+    const [start = "", end] = inBlock.split("{expert}");
     const [, expert] = end === undefined
       ? []
       : /^(\d+)$/.exec(of.slice(start.length, of.length - end.length)) ?? [];

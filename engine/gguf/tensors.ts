@@ -66,8 +66,11 @@ export function ggufTensors(
 ): TensorEntry[] {
   const { name: architecture, row } = architectureOf(path, header);
   const layers = layerCount(architecture, header.keys);
+  const names = new Set(
+    header.tensors.map(({ name }) => checkpointName(row, name)?.name),
+  );
   const entries = header.tensors.flatMap((tensor): TensorEntry[] => {
-    const known = checkpointName(row, tensor.name);
+    const known = checkpointName(row, tensor.name, (name) => names.has(name));
     const layer = Number(/^blk\.(\d+)\./.exec(tensor.name)?.[1]);
     const isUnused = !known && HARMLESS.test(tensor.name) ||
       row.unused?.includes(tensor.name) ||
@@ -166,7 +169,9 @@ function withLatent(entries: readonly TensorEntry[]): TensorEntry[] {
   const part = (name: string) => entries.find((entry) => entry.name === name);
   return entries.flatMap((keys) => {
     const [, start, of] =
-      /^(.*\.self_attn\.)([kv])_b_proj\.weight$/.exec(keys.name) ?? [];
+      /^(.*\.(?:self_attn|attention)\.)([kv])_b_proj\.weight$/.exec(
+        keys.name,
+      ) ?? [];
     if (start === undefined) return [keys];
     const values = part(`${start}v_b_proj.weight`);
     if (of === "v" || !values) return [];

@@ -3,8 +3,11 @@
 import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
 import { rowSource } from "../encodings/matrix.ts";
 
-/** `gain`: the gain of a norm, stored minus 1 in checkpoints. `decay`: -exp(A_log), of which checkpoints have A_log. */
-export type Values = "gain" | "decay";
+/**
+ * `gain`: the gain of a norm, stored minus 1 in checkpoints. `decay`, `rate`: -exp(A_log) and exp(A_log), of which
+ * checkpoints have A_log.
+ */
+export type Values = "gain" | "decay" | "rate";
 
 type Change = (x: number) => number;
 
@@ -16,6 +19,7 @@ const CHANGES: {
 } = {
   gain: { read: (x) => x - 1, write: (x) => x + 1 },
   decay: { read: (x) => Math.log(-x), write: (x) => -Math.exp(x) },
+  rate: { read: Math.log, write: Math.exp },
 };
 
 /** The number of elements of padded vectors in checkpoints is a multiple of this. */

@@ -15,7 +15,7 @@ import type { SourceTensor } from "./source.ts";
 const GROUPED = /^(.*\.linear_attn\.)in_proj_qkvz\.weight$/;
 
 /** Keys and values of latent attention in a layer. */
-const LATENT = "self_attn.kv_b_proj.weight";
+const LATENT = /^(self_attn\.|attention\.)kv_b_proj\.weight$/;
 
 /**
  * The parts of a fused tensor: by expert, those of a grouped projection, or keys and values of latent attention. Other
@@ -32,8 +32,9 @@ export function partsOf(
   }
   const { fused = {} } = row;
   const { start: layer, rest = "" } = inLayer(row, tensor.name) ?? {};
-  if (row.latent === "split" && rest === LATENT) {
-    return latentParts(tensor, `${layer}self_attn.`, latent);
+  const [, block] = LATENT.exec(rest) ?? [];
+  if (row.latent === "split" && block !== undefined) {
+    return latentParts(tensor, `${layer}${block}`, latent);
   }
   const found = Object.hasOwn(fused, rest) ? fused[rest]! : undefined;
   if (found === undefined) return [tensor];
