@@ -15,7 +15,8 @@ import {
 import { quantize, quantizedRow } from "../../compiler/kernels/quantize.ts";
 import { type BytesArithmetic, matmulGrid } from "../../compiler/tuning/mod.ts";
 import type { MatmulTile } from "../../compiler/tuning/tile.ts";
-import { q8Dot, q8SumOf, quantizeActivations } from "../../spec/activations.ts";
+import { q8SumOf } from "../../spec/activations.ts";
+import { q8Dot, quantizeActivations } from "./q8_reference.ts";
 import { load, store, u32 } from "../../spec/kernel/build.ts";
 import { expr } from "../../compiler/kernels/kernel.ts";
 import {
