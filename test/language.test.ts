@@ -22,7 +22,7 @@ import {
   transpose,
   upTo,
 } from "../compiler/dsl/mod.ts";
-import { checkGraph } from "../compiler/graph/check.ts";
+import { checkGraph } from "./helpers/check_graph.ts";
 import type { Graph, Node } from "../compiler/graph/graph.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import {

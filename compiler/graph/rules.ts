@@ -1,6 +1,6 @@
 /**
  * The rule of each primitive: maps operands and parameters to axes and dtype, or to an error. Ops create nodes through
- * these rules, and `check.ts` checks every node of a graph against them.
+ * these rules.
  */
 
 import { type Collective, ofCollectives } from "./collectives.ts";

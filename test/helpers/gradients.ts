@@ -2,7 +2,7 @@
 
 import type { Test } from "tap";
 import { evaluate, type Tensors } from "../../compiler/graph/evaluate.ts";
-import { checkGraph } from "../../compiler/graph/check.ts";
+import { checkGraph } from "./check_graph.ts";
 import {
   type GradientOptions,
   withGradients,

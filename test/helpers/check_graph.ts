@@ -1,11 +1,20 @@
 /** Legality of graphs: every node satisfies its rule, follows its operands, and uses axes with sizes. */
 
+import { checkDispatched } from "../../compiler/graph/dispatched.ts";
+import type {
+  Graph,
+  Node,
+  Primitive,
+  PrimitiveParams,
+} from "../../compiler/graph/graph.ts";
+import {
+  RuleError,
+  sameAxes,
+  type TensorType,
+} from "../../compiler/graph/operands.ts";
+import { RULES } from "../../compiler/graph/rules.ts";
+import { deriveSizes } from "../../compiler/graph/sizes.ts";
 import { ModelError } from "../../spec/errors.ts";
-import { checkDispatched } from "./dispatched.ts";
-import type { Graph, Node, Primitive, PrimitiveParams } from "./graph.ts";
-import { RuleError, sameAxes, type TensorType } from "./operands.ts";
-import { RULES } from "./rules.ts";
-import { deriveSizes } from "./sizes.ts";
 
 /** A rule for a node of any primitive. */
 type AnyRule = (input: {
