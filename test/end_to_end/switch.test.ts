@@ -4,7 +4,7 @@
 // rotates with: compiler/graph/routing, compiler/kernels/router, compiler/kernels/capacity.ts
 import t from "tap";
 import { compile } from "../../compiler/mod.ts";
-import { type SwitchBlock, switchBlock } from "../../models/switch.ts";
+import { type SwitchBlock, switchBlock } from "../helpers/switch_block.ts";
 import { openSafetensors } from "../../runtime/mod.ts";
 import { relativeError } from "../helpers/checkpoints.ts";
 import { gpuIsSoftware } from "../helpers/needs.ts";

@@ -19,7 +19,7 @@ import {
   mul,
   route,
   zLoss,
-} from "../compiler/mod.ts";
+} from "../../compiler/mod.ts";
 
 /** Sizes of a block. */
 export interface SwitchBlock {
