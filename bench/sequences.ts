@@ -176,9 +176,9 @@ const busy = used.slice(
   Math.ceil(used.length * 9 / 10),
 );
 const live = busy.map((step) => step.live).sort((a, b) => a - b);
-const pool = decoder.pagesShape && {
-  positions: decoder.pagesShape.size *
-    sum(decoder.pagesShape.groups.map(({ count }) => count)),
+const pool = decoder.shape.pagesShape && {
+  positions: decoder.shape.pagesShape.size *
+    sum(decoder.shape.pagesShape.groups.map(({ count }) => count)),
 };
 const states = sum(
   Object.values(plan.buffers).filter(({ kind }) => kind === "state")

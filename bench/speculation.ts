@@ -98,7 +98,7 @@ function speculationOf(): Speculation {
   const drafter = draft
     ? modelDrafter(
       new Decoder(draft.session, decoderShape(draft.plan)!),
-      decoder.vocabulary,
+      decoder.shape.vocabulary,
     )
     : lookupDrafter();
   return new Speculation({ max, drafter, now: () => performance.now() });

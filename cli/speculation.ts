@@ -94,7 +94,7 @@ export async function openSpeculation(
 async function openDraft(
   io: CliIo,
   flags: DeviceFlags,
-  { draft, decoder: { vocabulary, maxSequences, maxContext } }:
+  { draft, decoder: { shape: { vocabulary, maxSequences, maxContext } } }:
     & Pick<Drafted, "decoder">
     & { readonly draft: string },
 ): Promise<{ readonly drafter: Drafter; close(): Promise<void> }> {

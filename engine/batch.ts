@@ -142,7 +142,7 @@ export class Batch {
   ) {
     this.#expertSteps = expertSteps;
     this.#decoder = decoder;
-    this.#slots = Array.from({ length: decoder.maxSequences });
+    this.#slots = Array.from({ length: decoder.shape.maxSequences });
     this.#retainsLast = retainsLast;
     this.#speculation = speculation;
     // A draft continues the tokens of all earlier steps.
@@ -247,7 +247,7 @@ export class Batch {
     admit(state);
     await this.#draft(state);
     const step = nextStep(state, {
-      tokens: this.#decoder.maxTokens,
+      tokens: this.#decoder.shape.maxTokens,
       decoding: Math.ceil(this.running / this.#atOnce),
     });
     const { tokens, ends } = step;
@@ -262,7 +262,7 @@ export class Batch {
   #startAhead(): StepInFlight | undefined {
     const [step] = this.#flight;
     const next = this.#steps + 1;
-    const { runsAhead, pages, maxContext } = this.#decoder;
+    const { runsAhead, pages, shape: { maxContext } } = this.#decoder;
     if (
       !runsAhead || !step || this.#atOnce > 1 || this.#speculation ||
       next % this.#expertSteps === 0
@@ -303,7 +303,7 @@ export class Batch {
   /** Drafts tokens of decoding sequences, where neither their rows nor their pages displace others. */
   async #draft(state: BatchState<Growing>): Promise<void> {
     if (!this.#speculation || this.#speculation.rests()) return;
-    const { maxTokens, maxContext, maxRows, pages } = this.#decoder;
+    const { pages, shape: { maxTokens, maxContext, maxRows } } = this.#decoder;
     const decoding = decodingOf(state);
     if (decoding.length === 0) return;
     const { running } = this;
@@ -315,7 +315,7 @@ export class Batch {
     );
     await this.#speculation.propose(decoding, {
       total,
-      replays: this.#decoder.recurrent,
+      replays: this.#decoder.shape.recurrent,
       roomOf: ({ slot, sequence }) =>
         sequence.replays || pages && !pages.hasRoom(slot, needed)
           ? 0
@@ -337,7 +337,7 @@ export class Batch {
     for (const [i, each] of candidates.entries()) {
       if (sequence.cancelled) break;
       await grow(sequence, each);
-      sequence.ending ??= endingOf(sequence, this.#decoder.maxContext);
+      sequence.ending ??= endingOf(sequence, this.#decoder.shape.maxContext);
       if (sequence.ending || tokens.at(-1) !== draft[i]) break;
     }
     const chosen = tokens.length - before;
@@ -449,7 +449,7 @@ function endingOf(
 }
 
 function checkSampling(decoder: Decoder, options: SamplingOptions): void {
-  const { gives, vocabulary } = decoder;
+  const { gives, vocabulary } = decoder.shape;
   if (typeof gives === "string" || gives.logits) return;
   const needed = Math.min(candidatesOf(options) ?? vocabulary, vocabulary);
   if (needed <= gives.candidates) return;
@@ -468,14 +468,14 @@ function checkPrompt(
       `Cannot generate from ${name}: it has no tokens. Give it some text`,
     );
   }
-  if (prompt.length > decoder.maxContext) {
+  if (prompt.length > decoder.shape.maxContext) {
     throw new DataError(
-      `Cannot generate from ${name}: it has ${prompt.length} tokens, and the context has ${decoder.maxContext}. Shorten it or raise --max-context`,
+      `Cannot generate from ${name}: it has ${prompt.length} tokens, and the context has ${decoder.shape.maxContext}. Shorten it or raise --max-context`,
     );
   }
   checkTokens(
     prompt,
-    decoder.vocabulary,
+    decoder.shape.vocabulary,
     (at) => `${name}, token ${at + 1}`,
   );
 }

@@ -106,24 +106,10 @@ const BEST = { logits: "candidates.logits", ids: "candidates.ids" };
 export type Runs = Pick<Session, "run" | "concurrentRuns" | "runsAhead">;
 
 /** A decoder on its devices. */
-export class Decoder implements DecoderShape {
-  readonly program: Program;
-  readonly vocabulary: number;
-  readonly maxTokens: number;
-  readonly maxSequences: number;
-  readonly maxContext: number;
-  readonly maxRows: number;
-  readonly experts: number;
-  readonly choices: DecoderShape["choices"];
-  readonly recurrent: boolean;
-  readonly normalizes: boolean;
-  readonly gives: DecoderShape["gives"];
-  readonly width: (port: Port) => number;
+export class Decoder {
+  readonly shape: DecoderShape;
   /** Whether a sequence can return to the state before the tokens of a step. */
   readonly rollsBack: boolean;
-  /** The model axis of a port's local axis. */
-  readonly modelAxis: (axis: string) => string;
-  readonly pagesShape: DecoderShape["pagesShape"];
   /** The page table, for paged caches. */
   readonly pages: PageTable | undefined;
   /** Outputs with choices of routers, in the order of layers. */
@@ -140,24 +126,11 @@ export class Decoder implements DecoderShape {
 
   constructor(session: Runs, shape: DecoderShape) {
     this.#session = session;
+    this.shape = shape;
     this.concurrentRuns = session.concurrentRuns;
     this.runsAhead = session.runsAhead && !shape.recurrent &&
       typeof shape.gives === "object";
-    this.modelAxis = shape.modelAxis;
-    this.program = shape.program;
-    this.vocabulary = shape.vocabulary;
-    this.maxTokens = shape.maxTokens;
-    this.maxSequences = shape.maxSequences;
-    this.maxContext = shape.maxContext;
-    this.maxRows = shape.maxRows;
-    this.experts = shape.experts;
-    this.choices = shape.choices;
-    this.recurrent = shape.recurrent;
     this.rollsBack = !shape.recurrent || shape.pagesShape?.rows !== undefined;
-    this.normalizes = shape.normalizes;
-    this.gives = shape.gives;
-    this.width = shape.width;
-    this.pagesShape = shape.pagesShape;
     this.pages = shape.pagesShape && new PageTable(shape.pagesShape);
     this.routers = Object.keys(shape.program.outputs)
       .filter((name) => CHOICES.test(name))
@@ -191,7 +164,7 @@ export class Decoder implements DecoderShape {
         | undefined;
     } = {},
   ): Promise<Candidates[]> {
-    const { gives } = this;
+    const { program, gives, normalizes } = this.shape;
     const picks = gives !== "logits";
     const best = typeof gives === "object" &&
       (!gives.logits || needed !== undefined && needed <= gives.candidates);
@@ -200,14 +173,14 @@ export class Decoder implements DecoderShape {
       ...picks ? [] : ["logits"],
       ...experts ? this.#routersOfTokens : [],
     ];
-    const outputs = await this.#session.run(this.program.name, {
+    const outputs = await this.#session.run(program.name, {
       ...this.#inputsOf(tokens, fed !== undefined),
       ...picks ? { rows: integers(Int32Array.from(rows)) } : {},
     }, {
       outputs: [
         ...rows.length === 0 ? [] : [
           ...best ? Object.values(BEST) : ["logits"],
-          ...normalize && this.normalizes ? [NORMALIZER] : [],
+          ...normalize && normalizes ? [NORMALIZER] : [],
           ...routers,
         ],
         ...onHidden ? [HIDDEN] : [],
@@ -240,7 +213,7 @@ export class Decoder implements DecoderShape {
     tokens: PackedTokens,
     choices: { readonly [name: string]: HostTensor } = {},
   ): Promise<{ readonly [name: string]: HostTensor }> {
-    return await this.#session.run(this.program.name, {
+    return await this.#session.run(this.shape.program.name, {
       ...this.#inputsOf(tokens),
       ...choices,
     });

@@ -130,7 +130,7 @@ export async function generate(
  * Frees all other pages. A decoder with recurrent states continues from its last token, or starts again.
  */
 function cachedLength(
-  { pages, recurrent, maxSequences }: Decoder,
+  { pages, shape: { recurrent, maxSequences } }: Decoder,
   prompt: readonly number[],
   cached: readonly number[],
 ): number {

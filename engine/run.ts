@@ -120,33 +120,33 @@ export async function runBatch(
   { replay }: RunOptions = {},
 ): Promise<Tensors> {
   const { rows, columns, packed } = batch;
-  if (replay) checkTrace(replay, decoder, batch);
-  else if (decoder.choices.length > 0) {
+  if (replay) checkTrace(replay, decoder.shape, batch);
+  else if (decoder.shape.choices.length > 0) {
     throw new DataError(
       "Cannot run the plan: it replays choices of experts, and none are given. Give them with --replay",
     );
   }
-  checkTokens(packed.ids, decoder.vocabulary, (i) => {
+  checkTokens(packed.ids, decoder.shape.vocabulary, (i) => {
     const cell = packed.cell[i]!;
     return `row ${Math.floor(cell / columns)}, column ${cell % columns}`;
   });
   const { sequences, context } = needOf(batch);
-  checkRoom(decoder, { sequences, context });
+  checkRoom(decoder.shape, { sequences, context });
   const results: { [name: string]: HostTensor } = {};
   for (const [name, port] of decoder.rowOutputs) {
-    const width = decoder.width(port);
+    const width = decoder.shape.width(port);
     const padded = zeros(port.dtype, [rows, columns, width]);
     if (port.dtype === "i32") padded.data.fill(-1);
     results[name] = padded;
   }
-  const step = decoder.maxTokens;
+  const step = decoder.shape.maxTokens;
   for (let from = 0; from < packed.ids.length; from += step) {
     const tokens = slicePacked(
       packed,
       from,
       Math.min(packed.ids.length, from + step),
     );
-    const choices = replay ? traceRows(replay, decoder, tokens) : {};
+    const choices = replay ? traceRows(replay, decoder.shape, tokens) : {};
     const outputs = takeChecks(await decoder.outputs(tokens, choices));
     addCounts(results, outputs);
     for (const [name, padded] of Object.entries(results)) {

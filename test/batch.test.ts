@@ -201,7 +201,7 @@ t.test("a long prompt delays other sequences by at most one chunk", async (t) =>
   const long = add([...COMMON, ...COMMON, ...COMMON]);
   for (let steps = 1; !first.ending; steps++) {
     const step = await batch.step();
-    t.ok(step!.tokens <= loaded.decoder.maxTokens);
+    t.ok(step!.tokens <= loaded.decoder.shape.maxTokens);
     t.equal(first.tokens.length, 1 + steps, "a token in each step");
   }
   while (await batch.step());

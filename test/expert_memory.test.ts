@@ -74,7 +74,7 @@ async function open(
     );
     position += count;
     const [next] = await decoder.next({
-      ids: positions.map((place) => (place * 7 + 3) % decoder.vocabulary),
+      ids: positions.map((place) => (place * 7 + 3) % decoder.shape.vocabulary),
       sequence: new Int32Array(count),
       position: positions,
       cell: positions,
@@ -175,7 +175,7 @@ t.test("the planner predicts the expert reads of a run", {
   for (let i = 0; i < 32; i++) {
     if (i === 16) half = session.statistics().streaming!;
     const cell = Int32Array.of(i);
-    const ids = Int32Array.of((i * 7 + 3) % decoder.vocabulary);
+    const ids = Int32Array.of((i * 7 + 3) % decoder.shape.vocabulary);
     const sequence = new Int32Array(1);
     const outputs = await decoder.outputs({
       ids,

@@ -53,7 +53,7 @@ async function follow(name: string, place: Setup, prompts = PROMPTS) {
       prefillTokens,
       used: decoder.pages?.used,
       peaks: session.statistics().ranks.map(({ peakBytes }) => peakBytes),
-      groups: decoder.pagesShape?.groups,
+      groups: decoder.shape.pagesShape?.groups,
       stateBytes: sum(
         Object.values(plan.buffers).filter(({ kind }) => kind === "state")
           .map(({ bytes }) => bytes as number),

@@ -52,7 +52,8 @@ async function load(
 /** Drafters; `model` uses the decoder itself as the draft model. */
 const DRAFTERS = {
   lookup: lookupDrafter,
-  model: (own: Loaded) => modelDrafter(own.decoder, own.decoder.vocabulary),
+  model: (own: Loaded) =>
+    modelDrafter(own.decoder, own.decoder.shape.vocabulary),
 } as const;
 
 const WAYS = { greedy: {}, seeded: { temperature: 0.4, topK: 30, seed: 3 } };

@@ -88,11 +88,11 @@ export async function measureStreamed(
   const found: { [routing: string]: Streamed } = {};
   let position = 0;
   for (const [name, routing] of Object.entries(ROUTINGS)) {
-    const names = decoder.choices.map(([name]) => name);
-    const topK = decoder.width(decoder.choices[0]![1]);
+    const names = decoder.shape.choices.map(([name]) => name);
+    const topK = decoder.shape.width(decoder.shape.choices[0]![1]);
     const choices = choicesOf(routing, {
       layers: names.length,
-      experts: decoder.experts,
+      experts: decoder.shape.experts,
       topK,
       tokens,
     });
@@ -105,7 +105,9 @@ export async function measureStreamed(
       const cell = Int32Array.of(position++);
       await decoder.outputs(
         {
-          ids: cell.map((cell) => (cell * 7919 + 13) % decoder.vocabulary),
+          ids: cell.map((cell) =>
+            (cell * 7919 + 13) % decoder.shape.vocabulary
+          ),
           sequence: new Int32Array(1),
           position: cell,
           cell,

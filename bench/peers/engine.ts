@@ -69,7 +69,7 @@ export async function readPrompt(
   prompt: readonly number[],
 ): Promise<Candidates> {
   const tokens = packPrompts([prompt]);
-  const step = decoder.maxTokens;
+  const step = decoder.shape.maxTokens;
   let next: Candidates | undefined;
   for (let from = 0; from < prompt.length; from += step) {
     const part = slicePacked(tokens, from, from + step);

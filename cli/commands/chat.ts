@@ -93,9 +93,9 @@ export async function chatCommand(
       else if (line.trim() !== "") {
         messages.push({ role: "user", content: line });
         const prompt = await encodeMessages(messages, tokenizer, chat);
-        if (prompt.length >= decoder.maxContext) {
+        if (prompt.length >= decoder.shape.maxContext) {
           io.err(
-            `Cannot go on: the conversation has ${prompt.length} tokens, and its context ${decoder.maxContext}. Begin anew with /clear, or raise --max-context`,
+            `Cannot go on: the conversation has ${prompt.length} tokens, and its context ${decoder.shape.maxContext}. Begin anew with /clear, or raise --max-context`,
           );
           messages.pop();
           await ask();

@@ -230,7 +230,7 @@ async function serveModel(
   const { host = HOST, requestDeadline = DEADLINE_S } = flags;
   const { streamInterval = STREAM_MS } = flags;
   const apiKeys = keysOf(io, flags);
-  const { vocabulary, maxContext, maxSequences } = model;
+  const { vocabulary, maxContext, maxSequences, experts } = model.shape;
   const { port1: ours, port2: routes } = new MessageChannel();
   const draft = await openSpeculation(io, flags, {
     decoder: model,
@@ -252,9 +252,9 @@ async function serveModel(
       ...served,
       shape,
       capacity: maxSequences,
-      experts: model.experts,
+      experts,
       assets: await assetsOf(io),
-      pages: pageCounts(model),
+      pages: pageCounts(model.shape),
       speculates: draft.speculation !== undefined,
       app: {
         apiKeys,

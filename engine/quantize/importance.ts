@@ -33,8 +33,8 @@ export async function measureImportance(
   for (const [i, window] of windows.entries()) {
     session.reset();
     const packed = packPrompts([window]);
-    for (let from = 0; from < window.length; from += decoder.maxTokens) {
-      const to = Math.min(window.length, from + decoder.maxTokens);
+    for (let from = 0; from < window.length; from += decoder.shape.maxTokens) {
+      const to = Math.min(window.length, from + decoder.shape.maxTokens);
       const outputs = await decoder.outputs(slicePacked(packed, from, to));
       for (const [name, { data }] of Object.entries(outputs)) {
         if (!name.startsWith(SQUARES)) continue;

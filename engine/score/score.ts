@@ -70,14 +70,15 @@ export async function scoreTexts(
   options: ScoreOptions,
 ): Promise<Score> {
   const { against, onProgress } = options;
-  const { decoder } = model;
-  if (against && against.decoder.vocabulary !== decoder.vocabulary) {
+  const { vocabulary } = model.decoder.shape;
+  const other = against?.decoder.shape.vocabulary ?? vocabulary;
+  if (other !== vocabulary) {
     throw new DataError(
-      `Cannot compare the models: their vocabularies have ${decoder.vocabulary} and ${against.decoder.vocabulary} tokens. Compare models of one tokenizer`,
+      `Cannot compare the models: their vocabularies have ${vocabulary} and ${other} tokens. Compare models of one tokenizer`,
     );
   }
   const windows = texts.flatMap((text) => {
-    checkTokens(text, decoder.vocabulary, (at) => `token ${at + 1} of a text`);
+    checkTokens(text, vocabulary, (at) => `token ${at + 1} of a text`);
     return windowsOf(text.length, options).map((window) => ({ text, window }));
   });
   const total = windows.reduce(
@@ -139,8 +140,8 @@ async function scoreWindow(
   model.session.reset();
   against?.session.reset();
   const step = Math.min(
-    model.decoder.maxTokens,
-    against?.decoder.maxTokens ?? Infinity,
+    model.decoder.shape.maxTokens,
+    against?.decoder.shape.maxTokens ?? Infinity,
   );
   for (let begin = from; begin < to - 1; begin += step) {
     const end = Math.min(begin + step, to - 1);

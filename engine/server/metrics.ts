@@ -1,7 +1,7 @@
 /** Metrics of a server, for Prometheus. */
 
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import type { Decoder } from "../decoder.ts";
+import type { DecoderShape } from "../decoder.ts";
 import { named, SECONDS } from "./loop_metrics.ts";
 import type { LoopState, RemoteLoop } from "./remote_loop.ts";
 
@@ -13,7 +13,7 @@ export interface PageCount {
 
 /** Counts the pages of a decoder by group. */
 export function pageCounts(
-  { pagesShape }: Pick<Decoder, "pagesShape">,
+  { pagesShape }: Pick<DecoderShape, "pagesShape">,
 ): PageCount[] {
   if (!pagesShape) return [];
   const { owners, sharing = 1 } = pagesShape;

@@ -2,7 +2,7 @@
 
 import type { ChatTemplate } from "../chat.ts";
 import type { Grammars } from "../grammar.ts";
-import type { Decoder } from "../decoder.ts";
+import type { DecoderShape } from "../decoder.ts";
 import type { Receipt } from "../receipt/receipt.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import type { Metrics } from "./metrics.ts";
@@ -16,7 +16,7 @@ export interface Served {
   /** Seconds since 1970. */
   readonly created: number;
   readonly loop: RemoteLoop;
-  readonly shape: Pick<Decoder, "vocabulary" | "maxContext">;
+  readonly shape: Pick<DecoderShape, "vocabulary" | "maxContext">;
   /** Stop tokens. */
   readonly stop: ReadonlySet<number>;
   /** Encodes prompts. */

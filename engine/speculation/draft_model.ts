@@ -33,17 +33,18 @@ interface Feed {
  * @param vocabulary number of tokens of the model that it drafts for
  */
 export function modelDrafter(decoder: Decoder, vocabulary: number): Drafter {
-  if (decoder.recurrent) {
+  const { shape } = decoder;
+  if (shape.recurrent) {
     throw new DataError(
       "Cannot draft with this checkpoint: its recurrent states contain every fed token, so rejected ones cannot be removed. Give a checkpoint with attention only",
     );
   }
-  if (decoder.vocabulary < vocabulary) {
+  if (shape.vocabulary < vocabulary) {
     throw new DataError(
-      `Cannot draft with this checkpoint: its vocabulary has ${decoder.vocabulary} tokens, and the model's ${vocabulary}. Give a checkpoint with the same tokenizer`,
+      `Cannot draft with this checkpoint: its vocabulary has ${shape.vocabulary} tokens, and the model's ${vocabulary}. Give a checkpoint with the same tokenizer`,
     );
   }
-  const slots = Array.from({ length: decoder.maxSequences }, (): Slot => ({
+  const slots = Array.from({ length: shape.maxSequences }, (): Slot => ({
     sequence: undefined,
     fed: [],
     equal: 0,
@@ -79,10 +80,10 @@ export function modelDrafter(decoder: Decoder, vocabulary: number): Drafter {
 
   return {
     kindOf: (sequence) =>
-      lengthOf(sequence) <= decoder.maxContext ? KIND : undefined,
+      lengthOf(sequence) <= shape.maxContext ? KIND : undefined,
     draft: async (wanted) => {
       calls++;
-      let room = decoder.maxTokens;
+      let room = shape.maxTokens;
       const drafts = wanted.map((): number[] => []);
       let growing: { readonly i: number; readonly slot: number }[] = [];
       const feeds: Feed[] = [];
@@ -106,7 +107,7 @@ export function modelDrafter(decoder: Decoder, vocabulary: number): Drafter {
           if (!isFed(one) || token >= vocabulary) return false;
           draft.push(token);
           return draft.length < wanted[one.i]!.count &&
-            slots[one.slot]!.fed.length < decoder.maxContext;
+            slots[one.slot]!.fed.length < shape.maxContext;
         });
         if (growing.length === 0) return drafts;
         next = await feed(

@@ -45,9 +45,9 @@ export function predictingDrafter(
   { plan: { programs: [program] }, session }: Predicting,
   decoder: Decoder,
 ): Drafter {
-  const { width, maxTokens, maxContext, pages } = decoder;
+  const { pages, shape: { width, maxTokens, maxContext } } = decoder;
   const inputNames = new Set(Object.keys(program!.inputs));
-  const embed = width(decoder.program.outputs[HIDDEN]!);
+  const embed = width(decoder.shape.program.outputs[HIDDEN]!);
   const states = new WeakMap<Drafted, State>();
 
   function stateOf(sequence: Drafted, slot: number, position: number): State {

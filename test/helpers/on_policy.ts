@@ -204,7 +204,7 @@ export async function sampleTokens(
     const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
     const { sequences } = await generate(
       decoder,
-      promptsOf(decoder.vocabulary, 0),
+      promptsOf(decoder.shape.vocabulary, 0),
       {
         temperature: 1,
         seed: 7,

@@ -324,7 +324,9 @@ function testReference(
           adapter,
         });
         try {
-          const uneven = loaded.decoder.experts % 3 === 0 ? "ep=4" : "ep=3";
+          const uneven = loaded.decoder.shape.experts % 3 === 0
+            ? "ep=4"
+            : "ep=3";
           const setup = {
             first: bits.isEmpty,
             uneven: mesh === uneven && sharing === "shared",
