@@ -39,6 +39,7 @@ import { configOf } from "../engine/gguf/config.ts";
 import { readGguf } from "../engine/gguf/header.ts";
 import { SPLITS } from "../engine/gguf/pre_tokenizers.ts";
 import { tokenizerOf } from "../engine/gguf/tokenizer.ts";
+import { tokenizerKeys } from "../engine/gguf/write_tokenizer.ts";
 import type { GgufValue } from "../engine/gguf/write.ts";
 import { listWeightFiles } from "../engine/checkpoint.ts";
 import type { HostTensor } from "../runtime/mod.ts";
@@ -904,6 +905,7 @@ t.test("texts are split as by the original tokenizers", (t) => {
     bailingmoe2: ["I", "'M", " HelloWorld", " ", "1", "2", "3", "4", "5"],
     "exaone-moe": ["I", "'M", " HelloWorld", " ", "1", "2", "3", "4", "5"],
     tekken: ["I", "'M", " Hello", "World", " ", "1", "2", "3", "4", "5"],
+    "deepseek-llm": ["I", "'", "M", " HelloWorld", " ", "12345", " e"],
     afmoe: ["I", "'M", " HelloWorld", " ", "12", "345"],
   };
   const ends: { readonly [name: string]: readonly string[] } = {
@@ -917,6 +919,7 @@ t.test("texts are split as by the original tokenizers", (t) => {
     bailingmoe2: ["\u0301t\u00e9", " \u4f60\u597dab", "?\n", "/x"],
     "exaone-moe": [" e\u0301t\u00e9 \u4f60\u597dab", "?\n", "/x"],
     tekken: [" e\u0301t\u00e9", " \u4f60\u597dab", "?\n/", "x"],
+    "deepseek-llm": [" ", "\u4f60\u597d", "ab", "?", "\n", "/", "x"],
     afmoe: [" e\u0301t\u00e9", " ", "\u4f60\u597d", "ab", "?\n", "/x"],
   };
   for (const [name, start] of Object.entries(wanted)) {
@@ -925,6 +928,41 @@ t.test("texts are split as by the original tokenizers", (t) => {
     t.strictSame(found.slice(0, start.length), start, name);
     const end = ends[name]!;
     t.strictSame(found.slice(-end.length), end, name);
+  }
+  t.end();
+});
+
+t.test("Llama 3 begins texts with a token, and uses tokens without merges", (t) => {
+  const found = (pre: string) =>
+    tokenizerOf("l.gguf", {
+      keys: {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": ["a", "b", "ab", "<bos>"],
+        "tokenizer.ggml.token_type": [1, 1, 1, 3],
+        "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.bos_token_id": 3,
+      },
+      tensors: [],
+    })!.tokenizer;
+  const written = (pre: string) =>
+    tokenizerKeys({
+      tokenizer: found(pre) as { [field: string]: unknown },
+      config: {},
+      template: undefined,
+      ids: {},
+      vocabulary: 4,
+    });
+  for (const [pre, like] of [["llama-bpe", true], ["dbrx", false]] as const) {
+    const { model, post_processor } = found(pre) as {
+      [name: string]: { [name: string]: unknown } | null;
+    };
+    t.equal(model!["ignore_merges"], like, pre);
+    t.equal(post_processor !== null, like, pre);
+    t.match(written(pre), {
+      "tokenizer.ggml.pre": { text: pre },
+      "tokenizer.ggml.add_bos_token": { bool: like },
+    });
   }
   t.end();
 });

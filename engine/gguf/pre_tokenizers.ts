@@ -1,6 +1,6 @@
 /**
  * How texts are split before merges, by `tokenizer.ggml.pre`. Patterns are those of the published tokenizer.json of the
- * models, for `afmoe` and `exaone-moe` as llama.cpp quotes them.
+ * models, for `afmoe`, `deepseek-llm` and `exaone-moe` as llama.cpp quotes them.
  */
 
 /** Pre-tokenization pattern of GPT-2. */
@@ -43,6 +43,23 @@ const DEEPSEEK_V3 = [
   DEEPSEEK,
 ];
 
+/** Letters of DeepSeek-V2, of an older Unicode version. */
+const LETTERS = [
+  "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷ",
+  "ᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿ",
+  "ⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃",
+].join("");
+
+/** Patterns of DeepSeek-V2. */
+const DEEPSEEK_V2 = [
+  "[\r\n]",
+  `\\s?[${LETTERS}]+`,
+  "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+  "\\s+$",
+  "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
+  "\\p{N}+",
+];
+
 /** Pattern of Ling: as that of Llama 3, with one digit and one line break at a time. */
 const LING = llama3("\\p{N}").replace("[\\r\\n]+", "[\\r\\n]");
 const GPT4O = gpt4o(UPPER, LOWER, "[\\r\\n/]");
@@ -56,8 +73,11 @@ export const SPLITS: { readonly [name: string]: readonly string[] } = {
   default: [GPT2],
   "gpt-2": [GPT2],
   olmo: [GPT2],
+  gigachat: [GPT2],
   dbrx: [llama3(DIGITS)],
   "llama-bpe": [llama3(DIGITS)],
+  llama3: [llama3(DIGITS)],
+  "llama-v3": [llama3(DIGITS)],
   lfm2: [llama3(DIGITS)],
   "chatglm-bpe": [llama3(DIGITS)],
   glm4: [llama3(DIGITS)],
@@ -66,6 +86,8 @@ export const SPLITS: { readonly [name: string]: readonly string[] } = {
   qwen35: [llama3("\\p{N}", "\\p{L}\\p{M}")],
   "gpt-4o": [GPT4O],
   "minimax-m2": [GPT4O],
+  llama4: [GPT4O],
+  kanana2: [GPT4O],
   tekken: [TEKKEN],
   "kimi-k2": [
     `[\\p{Script=Han}]+|${
@@ -74,6 +96,8 @@ export const SPLITS: { readonly [name: string]: readonly string[] } = {
   ],
   "deepseek-v3": DEEPSEEK_V3,
   "hunyuan-dense": DEEPSEEK_V3,
+  "joyai-llm": DEEPSEEK_V3,
+  "deepseek-llm": DEEPSEEK_V2,
   "solar-open": [llama3("\\p{N}")],
   laguna: ["[^\\n]+|[\\n]+", llama3("\\p{N}")],
   bailingmoe: [LING],
@@ -91,9 +115,14 @@ export const SPLITS: { readonly [name: string]: readonly string[] } = {
   "granite-docling": ["\\p{N}", GPT2],
 };
 
-/** Tokens of the vocabulary are used whole, even if no merges lead to them. */
-export const IGNORES_MERGES: ReadonlySet<string> = new Set([
+/**
+ * Tokens of the vocabulary are used whole, even if no merges lead to them. Texts begin with a first token in files that
+ * do not say so.
+ */
+export const LIKE_LLAMA3: ReadonlySet<string> = new Set([
   "llama-bpe",
+  "llama3",
+  "llama-v3",
   "lfm2",
   "tekken",
 ]);

@@ -3,7 +3,7 @@
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
-import { IGNORES_MERGES, SPLITS } from "./pre_tokenizers.ts";
+import { LIKE_LLAMA3, SPLITS } from "./pre_tokenizers.ts";
 import { TOKEN_TYPES } from "./token_types.ts";
 
 /** Maximum characters of a SentencePiece token: its merges are found from all of its splits. */
@@ -51,7 +51,8 @@ export function tokenizerOf(
     return id === undefined ? null : tokens[id]?.content ?? null;
   };
   const bos = nameOf("bos");
-  const first = keys["tokenizer.ggml.add_bos_token"] ?? model !== "gpt2";
+  const first = keys["tokenizer.ggml.add_bos_token"] ??
+    (model !== "gpt2" || LIKE_LLAMA3.has(String(keys["tokenizer.ggml.pre"])));
   const template = keys["tokenizer.chat_template"];
   return {
     tokenizer: {
@@ -153,7 +154,7 @@ function byteLevel(
       end_of_word_suffix: null,
       fuse_unk: false,
       byte_fallback: false,
-      ignore_merges: IGNORES_MERGES.has(name),
+      ignore_merges: LIKE_LLAMA3.has(name),
       vocab: vocabularyOf(tokens),
       merges: (listOf(keys, "tokenizer.ggml.merges") ?? []).map(String),
     },

@@ -2,7 +2,7 @@
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
-import { GPT2, SPLITS } from "./pre_tokenizers.ts";
+import { GPT2, LIKE_LLAMA3, SPLITS } from "./pre_tokenizers.ts";
 import { END_KEYS } from "./end_tokens.ts";
 import { TOKEN_TYPES } from "./token_types.ts";
 import type { GgufValue, GgufValues } from "./write.ts";
@@ -171,9 +171,14 @@ function splitName(tokenizer: Json): string {
       const { Regex, String: text } = (step["pattern"] ?? {}) as Json;
       return [String(Regex ?? text)];
     });
-  const found = Object.entries(SPLITS).find(([name, splits]) =>
+  const names = Object.entries(SPLITS).flatMap(([name, splits]) =>
     name !== "default" && splits.join("\n") === patterns.join("\n")
+      ? [name]
+      : []
   );
-  if (found) return found[0];
+  const { ignore_merges = false } = tokenizer["model"] as Json;
+  const found = names.find((name) => LIKE_LLAMA3.has(name) === ignore_merges) ??
+    names[0];
+  if (found !== undefined) return found;
   throw refused("llama.cpp has no name for how it splits texts");
 }
