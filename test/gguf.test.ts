@@ -742,9 +742,17 @@ t.test("damaged files are rejected with one message", async (t) => {
     );
   }
   const emptyAxis = Buffer.from(complete);
-  // The innermost axis follows the name and the number of axes.
+  // The innermost axis follows the name and the number of axes; the type follows two axes.
   const name = "token_embd.weight";
   const axes = complete.indexOf(name) + name.length + 4;
+  for (const [type, shown] of [[10, "Q2_K"], [200, "200"]] as const) {
+    const other = Buffer.from(complete);
+    other.writeUInt32LE(type, axes + 16);
+    await refused(
+      other,
+      new RegExp(`has type ${shown}, which is not read. Use a file with types`),
+    );
+  }
   emptyAxis.fill(0, axes, axes + 8);
   await refused(emptyAxis, /does not fit in the file/);
   const keys = { ...SMALL_KEYS, ...vocabularyKeys(SMALL_VOCABULARY) };

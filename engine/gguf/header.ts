@@ -52,7 +52,9 @@ export async function readGguf(
 ): Promise<GgufHeader> {
   let parsed;
   // Loaded on demand: no other command waits for it.
-  const { gguf } = await import("@huggingface/gguf");
+  const { gguf, GGMLQuantizationType: names } = await import(
+    "@huggingface/gguf"
+  );
   try {
     parsed = await gguf("https://file/model.gguf", { fetch: rangesOf(file) });
   } catch (error) {
@@ -78,9 +80,9 @@ export async function readGguf(
     const type = GGUF_TYPES[info.dtype];
     if (type === undefined) {
       throw new DataError(
-        `Cannot open '${path}': tensor '${
-          shown(info.name)
-        }' has type ${info.dtype}, which is not read. Known types are ${
+        `Cannot open '${path}': tensor '${shown(info.name)}' has type ${
+          names[info.dtype] ?? info.dtype
+        }, which is not read. Use a file with types ${
           Object.values(GGUF_TYPES).map(({ name }) => name).join(", ")
         }`,
       );
