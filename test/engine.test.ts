@@ -235,12 +235,14 @@ t.test("generate() fills steps with prompt tokens after decode tokens", async (t
     return Promise.resolve(ends.map(() => ({ logits: Float32Array.of(0, 1) })));
   };
   const decoder = {
-    maxTokens: 3,
-    maxSequences: 2,
-    maxContext: 16,
-    vocabulary: 9,
+    shape: {
+      maxTokens: 3,
+      maxSequences: 2,
+      maxContext: 16,
+      vocabulary: 9,
+      gives: "logits",
+    },
     concurrentRuns: 1,
-    gives: "logits",
     next,
   } as unknown as Decoder;
   const prompts = [[2], [3, 4, 5, 6, 7], [8]];
