@@ -786,6 +786,40 @@ t.test("rows that are not pairs within heads are rejected", async (t) => {
   }
 });
 
+t.test("files of Mistral Large 3 have the name of DeepSeek-V2", (t) => {
+  const keys = {
+    "general.architecture": "deepseek2",
+    "deepseek2.expert_gating_func": 1,
+    "deepseek2.rope.scaling.type": "yarn",
+    "deepseek2.rope.scaling.factor": 16,
+    "deepseek2.rope.scaling.original_context_length": 8192,
+    "deepseek2.rope.scaling.yarn_log_multiplier": 0.1,
+  };
+  const scaling = { rope_type: "yarn", factor: 16, mscale_all_dim: 1 };
+  const growth = { "deepseek2.attention.temperature_scale": Math.fround(0.1) };
+  t.match(configOf("v2.gguf", { keys, tensors: [] }), {
+    architectures: ["DeepseekV2ForCausalLM"],
+    rope_scaling: scaling,
+  });
+  t.match(
+    configOf("large.gguf", { keys: { ...keys, ...growth }, tensors: [] }),
+    {
+      architectures: ["Mistral4ForCausalLM"],
+      rope_scaling: { ...scaling, llama_4_scaling_beta: 0.1 },
+    },
+  );
+  const sigmoid = { "deepseek2.expert_gating_func": 2 };
+  t.throws(
+    () =>
+      configOf("v3.gguf", {
+        keys: { ...keys, ...growth, ...sigmoid },
+        tensors: [],
+      }),
+    /its key 'deepseek2.expert_gating_func' is 2, and only 1 is read/,
+  );
+  t.end();
+});
+
 t.test("files without indexer types use those of GLM-5.2", (t) => {
   const keys = {
     "general.architecture": "glm-dsa",

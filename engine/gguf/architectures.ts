@@ -31,6 +31,7 @@ import { LLAMA4 } from "./llama4_row.ts";
 import { GRANITE_HYBRID, NEMOTRON_H } from "./mamba_rows.ts";
 import { MIMO2 } from "./mimo2_row.ts";
 import { QWEN3_VL_MOE } from "./qwen3_vl_row.ts";
+import { TEMPERATURE } from "./rope_scaling.ts";
 import {
   AFMOE,
   BAILING_MOE2,
@@ -78,6 +79,30 @@ const INDEXED = {
     "indexer.proj": "self_attn.indexer.weights_proj",
   },
 } as const satisfies Omit<GgufArchitecture, "architecture">;
+
+/** Mistral Small 4. */
+const MISTRAL4: GgufArchitecture = {
+  architecture: "Mistral4ForCausalLM",
+  others: ["Mistral3ForConditionalGeneration"],
+  fields: { ...SHARED_FIELDS, ...LATENT_FIELDS },
+  constants: {
+    model_type: "mistral4",
+    fused_experts: false,
+    q_lora_rank: null,
+    rope_interleave: true,
+  },
+  equivalents: { fused_experts: true },
+  keys: { expert_gating_func: SOFTMAX },
+  latent: "split",
+  hasTemperature: true,
+  tensors: { ...EXPERTS, ...DENSE, ...SHARED, ...LATENT },
+  fused: {
+    "mlp.experts.gate_up_proj": {
+      parts: partsOf("mlp", ["gate_proj.weight", "up_proj.weight"]),
+    },
+    "mlp.experts.down_proj": { parts: partsOf("mlp", ["down_proj.weight"]) },
+  },
+};
 
 /** The table, by `general.architecture`. */
 export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
@@ -161,28 +186,9 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
     latent: true,
     tensors: { ...EXPERTS, ...DENSE, ...SHARED, ...LATENT },
   },
-  mistral4: {
-    architecture: "Mistral4ForCausalLM",
-    others: ["Mistral3ForConditionalGeneration"],
-    fields: { ...SHARED_FIELDS, ...LATENT_FIELDS },
-    constants: {
-      model_type: "mistral4",
-      fused_experts: false,
-      q_lora_rank: null,
-      rope_interleave: true,
-    },
-    equivalents: { fused_experts: true },
-    keys: { expert_gating_func: SOFTMAX },
-    latent: "split",
-    hasTemperature: true,
-    tensors: { ...EXPERTS, ...DENSE, ...SHARED, ...LATENT },
-    fused: {
-      "mlp.experts.gate_up_proj": {
-        parts: partsOf("mlp", ["gate_proj.weight", "up_proj.weight"]),
-      },
-      "mlp.experts.down_proj": { parts: partsOf("mlp", ["down_proj.weight"]) },
-    },
-  },
+  mistral4: MISTRAL4,
+  // Mistral Large 3, whose files have the name of DeepSeek-V2.
+  deepseek2_temperature: { ...MISTRAL4, name: "deepseek2" },
   dots1: {
     architecture: "Dots1ForCausalLM",
     fields: SHARED_FIELDS,
@@ -420,9 +426,13 @@ export function architectureOf(
   { keys }: Pick<GgufHeader, "keys">,
 ): { readonly name: string; readonly row: GgufArchitecture } {
   const name = String(keys["general.architecture"]);
-  const rows = Object.entries(ARCHITECTURES)
+  const named = Object.entries(ARCHITECTURES)
     .filter(([key, row]) => (row.name ?? key) === name)
     .map(([, row]) => row);
+  const grows = Object.hasOwn(keys, `${name}.${TEMPERATURE.scale}`);
+  const rows = named.length > 1
+    ? named.filter(({ hasTemperature = false }) => hasTemperature === grows)
+    : named;
   const row =
     rows.find((row) =>
       Object.entries(row.keys ?? {}).every(([key, value]) =>

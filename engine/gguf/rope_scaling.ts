@@ -23,7 +23,7 @@ const YARN = {
 const MULTIPLIER = "yarn_log_multiplier";
 
 /** Keys of the growth of queries with the position: its scale, and the length of its steps. */
-const TEMPERATURE = {
+export const TEMPERATURE = {
   scale: "attention.temperature_scale",
   length: "attention.temperature_length",
 } as const;
