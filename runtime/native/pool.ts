@@ -29,11 +29,11 @@ import { COPY, COPY_BLOCK, WRITE } from "./threads.ts";
 const printer = moduleHash(PRINTER);
 
 /**
- * Nanoseconds up to which launches run on the waiting thread: sending them to another costs a sixth of a millisecond,
+ * Milliseconds up to which launches run on the waiting thread: sending them to another costs a sixth of a millisecond,
  * including cold caches. By prediction, the event loop waits for up to 8 ms per run; after runs of that total, timers
  * and servers run.
  */
-const HERE_BUDGET = 8_000_000;
+const HERE_MS = 8;
 
 /** Limits of a native device. `memory`: bytes of all buffers of its pool together. */
 export const NATIVE_LIMITS = {
@@ -77,7 +77,7 @@ export class NativePool implements HostPool<Uint32Array> {
     (length) => new Uint32Array(length),
     (batch, waited) => this.#run(batch, waited),
   );
-  /** Nanoseconds of runs on the waiting thread since the event loop last ran. */
+  /** Milliseconds of runs on the waiting thread since the event loop last ran. */
   #here = 0;
   /** Groups of streamed weights: by their numbers, by their last list of tiles, and by bindings. */
   readonly #groups = new Map<string, number>();
@@ -342,14 +342,12 @@ export class NativePool implements HostPool<Uint32Array> {
     const { runtime } = this.#library;
     let from = 0;
     if (waited && !this.#untrusted) {
-      from = runtime.run(this.#pool, words, { from, to, budget: HERE_BUDGET });
-      if (from > 0) {
-        const last = runtime.position(this.#pool);
-        this.#here += uint64At(words, last + RECORD.end) -
-          uint64At(words, RECORD.start);
-      }
+      const budget = 1e6 * HERE_MS;
+      const started = performance.now();
+      from = runtime.run(this.#pool, words, { from, to, budget });
+      this.#here += performance.now() - started;
     }
-    if (from < to || this.#here > HERE_BUDGET) {
+    if (from < to || this.#here > HERE_MS) {
       this.#here = 0;
       await (from < to ? this.#aside(words, { from, to }) : setImmediate());
     }
