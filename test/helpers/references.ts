@@ -280,7 +280,7 @@ function testOnAll(name: string): void {
 export function testReferences(
   names: readonly string[],
   meshes: Meshes,
-  software: Meshes,
+  software: Meshes | undefined,
 ): void {
   for (const name of names) {
     const native = meshes.native ?? nextQuarter(meshes.shared);
