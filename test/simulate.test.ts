@@ -22,11 +22,17 @@ import { configurationOf } from "../engine/configuration.ts";
 import { compileRepresentatives } from "../engine/planner/summary/compiled.ts";
 import { OPERATIONS_PER_MULTIPLY_ADD } from "../engine/planner/simulate/device_time.ts";
 import { expertShares, rowShares } from "../engine/planner/simulate/loads.ts";
+import {
+  launchContext,
+  openLaunchMeter,
+} from "../engine/planner/simulate/launches.ts";
 import { simulate, type Workload } from "../engine/planner/simulate/mod.ts";
 import { TUNING } from "../engine/tuning.ts";
 import { layer } from "../examples/layer.ts";
+import { publishedModel } from "../models/published.ts";
 import { CPU_LIMITS } from "../runtime/cpu/mod.ts";
 import { kernelWork } from "../spec/kernel/work.ts";
+import { UNLIMITED } from "../spec/limits.ts";
 import type { Machine, MachineDevice, Plan } from "../spec/mod.ts";
 import { sum } from "../spec/sum.ts";
 
@@ -367,4 +373,33 @@ t.test("the measured order of configurations on four ranks", async (t) => {
   Object.assign(machine.links.sameHost!, { latency: 0, peer: 0 });
   const free = await orderOf(order, { ...measured, machine }, { plans });
   t.ok(kendall(free.decode).tau < 0.3, "messages are free");
+});
+
+t.test("decode reads the keys and values of each sequence once", async (t) => {
+  const layers = 2, heads = 8, dim = 64, past = 1023;
+  const model = publishedModel({
+    architectures: ["Qwen3MoeForCausalLM"],
+    num_hidden_layers: layers,
+    num_attention_heads: 16,
+    num_key_value_heads: heads,
+    head_dim: dim,
+  }).build({ maxTokens: 512, maxSequences: 32, maxContext: 2048 });
+  // Four tokens share a workgroup of these kernels if they belong to one sequence.
+  for (const name of ["native", "gpu"] as const) {
+    const plan = await compile(model, {
+      limits: UNLIMITED,
+      tuning: TUNING[name],
+    });
+    for (const sequences of [1, 4, 16, 32]) {
+      const workload = { tokens: sequences, sequences, past };
+      const meter = openLaunchMeter(launchContext(plan, workload));
+      const read = plan.programs[0]!.steps.map((step) =>
+        step.op === "launch"
+          ? meter.launch(step, { rank: 0, fullness: "max" })?.states ?? 0
+          : 0
+      );
+      const cached = sequences * (past + 1) * layers * heads * dim * 2 * 4;
+      t.equal(sum(read), cached, `${name}, ${sequences} sequences`);
+    }
+  }
 });

@@ -233,12 +233,20 @@ export function typicalOf(
     // Inputs may be stored after them.
     const inputs = options.inputs
       .filter(({ allocation }) => allocation === buffer.allocation)
-      .map((other) => ({
-        end: (other.offset - buffer.offset + onRank(other.bytes, rank)) / 4,
-        typical: typicalOf(plan, other, options),
-      }));
+      .map((other) => {
+        const start = (other.offset - buffer.offset) / 4;
+        return {
+          start,
+          end: start + onRank(other.bytes, rank) / 4,
+          typical: typicalOf(plan, other, options),
+        };
+      });
+    const inputAt = (i: number) => {
+      const input = inputs.find(({ start, end }) => start <= i && i < end);
+      return input?.typical?.at(i - input.start);
+    };
     return {
-      at: (i) => values[i] ?? inputs.find(({ end }) => i < end)?.typical?.at(i),
+      at: (i) => values[i] ?? inputAt(i),
       key: `${values} ${inputs.map(({ typical }) => typical?.key)}`,
     };
   }
@@ -256,12 +264,13 @@ export function typicalOf(
   }
   if (kind === "input" && buffer.dtype === "i32") {
     const { tokens, sequences = 1, past = 0 } = workload;
+    const each = Math.max(1, tokens / sequences);
+    // Consecutive tokens belong to one sequence, as `eachTokenRun` expects.
+    if (name === "sequence") {
+      return { at: (i) => Math.floor(i / each), key: `${each}` };
+    }
     // The middle of the new tokens: the cost of attention to earlier ones grows linearly.
-    return constant(
-      name === "position"
-        ? past + Math.floor(Math.max(1, tokens / sequences) / 2)
-        : 0,
-    );
+    return constant(name === "position" ? past + Math.floor(each / 2) : 0);
   }
   if (buffer.dtype !== "u32" || rows === undefined) return undefined;
   if (buffer.routing === "tiles") {
