@@ -84,6 +84,8 @@ const MAX: { readonly [key: string]: number } = {
     "linear_conv_kernel_dim",
     "mamba_d_conv",
     "short_conv_kernel_size",
+    // Iterations are steps of the plan.
+    "hc_sinkhorn_iters",
   ),
 };
 

@@ -484,6 +484,11 @@ t.test("families reject unsupported options by name", (t) => {
       `'layer_types' is {"0":"mamba"}. It must be a list of 'linear_attention' and 'full_attention' and 'mamba' and 'attention'`,
     ],
     [
+      "deepseekv4-12e",
+      { hc_sinkhorn_iters: 1e9 },
+      "'hc_sinkhorn_iters' is 1000000000. It must be an integer from 1 to 256",
+    ],
+    [
       "gemma4moe-12e",
       { global_head_dim: 33 },
       "'global_head_dim' is 33. It must be an even number",
