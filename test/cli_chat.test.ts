@@ -130,6 +130,47 @@ t.test("the template is chat_template.jinja, or the default of a list", async (t
   );
 });
 
+t.test("templates have the text of Python's Jinja", async (t) => {
+  const expected: readonly (readonly [template: string, text: string])[] = [
+    ['{{ "\\n  a \\n".strip("\\n") }}', "  a "],
+    ['{{ "xa y".lstrip("x") }}{{ "a.-".rstrip("-.") }}', "a ya"],
+    ['{{ "{} {{1}} {0} {n}".format("a", n=true) }}', "a {1} a True"],
+    [
+      "{% for i in range(9) %}{{ i }}{% if i == 1 %}c{% continue %}{% elif i == 2 %}b{% break %}{% endif %};{% endfor %}",
+      "0;1c2b",
+    ],
+    [
+      "{% for i in [1, 2] %}{% for j in [3, 4] %}{{ j }}{% break %}{% endfor %}{{ i }}{% endfor %}",
+      "3132",
+    ],
+    ["{% set all = [] %}{% set _ = all.append(7) %}{{ all | length }}", "1"],
+    [
+      `{{ [true, none, "it's", {"k": 1.0}] }}`,
+      `[True, None, "it's", {'k': 1.0}]`,
+    ],
+    ['{{ false | string }}{{ ["null"] | upper }}', "False['NULL']"],
+  ];
+  writeJson("tokenizer_config.json", {
+    ...config,
+    chat_template: expected.map(([template]) => template).join("|"),
+  });
+  t.strictSame(
+    await promptTokens("--chat", "--prompt", "fox"),
+    await promptTokens(
+      "--prompt",
+      expected.map(([, text]) => text).join("|"),
+    ),
+  );
+  writeJson("tokenizer_config.json", {
+    ...config,
+    chat_template: '{{ "{a}".format(1) }}',
+  });
+  t.match(
+    await refused("--chat", "--prompt", "fox"),
+    /: Cannot format '{a}': no such argument\./,
+  );
+});
+
 t.test("rejected conversations", async (t) => {
   const chat = ["--chat", "--prompt", "fox"];
   writeJson("tokenizer_config.json", config);

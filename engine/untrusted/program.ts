@@ -52,8 +52,8 @@ const TASKS = {
       completeText((ids) => decode(ids, true, shown), held, added)
     ),
   async openTemplate(source: string) {
-    const { Template } = await import("@huggingface/jinja");
-    template = new Template(source);
+    const { compileTemplate } = await import("./jinja.ts");
+    template = compileTemplate(source);
   },
   render: (values: Record<string, unknown>) => template!.render(values),
   async openGrammars(
