@@ -189,7 +189,7 @@ const OTHERS: { [title: string]: readonly [() => string, string] } = {
           axes: { a: { size: 2 ** 40, dynamic: false } },
         };
       }),
-    "the model in it does not compile, Cannot read the model of the plan: '/axes/a/size' must be <= 16777216. Compile it again",
+    "the model in it does not compile, Cannot read the model of the plan: '/axes/a/size' must be at most 16777216. Compile it again",
   ],
   "a model whose nodes have too few operands": [
     () =>

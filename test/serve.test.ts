@@ -282,7 +282,9 @@ t.test("a conversation is answered as by generate --chat", async (t) => {
   let count = 0;
   const stream = client.chat.completions.stream(request);
   for await (const { choices } of stream) {
-    text += choices[0]?.delta.content ?? "";
+    // As examples of OpenAI's documentation do: never null.
+    text += choices[0]?.delta.content ??
+      (choices[0]?.finish_reason ? "" : "null");
     count += choices[0]?.logprobs?.content?.length ?? 0;
   }
   t.equal(text, expected.text);
@@ -310,6 +312,7 @@ t.test("bad requests give errors with the field", async (t) => {
       [{ logit_bias: { 2048: 1 } }, 400, "logit_bias"],
       [{ best_of: 3 }, 400, "best_of"],
       [{ suffix: "." }, 400, "suffix"],
+      [{ stop_token_ids: [5] }, 400, "stop_token_ids"],
       [{ response_format: { type: "sound" } }, 400, "response_format"],
       [{ json_schema: { type: "hiccup" } }, 400, null],
       [{ grammar: 'root ::= "a" (' }, 400, null],
@@ -325,10 +328,17 @@ t.test("bad requests give errors with the field", async (t) => {
     code: "context_length_exceeded",
   });
   t.match(await create({ stop: [PROMPT.repeat(200)] }), {
-    message: "'stop.0': it must NOT have more than 1024 characters. ",
+    message: "'stop.0': it has more than 1024 characters. ",
+  });
+  t.match(await create({ prompt: [] }), { message: "'prompt': it is empty. " });
+  t.match(await create({ guided_json: {} }), {
+    message: "'guided_json': it is not supported. Use 'json_schema'",
+  });
+  t.match(await create({ response_format: { type: "json_schema" } }), {
+    message: "'response_format.json_schema': it is missing. ",
   });
   t.match(await create({ stop: 5 }), {
-    message: "'stop': it must be string or array. ",
+    message: "'stop': it must be a string or an array. ",
   });
   t.match(await create({ logit_bias: { fox: 1 } }), {
     message: "'logit_bias': it has an illegal name 'fox'. ",

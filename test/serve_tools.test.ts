@@ -344,6 +344,7 @@ t.test("responses: items, and the events that build them", async (t) => {
     max_output_tokens: 3,
   });
   t.equal(followed.status, "incomplete");
+  t.match(followed.output.at(-1), { status: "incomplete" });
   t.strictSame(followed.incomplete_details, { reason: "max_output_tokens" });
   const shaped = await client.responses.create({
     ...asked,

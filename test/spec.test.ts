@@ -85,7 +85,7 @@ t.test("parsePlan() names the position of an error", async (t) => {
   t.throws(() => parsePlan(stringifyPlan(plan)), {
     name: "PlanError",
     message:
-      "Cannot read the plan: main[5] at '/programs/0/steps/5/rowBytes' must be integer. Compile it again",
+      "Cannot read the plan: main[5] at '/programs/0/steps/5/rowBytes' must be an integer. Compile it again",
   });
   t.throws(() => parsePlan('{"version": 1}'), {
     name: "PlanError",

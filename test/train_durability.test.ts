@@ -168,7 +168,7 @@ t.test("a checkpoint on other meshes", async (t) => {
   const { metadata, ...rest } = JSON.parse(await files.readText(index));
   const damaged: [change: object, state: RegExp][] = [
     [{ format: 1 }, /its format is 1, and this version reads 2/],
-    [{ step: -1 }, /the training's '\/step' must be >= 0/],
+    [{ step: -1 }, /the training's '\/step' must be at least 0/],
     [{ settings: {} }, /the training's '\/settings' has no field 'optimizer'/],
     [
       { optimizerState: { a: { shape: [1], slices: [{}] } } },

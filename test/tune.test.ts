@@ -206,7 +206,7 @@ t.test("tables are saved per computer", async (t) => {
   await broken("{", "it is not JSON");
   await broken("", "it is not JSON");
   const wrong: [tile: object, state: string][] = [
-    [{ rows: -1 }, "'/tunings/one/matmul/rows' must be >= 1"],
+    [{ rows: -1 }, "'/tunings/one/matmul/rows' must be at least 1"],
     [{ rows: undefined }, "'/tunings/one/matmul' has no field 'rows'"],
     [
       { split: 3 },

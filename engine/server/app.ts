@@ -79,7 +79,7 @@ export async function createApp(
           { kind: "method" },
         )
         : new RequestError(
-          `Cannot answer ${c.req.method} ${c.req.path}: there is no such address. See docs/serve.md`,
+          `Cannot answer ${c.req.method} ${c.req.path}: there is no such route. See docs/serve.md`,
           { kind: "unknown" },
         ),
     )
@@ -256,8 +256,12 @@ class RequestGate {
     if ((present === 0 || !full) && this.#open <= maxQueue + capacity) return;
     throw new RequestError(
       `Cannot answer: ${
-        Math.max(0, present - capacity)
-      } sequences wait, and at most ${maxQueue} may. Try again later`,
+        full
+          ? `${Math.max(0, present - capacity)} sequences wait`
+          : `${this.#open} requests are in progress`
+      }, and at most ${
+        full ? maxQueue : maxQueue + capacity
+      } may. Try again later`,
       { kind: "busy", code: "queue_full" },
     );
   }

@@ -89,7 +89,7 @@ export async function prepareChat(
     first: (index) =>
       Promise.resolve({
         index,
-        delta: { role: "assistant", content: null },
+        delta: { role: "assistant", content: "" },
         logprobs: null,
         finish_reason: null,
       }),

@@ -53,7 +53,7 @@ export async function encodeConversation(
   const { chat, encoder } = served;
   if ("missing" in chat) {
     throw new RequestError(
-      `Cannot answer a conversation: ${chat.missing}. Use /v1/completions`,
+      `Cannot answer a conversation with '${served.name}': ${chat.missing}. Use /v1/completions`,
     );
   }
   const { chat_template_kwargs, reasoning_effort, tool_choice = "auto" } =
@@ -155,10 +155,12 @@ async function templateMessages(
 }
 
 /** The text of a content. */
-export function contentText(content: string | readonly TextPart[]): string {
+export function contentText(
+  content: string | readonly (TextPart | { readonly refusal: string })[],
+): string {
   return typeof content === "string"
     ? content
-    : content.map(({ text }) => text).join("");
+    : content.map((part) => "text" in part ? part.text : part.refusal).join("");
 }
 
 type ToolCallRequest = NonNullable<MessageRequest["tool_calls"]>[number];

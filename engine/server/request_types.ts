@@ -141,7 +141,8 @@ export interface SamplingRequest {
   readonly repetition_penalty?: number;
   /** `json_object` may have a schema, too. */
   readonly response_format?:
-    | { readonly type: "text" | "json_object"; readonly schema?: AnyObject }
+    | { readonly type: "text" }
+    | { readonly type: "json_object"; readonly schema?: AnyObject }
     | {
       readonly type: "json_schema";
       readonly json_schema: { readonly schema: AnyObject };
@@ -198,10 +199,15 @@ export interface TextPart {
   readonly text: string;
 }
 
+/** A part of a message in `/v1/chat/completions`. Parts of earlier answers may be refusals. */
+type ChatPart =
+  | { readonly type: "text" } & TextPart
+  | { readonly type: "refusal"; readonly refusal: string };
+
 /** A message of a conversation. */
 export interface MessageRequest {
   readonly role: "system" | "developer" | "user" | "assistant" | "tool";
-  readonly content?: string | Parts<{ readonly type: "text" } & TextPart>;
+  readonly content?: string | Parts<ChatPart>;
   readonly name?: string;
   readonly tool_call_id?: string;
   /**
@@ -321,7 +327,8 @@ export interface ResponseRequest extends SamplingRequest {
   readonly reasoning?: { readonly effort?: string };
   readonly text?: {
     readonly format?:
-      | { readonly type: "text" | "json_object" }
+      | { readonly type: "text" }
+      | { readonly type: "json_object" }
       | { readonly type: "json_schema"; readonly schema: AnyObject };
   };
   readonly tool_choice?: "none" | "auto" | "required" | {

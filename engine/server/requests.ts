@@ -43,20 +43,65 @@ function checked(
   return request;
 }
 
-/** Fields that would change a response and are not supported, and whether a value changes nothing. */
+/**
+ * Fields of OpenAI, vLLM and llama.cpp that would change a response and are not supported, and whether a value changes
+ * nothing.
+ */
 const UNSUPPORTED: {
   readonly [field: string]: (value: unknown, request: Body) => boolean;
 } = {
-  background: (value) => value === false,
+  add_generation_prompt: (value) => value === true,
+  allowed_token_ids: isEmpty,
+  audio: never,
+  background: isOff,
+  bad_words: isEmpty,
   best_of: (value, { n = 1 }) => value === n,
-  conversation: () => false,
+  chat_template: never,
+  continue_final_message: isOff,
+  conversation: never,
+  documents: isEmpty,
   functions: isEmpty,
-  previous_response_id: () => false,
+  guided_choice: never,
+  guided_grammar: never,
+  guided_json: never,
+  guided_regex: never,
+  include_stop_str_in_output: isOff,
+  logits_processors: isEmpty,
+  min_tokens: isOff,
+  mirostat: isOff,
+  n_predict: never,
+  previous_response_id: never,
+  prompt_logprobs: never,
+  skip_special_tokens: (value) => value === true,
+  stop_token_ids: isEmpty,
+  structured_outputs: never,
   suffix: (value) => value === "",
+  truncate_prompt_tokens: never,
+  typical_p: (value) => value === 1,
+  use_beam_search: isOff,
+  web_search_options: never,
+};
+
+/** Supported fields with the same effect. */
+const INSTEAD: { readonly [field: string]: string } = {
+  guided_choice: "grammar",
+  guided_grammar: "grammar",
+  guided_json: "json_schema",
+  guided_regex: "grammar",
+  n_predict: "max_tokens",
+  structured_outputs: "response_format",
 };
 
 function isEmpty(value: unknown): boolean {
   return Array.isArray(value) && value.length === 0;
+}
+
+function isOff(value: unknown): boolean {
+  return value === false || value === 0;
+}
+
+function never(): boolean {
+  return false;
 }
 
 function refuseUnsupported(request: Body): void {
@@ -64,7 +109,11 @@ function refuseUnsupported(request: Body): void {
     const value = request[field];
     if (value === undefined || changesNothing(value, request)) continue;
     throw new RequestError(
-      `Cannot use '${field}': it is not supported. Leave it out`,
+      `Cannot use '${field}': it is not supported. ${
+        INSTEAD[field] === undefined
+          ? "Leave it out"
+          : `Use '${INSTEAD[field]}'`
+      }`,
       { param: field, code: "unsupported_parameter" },
     );
   }

@@ -14,7 +14,7 @@ interface Item {
   /** Of a call. */
   readonly call?: Pick<CallDelta, "id" | "name">;
   text: string;
-  complete: boolean;
+  status: "in_progress" | "completed" | "incomplete";
 }
 
 /** Kinds of items: prefix of ids, fields, names of events and the field of their text. */
@@ -102,10 +102,12 @@ export function createResource(
   });
 
   /** Ends the last item. */
-  const close = (): ResourceEvent[] => {
+  const close = (
+    status: "completed" | "incomplete" = "completed",
+  ): ResourceEvent[] => {
     const item = items.at(-1);
-    if (!item || item.complete) return [];
-    item.complete = true;
+    if (!item || item.status !== "in_progress") return [];
+    item.status = status;
     const { event: name, field, part } = KINDS[item.kind];
     const position = fieldsOf(item);
     return [
@@ -134,7 +136,10 @@ export function createResource(
     const events: ResourceEvent[] = [];
     const last = items.at(-1);
     let item = last;
-    if (last?.kind !== kind || last.complete || call?.name !== undefined) {
+    if (
+      last?.kind !== kind || last.status !== "in_progress" ||
+      call?.name !== undefined
+    ) {
       events.push(...close());
       const index = items.length;
       item = {
@@ -143,7 +148,7 @@ export function createResource(
         index,
         ...call ? { call } : {},
         text: "",
-        complete: false,
+        status: "in_progress",
       };
       const { part } = KINDS[kind];
       events.push(event("output_item.added", {
@@ -187,7 +192,9 @@ export function createResource(
       if (!ends) return events;
       // An answer has at least one item.
       if (items.length === 0) events.push(...grow("message", ""));
-      events.push(...close());
+      events.push(
+        ...close(added.reason === "length" ? "incomplete" : "completed"),
+      );
       reason = added.reason;
       const type = statusOf(reason);
       return [...events, event(type, { response: result() })];
@@ -222,7 +229,7 @@ function itemFields(item: Item): object {
   return {
     id: item.id,
     ...fields(item, part ? [part(item.text)] : []),
-    status: item.complete ? "completed" : "in_progress",
+    status: item.status,
   };
 }
 

@@ -19,7 +19,9 @@ export async function grammarOf(
   const schema =
     (format?.type === "json_schema"
       ? format.json_schema.schema
-      : format?.schema) ?? json_schema;
+      : format?.type === "json_object"
+      ? format.schema
+      : undefined) ?? json_schema;
   const tools = demandedTools(request);
   const sources: readonly (GrammarSource | undefined)[] = [
     schema && schemaGrammar(schema),
@@ -56,7 +58,9 @@ export function demandedTools(
     : tools.filter((one) => one.function.name === tool_choice.function.name);
   if (demanded.length > 0) return demanded;
   throw new RequestError(
-    "Cannot use 'tool_choice': 'tools' has no such function. Add it",
+    `Cannot use 'tool_choice': ${
+      tools.length > 0 ? "'tools' has no such function" : "'tools' is empty"
+    }. Add the function`,
     { param: "tool_choice" },
   );
 }

@@ -26,13 +26,24 @@ export function deepestError(
     first,
   );
   const path = deepest.instancePath;
-  if (deepest.keyword !== "type") return { path, state: stateOf(deepest) };
+  const there = errors.filter((error) => error.instancePath === path);
+  // The value has the type of a branch that reports something else.
+  const error = there.find(({ keyword }) => !TYPE.has(keyword)) ?? deepest;
+  if (error.keyword !== "type") return { path, state: stateOf(error) };
   // Each branch of a union names its own type.
-  const types = errors
-    .filter((error) => error.instancePath === path && error.keyword === "type")
-    .flatMap(({ params }): string[] => params["type"]);
+  const types = there
+    .filter(({ keyword }) => keyword === "type")
+    .flatMap(({ params }): string[] => params["type"])
+    .map((type) => type === "null" ? type : `${article(type)} ${type}`);
   return { path, state: `must be ${[...new Set(types)].join(" or ")}` };
 }
+
+function article(noun: string): string {
+  return /^[aeiou]/.test(noun) ? "an" : "a";
+}
+
+/** Keywords of errors that a branch of a union reports if the value has another type. */
+const TYPE: ReadonlySet<string> = new Set(["type", "anyOf"]);
 
 /** The error as the subject and predicate of a sentence: `'/hosts' has no field 'devices'`. Long paths are shortened. */
 export function errorText({ path, state }: SchemaError): string {
@@ -55,6 +66,14 @@ const STATES: {
     }`,
   const: ({ allowedValue }) => `must be ${JSON.stringify(allowedValue)}`,
   pattern: () => "is not a legal name",
+  minimum: ({ limit }) => `must be at least ${limit}`,
+  maximum: ({ limit }) => `must be at most ${limit}`,
+  minItems: ({ limit }) => limit === 1 ? "is empty" : `needs ${limit} items`,
+  maxItems: ({ limit }) => `has more than ${limit} items`,
+  minLength: ({ limit }) =>
+    limit === 1 ? "is empty" : `needs ${limit} characters`,
+  maxLength: ({ limit }) => `has more than ${limit} characters`,
+  maxProperties: ({ limit }) => `has more than ${limit} fields`,
 };
 
 function stateOf(

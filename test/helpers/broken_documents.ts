@@ -26,7 +26,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("missing field", "schema", EXCHANGE, /no field 'rowBytes'/, (p) => {
     Reflect.deleteProperty(steps(p)[EXCHANGE]!, "rowBytes");
   }),
-  broken("negative size", "schema", null, /must be >= 0/, (p) => {
+  broken("negative size", "schema", null, /must be at least 0/, (p) => {
     p.buffers.sent!.bytes = -4;
   }),
   broken("size that is not an integer", "schema", null, /integer/, (p) => {
