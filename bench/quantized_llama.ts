@@ -52,7 +52,7 @@ const FAMILIES = [
   ...["afmoe-12e", "bailingmoe-16e", "exaonemoe-12e", "hyv3-12e"],
   ...["mimov2-12e", "step3p5-12e", "nemotronhlatent-12e", "kimik25-12e"],
   ...["mistral4-12e", "laguna-12e", "kimilinear-12e", "kimik3-12e"],
-  ...["bailingmoev3-12e"],
+  ...["bailingmoev3-12e", "cohere2moe-12e", "cohere2moe-12e-wrapped"],
 ];
 
 const YARN = {

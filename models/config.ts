@@ -200,6 +200,19 @@ export function booleanField(
   return record(config, key, value);
 }
 
+/** Reads a field with one of some names. Default: the first one. */
+export function choiceField<N extends string>(
+  config: Config,
+  key: string,
+  names: readonly [N, ...N[]],
+): N {
+  const value = fieldValue(config, key) ?? names[0];
+  const name = names.find((name) => name === value);
+  if (name !== undefined) return record(config, key, name);
+  const wanted = names.map((name) => `'${name}'`).join(" or ");
+  throw fieldError(key, value, wanted);
+}
+
 /** Rejects a field whose value changes the model in an unsupported way. */
 export function requireField(
   config: Config,

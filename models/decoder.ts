@@ -10,6 +10,7 @@ import {
   div,
   dot,
   embedding,
+  layerNorm,
   logSumExp,
   type Model,
   model,
@@ -172,6 +173,8 @@ interface DecoderParts<Axes extends AxisSizes> {
   readonly softCap?: number;
   /** Gains of norms are stored minus 1. */
   readonly centred?: boolean;
+  /** Norms subtract the mean. Default: false. */
+  readonly subtractMean?: boolean;
   /** Tensor names that differ from those of Llama. */
   readonly names?: Partial<DecoderNames>;
   /** A further layer that predicts the token after the next one, or the reason why there is none. */
@@ -361,6 +364,7 @@ export function decoderModel<Axes extends AxisSizes>(
   function norm(m: DecoderScope, x: Rows, name: string): Rows {
     const { epsilon } = decoder;
     const gain = m.param(name, "embed");
+    if (blocks.subtractMean) return layerNorm(x, gain, "embed", { epsilon });
     return rmsNorm(x, blocks.centred ? add(gain, 1) : gain, "embed", {
       epsilon,
     });

@@ -41,6 +41,7 @@ export {
   type Balance,
   booleanField,
   type Bounds,
+  choiceField,
   type Config,
   type DecoderOptions,
   fieldError,

@@ -5,6 +5,7 @@ import type { Config } from "./config.ts";
 import { family as afmoe } from "./afmoe.ts";
 import { family as bailingMoe } from "./bailing_moe.ts";
 import { family as bailingMoeV3 } from "./bailing_moe_v3.ts";
+import { family as cohere2Moe } from "./cohere2_moe.ts";
 import { family as deepseekV2 } from "./deepseek_v2.ts";
 import { family as deepseekV3 } from "./deepseek_v3.ts";
 import { family as deepseekV32 } from "./deepseek_v32.ts";
@@ -48,6 +49,7 @@ const BUILT_IN: readonly Family[] = [
   afmoe,
   bailingMoe,
   bailingMoeV3,
+  cohere2Moe,
   deepseekV2,
   deepseekV3,
   deepseekV32,

@@ -73,6 +73,8 @@ const CHECKPOINTS = [
   "kimik3-12e",
   "bailingmoev3-12e",
   "ernie45vlmoe-12e",
+  "cohere2moe-12e",
+  "cohere2moe-12e-wrapped",
 ];
 
 /** Tensors of a checkpoint, from the headers of its files. */

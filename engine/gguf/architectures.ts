@@ -21,6 +21,7 @@ import {
   SOFTMAX,
 } from "./common_names.ts";
 import { BAILING_MOE3 } from "./bailing_moe3_row.ts";
+import { COHERE2_MOE } from "./cohere2_moe_row.ts";
 import { DEEPSEEK4 } from "./deepseek4_row.ts";
 import { QWEN35_MOE, QWEN3_NEXT } from "./delta_net_rows.ts";
 import { GEMMA4_MOE } from "./gemma4_row.ts";
@@ -411,6 +412,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   afmoe: AFMOE,
   bailingmoe2: BAILING_MOE2,
   bailingmoe3: BAILING_MOE3,
+  cohere2moe: COHERE2_MOE,
   "exaone-moe": EXAONE_MOE,
   hy_v3: HY_V3,
   "kimi-k3": KIMI_K3,

@@ -88,6 +88,7 @@ export const SPLITS: { readonly [name: string]: readonly string[] } = {
   "minimax-m2": [GPT4O],
   llama4: [GPT4O],
   kanana2: [GPT4O],
+  cohere2moe: ["\\d{1,3}(?=(?:\\d{3})*\\b)", GPT4O],
   tekken: [TEKKEN],
   "kimi-k2": [
     `[\\p{Script=Han}]+|${

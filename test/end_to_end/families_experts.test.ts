@@ -26,4 +26,6 @@ testInTurns([
   "hyv3-12e",
   "laguna-12e",
   "ernie45vlmoe-12e",
+  "cohere2moe-12e",
+  "cohere2moe-12e-wrapped",
 ]);
