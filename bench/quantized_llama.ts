@@ -53,6 +53,7 @@ const FAMILIES = [
   ...["mimov2-12e", "step3p5-12e", "nemotronhlatent-12e", "kimik25-12e"],
   ...["mistral4-12e", "laguna-12e", "kimilinear-12e", "kimik3-12e"],
   ...["bailingmoev3-12e", "cohere2moe-12e", "cohere2moe-12e-wrapped"],
+  ...["mellum-12e"],
 ];
 
 const YARN = {
@@ -63,7 +64,8 @@ const YARN = {
 
 /**
  * Fields of a config.json in place of the recorded ones. llama.cpp has one magnitude of scaled positions for both uses,
- * rounds the bounds of YaRN, which gpt-oss does not, and has another choice of expert groups than DeepSeek-V2.
+ * rounds the bounds of YaRN, which gpt-oss does not, has another choice of expert groups than DeepSeek-V2, and one base of
+ * rotary frequencies for all layers of Mellum.
  */
 const CHANGED: { readonly [name: string]: object } = {
   "step3p5-12e": {
@@ -81,6 +83,12 @@ const CHANGED: { readonly [name: string]: object } = {
   },
   "gptoss-8e": { rope_scaling: { rope_type: "default" } },
   "llama4-8e": { attention_chunk_size: 8192, floor_scale: 8192 },
+  "mellum-12e": {
+    rope_parameters: {
+      full_attention: { ...YARN, rope_theta: 500000 },
+      sliding_attention: { rope_theta: 500000 },
+    },
+  },
   "qwen3moe-16e": { rope_scaling: { ...YARN, beta_fast: 2 } },
 };
 

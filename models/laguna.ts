@@ -20,13 +20,12 @@ import {
   integerField,
   integersField,
   type Layer,
+  layerRotary,
   layerTypes,
   mlp,
   normHeads,
-  objectField,
   positiveField,
   projectHeads,
-  readRotary,
   requireField,
   requireMultiple,
   type Rotary,
@@ -156,33 +155,12 @@ function attentions(
       { name: "num_attention_heads_per_layer", value: heads },
       { name: "num_key_value_heads", value: kvHeads },
     );
-    const rotary = readRotation(config, type, headDim);
+    const rotary = layerRotary(config, type, {
+      dim: headDim,
+      ...ROTATIONS[type],
+    });
     return { heads, kvHeads, headDim, rotary };
   };
-}
-
-/** Reads the rotation of a type of layers: from an object per type, or from fields of the configuration. */
-function readRotation(
-  config: Config,
-  type: typeof TYPES[number],
-  dim: number,
-): Rotary {
-  const all = objectField(config, "rope_parameters") ?? {};
-  const sliding = objectField(config, "swa_rope_parameters");
-  const { theta, part } = ROTATIONS[type];
-  const own = objectField(all, type) ??
-    (type === "sliding_attention" ? sliding : undefined);
-  if (own) {
-    return readRotary({ rope_parameters: own }, { dim, theta, part: 1 });
-  }
-  // Models without windows have one rotation.
-  const common = type === "full_attention" &&
-    (config["rope_theta"] ?? all["rope_theta"]) !== undefined;
-  return readRotary(common ? config : {}, {
-    dim,
-    theta,
-    part: common ? 1 : part,
-  });
 }
 
 /** Reads which gates the result of attention has. */

@@ -172,7 +172,7 @@ export {
   type SharedFieldNames,
   type SharedNames,
 } from "./shared_experts.ts";
-export { readRotary, ropeScaling, type Rotary } from "./rotary.ts";
+export { layerRotary, readRotary, ropeScaling, type Rotary } from "./rotary.ts";
 export { type Temperature, temperature } from "./temperature.ts";
 export {
   grpo,

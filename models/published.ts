@@ -33,6 +33,7 @@ import { family as laguna } from "./laguna.ts";
 import { family as lfm2Moe } from "./lfm2_moe.ts";
 import { family as llama4 } from "./llama4.ts";
 import { family as longcatFlash } from "./longcat_flash.ts";
+import { family as mellum } from "./mellum.ts";
 import { family as miMoV2 } from "./mimo_v2.ts";
 import { family as miniMaxM2 } from "./minimax_m2.ts";
 import { family as mistral4 } from "./mistral4.ts";
@@ -75,6 +76,7 @@ const BUILT_IN: readonly Family[] = [
   lfm2Moe,
   llama4,
   longcatFlash,
+  mellum,
   miMoV2,
   miniMaxM2,
   mistral4,

@@ -41,11 +41,7 @@ export function qwenFields(
   const step = integerField(config, "decoder_sparse_step", { default: 1 });
   return {
     ...groupedFields(config, defaults, {
-      // Transformers 5 writes the other name.
-      experts: config["num_experts"] === undefined &&
-          config["num_local_experts"] !== undefined
-        ? "num_local_experts"
-        : "num_experts",
+      experts: expertsField(config),
       ffn: "moe_intermediate_size",
     }),
     denseFfn: integerField(config, "intermediate_size", {
@@ -60,6 +56,14 @@ export function qwenFields(
       experts: !dense.includes(layer) && (layer + 1) % step === 0,
     }),
   };
+}
+
+/** Returns the name of the number of experts. Transformers 5 writes "num_local_experts". */
+export function expertsField(config: Config): string {
+  return config["num_experts"] === undefined &&
+      config["num_local_experts"] !== undefined
+    ? "num_local_experts"
+    : "num_experts";
 }
 
 /** Experts with a gated shared expert. */

@@ -89,6 +89,32 @@ export function readRotary(
 }
 
 /**
+ * Reads the rotation of a type of layers: its object in `rope_parameters`, or for layers without a window the fields of the
+ * configuration. `part`: default fraction of a head that is rotated if the configuration describes no rotation.
+ */
+export function layerRotary(
+  config: Config,
+  type: "full_attention" | "sliding_attention",
+  { dim, theta, part }: Omit<Required<RotaryDefaults>, "interleaved">,
+): Rotary {
+  const all = objectField(config, "rope_parameters") ?? {};
+  const sliding = objectField(config, "swa_rope_parameters");
+  const own = objectField(all, type) ??
+    (type === "sliding_attention" ? sliding : undefined);
+  if (own) {
+    return readRotary({ rope_parameters: own }, { dim, theta, part: 1 });
+  }
+  // Models without windows have one rotation.
+  const common = type === "full_attention" &&
+    (config["rope_theta"] ?? all["rope_theta"]) !== undefined;
+  return readRotary(common ? config : {}, {
+    dim,
+    theta,
+    part: common ? 1 : part,
+  });
+}
+
+/**
  * Returns the number of rotated elements of a head. Either field may hold a stale factor; that of the scaling takes
  * precedence.
  */

@@ -75,6 +75,7 @@ const CHECKPOINTS = [
   "ernie45vlmoe-12e",
   "cohere2moe-12e",
   "cohere2moe-12e-wrapped",
+  "mellum-12e",
 ];
 
 /** Tensors of a checkpoint, from the headers of its files. */

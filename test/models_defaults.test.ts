@@ -249,6 +249,22 @@ const DEFAULTS: { readonly [architecture: string]: object } = {
     maxPositions: 8192,
     tied: true,
   },
+  MellumForCausalLM: {
+    layers: 28,
+    vocabulary: 98304,
+    embed: 2304,
+    heads: 32,
+    kvHeads: 4,
+    headDim: 128,
+    experts: 64,
+    expertsPerToken: 8,
+    ffn: 896,
+    denseFfn: 7168,
+    normalize: true,
+    epsilon: 1e-6,
+    maxPositions: 131072,
+    tied: false,
+  },
   // Those of Ling-3.0-flash.
   BailingMoeV3ForCausalLM: {
     layers: 42,

@@ -678,7 +678,7 @@ for (
     ...["afmoe-12e", "bailingmoe-16e", "exaonemoe-12e", "hyv3-12e"],
     ...["mimov2-12e", "step3p5-12e", "nemotronhlatent-12e", "kimik25-12e"],
     ...["mistral4-12e", "laguna-12e", "bailingmoev3-12e"],
-    ...["cohere2moe-12e", "cohere2moe-12e-wrapped"],
+    ...["cohere2moe-12e", "cohere2moe-12e-wrapped", "mellum-12e"],
   ].entries()
 ) {
   if (!isInTurn(i, 9)) {

@@ -30,6 +30,7 @@ import { KIMI_K3, KIMI_LINEAR } from "./kimi_rows.ts";
 import { LAGUNA } from "./laguna_row.ts";
 import { LLAMA4 } from "./llama4_row.ts";
 import { GRANITE_HYBRID, NEMOTRON_H } from "./mamba_rows.ts";
+import { MELLUM } from "./mellum_row.ts";
 import { MIMO2 } from "./mimo2_row.ts";
 import { QWEN3_VL_MOE } from "./qwen3_vl_row.ts";
 import { TEMPERATURE } from "./rope_scaling.ts";
@@ -418,6 +419,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   "kimi-k3": KIMI_K3,
   "kimi-linear": KIMI_LINEAR,
   laguna: LAGUNA,
+  mellum: MELLUM,
   mimo2: MIMO2,
   step35: STEP35,
 };

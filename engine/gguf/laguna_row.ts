@@ -3,8 +3,8 @@
 import type { GgufArchitecture } from "./architecture.ts";
 import { DENSE, EXPERTS, SIGMOID } from "./common_names.ts";
 import { type GgufHeader, numberOf, numbersOf } from "./header.ts";
+import { rotationKeys, slidingRotation } from "./layer_rotations.ts";
 import { FULL, SLIDING, slidingTypes, windowKeys } from "./layer_types.ts";
-import { ropeScalingKeys, yarnMagnitude } from "./rope_scaling.ts";
 import { unrepresentable } from "./unrepresentable.ts";
 import type { GgufValues } from "./write.ts";
 
@@ -45,7 +45,6 @@ function read(name: string, { keys, tensors }: GgufHeader): Config {
   const number = (key: string) => numberOf(keys, `${name}.${key}`);
   const heads = numbersOf(keys, `${name}.attention.head_count`);
   const types = slidingTypes(name, keys);
-  const width = number("attention.key_length") ?? NaN;
   const [gates] =
     tensors.find((tensor) => tensor.name === "blk.0.attn_gate.weight")?.shape ??
       [];
@@ -57,11 +56,7 @@ function read(name: string, { keys, tensors }: GgufHeader): Config {
       types.length > 0 || number("attention.sliding_window") === undefined
         ? types
         : heads.map((_, layer) => layer % 4 === 0 ? FULL : SLIDING),
-    swa_rope_parameters: {
-      rope_theta: number("rope.freq_base_swa") ?? number("rope.freq_base"),
-      partial_rotary_factor: (number("rope.dimension_count_swa") ?? width) /
-        width,
-    },
+    ...slidingRotation(name, keys),
     gating: gates === (heads[0] ?? number("attention.head_count"))
       ? "per-head"
       : "per-element",
@@ -75,62 +70,22 @@ function write(name: string, config: ReadonlyMap<string, unknown>): GgufValues {
     | undefined;
   const listed = config.get("layer_types") as readonly string[] | undefined;
   const types = listed ?? Array<string>(layers).fill(FULL);
-  const width = Number(config.get("head_dim"));
   const feeds = (config.get("mlp_layer_types") ?? []) as readonly string[];
   const dense = feeds.lastIndexOf("dense") + 1;
   if (feeds.length === 0 || feeds.slice(0, dense).includes("sparse")) {
     throw unrepresentable(name, "mlp_layer_types", feeds);
   }
-  /** The rotation of a type of layers, with the keys of its scaling. */
-  const rotary = (type: string) => {
-    const { partial_rotary_factor: part = 1, ...scaling } =
-      (config.get(type) ?? {}) as Config;
-    const { attention_factor: magnitude, factor, ...rest } = scaling;
-    const usual = magnitude === undefined ||
-      Math.abs(Number(magnitude) - yarnMagnitude(Number(factor))) < 1e-4;
-    const base = Number(scaling["rope_theta"]);
-    const dim = Math.floor(width * Number(part));
-    const keys = usual
-      ? ropeScalingKeys(
-        { ...rest, ...factor === undefined ? {} : { factor } },
-        {
-          row: LAGUNA,
-          base,
-          dim,
-        },
-      )
-      : undefined;
-    if (keys === undefined || !Number.isFinite(base)) {
-      throw unrepresentable(name, type, scaling);
-    }
-    return { base, dim, keys };
-  };
-  const full = rotary(FULL);
-  const slides = types.includes(SLIDING);
-  const sliding = slides ? rotary(SLIDING) : undefined;
-  if (sliding && Object.keys(sliding.keys).length > 0) {
-    throw unrepresentable(name, SLIDING, config.get(SLIDING));
-  }
   return {
     ...windowKeys(types),
-    ...full.keys,
+    ...rotationKeys(name, config, {
+      row: LAGUNA,
+      slides: types.includes(SLIDING),
+    }),
     "attention.head_count": {
       i32s: types.map((_, layer) =>
         each?.[layer] ?? Number(config.get("num_attention_heads"))
       ),
     },
-    // 0: no layer has a window.
-    "attention.sliding_window": {
-      u32: slides ? Number(config.get("sliding_window")) : 0,
-    },
     leading_dense_block_count: { u32: dense },
-    "rope.freq_base": { f32: full.base },
-    "rope.dimension_count": { u32: full.dim },
-    ...sliding
-      ? {
-        "rope.freq_base_swa": { f32: sliding.base },
-        "rope.dimension_count_swa": { u32: sliding.dim },
-      }
-      : {},
   };
 }

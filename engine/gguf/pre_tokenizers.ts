@@ -74,6 +74,7 @@ export const SPLITS: { readonly [name: string]: readonly string[] } = {
   "gpt-2": [GPT2],
   olmo: [GPT2],
   gigachat: [GPT2],
+  mellum: [GPT2],
   dbrx: [llama3(DIGITS)],
   "llama-bpe": [llama3(DIGITS)],
   llama3: [llama3(DIGITS)],

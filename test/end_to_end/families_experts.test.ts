@@ -28,4 +28,5 @@ testInTurns([
   "ernie45vlmoe-12e",
   "cohere2moe-12e",
   "cohere2moe-12e-wrapped",
+  "mellum-12e",
 ]);
