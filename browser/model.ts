@@ -12,14 +12,11 @@ import { parseJsonObject } from "../engine/json_file.ts";
 import { stopTokens } from "../engine/stop_tokens.ts";
 import { completeText, type HeldText } from "../engine/tokenizer.ts";
 import type { Device } from "../runtime/device.ts";
-import {
-  createSession,
-  type Progress,
-  type Session,
-} from "../runtime/executor.ts";
+import { createSession } from "../runtime/executor.ts";
 import type { FileSource } from "../runtime/file_source.ts";
 import type { Tracer } from "../runtime/profiler.ts";
 import { openSafetensors } from "../runtime/safetensors.ts";
+import type { Progress, Session } from "../runtime/session.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { assertLegal, verifyPlanText } from "../spec/verify/mod.ts";

@@ -1,10 +1,9 @@
 /**
- * Steps ahead: while a device computes the best next tokens of all sequences, the host starts the step after it. The device
- * reads these tokens from its own memory, so that it does not wait for the host. A token that follows the end of a
- * sequence is discarded.
+ * Steps ahead of the host, which feed the best tokens of the step before from the memory of the device. While a GPU
+ * computes a step, the host starts the next one. A CPU device runs several steps in series. A token that follows the end of
+ * a sequence is discarded.
  */
 
-import type { SequenceOptions } from "./batch.ts";
 import { packTaken, type Taken } from "./packing.ts";
 import { candidatesOf } from "./sampling.ts";
 import {
@@ -13,6 +12,7 @@ import {
   type Scheduled,
   type StepTokens,
 } from "./schedule.ts";
+import type { SequenceOptions } from "./sequence.ts";
 
 /** A scheduled sequence with its options. */
 interface Sequence extends Scheduled {
@@ -31,37 +31,86 @@ export interface AheadTokens extends StepTokens {
  * step may have to come first, if a next token is not the best one, or if there are too few pages.
  */
 export function stepAhead<S extends Sequence>(
-  { slots, waiting, pages }: BatchState<S>,
+  state: BatchState<S>,
   growing: readonly S[],
   maxContext: number,
 ): AheadTokens | undefined {
-  const live = [...slots.entries()].filter(([, sequence]) => sequence);
-  const slotOf = new Map(live.map(([slot, sequence]) => [sequence!, slot]));
-  const ready = new Set(growing);
-  const room = live.length * (pages?.size ?? 0);
-  const isReady = ([slot, sequence]: [number, S | undefined]) =>
-    ready.has(sequence!) && isGreedy(sequence!) &&
-    (pages?.hasRoom(slot, room) ?? true);
-  const isFull = live.length === slots.length;
-  if (waiting.length > 0 && !isFull || !live.every(isReady)) return undefined;
-  const taken: Taken[] = [];
-  const rows: number[] = [];
-  for (const [row, sequence] of growing.entries()) {
-    const slot = slotOf.get(sequence);
-    const { tokens, options, fed } = sequence;
-    const ends = tokens.length + 1 >= options.maxNewTokens ||
-      lengthOf(sequence) >= maxContext;
-    if (slot === undefined || ends) continue;
-    pages?.advance(slot, fed);
-    pages?.assign(slot, fed, undefined);
-    sequence.fed++;
-    taken.push({ slot, id: 0, at: fed });
-    rows.push(row);
+  if (!areReady(state, growing, 1)) return undefined;
+  const rows = [...growing.keys()].filter((row) =>
+    state.slots.includes(growing[row]) &&
+    maxAhead(growing[row]!, maxContext) > 0
+  );
+  const continued = rows.map((row) => growing[row]!);
+  for (const sequence of continued) {
+    state.pages?.advance(state.slots.indexOf(sequence), sequence.fed);
   }
-  return taken.length === 0 ? undefined : {
+  return rows.length === 0
+    ? undefined
+    : { ...takeAhead(state, continued), fed: rows };
+}
+
+/**
+ * At most `count` steps of all `growing` sequences after a step with one token of each. None if another step may have to
+ * come first, if a next token is not the best one, or if there are too few pages.
+ */
+export function stepsAhead<S extends Sequence>(
+  state: BatchState<S>,
+  growing: readonly S[],
+  { maxContext, count }: {
+    readonly maxContext: number;
+    readonly count: number;
+  },
+): StepTokens[] {
+  const length = Math.min(
+    count,
+    ...growing.map((sequence) => maxAhead(sequence, maxContext)),
+  );
+  if (length <= 0 || !areReady(state, growing, length)) return [];
+  return Array.from({ length }, () => takeAhead(state, growing));
+}
+
+/** Maximum steps of a sequence after the one in flight. */
+function maxAhead(sequence: Sequence, maxContext: number): number {
+  const { tokens, options } = sequence;
+  return Math.min(
+    options.maxNewTokens - tokens.length - 1,
+    maxContext - lengthOf(sequence),
+  );
+}
+
+/** Whether the next `steps` steps have exactly the best tokens of `growing`, and there are pages for them. */
+function areReady<S extends Sequence>(
+  { slots, waiting, pages }: BatchState<S>,
+  growing: readonly S[],
+  steps: number,
+): boolean {
+  const ready = new Set(growing);
+  const live = slots.filter((sequence) => sequence).length;
+  const isFull = live === slots.length;
+  const size = pages?.size ?? 1;
+  const room = live * Math.ceil(steps / size) * size;
+  return (waiting.length === 0 || isFull) &&
+    slots.every((sequence, slot) =>
+      !sequence ||
+      ready.has(sequence) && isGreedy(sequence) &&
+        (pages?.hasRoom(slot, room) ?? true)
+    );
+}
+
+/** Feeds the next token of each sequence, which only the device has. */
+function takeAhead<S extends Sequence>(
+  { slots, pages }: BatchState<S>,
+  sequences: readonly S[],
+): StepTokens {
+  const taken = sequences.map((sequence): Taken => {
+    const [slot, at] = [slots.indexOf(sequence), sequence.fed];
+    pages?.assign(slot, at, undefined);
+    sequence.fed++;
+    return { slot, id: 0, at };
+  });
+  return {
     ends: taken.map((_, i) => i),
     prompted: 0,
-    fed: rows,
     tokens: packTaken(taken),
   };
 }

@@ -6,20 +6,14 @@
 
 import { DataError } from "../spec/errors.ts";
 import { sum } from "../spec/sum.ts";
-import { stepAhead } from "./ahead.ts";
+import { stepAhead, stepsAhead } from "./ahead.ts";
 import type { Decoder } from "./decoder.ts";
 import { checkTokens } from "./packing.ts";
-import { penalize } from "./penalties.ts";
-import { type LogitsHash, logitsHash } from "./receipt/receipt.ts";
 import {
-  allowedOf,
   type Candidates,
   candidatesOf,
-  type Logprobs,
-  logprobsOf,
   randomNumbers,
   type RoutedExperts,
-  sample,
   type SamplingOptions,
 } from "./sampling.ts";
 import {
@@ -28,60 +22,19 @@ import {
   decodingOf,
   lengthOf,
   nextStep,
-  type Scheduled,
   type Slots,
   type StepTokens,
   unfedOf,
 } from "./schedule.ts";
+import {
+  type BatchSequence,
+  endingOf,
+  grow,
+  type Growing,
+  neededBy,
+  type SequenceOptions,
+} from "./sequence.ts";
 import type { Speculation } from "./speculation/speculation.ts";
-
-/** Data of a new token, if it was requested. */
-export interface TokenRecord {
-  /** The hash of the logits before the token, with `receipt`, before some tokens. */
-  readonly hash?: LogitsHash | undefined;
-  /** The experts of the token before. */
-  readonly experts?: RoutedExperts | undefined;
-}
-
-/** Options of one sequence. */
-export interface SequenceOptions extends SamplingOptions {
-  /** Maximum new tokens. */
-  readonly maxNewTokens: number;
-  /** Tokens that end the sequence. */
-  readonly stop: ReadonlySet<number>;
-  /** Random stream of the seed. Default: the index of the sequence in its batch. */
-  readonly stream?: number;
-  /** First new tokens, given instead of sampled; they count as new tokens. Default: none. */
-  readonly forced?: readonly number[];
-  /** Whether logits are hashed for a receipt. Default: false. */
-  readonly receipt?: boolean;
-  /** Called with each new token. "stop" ends the sequence. With several processes, all must return the same. */
-  readonly onToken?: (
-    token: number,
-    logprobs: Logprobs | undefined,
-    record: TokenRecord,
-  ) => void | "stop" | Promise<void | "stop">;
-  /** Whether `onToken` receives the experts of the token before each new one. Default: false. */
-  readonly experts?: boolean;
-  /** Called when the sequence ends, but not when it is cancelled. */
-  readonly onEnd?: (ending: Ending) => void;
-}
-
-/** Why a sequence ended. */
-export type Ending = "stop token" | "stop text" | "length" | "context";
-
-/** A sequence of a batch. */
-export interface BatchSequence {
-  readonly prompt: readonly number[];
-  /** New tokens, including a stop token. */
-  readonly tokens: readonly number[];
-  /** Log-probabilities of each new token, if requested. */
-  readonly logprobs: readonly Logprobs[];
-  /** Hashes of logits before some new tokens, for a receipt. */
-  readonly hashes: readonly LogitsHash[];
-  /** Undefined for a running or cancelled sequence. */
-  readonly ending: Ending | undefined;
-}
 
 /** Result of a step. */
 export interface BatchStep {
@@ -94,20 +47,12 @@ export interface BatchStep {
   readonly experts?: readonly RoutedExperts[];
 }
 
-interface Growing extends Scheduled, BatchSequence {
-  readonly tokens: number[];
-  readonly logprobs: Logprobs[];
-  readonly hashes: LogitsHash[];
-  readonly options: SequenceOptions;
-  readonly random: () => number;
-  ending: Ending | undefined;
-  cancelled: boolean;
-}
-
 /** A step in flight. */
 interface StepInFlight extends StepTokens {
   /** The sequence of each of the `ends`. */
   readonly growing: readonly Growing[];
+  /** Whether its tokens are results of the step before. */
+  readonly isAhead: boolean;
   /** Whether the choices of routers are read. */
   readonly experts: boolean;
   readonly next: Promise<readonly Candidates[]>;
@@ -205,7 +150,7 @@ export class Batch {
    */
   async step(): Promise<BatchStep | undefined> {
     while (this.#flight.length < this.#atOnce && await this.#start());
-    const ahead = this.#startAhead();
+    this.#startAhead();
     const step = this.#flight.shift();
     if (!step) return this.#endStuck();
     const { tokens, ends, growing, experts, prompted } = step;
@@ -224,10 +169,8 @@ export class Batch {
     for (const [slot, candidates] of bySlot) {
       chosen += await this.#choose(slot, candidates);
     }
-    ahead?.growing.forEach(({ tokens }, i) => {
-      const { sequence, position } = ahead.tokens;
-      this.#decoder.pages?.know(sequence[i]!, position[i]!, tokens.at(-1)!);
-    });
+    const [after] = this.#flight;
+    if (after?.isAhead) this.#know(after, bySlot);
     const done = {
       tokens: tokens.ids.length,
       prompted,
@@ -254,35 +197,86 @@ export class Batch {
     if (tokens.ids.length === 0) return false;
     const experts = ++this.#steps % this.#expertSteps === 0 ||
       ends.some((end) => slots[tokens.sequence[end]!]!.options.experts);
-    this.#run(step, { experts });
+    const later = experts ? [] : this.#stepsAfter(step, state);
+    if (later.length > 0) this.#runSeries([step, ...later]);
+    else this.#run(step, { experts });
     return true;
   }
 
+  /** The steps that the device can run after a step without the host between them. */
+  #stepsAfter(
+    step: StepTokens,
+    state: BatchState<Growing>,
+  ): readonly StepTokens[] {
+    const { seriesLength, shape: { maxContext } } = this.#decoder;
+    if (this.#speculation || step.tokens.ids.length > step.ends.length) {
+      return [];
+    }
+    const untilExperts = this.#expertSteps - this.#steps % this.#expertSteps;
+    const count = Math.min(seriesLength, untilExperts) - 1;
+    return stepsAhead(state, this.#growingOf(step), { maxContext, count });
+  }
+
+  /** Puts steps in flight that the device runs without the host between them. */
+  #runSeries(steps: readonly StepTokens[]): void {
+    const growing = this.#growingOf(steps[0]!);
+    const ran = this.#decoder.series(steps.map(({ tokens }) => tokens));
+    this.#steps += steps.length - 1;
+    for (const [i, step] of steps.entries()) {
+      const next = ran.then((all) => all[i]!);
+      next.catch(() => {});
+      this.#flight.push({
+        ...step,
+        growing,
+        experts: false,
+        isAhead: i > 0,
+        next,
+      });
+    }
+  }
+
+  #growingOf({ tokens, ends }: StepTokens): Growing[] {
+    return ends.map((end) => this.#slots[tokens.sequence[end]!]!);
+  }
+
+  /** Records the new tokens that a later step in flight feeds. */
+  #know(
+    { growing, tokens: { sequence, position } }: StepInFlight,
+    grown: { has(slot: number): boolean },
+  ): void {
+    growing.forEach(({ tokens }, i) => {
+      const slot = sequence[i]!;
+      if (!grown.has(slot)) return;
+      this.#decoder.pages?.know(slot, position[i]!, tokens.at(-1)!);
+    });
+  }
+
   /** Starts the step after the only one in flight, if the device can continue with its tokens. */
-  #startAhead(): StepInFlight | undefined {
+  #startAhead(): void {
     const [step] = this.#flight;
     const next = this.#steps + 1;
     const { runsAhead, pages, shape: { maxContext } } = this.#decoder;
     if (
       !runsAhead || !step || this.#atOnce > 1 || this.#speculation ||
       next % this.#expertSteps === 0
-    ) return undefined;
+    ) return;
     const state = { slots: this.#slots, waiting: this.#waiting, pages };
     const ahead = stepAhead(state, step.growing, maxContext);
-    if (!ahead) return undefined;
+    if (!ahead) return;
     this.#steps = next;
-    return this.#run(ahead, { experts: false, fed: ahead.fed });
+    this.#run(ahead, { experts: false, fed: ahead.fed });
   }
 
   /** Puts a step in flight. */
   #run(
-    { tokens, ends, prompted }: StepTokens,
+    step: StepTokens,
     { experts, fed }: {
       readonly experts: boolean;
       readonly fed?: readonly number[];
     },
-  ): StepInFlight {
-    const growing = ends.map((end) => this.#slots[tokens.sequence[end]!]!);
+  ): void {
+    const { tokens, ends, prompted } = step;
+    const growing = this.#growingOf(step);
     const ran = this.#speculation?.ran;
     const sequences = this.#slots;
     const next = this.#decoder.next(tokens, ends, {
@@ -295,9 +289,8 @@ export class Batch {
     });
     // An earlier step may fail first.
     next.catch(() => {});
-    const step = { tokens, ends, prompted, growing, experts, next };
-    this.#flight.push(step);
-    return step;
+    const isAhead = fed !== undefined;
+    this.#flight.push({ ...step, growing, experts, isAhead, next });
   }
 
   /** Drafts tokens of decoding sequences, where neither their rows nor their pages displace others. */
@@ -385,67 +378,6 @@ export class Batch {
     const last = this.#waiting.length + this.running === 0;
     if (!last || !this.#retainsLast) this.#decoder.pages?.keep(slot, 0);
   }
-}
-
-/** Number of best tokens that each sequence needs. Undefined: all. */
-function neededBy(sequences: readonly Growing[]): number | undefined {
-  let max = 0;
-  for (const { options } of sequences) {
-    const needed = options.receipt ? undefined : candidatesOf(options);
-    if (needed === undefined) return undefined;
-    max = Math.max(max, needed);
-  }
-  return max;
-}
-
-/** Chooses and reports the next token of a sequence. */
-async function grow(
-  sequence: Growing,
-  candidates: Candidates,
-): Promise<void> {
-  const { tokens, random, logprobs, hashes, options } = sequence;
-  const hash = options.receipt &&
-    await logitsHash(candidates.logits, tokens.length);
-  if (hash) hashes.push(hash);
-  let token = options.forced?.[tokens.length];
-  if (token === undefined) {
-    const { grammar, stop } = options;
-    const logits = penalize(candidates.logits, sequence, options);
-    const allowed = await grammar?.allowed();
-    const from = grammar
-      ? allowedOf(logits, { allowed, options })
-      : { ...candidates, logits };
-    if (from.logits.length === 0) {
-      sequence.ending = "stop text";
-      return;
-    }
-    token = sample(from, { ...options, random });
-    if (!stop.has(token)) grammar?.accept(token);
-  }
-  tokens.push(token);
-  const known = options.logprobs === undefined
-    ? undefined
-    : logprobsOf(candidates, token, options);
-  if (known) logprobs.push(known);
-  const record = {
-    hash: hash || undefined,
-    experts: options.experts ? candidates.experts : undefined,
-  };
-  const stops = await options.onToken?.(token, known, record) === "stop";
-  if (stops && !options.stop.has(token)) sequence.ending = "stop text";
-}
-
-function endingOf(
-  sequence: Growing,
-  maxContext: number,
-): Ending | undefined {
-  const { tokens, options } = sequence;
-  const forced = tokens.length <= (options.forced?.length ?? 0);
-  if (!forced && options.stop.has(tokens.at(-1)!)) return "stop token";
-  if (tokens.length >= options.maxNewTokens) return "length";
-  // Position of the new token.
-  const position = lengthOf(sequence) - 1;
-  return position >= maxContext ? "context" : undefined;
 }
 
 function checkSampling(decoder: Decoder, options: SamplingOptions): void {

@@ -103,7 +103,10 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
 const BEST = { logits: "candidates.logits", ids: "candidates.ids" };
 
 /** The part of a session that decoders use. */
-export type Runs = Pick<Session, "run" | "concurrentRuns" | "runsAhead">;
+export type Runs = Pick<
+  Session,
+  "run" | "concurrentRuns" | "runsAhead" | "series"
+>;
 
 /** A decoder on its devices. */
 export class Decoder {
@@ -119,6 +122,8 @@ export class Decoder {
   /** Outputs of `routers` with a row per token. The last layer may have only the selected rows. */
   readonly #routersOfTokens: readonly string[];
   readonly #session: Runs;
+  /** Whether a step can continue with the best tokens after the one before, and these steps can be discarded. */
+  readonly #continues: boolean;
   /** Number of runs of `next` that pipeline stages execute concurrently. */
   readonly concurrentRuns: number;
   /** Whether a step may start while the device executes the one before, with the best tokens after it. */
@@ -128,8 +133,8 @@ export class Decoder {
     this.#session = session;
     this.shape = shape;
     this.concurrentRuns = session.concurrentRuns;
-    this.runsAhead = session.runsAhead && !shape.recurrent &&
-      typeof shape.gives === "object";
+    this.#continues = !shape.recurrent && typeof shape.gives === "object";
+    this.runsAhead = session.runsAhead && this.#continues;
     this.rollsBack = !shape.recurrent || shape.pagesShape?.rows !== undefined;
     this.pages = shape.pagesShape && new PageTable(shape.pagesShape);
     this.routers = Object.keys(shape.program.outputs)
@@ -191,21 +196,39 @@ export class Decoder {
     });
     const hidden = outputs[HIDDEN]?.data;
     if (hidden) await onHidden?.(hidden as Float32Array);
-    const logits = outputs[best ? BEST.logits : "logits"]?.data;
-    const ids = outputs[BEST.ids]?.data as Int32Array | undefined;
-    const normalizers = outputs[NORMALIZER]?.data;
-    const width = (logits?.length ?? 0) / rows.length;
-    return rows.map((_, i) => {
-      const [from, to] = [i * width, (i + 1) * width];
-      return {
-        logits: logits!.subarray(from, to) as Float32Array,
-        ids: ids?.subarray(from, to),
-        normalizer: normalizers?.[i],
-        ...experts
-          ? { experts: routers.map((name) => rowOf(outputs[name]!, i)) }
-          : {},
-      };
-    });
+    return rows.map((_, i) => ({
+      ...candidatesAt(i, outputs, rows.length),
+      ...experts
+        ? { experts: routers.map((name) => rowOf(outputs[name]!, i)) }
+        : {},
+    }));
+  }
+
+  /** The number of steps that `series` should run. */
+  get seriesLength(): number {
+    const { series } = this.#session;
+    return series && this.#continues ? series.length : 1;
+  }
+
+  /**
+   * Runs steps without the host between them. The tokens of each later step are the best ones after all tokens of the
+   * step before; their pages are assigned. Returns these best tokens of each step.
+   */
+  async series(steps: readonly PackedTokens[]): Promise<Candidates[][]> {
+    const rows = Array.from(steps[0]!.ids.keys());
+    const selected = integers(Int32Array.from(rows));
+    const fed = { input: "ids", output: BEST.ids, rows };
+    const outputs = await this.#session.series!.run(
+      this.shape.program.name,
+      steps.map((tokens, i) => ({
+        inputs: { ...this.#inputsOf(tokens, i > 0), rows: selected },
+        ...i > 0 ? { fed } : {},
+      })),
+      { outputs: Object.values(BEST) },
+    );
+    return outputs.map((each) =>
+      rows.map((i) => candidatesAt(i, each, rows.length))
+    );
   }
 
   /** Every output of a step, with choices of experts if the plan takes them. Empty if another process has rank 0. */
@@ -262,6 +285,23 @@ function rowOutputsOf(
   return Object.entries(program.outputs).filter(([, port]) =>
     axisOf(port) === token && port.axes.length === 2
   );
+}
+
+/** The candidates of a row of outputs with a number of rows. */
+function candidatesAt(
+  row: number,
+  outputs: { readonly [name: string]: HostTensor },
+  rows: number,
+): Candidates {
+  const logits = (outputs[BEST.logits] ?? outputs["logits"])?.data;
+  const ids = outputs[BEST.ids]?.data as Int32Array | undefined;
+  const width = (logits?.length ?? 0) / rows;
+  const [from, to] = [row * width, (row + 1) * width];
+  return {
+    logits: logits!.subarray(from, to) as Float32Array,
+    ids: ids?.subarray(from, to),
+    normalizer: outputs[NORMALIZER]?.data[row],
+  };
 }
 
 function layerOf(router: string): number {

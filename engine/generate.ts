@@ -1,14 +1,10 @@
 /** Text generation: continues prompts as one batch, and measures time. */
 
-import {
-  Batch,
-  type BatchSequence,
-  type Ending,
-  type SequenceOptions,
-} from "./batch.ts";
+import { Batch } from "./batch.ts";
 import type { Decoder } from "./decoder.ts";
 import type { TokenGrammar } from "./grammar.ts";
 import type { Logprobs } from "./sampling.ts";
+import type { BatchSequence, Ending, SequenceOptions } from "./sequence.ts";
 import type {
   Speculation,
   SpeculationStats,

@@ -39,13 +39,8 @@ export {
   type SelectDevicesOptions,
 } from "./devices.ts";
 export { type FileSystem, type OpenFile } from "./files.ts";
-export {
-  Batch,
-  type BatchSequence,
-  type BatchStep,
-  type Ending,
-  type SequenceOptions,
-} from "./batch.ts";
+export { Batch, type BatchStep } from "./batch.ts";
+export type { BatchSequence, Ending, SequenceOptions } from "./sequence.ts";
 export {
   generate,
   type Generated,

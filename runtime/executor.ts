@@ -17,13 +17,12 @@ import {
   assignmentBuffers,
   writeAssignments,
 } from "./assignment.ts";
-import { DeadlineError, type Device } from "./device.ts";
+import { DeadlineError } from "./device.ts";
 import { KnownCounts } from "./exchange.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
 import {
   checkInputs,
   countsOf,
-  type FedInput,
   feedInput,
   type Inputs,
   writeInput,
@@ -47,6 +46,14 @@ import { type FinishedRun, readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
 import type { TensorDirectory } from "./safetensors.ts";
 import { reuseCounts, type RunCounts } from "./run_counts.ts";
+import { seriesLength, SeriesOutputs } from "./series.ts";
+import type {
+  CreateSessionOptions,
+  RunOptions,
+  RunSeries,
+  SeriesRun,
+  Session,
+} from "./session.ts";
 import { assignAxes, itemRanks, lastingAxes, type RunAxes } from "./shard.ts";
 import {
   rankStatistics,
@@ -56,97 +63,6 @@ import {
 import { writeTables } from "./tables.ts";
 import { allocateRanks, type Loaded } from "./rank_memories.ts";
 import { loadWeights, preloadFiles, withGivenWeights } from "./weights.ts";
-
-/** Options of a session besides the plan. */
-export interface CreateSessionOptions {
-  /** The device of each rank in this process. Ranks with the same object share it. */
-  readonly devices: readonly Device[];
-  /** Source of the plan's weights. */
-  readonly tensors?: TensorDirectory;
-  /** Throws if the plan is not legal. Called first. */
-  readonly verify?: (plan: Plan) => void;
-  /**
-   * Replaces the choice between kernels and host memory. A communicator between processes has the rank of this process.
-   */
-  readonly communicator?: Communicator;
-  /** Records every launch and collective. Runs are slower. */
-  readonly tracer?: Tracer;
-  /** Whether bytes sent between ranks are counted. Runs are slower. */
-  readonly statistics?: boolean;
-  /** Whether files that devices map are read completely, so that later reads of weights are from memory. */
-  readonly preload?: boolean;
-  /** Bytes of expert slots on each device, whose other experts are in host memory. Default: devices have all experts. */
-  readonly slotBytes?: number | undefined;
-  readonly onProgress?: (progress: Progress) => void;
-  /**
-   * A session on the same devices whose weights this one uses where both plans lay them out equally (`equalWeights`).
-   * They are then not loaded.
-   */
-  readonly weightsOf?: Session | undefined;
-}
-
-/** Progress of loading. */
-export interface Progress {
-  readonly stage: "kernels" | "weights" | "files";
-  /** Number of kernels, or bytes of weights, or of files that are preloaded. */
-  readonly done: number;
-  readonly total: number;
-}
-
-/** Outputs to read after a run. Default: all of them, completely. */
-export interface RunOptions {
-  readonly outputs?: readonly string[];
-  /** Rows of an output to read, by global index along its first axis. */
-  readonly rows?: { readonly [output: string]: readonly number[] };
-  /** With several processes: whether every process receives outputs. Default: only that of rank 0. */
-  readonly everywhere?: boolean;
-  /** Whether the sequences are new ones: their ranks do not depend on earlier runs. Default: false. */
-  readonly fresh?: boolean;
-  /** An input that the device copies from an output of the run before, if the session `runsAhead`. */
-  readonly fed?: FedInput;
-}
-
-/** A plan loaded on devices. */
-export interface Session {
-  /** The number of runs that pipeline stages can execute at the same time. Without stages, or with a tracer: 1. */
-  readonly concurrentRuns: number;
-  /** Whether a run may start while the device executes the one before, and continue from its outputs. */
-  readonly runsAhead: boolean;
-  /**
-   * Runs a program. All processes must pass the same inputs. Several runs may be in flight: each rank executes them in
-   * the order of the calls. Inputs must not change until their run ends. If a run fails, later runs in flight fail, too.
-   */
-  run(
-    program: string,
-    inputs: Inputs,
-    options?: RunOptions,
-  ): Promise<{ [output: string]: HostTensor }>;
-  /**
-   * The current parameters and states, global, in f32 and in the axes of their buffers. They must be floating-point.
-   * All processes must call it; by default, only that of rank 0 receives the result.
-   */
-  read(
-    names: readonly string[],
-    options?: Pick<RunOptions, "everywhere">,
-  ): Promise<{ [name: string]: HostTensor }>;
-  /** The shard of a parameter or state on a rank of this process: along each axis the indices of `heldIndices`. */
-  readPart(name: string, rank: number): Promise<HostTensor>;
-  /** Sets the shard of an f32 parameter or state on a rank of this process. */
-  writePart(name: string, rank: number, part: HostTensor): void;
-  /**
-   * Loads the weights of given tensors again, except those that are shared with another session. Returns the bytes that
-   * were written to ranks.
-   */
-  load(tensors: TensorDirectory): Promise<number>;
-  /** Sets states to zero and forgets the rank of each sequence. */
-  reset(): void;
-  /**
-   * Memory and traffic of the ranks in this process so far, predicted and actual. Traffic is counted only if requested.
-   */
-  statistics(): Statistics;
-  /** Close the devices. */
-  close(): void;
-}
 
 /** Loads a plan: prepares kernels, allocates memory, streams weights. */
 export async function createSession(
@@ -222,6 +138,7 @@ class LoadedSession implements Session {
   readonly load: Session["load"];
   readonly concurrentRuns: number;
   readonly runsAhead: boolean;
+  readonly series?: RunSeries;
   readonly #plan: Plan;
   readonly #ranks: readonly RankMemory[];
   readonly #lanes: readonly Lane[];
@@ -240,6 +157,8 @@ class LoadedSession implements Session {
   readonly #isPlaced: boolean;
   /** Number of runs in flight. */
   #inFlight = 0;
+  /** Milliseconds of the last run. */
+  #runMs = Infinity;
 
   constructor(
     plan: Plan,
@@ -290,16 +209,41 @@ class LoadedSession implements Session {
       ? stageAxis(plan.mesh)?.size ?? 1
       : this.#lanes.length;
     // The device executes what it is given in order, reads included.
-    this.runsAhead = !tracer && !this.#remote && plan.ranks === 1 &&
-      ranks[0]!.device.kind === "gpu" && !ranks[0]!.slots;
+    const [first] = ranks;
+    const isAlone = !tracer && !this.#remote && plan.ranks === 1 &&
+      !first!.slots;
+    this.runsAhead = isAlone && first!.device.kind === "gpu";
+    if (isAlone && !this.runsAhead) this.series = this.#seriesOn(first!);
     this.#staging.allocate(exchangesAtOnce(plan));
   }
 
   async run(
     name: string,
     inputs: Inputs,
-    options: RunOptions = {},
+    { fed, ...options }: RunOptions = {},
   ): Promise<{ [output: string]: HostTensor }> {
+    const [outputs] = await this.#run(name, [{ inputs, fed }], options);
+    return outputs!;
+  }
+
+  #seriesOn(memory: RankMemory): RunSeries {
+    const saved = new SeriesOutputs(this.#plan, memory);
+    const msOf = () => this.#runMs;
+    return {
+      get length() {
+        return seriesLength(msOf());
+      },
+      run: (name, runs, options = {}) => this.#run(name, runs, options, saved),
+    };
+  }
+
+  /** Runs a program with each of the inputs. `saved`: receives the outputs of all runs but the last. */
+  async #run(
+    name: string,
+    runs: readonly SeriesRun[],
+    options: RunOptions,
+    saved?: SeriesOutputs,
+  ): Promise<{ [output: string]: HostTensor }[]> {
     const bound = this.#programs.get(name);
     if (!bound) {
       throw new DataError(
@@ -318,18 +262,27 @@ class LoadedSession implements Session {
         }`,
       );
     }
-    const lengths = checkInputs(this.#plan, program, inputs);
+    const [lengths, ...others] = runs.map(({ inputs }) =>
+      checkInputs(this.#plan, program, inputs)
+    );
+    if (!others.every((other) => areEqual(other, lengths!))) {
+      throw new DataError(
+        `Cannot run program '${name}' in series: the inputs of its runs have different lengths. Run them one by one`,
+      );
+    }
+    const { inputs } = runs[0]!;
     if (this.#tracer && this.#inFlight > 0) {
       throw new DataError(
         `Cannot trace program '${name}': another run is in progress. Await it first`,
       );
     }
     if (options.fresh) this.#axes.sequenceRanks.clear();
-    const axes = assignAxes(this.#plan, lengths, inputs, this.#axes);
-    const counts = this.#countsOf(lengths, axes);
+    const axes = assignAxes(this.#plan, lengths!, inputs, this.#axes);
+    const counts = this.#countsOf(lengths!, axes);
     const reported = counts === this.#counts;
     this.#counts = counts;
     this.#inFlight++;
+    const started = performance.now();
     const traffic = this.#traffic;
     const byLane = bound.partsFor(wanted);
     const run = new LaneRun((part) =>
@@ -346,20 +299,25 @@ class LoadedSession implements Session {
         writeAssignments(this.#assignmentBuffers, lane.ranks, axes);
         for (const memory of lane.ranks) {
           if (!reported) this.#writeCounts(memory, counts[memory.rank]!);
-          for (const [input, port] of Object.entries(program.inputs)) {
-            if (!memory.has(port.buffer)) continue;
-            writeInput({ name: input, port }, inputs[input]!, memory, axes);
-          }
-          if (options.fed) feedInput(program, memory, options.fed);
         }
-        for (const part of byLane[index]!) {
-          const wait = run.execute(part);
-          if (wait) await wait;
-        }
-        if (--left === 0) this.#tracer?.end();
         const outputs = wanted.filter((output) =>
           this.#laneOf(program.outputs[output]!) === lane
         );
+        for (const [i, { inputs, fed }] of runs.entries()) {
+          for (const memory of lane.ranks) {
+            for (const [input, port] of Object.entries(program.inputs)) {
+              if (!memory.has(port.buffer)) continue;
+              writeInput({ name: input, port }, inputs[input]!, memory, axes);
+            }
+            if (fed) feedInput(program, memory, fed);
+          }
+          for (const part of byLane[index]!) {
+            const wait = run.execute(part);
+            if (wait) await wait;
+          }
+          if (i < runs.length - 1) saved!.save(i, program, outputs);
+        }
+        if (--left === 0) this.#tracer?.end();
         return await this.#read(program, axes, { ...options, outputs });
       });
       const outputs = new Map(
@@ -369,10 +327,13 @@ class LoadedSession implements Session {
           ),
         ),
       );
-      return Object.fromEntries(wanted.flatMap((output) => {
+      const last = Object.fromEntries(wanted.flatMap((output) => {
         const tensor = outputs.get(output);
         return tensor ? [[output, tensor]] : [];
       }));
+      const earlier = await saved?.read(runs.length - 1, program, wanted, axes);
+      this.#runMs = (performance.now() - started) / runs.length;
+      return [...earlier ?? [], last];
     } catch (error) {
       // Work of this process must end before the next run; other processes may never answer.
       if (!this.#remote) await inFlight.settle();
@@ -396,8 +357,7 @@ class LoadedSession implements Session {
   /** The lengths on ranks: the same object as in the previous run if they are equal. */
   #countsOf(lengths: ReadonlyMap<string, number>, axes: RunAxes): RunCounts {
     const before = this.#lengths;
-    const same = !this.#isPlaced && before?.size === lengths.size &&
-      [...lengths].every(([axis, length]) => before.get(axis) === length);
+    const same = !this.#isPlaced && before && areEqual(before, lengths);
     if (same) return this.#counts;
     const counts = countsOf(this.#plan, axes);
     this.#lengths = lengths;
@@ -496,4 +456,13 @@ class LoadedSession implements Session {
       memory.write(name, 0, bytesOf(new Uint32Array(counts)));
     }
   }
+}
+
+/** Whether axes have the same lengths. */
+function areEqual(
+  a: ReadonlyMap<string, number>,
+  b: ReadonlyMap<string, number>,
+): boolean {
+  return a.size === b.size &&
+    [...a].every(([axis, length]) => b.get(axis) === length);
 }

@@ -16,6 +16,7 @@ export { type RankTimes, rankTimes } from "./rank_times.ts";
 export { type RunCounts } from "./run_counts.ts";
 export { type LocalItems, localItems } from "./local_items.ts";
 export * from "./safetensors.ts";
+export * from "./session.ts";
 export { equalWeights } from "./shared_weights.ts";
 export {
   type Compared,

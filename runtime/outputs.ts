@@ -22,11 +22,14 @@ import {
 } from "./shard.ts";
 import { spanBytes, storedWords } from "./stored.ts";
 
+/** Memory of a rank with outputs. */
+export type OutputMemory = Pick<RankMemory, "device" | "rank" | "buffer">;
+
 /** Source of outputs after a run. */
 export interface FinishedRun {
   readonly plan: Plan;
   /** Ranks of this process. */
-  readonly ranks: readonly RankMemory[];
+  readonly ranks: readonly OutputMemory[];
   readonly axes: RunAxes;
   /** Access to ranks in other processes. */
   readonly remote: RemoteRanks | undefined;
@@ -204,7 +207,7 @@ function splitOnRanks(port: Port, { plan, axes }: FinishedRun): SplitAxis[][] {
 async function readParts(
   lengths: readonly number[],
   { ranks, remote, everywhere, reads }: FinishedRun,
-  read: (memory: RankMemory) => Promise<Uint8Array>,
+  read: (memory: OutputMemory) => Promise<Uint8Array>,
 ): Promise<readonly Uint8Array[] | undefined> {
   const parts = Promise.all(
     ranks.map(async (memory) =>

@@ -2,9 +2,9 @@
 // needs: cpu, gpu
 // rotates with: engine/decoder.ts, engine/ahead.ts, engine/sampling.ts, runtime/executor.ts
 
-import t from "tap";
+import t, { type Test } from "tap";
 import { Decoder, decoderShape, generate, packPrompts } from "../engine/mod.ts";
-import type { Session } from "../runtime/mod.ts";
+import type { Runs } from "../engine/decoder.ts";
 import {
   loadCheckpoint,
   type Loaded,
@@ -126,6 +126,46 @@ testAgainstAll("demo-lm", {
     : ["ep=1", "dp=2,ep=2"],
 });
 
+/** Tokens generated greedily, and the number of tokens fed to continue them after each prompt. */
+async function growTwice(
+  { session, plan }: Loaded,
+  runs: Runs,
+  stop: readonly number[],
+): Promise<{ tokens: (readonly number[])[][]; fed: number }> {
+  session.reset();
+  const prompts = Array.from({ length: 10 }, (_, i) => [5, 9, i, 7 + i]);
+  const decoder = new Decoder(runs, decoderShape(plan)!);
+  const options = { maxNewTokens: 11, stop: new Set(stop) };
+  const first = await generate(decoder, prompts, options);
+  // Prefix sharing includes tokens that only the device had.
+  const longer = first.sequences.map(({ prompt, tokens }) => [
+    ...prompt,
+    ...tokens,
+  ]);
+  const second = await generate(decoder, longer, options);
+  const tokens = [first, second].map(({ sequences }) =>
+    sequences.map(({ tokens }) => tokens)
+  );
+  return { tokens, fed: second.prefillTokens };
+}
+
+/** Compares tokens with those of single steps, without stop tokens and with some. Returns the number of new tokens. */
+async function compareGrown(
+  t: Test,
+  loaded: Loaded,
+  runs: Runs,
+): Promise<void> {
+  const run: Runs["run"] = (...args) => loaded.session.run(...args);
+  const single = { run, concurrentRuns: 1, runsAhead: false };
+  const plain = await growTwice(loaded, single, []);
+  const stops = plain.tokens[0]!.slice(0, 5).map((tokens) => tokens[4]!);
+  t.strictSame(await growTwice(loaded, runs, []), plain);
+  t.strictSame(
+    await growTwice(loaded, runs, stops),
+    await growTwice(loaded, single, stops),
+  );
+}
+
 t.test("a GPU starts a step before the one before it ends", {
   skip: skipWithoutGpu,
 }, async (t) => {
@@ -134,38 +174,47 @@ t.test("a GPU starts a step before the one before it ends", {
     adapter: "auto",
     next: { candidates: 2 },
     pages: { size: 4, count: 64 },
-  }, async ({ session, plan }) => {
-    const prompts = Array.from({ length: 10 }, (_, i) => [5, 9, i, 7 + i]);
-    const grow = async (runsAhead: boolean, stop: Iterable<number>) => {
-      session.reset();
-      let [running, ahead] = [0, 0];
-      const run: Session["run"] = async (...args) => {
-        if (running++ > 0) ahead++;
-        return await session.run(...args).finally(() => running--);
-      };
-      const watched = { run, concurrentRuns: 1, runsAhead };
-      const decoder = new Decoder(watched, decoderShape(plan)!);
-      const options = { maxNewTokens: 11, stop: new Set(stop) };
-      const first = await generate(decoder, prompts, options);
-      // Prefix sharing includes tokens that only the device had.
-      const longer = first.sequences.map(({ prompt, tokens }) => [
-        ...prompt,
-        ...tokens,
-      ]);
-      const second = await generate(decoder, longer, options);
-      const tokens = [first, second].map(({ sequences }) =>
-        sequences.map(({ tokens }) => tokens)
-      );
-      return { tokens, fed: second.prefillTokens, ahead };
+  }, async (loaded) => {
+    let [running, ahead] = [0, 0];
+    const run: Runs["run"] = async (...args) => {
+      if (running++ > 0) ahead++;
+      return await loaded.session.run(...args).finally(() => running--);
     };
-    const plain = await grow(false, []);
-    const stop = plain.tokens[0]!.slice(0, 5).map((tokens) => tokens[4]!);
-    for (const stops of [[], stop]) {
-      const wanted = await grow(false, stops);
-      const { ahead, ...found } = await grow(true, stops);
-      t.strictSame(found, { tokens: wanted.tokens, fed: wanted.fed });
-      t.equal(wanted.ahead, 0);
-      t.ok(ahead >= 8, `${ahead} steps started early`);
-    }
+    await compareGrown(t, loaded, { run, concurrentRuns: 1, runsAhead: true });
+    t.ok(ahead >= 16, `${ahead} steps started early`);
   });
 });
+
+/** Caches with and without pages; the windows of gpt-oss release pages. */
+const SERIES = {
+  "demo-lm": { size: 4, count: 64 },
+  "gptoss-8e": { size: 4, count: 64 },
+  "mixtral-6e": undefined,
+};
+
+for (const [name, pages] of inTurn(Object.entries(SERIES), 2)) {
+  t.test(`${name}: steps in series`, async (t) => {
+    await use(name, {
+      mesh: "ep=1",
+      adapter: "cpu",
+      next: { candidates: 2 },
+      ...pages ? { pages } : {},
+    }, async (loaded) => {
+      const { session } = loaded;
+      const lengths: number[] = [];
+      await compareGrown(t, loaded, {
+        run: (...args) => session.run(...args),
+        concurrentRuns: 1,
+        runsAhead: false,
+        series: {
+          length: 4,
+          run: (program, runs, options) => {
+            lengths.push(runs.length);
+            return session.series!.run(program, runs, options);
+          },
+        },
+      });
+      t.ok(Math.max(...lengths) === 4, `${lengths} runs in series`);
+    });
+  });
+}

@@ -3,7 +3,7 @@
 
 import t, { type Test } from "tap";
 import fc from "fast-check";
-import { compile, dot, model, sum, upTo } from "../compiler/mod.ts";
+import { add, compile, dot, model, sum, upTo } from "../compiler/mod.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
 import { EXACT } from "../spec/numerics.ts";
@@ -302,6 +302,52 @@ t.test("a run launches only what its outputs and states need", async (t) => {
   const { y, z, total, grand } = found;
   const shapes = [y, z, total, grand].map((one) => one?.shape);
   t.strictSame(shapes, [[0, 8], [0, 2], [0], []], "no rows, or all");
+});
+
+t.test("runs in series continue from the outputs before them", async (t) => {
+  const net = model({ token: upTo(4), embed: 2 }, (m) => {
+    const x = m.input("x", "token embed");
+    const added = m.input("added", "token");
+    const total = add(sum(x, "embed"), added);
+    return { total };
+  });
+  const session = await createSession(await compile(net, { mesh: {} }), {
+    devices: [await createCpuDevice()],
+  });
+  const list = (...values: number[]): HostTensor => ({
+    dtype: "f32",
+    shape: [values.length],
+    data: Float32Array.from(values),
+  });
+  const x = {
+    dtype: "f32",
+    shape: [2, 2],
+    data: Float32Array.of(1, 2, 3, 4),
+  } as const;
+  const first = { x, added: list(0, 0) } as const;
+  const fed = { input: "added", output: "total", rows: [1, 0] };
+  const found = await session.series!.run("main", [
+    { inputs: first },
+    { inputs: first, fed },
+    { inputs: { ...first, x: { ...x, data: x.data.map((v) => -v) } }, fed },
+  ]);
+  t.strictSame(found.map(({ total }) => [...total!.data]), [
+    [3, 7],
+    [10, 10],
+    [7, 3],
+  ]);
+  const shorter = { x: { ...x, shape: [1, 2], data: x.data.subarray(2) } };
+  await t.rejects(
+    session.series!.run("main", [
+      { inputs: first },
+      { inputs: { ...shorter, added: list(0) } },
+    ]),
+    {
+      message:
+        "Cannot run program 'main' in series: the inputs of its runs have different lengths. Run them one by one",
+    },
+  );
+  session.close();
 });
 
 t.test("a rank without items has no launches and sends nothing", async (t) => {

@@ -115,7 +115,9 @@ export async function compareDecode(
       ),
     })),
     notes: [
-      `host's share of a decode step, by C: ${(100 * hostShare).toFixed(1)} %`,
+      `host's share of a single decode step, by C: ${
+        (100 * hostShare).toFixed(1)
+      } %`,
     ],
     ratios: Object.fromEntries(parts.flatMap(([what, times]) => [
       [`${what}: C against WebAssembly`, speedOf(times[OURS]!, times[WASM]!)],
@@ -161,7 +163,7 @@ async function openOurs(
     threads: run.threads,
     timestamps: true,
     // As in llama.cpp, unused rows of the last layer and their logits are not computed.
-    next: {},
+    next: { candidates: 1, logits: true },
     need: {
       tokens: prompt.length,
       sequences: 1,

@@ -9,7 +9,7 @@ import type { Mesh } from "../../spec/mesh.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import type { Natural, Word } from "../../spec/values.ts";
 import type { Wire } from "../../spec/wire.ts";
-import type { BatchSequence } from "../batch.ts";
+import type { BatchSequence } from "../sequence.ts";
 import { parseJsonObject } from "../json_file.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";

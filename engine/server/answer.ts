@@ -1,6 +1,6 @@
 /** The text of one choice of a response, as its tokens arrive. */
 
-import type { Ending, TokenRecord } from "../batch.ts";
+import type { Ending, TokenRecord } from "../sequence.ts";
 import type { Logprobs } from "../sampling.ts";
 import { StopText } from "../stop_text.ts";
 import { TextStream, type Tokenizer } from "../tokenizer.ts";

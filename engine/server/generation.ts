@@ -1,6 +1,6 @@
 /** Generates the choices of one request: adds them to the loop, and streams their text. */
 
-import type { Ending } from "../batch.ts";
+import type { Ending } from "../sequence.ts";
 import {
   Answer,
   type Chosen,

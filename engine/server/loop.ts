@@ -2,13 +2,9 @@
  * The loop of a server: steps of one batch, to which requests are added and from which they are cancelled at any time.
  */
 
-import {
-  Batch,
-  type BatchSequence,
-  type BatchStep,
-  type SequenceOptions,
-} from "../batch.ts";
+import { Batch, type BatchStep } from "../batch.ts";
 import type { Decoder } from "../decoder.ts";
+import type { BatchSequence, SequenceOptions } from "../sequence.ts";
 import type { Speculation } from "../speculation/speculation.ts";
 
 /** Experts are counted in one of this many steps. */

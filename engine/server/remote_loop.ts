@@ -3,15 +3,15 @@
  * of the loop's thread contains the tokens streamed since the previous message, and the sequences that ended.
  */
 
+import type { Decoder } from "../decoder.ts";
+import type { Grammars, GrammarSource, TokenGrammar } from "../grammar.ts";
+import type { Logprobs } from "../sampling.ts";
 import type {
   BatchSequence,
   Ending,
   SequenceOptions,
   TokenRecord,
-} from "../batch.ts";
-import type { Decoder } from "../decoder.ts";
-import type { Grammars, GrammarSource, TokenGrammar } from "../grammar.ts";
-import type { Logprobs } from "../sampling.ts";
+} from "../sequence.ts";
 import type { SpeculationStats } from "../speculation/speculation.ts";
 import { ExpertLoad, type LayerLoad } from "./expert_load.ts";
 import { BatchLoop, type LoopOptions } from "./loop.ts";

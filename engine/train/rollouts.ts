@@ -2,8 +2,9 @@
 
 import type { Session } from "../../runtime/mod.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
-import { Batch, type Ending } from "../batch.ts";
+import { Batch } from "../batch.ts";
 import { Decoder, decoderShape } from "../decoder.ts";
+import type { Ending } from "../sequence.ts";
 
 /** A sampled response. */
 export interface Rollout {
