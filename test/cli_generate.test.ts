@@ -44,6 +44,17 @@ async function document(...args: string[]): Promise<Document> {
 
 const plain = await generated(["--prompt", PROMPT, "--max-new-tokens", "24"]);
 
+t.test("a context beyond the positions of the model is reported", async (t) => {
+  const argv = ["generate", DEMO, "--adapter", "cpu", "-p", PROMPT, "-n", "1"];
+  const reported = async (context: string) =>
+    (await switchyard([...argv, "--max-context", context])).err;
+  t.equal(await reported("512"), "");
+  t.match(
+    await reported("513"),
+    /^--max-context 513 exceeds the 512 positions of the model: /,
+  );
+});
+
 t.test("-p, -n, --prompt-file and - give the same text", async (t) => {
   const file = path.join(folder, "prompt.txt");
   writeFileSync(file, `${PROMPT}\n`);

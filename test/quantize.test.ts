@@ -477,6 +477,13 @@ t.test("tensors are read in pieces, and rules are applied", async (t) => {
   );
   await refused(
     [
+      ...[demo, "--to", "q8_0", "--out", join(folder, "y.gguf")],
+      ...["--rule", "*.mlp.*=q4_0", "--rule", "blk.*=q4_0"],
+    ],
+    /Cannot use rule 'blk\.\*=q4_0': it matches no tensor\. Use names such as 'model\./,
+  );
+  await refused(
+    [
       checkpointFolder("longcatflash-12e"),
       "--to",
       "q8_0",

@@ -45,13 +45,19 @@ function keysOf<T extends object>(table: T): (keyof T)[] {
   return Object.keys(table) as (keyof T)[];
 }
 
-/** Loads the target of a command line, and reports unread fields of config.json. */
+/**
+ * Loads the target of a command line. Reports unread fields of config.json, and a context beyond the positions of the
+ * model.
+ */
 export async function targetOf(
   io: CliIo,
   path: string,
-  flags: ModelFlags & Pick<LoadTargetOptions, "lora" | "withoutWeights">,
+  flags:
+    & ModelFlags
+    & Pick<LoadTargetOptions, "lora" | "withoutWeights">
+    & Pick<PlanFlags, "maxContext">,
 ): Promise<Target> {
-  const { family, lora, withoutWeights = false } = flags;
+  const { family, lora, withoutWeights = false, maxContext = 0 } = flags;
   const target = await loadTarget(path, io.files, {
     family,
     lora,
@@ -64,11 +70,20 @@ export async function targetOf(
       `Cannot use --family with a ${target.kind}: it is for a config.json. Leave it out`,
     );
   }
-  const { unread = [] } = target.kind === "checkpoint"
+  const published = target.kind === "checkpoint"
     ? target.checkpoint.published
     : target.kind === "configuration"
     ? target.configuration.published
-    : {};
+    : undefined;
+  const {
+    unread = [],
+    decoder: { maxPositions } = { maxPositions: Infinity },
+  } = published ?? {};
+  if (maxContext > maxPositions) {
+    io.err(
+      `--max-context ${maxContext} exceeds the ${maxPositions} positions of the model: text after them may make no sense`,
+    );
+  }
   if (unread.length > 0) {
     io.err(
       `config.json has ${

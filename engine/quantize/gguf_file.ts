@@ -85,8 +85,10 @@ export function architectureFor(
 export function ggufTensorsOf(
   tensors: readonly SourceTensor[],
   row: GgufArchitecture,
-  { rules, sizes }: {
+  { rules, defaults, sizes }: {
     readonly rules: readonly Rule[];
+    /** Rules of the format, after those. */
+    readonly defaults: readonly Rule[];
     readonly sizes: HeadSizes;
   },
 ): GgufPart[] {
@@ -118,13 +120,14 @@ export function ggufTensorsOf(
       name: "lm_head.weight",
     });
   }
+  checkRules(rules, [...groups.values()].flat().map(([, tensor]) => tensor));
   return [...groups.values()].map((found) => {
     const parts = found
       .sort(([a], [b]) => (a.expert ?? 0) - (b.expert ?? 0))
       .map(([, tensor]) => tensor);
     const [[of]] = found as [[GgufName, SourceTensor]];
     const [tensor] = parts as [SourceTensor];
-    const stored = typeOf(tensor, rules);
+    const stored = typeOf(tensor, [...rules, ...defaults]);
     const shape = of.padded ? [sizes.heads[of.padded]!] : tensor.shape;
     const stacked = of.expert === undefined ? shape : [parts.length, ...shape];
     const elements = elementsOf(stacked);
@@ -150,6 +153,22 @@ export function ggufTensorsOf(
 
 function filedShape(elements: number, rows: number): number[] {
   return [rows, elements / rows];
+}
+
+/** Throws DataError for a rule that matches no tensor, such as one with names of GGUF files. */
+function checkRules(
+  rules: readonly Rule[],
+  tensors: readonly SourceTensor[],
+): void {
+  const useless = rules.find((rule) =>
+    tensors.every(({ name }) => ruleOf([rule], name) === undefined)
+  );
+  if (useless === undefined) return;
+  throw new DataError(
+    `Cannot use rule '${
+      shown(`${useless.pattern}=${useless.type}`)
+    }': it matches no tensor. Use names such as '${shown(tensors[0]!.name)}'`,
+  );
 }
 
 function typeOf(tensor: SourceTensor, rules: readonly Rule[]): NumberedType {

@@ -148,7 +148,8 @@ async function writeFile(
   }));
   const parts = [
     ...ggufTensorsOf(numbered, row, {
-      rules: [...rules, ...target.rules],
+      rules,
+      defaults: target.rules,
       sizes,
     }),
     ...Object.entries(added).flatMap(([name, elements]) =>
