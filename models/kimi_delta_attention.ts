@@ -18,7 +18,6 @@ import {
   slice,
   softplus,
   split,
-  sum,
   type Tensor,
 } from "../compiler/mod.ts";
 import {
@@ -119,8 +118,8 @@ export function readDecayLimit(
 const PADDING = 128;
 
 /**
- * Axes of the block. `channels` are all elements of all heads; `short` is the row between two products; `batch`, `step`
- * and `one` are axes of 1 in files.
+ * Axes of the block. `channels` are all elements of all heads; `short` is the row between two products; in files,
+ * `each` are heads, and `batch`, `step` and `one` are axes of 1.
  */
 type KimiDeltaAxis =
   | ConvolutionAxis
@@ -130,7 +129,8 @@ type KimiDeltaAxis =
   | "short"
   | "padded"
   | "batch"
-  | "step";
+  | "step"
+  | "each";
 
 type KimiDeltaScope = DecoderScope<KimiDeltaAxis>;
 
@@ -158,6 +158,7 @@ export function kimiDeltaAttention(
     padded: Math.ceil(c.deltaHeads / PADDING) * PADDING,
     batch: 1,
     step: 1,
+    each: c.deltaHeads,
     ...convolutionAxes(c.taps),
   }, (m) => attend(m, rows, layer, c));
 }
@@ -236,10 +237,12 @@ function decays(
   const logs = {
     heads: () => m.param("A_log", "head"),
     padded: () => slice(m.param("A_log", "padded"), "padded", 0, "head"),
-    axes: () => {
-      const log = m.param("A_log", "batch step head one");
-      return sum(sum(sum(log, "batch"), "step"), "one");
-    },
+    axes: () =>
+      merge(
+        m.param("A_log", "batch step each one"),
+        "batch step each one",
+        "head",
+      ),
   };
   const factor = exp(logs[stored]());
   return decayLimit === undefined

@@ -243,6 +243,29 @@ for (const [heads, kvHeads] of [[4, 4], [4, 2], [4, 1], [8, 2]] as const) {
   );
 }
 
+sameBits(
+  "heads that are merged with axes of 1",
+  {
+    model: model(
+      { token, embed: 4, query: 8, head: 4, dim: 2, one: 1, each: 4, last: 1 },
+      (m) => {
+        const x = m.input("x", "token embed");
+        const rows = dot(x, m.param("q", "query embed"), "embed");
+        const scale = m.param("scale", "one each last");
+        const y = mul(
+          split(rows, "query", "head dim"),
+          merge(scale, "one each last", "head"),
+        );
+        const merged = merge(y, "head dim", "query");
+        return { y: dot(merged, m.param("o", "embed query"), "query") };
+      },
+    ),
+    calls: [{ x: [1, -2, 3, 0.5, 0.25, 1, -1, 2] }],
+    tolerance: 1e-5,
+  },
+  [{ mesh: { tp: 2 }, place: { head: "tp" } }],
+);
+
 compileRefused(
   "heads that ranks cannot shard",
   block(4, 2),

@@ -47,8 +47,8 @@ export function rename<
  * `x` with one axis split into several, row-major: the last of `into` varies fastest.
  *
  * Axes: those of `x`, with `into` (`"head headDim"`) instead of `axis`. Dtype: any. Errors: an axis that `x` does not
- * have; a name that `x` already has; sizes with another product. Gradient: `merge`. Sharding: the first of `into` has
- * the sharding of `axis`; sends nothing.
+ * have; a name that `x` already has; sizes with another product. Gradient: `merge`. Sharding: the first of `into` that
+ * is longer than 1 has the sharding of `axis`; sends nothing.
  *
  * @example
  * ```ts
@@ -76,7 +76,7 @@ export function split<
  *
  * Axes: those of `x`, with `to` instead of `axes` (`"head headDim"`). Dtype: any. Errors: axes that are not adjacent in
  * this order; a name that `x` already has; a size other than the product. Gradient: `split`. Sharding: `to` has the
- * sharding of the first of `axes`; the others are replicated.
+ * sharding of the first of `axes` that is longer than 1; the others are replicated.
  *
  * @example
  * ```ts

@@ -25,6 +25,8 @@ export type Role =
 export interface Known {
   /** Whether an axis is dynamic, globally or per rank. */
   isRagged(axis: string): boolean;
+  /** The first of merged axes, or of the parts of a split one, that is longer than 1. The first one if none is. */
+  outermost(axes: readonly string[]): string;
   /** Whether the elements of a dilated axis cover another axis, except for those between. */
   fills(params: PrimitiveParams["dilate"]): boolean;
   /** Mesh axes that an axis is placed over. */

@@ -2,7 +2,12 @@
 
 import { ModelError } from "../../spec/errors.ts";
 import type { Node } from "../graph/graph.ts";
-import { type AxisFacts, isRagged, placedOver } from "./local_axes.ts";
+import {
+  type AxisFacts,
+  isRagged,
+  outermostOf,
+  placedOver,
+} from "./local_axes.ts";
 import type { Known } from "../graph/sharding_rule.ts";
 
 /** Collects the facts for rules. `sharded`: the sharding of tokens and experts during expert computation. */
@@ -18,6 +23,7 @@ export function knownOf(
         part!.size * step === all!.size;
     },
     isRagged: (axis) => isRagged(facts, axis),
+    outermost: (axes) => outermostOf(facts.graph.axes, axes),
     placedOver: (axis) => placedOver(facts, axis),
     sequenceOver: (node, by, axis) => sequenceOver(facts, node, by, axis),
     itemsOver(axis, ids) {

@@ -88,6 +88,14 @@ export function isRagged(
   return graph.axes[axis]?.dynamic || given.has(axis) && !experts.has(axis);
 }
 
+/** The first of merged axes, or of the parts of a split one, that is longer than 1. The first one if none is. */
+export function outermostOf(
+  axes: Graph["axes"],
+  parts: readonly string[],
+): string {
+  return parts.find((axis) => axes[axis]!.size > 1) ?? parts[0]!;
+}
+
 /** The mesh axes that an axis is placed over. */
 export function placedOver(
   { requests }: AxisFacts,

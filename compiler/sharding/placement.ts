@@ -18,6 +18,7 @@ import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { cachedSequences, checkCaches, shardCaches } from "./caches.ts";
 import { conventionalPlacement } from "./conventions.ts";
 import { shardKeyHeads } from "./key_heads.ts";
+import { outermostOf } from "./local_axes.ts";
 import { quoteAll } from "./messages.ts";
 
 /** One or several mesh axes. */
@@ -249,7 +250,7 @@ function follow({ nodes, axes }: Graph, requests: Map<string, Request>): void {
   const given = new Set(
     nodes.flatMap((node) => node.primitive === "input" ? node.axes : []),
   );
-  const pairs = nodes.flatMap(linkedAxes).filter((pair) =>
+  const pairs = nodes.flatMap((node) => linkedAxes(node, axes)).filter((pair) =>
     pair.every((axis) => !axes[axis]?.dynamic && !given.has(axis))
   );
   for (let before = -1; before !== requests.size;) {
@@ -268,12 +269,13 @@ function follow({ nodes, axes }: Graph, requests: Map<string, Request>): void {
 /** Pairs of axes with the same sharding. */
 function linkedAxes(
   { primitive, params }: Node,
+  axes: Graph["axes"],
 ): readonly (readonly [string, string])[] {
   switch (primitive) {
     case "split":
-      return [[params.axis, params.into[0]!]];
+      return [[params.axis, outermostOf(axes, params.into)]];
     case "merge":
-      return [[params.to, params.axes[0]!]];
+      return [[params.to, outermostOf(axes, params.axes)]];
     default:
       return [];
   }

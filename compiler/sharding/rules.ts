@@ -109,19 +109,20 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   split: {
     role: ({ params: { axis: from } }, { axis }, known) =>
       axis === from && known.isRagged(axis) ? "replicated" : "pass",
-    result: ({ params: { axis, into } }, over) => ({
-      [into[0]!]: over[axis] ?? [],
+    result: ({ params: { axis, into } }, over, known) => ({
+      [known.outermost(into)]: over[axis] ?? [],
     }),
     moves: 0,
     linear: LINEAR.first,
   },
   merge: {
     role: ({ params: { axes } }, { axis }, known) =>
-      axes.includes(axis) && (axis !== axes[0] || known.isRagged(axis))
+      axes.includes(axis) &&
+        (axis !== known.outermost(axes) || known.isRagged(axis))
         ? "replicated"
         : "pass",
-    result: ({ params: { axes, to } }, over) => ({
-      [to]: over[axes[0]!] ?? [],
+    result: ({ params: { axes, to } }, over, known) => ({
+      [to]: over[known.outermost(axes)] ?? [],
     }),
     moves: 0,
     linear: LINEAR.first,
