@@ -62,9 +62,9 @@ function groups(columns: number, group: number): number {
   return Math.ceil(columns / group);
 }
 
-/** Words of elements, scales, and factors of rows. */
+/** Words of elements, scales, offsets, and factors of rows. */
 function packed(dtype: PackedDType): EncodingEntry {
-  const { perWord, perScale, scale, block }: Packing = PACKINGS[dtype];
+  const { perWord, perScale, scale, names, block }: Packing = PACKINGS[dtype];
   const { stored, factor }: ScaleKind = SCALES[scale];
   if (block) {
     return {
@@ -77,7 +77,8 @@ function packed(dtype: PackedDType): EncodingEntry {
     title: () => dtype,
     bytes: ({ rows, columns }) =>
       rows * (4 * groups(columns, perWord) +
-        STORED_BYTES[stored] * groups(columns, perScale ?? columns) +
+        (STORED_BYTES[stored] + (names.offsets ? 4 : 0)) *
+          groups(columns, perScale ?? columns) +
         (factor ? 4 : 0)),
   };
 }
@@ -205,10 +206,10 @@ const READ_AS: {
   int4: ({ group = 32, zeros = false }) => ({
     element: zeros ? "uint4" : "int4",
     group,
-    scale: "bf16",
+    scale: zeros ? "bf16_zero" : "bf16",
   }),
-  gptq: ({ group = 128 }) => ({ element: "uint4", group }),
-  awq: ({ group = 128 }) => ({ element: "uint4", group }),
+  gptq: ({ group = 128 }) => ({ element: "uint4", group, scale: "f16_zero" }),
+  awq: ({ group = 128 }) => ({ element: "uint4", group, scale: "f16_zero" }),
 };
 
 /** Whether kernels read an encoding directly. */

@@ -5,7 +5,7 @@
  */
 
 import { type Block, type BlockName, BLOCKS } from "./blocks.ts";
-import type { FileDType } from "./dtype.ts";
+import type { FileDType, HalfDType } from "./dtype.ts";
 import { inWords } from "./word_blocks.ts";
 
 /** An element kind. */
@@ -19,11 +19,20 @@ export interface PackedElement {
   /** Whether each scale has an offset, which is added to the scaled element. */
   readonly offset?: true;
   /** Kinds of the scales of groups (`SCALES`). Names of encodings omit the first. Default: f32. */
-  readonly scales?: readonly ("f32" | "bf16" | "e4m3")[];
+  readonly scales?: readonly Exclude<ScaleName, "e8m0">[];
 }
 
 /** The magnitudes of E2M1, a 4-bit float. */
 const E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6];
+
+/** The value of a code of E4M3. */
+function fp8(code: number): number {
+  const [exponent, mantissa] = [(code >> 3) & 15, code & 7];
+  const magnitude = exponent === 0
+    ? mantissa * 2 ** -9
+    : (8 + mantissa) * 2 ** (exponent - 10);
+  return code & 128 ? -magnitude : magnitude;
+}
 
 /** The table of llama.cpp's IQ4_NL. */
 export const IQ4_VALUES = [
@@ -55,24 +64,21 @@ export const PACKED_ELEMENTS = {
     value: (code) => (code & 8 ? -1 : 1) * E2M1[code & 7]!,
   },
   // E4M3 without infinities; the two NaNs (0x7f, 0xff) are rejected when files are read.
-  fp8: {
-    bits: 8,
-    value: (code) => {
-      const [exponent, mantissa] = [(code >> 3) & 15, code & 7];
-      const magnitude = exponent === 0
-        ? mantissa * 2 ** -9
-        : (8 + mantissa) * 2 ** (exponent - 10);
-      return code & 128 ? -magnitude : magnitude;
-    },
-  },
+  fp8: { bits: 8, value: fp8 },
   int4: {
     bits: 4,
     step: 1,
-    scales: ["f32", "bf16"],
+    scales: ["f32", "f16", "bf16"],
     value: (code) => code - 8,
   },
   int8: { bits: 8, step: 1, value: (code) => (code ^ 128) - 128 },
-  uint4: { bits: 4, step: 1, value: (code) => code, offset: true },
+  uint4: {
+    bits: 4,
+    step: 1,
+    scales: ["f32", "f16_zero", "bf16_zero"],
+    value: (code) => code,
+    offset: true,
+  },
   uint8: { bits: 8, step: 1, value: (code) => code, offset: true },
   iq4: { bits: 4, step: 1, value: (code) => IQ4_VALUES[code]! },
 } as const satisfies { readonly [name: string]: PackedElement };
@@ -83,20 +89,28 @@ export type PackedElementName = keyof typeof PACKED_ELEMENTS;
 /** A kind of scale. `compiler/kernels/pieces/decode.ts` decodes it in kernels. */
 export interface ScaleKind {
   /** Its dtype in memory. */
-  readonly stored: "u8" | "bf16" | "f32";
+  readonly stored: "u8" | "u32" | "f16" | "bf16" | "f32";
   /** The value of a byte. */
   readonly value?: (byte: number) => number;
   /** Whether each row has an f32 factor. The scale is the f32 nearest to the product of stored value and factor. */
   readonly factor?: true;
+  /**
+   * Dtype of a scale in the lower half of its word. The upper half is the zero point of the group: its offset is minus
+   * their product, rounded.
+   */
+  readonly beforeZero?: HalfDType;
 }
 
 /** Kinds of scales. */
 export const SCALES = {
   f32: { stored: "f32" },
+  f16: { stored: "f16" },
   bf16: { stored: "bf16" },
+  f16_zero: { stored: "u32", beforeZero: "f16" },
+  bf16_zero: { stored: "u32", beforeZero: "bf16" },
   // A power of two.
   e8m0: { stored: "u8", value: (byte) => 2 ** (byte - 127) },
-  e4m3: { stored: "u8", value: PACKED_ELEMENTS.fp8.value, factor: true },
+  e4m3: { stored: "u8", value: fp8, factor: true },
 } as const satisfies { readonly [name: string]: ScaleKind };
 
 /** A name in the table. */
@@ -118,7 +132,7 @@ export interface Packing {
   readonly perScale?: number;
   /** Kind of its scales. */
   readonly scale: ScaleName;
-  /** Suffixes of a parameter's tensor names: elements, scales, and offsets and factors if it has them. */
+  /** Suffixes of a parameter's tensor names: elements, scales, and offsets and factors if they are separate. */
   readonly names: {
     readonly elements: string;
     readonly scales: string;
@@ -179,7 +193,8 @@ const FILED = {
 /** An element kind with a scale per group: `int4x32`, or `int4x32_bf16` with scales in bf16. */
 export type GroupedDType =
   | `${PackedElementName}x${GroupSize}`
-  | `int4x${GroupSize}_bf16`;
+  | `int4x${GroupSize}_${HalfDType}`
+  | `uint4x${GroupSize}_${HalfDType}_zero`;
 
 /** The encodings of an element kind with groups of a size, by kind of scales. */
 function groupedBy(
@@ -222,7 +237,7 @@ function grouped(
   scale: ScaleName,
 ): Packing {
   const { bits, offset }: PackedElement = PACKED_ELEMENTS[element];
-  const { factor }: ScaleKind = SCALES[scale];
+  const { factor, beforeZero }: ScaleKind = SCALES[scale];
   return {
     title: `${element} in groups of ${perScale}`,
     element,
@@ -232,7 +247,7 @@ function grouped(
     names: {
       elements: `:${element}`,
       scales: `:${element}_scales`,
-      ...offset ? { offsets: `:${element}_offsets` } : {},
+      ...offset && !beforeZero ? { offsets: `:${element}_offsets` } : {},
       ...factor ? { factors: `:${element}_factors` } : {},
     },
   };

@@ -4,7 +4,7 @@ import t, { type Test } from "tap";
 import fc from "fast-check";
 import { withViews } from "../engine/encodings/mod.ts";
 import { storedIn } from "../engine/train/stored.ts";
-import { widen } from "../runtime/half.ts";
+import { narrow, widen } from "../runtime/half.ts";
 import type { TensorEntry } from "../runtime/mod.ts";
 import {
   PACKED_ELEMENTS,
@@ -61,9 +61,12 @@ async function byKernels(
   const filed = tensors.get(param + names.scales)!;
   t.equal(filed.dtype, kind.stored.toUpperCase());
   const stored = (await filed.source.read(filed.offset, filed.bytes)).slice();
+  const halves = new Uint16Array(stored.buffer, 0, stored.length >> 1);
   const scales = {
     f32: () => new Float32Array(stored.buffer),
-    bf16: () => widen("bf16", new Uint16Array(stored.buffer)),
+    f16: () => widen("f16", halves),
+    bf16: () => widen("bf16", halves),
+    u32: () => widen(kind.beforeZero!, halves.filter((_, i) => i % 2 === 0)),
     u8: () => Float32Array.from(stored, kind.value),
   }[kind.stored]();
   if (names.factors !== undefined) {
@@ -73,7 +76,10 @@ async function byKernels(
       scales[i] = scale * factors[Math.floor(i / groups)]!
     );
   }
-  const offsets = offset && await floats(tensors.get(param + names.offsets!)!);
+  const offsets = offset &&
+    (kind.beforeZero
+      ? scales.map((scale, i) => -scale * halves[2 * i + 1]!)
+      : await floats(tensors.get(param + names.offsets!)!));
   return Float32Array.from({ length: words.length * perWord }, (_, i) => {
     const code = words[Math.floor(i / perWord)]! >>> (bits * (i % perWord)) &
       (2 ** bits - 1);
@@ -132,11 +138,19 @@ function transposed<T>(values: readonly T[], columns: number): T[] {
   );
 }
 
-const bf16 = (values: readonly number[]) =>
-  Uint16Array.from(
-    new Uint32Array(Float32Array.from(values).buffer),
-    (bits) => bits >>> 16,
-  );
+/** A tensor of scales in F32, F16 or BF16. */
+function scaleEntry(
+  name: string,
+  dtype: "F32" | "F16" | "BF16",
+  shape: readonly number[],
+  scales: readonly number[],
+): [string, TensorEntry] {
+  const values = Float32Array.from(scales);
+  const data = dtype === "F32"
+    ? values
+    : narrow(dtype === "F16" ? "f16" : "bf16", values);
+  return entry(name, dtype, shape, data);
+}
 
 async function holdsForRandom(
   t: Test,
@@ -161,17 +175,12 @@ async function holdsForRandom(
   ).catch((error: unknown) => t.fail(repeatWith(), { error }));
 }
 
-for (const dtype of ["BF16", "F32"] as const) {
+for (const dtype of ["F16", "BF16", "F32"] as const) {
   t.test(`compressed-tensors, INT4 in groups with scales in ${dtype}`, async (t) => {
     await holdsForRandom(t, ({ codes, scales }) => {
       const entries = [
         entry("w.weight_packed", "I32", [ROWS, COLUMNS / 8], words(codes)),
-        entry(
-          "w.weight_scale",
-          dtype,
-          [ROWS, GROUPS],
-          dtype === "BF16" ? bf16(scales) : Float32Array.from(scales),
-        ),
+        scaleEntry("w.weight_scale", dtype, [ROWS, GROUPS], scales),
         entry("w.weight_shape", "I64", [2], BigInt64Array.of(16n, 64n)),
       ];
       const views = withViews(new Map(entries));
@@ -179,88 +188,88 @@ for (const dtype of ["BF16", "F32"] as const) {
       return { entries, value: (code, group) => (code - 8) * scales[group]! };
     });
   });
-}
 
-t.test("compressed-tensors, INT4 with zero points", async (t) => {
-  await holdsForRandom(t, ({ codes, scales, zeros }) => ({
-    entries: [
-      entry("w.weight_packed", "I32", [ROWS, COLUMNS / 8], words(codes)),
-      entry("w.weight_scale", "F32", [ROWS, GROUPS], Float32Array.from(scales)),
-      // Eight rows per word.
-      entry(
-        "w.weight_zero_point",
-        "I32",
-        [ROWS / 8, GROUPS],
-        Int32Array.from(
-          transposed([...words(transposed(zeros, GROUPS))], ROWS / 8),
+  t.test(`compressed-tensors, INT4 with zero points and scales in ${dtype}`, async (t) => {
+    await holdsForRandom(t, ({ codes, scales, zeros }) => ({
+      entries: [
+        entry("w.weight_packed", "I32", [ROWS, COLUMNS / 8], words(codes)),
+        scaleEntry("w.weight_scale", dtype, [ROWS, GROUPS], scales),
+        // Eight rows per word.
+        entry(
+          "w.weight_zero_point",
+          "I32",
+          [ROWS / 8, GROUPS],
+          Int32Array.from(
+            transposed([...words(transposed(zeros, GROUPS))], ROWS / 8),
+          ),
         ),
-      ),
-      entry("w.weight_shape", "I64", [2], BigInt64Array.of(16n, 64n)),
-    ],
-    value: (code, group) => (code - zeros[group]!) * scales[group]!,
-  }));
-});
+        entry("w.weight_shape", "I64", [2], BigInt64Array.of(16n, 64n)),
+      ],
+      value: (code, group) => (code - zeros[group]!) * scales[group]!,
+    }));
+  });
 
-t.test("GPTQ", async (t) => {
-  await holdsForRandom(t, ({ codes, scales, zeros }) => ({
-    entries: [
-      // Eight columns per word, transposed.
-      entry(
-        "w.qweight",
-        "I32",
-        [COLUMNS / 8, ROWS],
-        Int32Array.from(transposed([...words(codes)], COLUMNS / 8)),
-      ),
-      entry(
-        "w.qzeros",
-        "I32",
-        [GROUPS, ROWS / 8],
-        words(transposed(zeros.map((zero) => (zero + 15) % 16), GROUPS)),
-      ),
-      entry(
-        "w.scales",
-        "F32",
-        [GROUPS, ROWS],
-        Float32Array.from(transposed(scales, GROUPS)),
-      ),
-      entry(
-        "w.g_idx",
-        "I32",
-        [COLUMNS],
-        Int32Array.from({ length: COLUMNS }, (_, i) => Math.floor(i / GROUP)),
-      ),
-    ],
-    // Files store the zero point minus one; 16 is the largest.
-    value: (code, group) => (code - (zeros[group]! || 16)) * scales[group]!,
-  }));
-});
+  t.test(`GPTQ with scales in ${dtype}`, async (t) => {
+    await holdsForRandom(t, ({ codes, scales, zeros }) => ({
+      entries: [
+        // Eight columns per word, transposed.
+        entry(
+          "w.qweight",
+          "I32",
+          [COLUMNS / 8, ROWS],
+          Int32Array.from(transposed([...words(codes)], COLUMNS / 8)),
+        ),
+        entry(
+          "w.qzeros",
+          "I32",
+          [GROUPS, ROWS / 8],
+          words(transposed(zeros.map((zero) => (zero + 15) % 16), GROUPS)),
+        ),
+        scaleEntry(
+          "w.scales",
+          dtype,
+          [GROUPS, ROWS],
+          transposed(scales, GROUPS),
+        ),
+        entry(
+          "w.g_idx",
+          "I32",
+          [COLUMNS],
+          Int32Array.from({ length: COLUMNS }, (_, i) => Math.floor(i / GROUP)),
+        ),
+      ],
+      // Files store the zero point minus one; 16 is the largest.
+      value: (code, group) => (code - (zeros[group]! || 16)) * scales[group]!,
+    }));
+  });
 
-t.test("AWQ", async (t) => {
-  const order = [0, 2, 4, 6, 1, 3, 5, 7];
-  await holdsForRandom(t, ({ codes, scales, zeros }) => ({
-    entries: [
-      entry(
-        "w.qweight",
-        "I32",
-        [COLUMNS, ROWS / 8],
-        words(transposed(codes, COLUMNS), order),
-      ),
-      entry(
-        "w.qzeros",
-        "I32",
-        [GROUPS, ROWS / 8],
-        words(transposed(zeros, GROUPS), order),
-      ),
-      entry(
-        "w.scales",
-        "F32",
-        [GROUPS, ROWS],
-        Float32Array.from(transposed(scales, GROUPS)),
-      ),
-    ],
-    value: (code, group) => (code - zeros[group]!) * scales[group]!,
-  }));
-});
+  t.test(`AWQ with scales in ${dtype}`, async (t) => {
+    const order = [0, 2, 4, 6, 1, 3, 5, 7];
+    await holdsForRandom(t, ({ codes, scales, zeros }) => ({
+      entries: [
+        entry(
+          "w.qweight",
+          "I32",
+          [COLUMNS, ROWS / 8],
+          words(transposed(codes, COLUMNS), order),
+        ),
+        entry(
+          "w.qzeros",
+          "I32",
+          [GROUPS, ROWS / 8],
+          words(transposed(zeros, GROUPS), order),
+        ),
+        scaleEntry(
+          "w.scales",
+          dtype,
+          [GROUPS, ROWS],
+          transposed(scales, GROUPS),
+        ),
+      ],
+      value: (code, group) => (code - zeros[group]!) * scales[group]!,
+    }));
+  });
+}
 
 t.test("NVFP4 with a dividing or multiplying global scale", async (t) => {
   const [rows, columns] = [4, 32];

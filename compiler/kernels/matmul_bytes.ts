@@ -6,7 +6,8 @@
  * their bytes in workgroup memory, four per word.
  */
 
-import { PACKINGS } from "../../spec/packed.ts";
+import { isHalf } from "../../spec/dtype.ts";
+import { PACKINGS, SCALES } from "../../spec/packed.ts";
 import { matmulShape, teamsOf } from "../tuning/lanes.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
@@ -20,7 +21,6 @@ import {
   type BytesOperand,
   codeWord,
   columnsOf,
-  factorAt,
   hasHeader,
   type Header,
   letBlocks,
@@ -28,8 +28,8 @@ import {
   operandsOf,
   partsOf,
   storeHeader,
-  twoFactorsAt,
 } from "./matmul_bytes_operands.ts";
+import { factorAt, twoFactorsAt } from "./matmul_bytes_scales.ts";
 import { HEADER_WORDS } from "./pieces/block.ts";
 import { range } from "../../spec/range.ts";
 import {
@@ -204,7 +204,7 @@ function scalesOfPart(
   { weight, columns }: Sums,
   inPart: number,
 ): ScalesOfPart | undefined {
-  const { i, inside, perScale, sumOf, stored, hasOffsets } = weight;
+  const { inside, perScale, sumOf, stored, hasOffsets } = weight;
   const { lanes } = teamsOf(o);
   const [c = 0] = columns;
   if (inside !== "k") return undefined;
@@ -214,33 +214,39 @@ function scalesOfPart(
   // Workgroup memory has room for one of the two.
   const others = columns.length > 1 || operandsOf(o).some(hasHeader);
   const { scale } = PACKINGS[stored];
+  const sums = perScale / sumOf;
+  const count = inPart / sums;
   // Two of them share a word, also if a part starts with the second.
-  const inPairs = scale === "bf16" && o.k / perScale % 2 === 0;
-  const loaded = inPart + (inPairs ? inPart % 2 : 0);
+  const inPairs = isHalf(SCALES[scale].stored) && o.k / perScale % 2 === 0;
+  const loaded = count + (inPairs ? count % 2 : 0);
   if (
-    others || perScale !== sumOf || scale !== "f32" && !inPairs ||
+    others || !Number.isInteger(count) || scale === "e8m0" ||
     used.length * loaded * lanes > SCALE_WORDS
   ) return undefined;
-  const first = loaded > inPart ? wgsl`first_sum / 2 * 2` : wgsl`first_sum`;
-  const index = (n: KernelText) =>
-    wgsl`(${n} - ${first}) * ${lanes} + lane_column`;
-  const loadPart = (part: "scales" | "offsets") =>
-    wgsl`
-      for (var n = first_sum; n < first_sum + ${inPart}; n++) {
+  const groupOf = (n: KernelText) => sums === 1 ? n : wgsl`${n} / ${sums}`;
+  const first = groupOf(wgsl`first_sum`);
+  const index = (group: KernelText) =>
+    wgsl`(${group} - first_scale) * ${lanes} + lane_column`;
+  const loadEach = wgsl`
+      for (var scale = first_scale; scale < first_scale + ${count}; scale++) {
+        let n = scale * ${sums};
         ${letBlocks(o, weight, { columns, sum: wgsl`n` })}
-        ${factorAt(o, weight, { name: `${part}${i}`, c, n: wgsl`n`, part })}
-        ${`part_${part}`}[${index(wgsl`n`)}] = ${`${part}${i}`}[${c}];
+        ${
+    used.map((part) =>
+      wgsl`
+        ${factorAt(o, weight, { name: `one_${part}`, c, n: wgsl`n`, part })}
+        ${`part_${part}`}[${index(wgsl`scale`)}] = ${`one_${part}`}[${c}];`
+    )
+  }
       }`;
-  const name = `scales${i}_`;
   const loadPairs = wgsl`
-      for (var p = 0u; p < ${loaded / 2}; p++) {
-        let pair = first_sum / 2 + p;
-        ${twoFactorsAt(o, weight, { name, c, pair: wgsl`pair` })}
+      for (var scale = first_scale; scale < first_scale + ${loaded}; scale += 2) {
+        ${twoFactorsAt(o, weight, { c, pair: wgsl`(scale / 2)` })}
         ${
     [0, 1].map((half) =>
       wgsl`part_scales[${
-        index(wgsl`(pair * 2 + ${half})`)
-      }] = ${`${name}${half}`}[${c}];`
+        index(wgsl`(scale + ${half})`)
+      }] = ${`scales${half}`}[${c}];`
     )
   }
       }`;
@@ -248,13 +254,13 @@ function scalesOfPart(
     load: wgsl`
       ${
       used.map((part) =>
-        wgsl`
-        var<workgroup> ${`part_${part}`}: array<f32, ${loaded * lanes}>;
-        ${inPairs ? loadPairs : loadPart(part)}`
+        wgsl`var<workgroup> ${`part_${part}`}: array<f32, ${loaded * lanes}>;`
       )
-    }`,
+    }
+      let first_scale = ${loaded > count ? wgsl`${first} / 2 * 2` : first};
+      ${inPairs ? loadPairs : loadEach}`,
     of: (part, { name, n }) =>
-      wgsl`let ${name}[${c}] = ${`part_${part}`}[${index(n)}];`,
+      wgsl`let ${name}[${c}] = ${`part_${part}`}[${index(groupOf(n))}];`,
   };
 }
 

@@ -3,12 +3,7 @@
  * sum of them.
  */
 
-import {
-  Q8_BLOCK,
-  Q8_MIN,
-  q8PartsOf,
-  q8SumOf,
-} from "../../spec/activations.ts";
+import { Q8_BLOCK, q8PartsOf, q8SumOf } from "../../spec/activations.ts";
 import { invariant } from "../../spec/errors.ts";
 import { EXACT } from "../../spec/numerics.ts";
 import {
@@ -25,7 +20,6 @@ import type { Binding, Expr, Hole, KernelText, Stmt } from "./kernel.ts";
 import { wgsl } from "./kernel.ts";
 import type { Block, BlockScales } from "../../spec/blocks.ts";
 import {
-  blockFactor,
   type BlockWords,
   blockWords,
   HEADER_WORDS,
@@ -182,7 +176,7 @@ export function columnsOf(o: BytesMatmulOptions): KernelText {
 }
 
 /** Returns the index of a column's entry at `n` along k, with `each` entries per column. */
-function indexOf(
+export function indexOf(
   { grouped, columns }: BytesMatmulOptions,
   { inside }: BytesWeight,
   { each, c, n }: {
@@ -279,7 +273,7 @@ export function letBlocks(
   }`;
 }
 
-function blockAt(
+export function blockAt(
   { i, block, binding, inRun }: BytesOperand,
   c: number,
   next = 0,
@@ -323,109 +317,6 @@ export function storeHeader(
     index(wgsl`header_word`)
   }] = bytesAt(${binding}, ${from} + header_word * 4);
     }`;
-}
-
-/** What declares the factors of sums. */
-export interface FactorAt {
-  readonly name: string;
-  readonly c: number;
-  readonly n: KernelText;
-  /** 1 for the sum after that of `letBlocks`. Default: 0. */
-  readonly next?: 0 | 1;
-  readonly part: "scales" | "offsets";
-  /** The start of the block, if it is stored. */
-  readonly header?: Header | undefined;
-}
-
-/** Declares <name>[c]: the factor of the integers of sum `n` of a column. Tiny scales and offsets count as 0. */
-export function factorAt(
-  o: BytesMatmulOptions,
-  weight: BytesOperand,
-  at: FactorAt,
-): KernelText {
-  return factorFrom(weight, at, scaleAt(o, weight, at));
-}
-
-/** Declares <name>[c], from a loaded scale or offset. */
-function factorFrom(
-  weight: BytesOperand,
-  { name, c, part }: Pick<FactorAt, "name" | "c" | "part">,
-  scale: KernelText,
-): KernelText {
-  const by = part === "scales" ? weight.step : 1;
-  // f16 has no tiny numbers, also in 32 bits.
-  const { factor = "e8m0" } = weight.block?.layout[part] ?? {};
-  if (factor !== "e8m0") {
-    return wgsl`let ${name}[${c}] = ${scale};`;
-  }
-  return wgsl`
-    let stored_${name}[${c}] = ${by === 1 ? scale : wgsl`${scale} * ${by}`};
-    let ${name}[${c}] = select(0.0, stored_${name}[${c}], abs(stored_${name}[${c}]) >= ${Q8_MIN});`;
-}
-
-function scaleAt(
-  o: BytesMatmulOptions,
-  weight: BytesOperand,
-  { c, n, next, part, header }: FactorAt,
-): KernelText {
-  const { perScale, sumOf, block } = weight;
-  if (block) {
-    const found = blockAt(weight, c, next);
-    return blockFactor(block.layout, block.layout[part]!, {
-      ...found,
-      flushes: isGuarded(o),
-      header: (word) =>
-        header
-          ? wgsl`${header.array}[${header.index(word)}]`
-          : wgsl`bytesAt(${found.binding}, ${found.from} + ${4 * word})`,
-    });
-  }
-  const each = o.k / perScale;
-  const at = perScale === o.k
-    ? wgsl`0u`
-    : perScale === sumOf
-    ? n
-    : wgsl`((${n}) / ${perScale / sumOf})`;
-  const index = indexOf(o, weight, { each, c, n: at });
-  const binding = weight[part]!;
-  const kind = part === "scales" ? PACKINGS[weight.stored].scale : "f32";
-  if (kind === "e8m0") {
-    return wgsl`bitcast<f32>(((${binding}[${index} >> 2] >> ((${index} & 3) << 3)) & 255) << 23u)`;
-  }
-  if (kind === "bf16") {
-    const [low, high] = halvesOf(wgsl`${binding}[${index} >> 1]`);
-    return wgsl`select(${low}, ${high}, (${index} & 1) == 1)`;
-  }
-  return wgsl`${binding}[${index}]`;
-}
-
-/** The two bf16 in a word, in memory order, as f32. */
-function halvesOf(word: KernelText): readonly [KernelText, KernelText] {
-  return [
-    wgsl`bitcast<f32>(${word} << 16u)`,
-    wgsl`bitcast<f32>(${word} & 0xffff0000u)`,
-  ];
-}
-
-/** Declares <name>0[c] and <name>1[c]: the factors of sums 2 `pair` and 2 `pair` + 1, whose bf16 scales share a word. */
-export function twoFactorsAt(
-  o: BytesMatmulOptions,
-  weight: BytesOperand,
-  { name, c, pair }: {
-    readonly name: string;
-    readonly c: number;
-    readonly pair: KernelText;
-  },
-): KernelText {
-  const each = o.k / weight.perScale / 2;
-  const word = `${name}_word`;
-  return wgsl`
-    let ${word} = ${weight.scales}[${indexOf(o, weight, { each, c, n: pair })}];
-    ${
-    halvesOf(wgsl`${word}`).map((scale, half) =>
-      factorFrom(weight, { name: `${name}${half}`, c, part: "scales" }, scale)
-    )
-  }`;
 }
 
 /** The start of a row's integers, scales and sums, <what>_at<i>[r], in the left operand of weight i. */

@@ -11,7 +11,6 @@ import {
   type BytesMatmul,
   type BytesOperand,
   codeWord,
-  factorAt,
   hasHeader,
   letBlocks,
   letBytes,
@@ -19,6 +18,7 @@ import {
   partsOf,
   storeHeader,
 } from "./matmul_bytes_operands.ts";
+import { factorAt } from "./matmul_bytes_scales.ts";
 import { HEADER_WORDS } from "./pieces/block.ts";
 import { range } from "../../spec/range.ts";
 import { sumTree } from "./pieces/sum_tree.ts";

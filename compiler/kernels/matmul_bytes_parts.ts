@@ -17,7 +17,6 @@ import {
   type BytesMatmul,
   type BytesOperand,
   codeWord,
-  factorAt,
   hasHeader,
   type Header,
   letBytes,
@@ -25,6 +24,7 @@ import {
   partsOf,
   storeHeader,
 } from "./matmul_bytes_operands.ts";
+import { factorAt } from "./matmul_bytes_scales.ts";
 import { addSums, registersOf } from "./matmul_bytes_sums.ts";
 import { rowByVectors, WORDS } from "./matmul_bytes_vectors.ts";
 import { HEADER_WORDS } from "./pieces/block.ts";

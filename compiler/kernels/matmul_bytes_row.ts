@@ -16,12 +16,12 @@ import {
   type BytesMatmul,
   type BytesOperand,
   codeWord,
-  factorAt,
   hasHeader,
   letBytes,
   operandsOf,
   partsOf,
 } from "./matmul_bytes_operands.ts";
+import { factorAt } from "./matmul_bytes_scales.ts";
 import { addSums, registersOf } from "./matmul_bytes_sums.ts";
 import { rowByVectors, WORDS } from "./matmul_bytes_vectors.ts";
 

@@ -12,7 +12,7 @@ export interface MatmulWeight {
   readonly stored: FileDType;
   /** The binding of scales, [expert,] scales along k, n. */
   readonly scales?: string;
-  /** The binding of offsets, in the layout of scales. */
+  /** The binding of offsets, in the layout of scales; that of scales if these have zero points. */
   readonly offsets?: string;
   /** The binding of the factors of columns, f32 [expert,] n, if scales have them. */
   readonly factors?: string;

@@ -1,6 +1,11 @@
 /** The scales of packed weights of a matrix multiplication. */
 
-import { type PackedDType, packingOf, SCALES } from "../../spec/packed.ts";
+import {
+  type PackedDType,
+  packingOf,
+  type ScaleKind,
+  SCALES,
+} from "../../spec/packed.ts";
 import type { StoredDType } from "../../spec/dtype.ts";
 import { loadStored } from "../../spec/kernel/build.ts";
 import { register } from "../../spec/kernel/registers.ts";
@@ -224,16 +229,21 @@ function scaleAt(
     readonly at: Expr;
   },
 ): KernelText {
-  const { scales, offsets } = o.weights[i]!;
+  const { stored, scales, offsets } = o.weights[i]!;
   const factor = loadStored(scales!, scaleTypeOf(o, i)!, at);
+  const declared = factorOf(o, { i, column, group, stored: factor });
+  if (offsets === undefined) return declared;
+  const { scale } = packingOf(stored)!;
+  const { beforeZero }: ScaleKind = SCALES[scale];
+  const loaded = loadStored(offsets, beforeZero ? "u32" : "f32", at);
   return wgsl`
-    ${factorOf(o, { i, column, group, stored: factor })}
-    ${
-    offsets !== undefined &&
-    wgsl`let offset${group}_${i}[${column}] = ${
-      loadStored(offsets, "f32", at)
-    };`
-  }`;
+    ${declared}
+    let offset${group}_${i}[${column}] = ${
+    decoderOf(stored as PackedDType).offset(
+      loaded,
+      register(`factor${group}_${i}`, [column]),
+    )
+  };`;
 }
 
 /** Declares factor<group>_<i>[column] from its stored scale. */

@@ -58,7 +58,7 @@ export interface TuningTable {
    * Storage dtypes of right operands that keep the layout of their files, with the contracted axis innermost. Default:
    * none.
    *
-   * @maxItems 64
+   * @maxItems 128
    */
   readonly asFiled?: readonly FileDType[];
   /** Byte multiplication in matmuls of quantized rows. Default: guarded. */

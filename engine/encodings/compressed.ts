@@ -7,7 +7,14 @@
 import { PACKINGS } from "../../spec/packed.ts";
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import type { StoredMatrix } from "./matrix.ts";
-import { bytesIn, codesOf, floatsIn, rowsOf, wordsIn } from "./read.ts";
+import {
+  bytesIn,
+  codesOf,
+  floatsIn,
+  halfScales,
+  rowsOf,
+  wordsIn,
+} from "./read.ts";
 import { refuseNaN, unsupported } from "./refuse.ts";
 
 const PACKED = "_packed";
@@ -36,8 +43,7 @@ export function packQuantizedMatrix(
   if (!Number.isInteger(Math.log2(group)) && groups > 1) {
     throw unsupported(codes, `its groups have ${group} columns`);
   }
-  const scalesOf = async (begin: number, end: number) =>
-    await floatsIn(rowsOf(scales, begin, end));
+  const half = halfScales(scales);
   return {
     param,
     of: [codes, scales, shape, ...zeros ? [zeros] : []].map(({ name }) => name),
@@ -45,20 +51,21 @@ export function packQuantizedMatrix(
     columns,
     element: zeros ? "uint4" : "int4",
     group,
-    ...scales.dtype === "BF16" ? { scale: "bf16" as const } : {},
+    ...half ? { scale: zeros ? `${half}_zero` as const : half } : {},
     codes,
     read: async (part, begin, end) => {
       if (part === "codes") {
         return codesOf(await wordsIn(rowsOf(codes, begin, end)), 4);
       }
-      const read = await scalesOf(begin, end);
-      if (part === "scales" || !zeros) return read;
+      if (part === "scales" || !zeros) {
+        return await floatsIn(rowsOf(scales, begin, end));
+      }
       // Zero points are packed along rows.
       const points = await wordsIn(zeros);
-      return read.map((scale, i) => {
+      return Uint8Array.from({ length: (end - begin) * groups }, (_, i) => {
         const row = begin + Math.floor(i / groups);
         const word = points[Math.floor(row / 8) * groups + i % groups]!;
-        return -scale * ((word >>> (4 * (row % 8))) & 15);
+        return (word >>> (4 * (row % 8))) & 15;
       });
     },
   };

@@ -6,7 +6,7 @@
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { StoredMatrix } from "./matrix.ts";
-import { floatsIn, wordsIn } from "./read.ts";
+import { floatsIn, halfScales, wordsIn } from "./read.ts";
 import { unsupported } from "./refuse.ts";
 
 const WORDS = ".qweight";
@@ -38,6 +38,7 @@ export function gptqMatrix(
   const group = columns / groups;
   const sizes = { rows };
   const layout = awq ? AWQ : GPTQ;
+  const half = halfScales(scales);
   return {
     param: `${module}.weight`,
     of: [words, zeros, scales, ...order ? [order] : []].map(({ name }) => name),
@@ -45,6 +46,7 @@ export function gptqMatrix(
     columns,
     element: "uint4",
     group,
+    ...half ? { scale: `${half}_zero` as const } : {},
     // The matrix is transposed in the file, so all of it is read for any of its rows.
     read: async (part, begin, end) => {
       if (part === "codes") {
@@ -62,18 +64,29 @@ export function gptqMatrix(
         }
         return codes;
       }
-      const factors = await floatsIn(scales);
-      const points = part === "offsets" ? await wordsIn(zeros) : undefined;
-      const values = new Float32Array((end - begin) * groups);
-      for (let row = begin; row < end; row++) {
-        for (let column = 0; column < groups; column++) {
-          const scale = factors[column * rows + row]!;
-          values[(row - begin) * groups + column] = points
-            ? -scale * layout.zero(points, sizes, { row, column })
-            : scale;
+      /** The numbers of groups, row by row. */
+      const byRow = <T extends Uint8Array | Float32Array>(
+        to: T,
+        valueOf: (row: number, column: number) => number,
+      ) => {
+        for (let i = 0; i < to.length; i++) {
+          to[i] = valueOf(begin + Math.floor(i / groups), i % groups);
         }
+        return to;
+      };
+      const count = (end - begin) * groups;
+      if (part === "scales") {
+        const factors = await floatsIn(scales);
+        return byRow(
+          new Float32Array(count),
+          (row, column) => factors[column * rows + row]!,
+        );
       }
-      return values;
+      const points = await wordsIn(zeros);
+      return byRow(
+        new Uint8Array(count),
+        (row, column) => layout.zero(points, sizes, { row, column }),
+      );
     },
   };
 }

@@ -4,7 +4,12 @@
  */
 
 import { type BlockName, type BlockParts, BLOCKS } from "../../spec/blocks.ts";
-import { STORED_BYTES } from "../../spec/dtype.ts";
+import {
+  type HalfDType,
+  STORED_BYTES,
+  type StoredDType,
+} from "../../spec/dtype.ts";
+import { narrow } from "../../runtime/half.ts";
 import {
   PACKED_ELEMENTS,
   packedDTypeOf,
@@ -13,6 +18,7 @@ import {
   type Packing,
   PACKINGS,
   repackedDType,
+  type ScaleKind,
   type ScaleName,
   SCALES,
   wordsDType,
@@ -35,8 +41,8 @@ export interface StoredMatrix {
   readonly element: PackedElementName;
   /** Columns per scale; the last group of a row may be shorter. */
   readonly group: number;
-  /** Kind of all scales, if not f32: bf16, or powers of two, one per 32 columns (MXFP4). */
-  readonly scale?: "bf16" | "e8m0";
+  /** Kind of all scales, if not f32: with 16 bits, or powers of two, one per 32 columns (MXFP4). */
+  readonly scale?: Exclude<ScaleName, "f32" | "e4m3">;
   /** Codes as stored in the file, if kernels can read them: words along the columns. */
   readonly codes?: TensorEntry;
   /** The bytes of the file, if they are blocks that kernels can read. */
@@ -48,8 +54,8 @@ export interface StoredMatrix {
     words(begin: number, end: number): Promise<Uint8Array>;
   };
   /**
-   * Reads rows of a part: a byte per code, an f32 per offset or row, a byte per scale if rows have factors, else an f32.
-   * Throws DataError for non-finite values.
+   * Reads rows of a part: a byte per code or zero point, an f32 per row, a byte per scale if rows have factors, else an
+   * f32. Throws DataError for non-finite values.
    */
   read(
     part: Part,
@@ -72,16 +78,25 @@ async function partsOf(
   const { read, readAll, element } = matrix;
   if (readAll) return await readAll(begin, end);
   const { offset }: PackedElement = PACKED_ELEMENTS[element];
-  const scales = await read("scales", begin, end);
+  const stored = await read("scales", begin, end);
+  const scales = stored instanceof Float32Array
+    ? stored
+    : timesFactors(stored, await read("factors", begin, end));
   return {
     codes: await read("codes", begin, end) as Uint8Array,
-    scales: scales instanceof Float32Array
-      ? scales
-      : timesFactors(scales, await read("factors", begin, end)),
+    scales,
     offsets: offset
-      ? await read("offsets", begin, end) as Float32Array
+      ? offsetsOf(scales, await read("offsets", begin, end))
       : new Float32Array(0),
   };
+}
+
+/** Offsets from zero points. */
+function offsetsOf(
+  scales: Float32Array,
+  zeros: ArrayLike<number>,
+): Float32Array {
+  return scales.map((scale, i) => -scale * zeros[i]!);
 }
 
 /** Scales from their bytes in E4M3 and the factors of rows. */
@@ -177,22 +192,28 @@ function regrouped<T extends Uint8Array | Float32Array>(
   }) as T;
 }
 
-function bitsOf(values: Float32Array): Uint32Array {
-  return new Uint32Array(values.buffer, values.byteOffset, values.length);
-}
-
 /** The bytes of scales, which their kind represents exactly. */
 const STORED_SCALES: {
-  readonly [S in Exclude<ScaleName, "e4m3">]: (
+  readonly [S in "f32" | "e8m0" | HalfDType]: (
     values: Float32Array,
   ) => Uint8Array;
 } = {
   f32: bytesOf,
-  bf16: (values) =>
-    bytesOf(Uint16Array.from(bitsOf(values), (bits) => bits >>> 16)),
+  f16: (values) => bytesOf(narrow("f16", values)),
+  bf16: (values) => bytesOf(narrow("bf16", values)),
   // The exponents of powers of two.
-  e8m0: (values) => Uint8Array.from(bitsOf(values), (bits) => bits >>> 23),
+  e8m0: (values) =>
+    Uint8Array.from(
+      new Uint32Array(values.buffer, values.byteOffset, values.length),
+      (bits) => bits >>> 23,
+    ),
 };
+
+/** 16-bit scales and zero points in the halves of words. */
+function withZeros(scales: Uint8Array, zeros: ArrayLike<number>): Uint8Array {
+  const halves = new Uint16Array(scales.buffer);
+  return bytesOf(Uint32Array.from(halves, (half, i) => half | zeros[i]! << 16));
+}
 
 /** The matrix as f32, by the arithmetic of kernels: element times scale, then plus offset, each rounded. */
 async function decodeRows(
@@ -273,23 +294,35 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
   if (packed === undefined) return [decoded, ...raw];
   const { names, perWord, perScale: size = columns, scale }: Packing =
     PACKINGS[packed];
-  const numbers = (part: "scales" | "offsets", ending: string) => {
-    const kind = part === "scales" ? scale : "f32";
-    const { stored } = SCALES[kind];
-    return computed(matrix, {
-      name: param + ending,
+  /** A number per group, as bytes. */
+  const numbers = (
+    name: string,
+    stored: StoredDType,
+    read: (begin: number, end: number) => Promise<Uint8Array>,
+  ) =>
+    computed(matrix, {
+      name: param + name,
       dtype: stored.toUpperCase(),
       rowShape: [columns / size],
       rowBytes: STORED_BYTES[stored] * columns / size,
-      read: async (begin, end) => {
-        const read = await matrix.read(part, begin, end);
-        const values = regrouped(read, matrix, size);
-        return kind === "e4m3"
-          ? bytesOf(values)
-          : STORED_SCALES[kind](values as Float32Array);
-      },
+      read,
     });
-  };
+  const { stored, beforeZero }: ScaleKind = SCALES[scale];
+  const scales = numbers(names.scales, stored, async (begin, end) => {
+    const read = async (part: Part) =>
+      regrouped(await matrix.read(part, begin, end), matrix, size);
+    const values = await read("scales");
+    if (scale === "e4m3") return bytesOf(values);
+    const kind = beforeZero ?? scale as "f32" | "e8m0";
+    const bytes = STORED_SCALES[kind](values as Float32Array);
+    return beforeZero ? withZeros(bytes, await read("offsets")) : bytes;
+  });
+  const offsets = names.offsets === undefined
+    ? undefined
+    : numbers(names.offsets, "f32", async (begin, end) => {
+      const { offsets } = await partsOf(matrix, begin, end);
+      return bytesOf(regrouped(offsets, matrix, size));
+    });
   // Words of a group form a separate axis; bytes of a file are four per word.
   const inGroup = size / perWord;
   const groups = columns / size;
@@ -315,8 +348,8 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
     { ...decoded, packed: blocks?.name ?? packed },
     ...raw,
     elements,
-    numbers("scales", names.scales),
-    ...names.offsets === undefined ? [] : [numbers("offsets", names.offsets)],
+    scales,
+    ...offsets ? [offsets] : [],
     ...names.factors === undefined ? [] : [
       computed(matrix, {
         name: param + names.factors,

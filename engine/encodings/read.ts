@@ -3,6 +3,7 @@
 import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
 import { readExactly } from "../../runtime/file_source.ts";
 import { isAllowedScale } from "../../spec/activations.ts";
+import type { HalfDType } from "../../spec/dtype.ts";
 import { DataError } from "../../spec/errors.ts";
 import { SCALES } from "../../spec/packed.ts";
 import { shown } from "../../spec/shown.ts";
@@ -64,6 +65,11 @@ export async function floatsIn(entry: TensorEntry): Promise<Float32Array> {
       shown(entry.name)
     }' of '${entry.source.name}': element ${bad} is not a finite number of at most 2^40. Get the file again`,
   );
+}
+
+/** The dtype of the scales of a tensor, if they have 16 bits. */
+export function halfScales({ dtype }: TensorEntry): HalfDType | undefined {
+  return dtype === "F16" ? "f16" : dtype === "BF16" ? "bf16" : undefined;
 }
 
 /** Codes of `bits` bits from words, in bit order. */

@@ -13,6 +13,7 @@ import {
   type PackedDType,
   type Packing,
   PACKINGS,
+  type ScaleKind,
   SCALES,
 } from "../../spec/packed.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
@@ -60,6 +61,8 @@ export function* ofMatmulBytes(): Generator<Launch> {
       "int4x32_bf16",
       "mxfp4",
       "uint4x32",
+      "uint4x32_f16_zero",
+      "uint4x64_bf16_zero",
       "q4_0_words",
       "q5_1_words",
     ] as const
@@ -106,7 +109,8 @@ function productLaunch(
   const layout = quantizedLayoutOf(stored);
   const { perWord, perScale = k, scale, names, block, inWords }: Packing =
     PACKINGS[stored];
-  const scaleType = SCALES[scale].stored;
+  const { stored: scaleType, beforeZero }: ScaleKind = SCALES[scale];
+  const offsets = beforeZero ? "scales" : names.offsets && "offsets";
   const options = {
     name,
     k,
@@ -124,7 +128,7 @@ function productLaunch(
       stored,
       scales: block ? "weight" : "scales",
       ...block && !inWords ? { inside: "k" as const } : {},
-      ...names.offsets === undefined ? {} : { offsets: "offsets" },
+      ...offsets === undefined ? {} : { offsets },
       left: "left",
     }],
     leftRow: (row: Expr) => row,

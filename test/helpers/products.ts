@@ -32,11 +32,11 @@ import {
   workgroups,
 } from "./run_kernel.ts";
 import {
+  INTEGERS,
   type StoredWeights,
   weights16,
   weights4,
   weights8,
-  weightsInt4,
   weightsNv4,
 } from "./stored_weights.ts";
 
@@ -48,6 +48,7 @@ export const STORED = [
   "mxfp4",
   "fp4x16",
   "int4x32_bf16",
+  "uint4x32_f16_zero",
   "fp8x32",
 ] as const;
 
@@ -55,7 +56,7 @@ export const STORED = [
 const SCALED = {
   mxfp4: weights4,
   fp4x16: weightsNv4,
-  int4x32_bf16: weightsInt4,
+  ...INTEGERS,
   fp8x32: weights8,
 } as const;
 
@@ -186,6 +187,9 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
       stored: product.stored,
       rowStride: weights[i]!.rowStride,
       ...weights[i]!.scales ? { scales: `scales_${binding}` } : {},
+      ...product.stored === "uint4x32_f16_zero"
+        ? { offsets: `scales_${binding}` }
+        : {},
       ...weights[i]!.factors ? { factors: `factors_${binding}` } : {},
     })),
     rows: lengthAt(0),

@@ -25,6 +25,8 @@ import {
   type BlockName,
   BLOCKS,
 } from "../../spec/blocks.ts";
+import { isHalf } from "../../spec/dtype.ts";
+import { narrow, widen } from "../../runtime/half.ts";
 import {
   groupedDType,
   PACKED_ELEMENTS,
@@ -33,6 +35,7 @@ import {
   type PackedElementName,
   type Packing,
   PACKINGS,
+  type ScaleKind,
   SCALES,
 } from "../../spec/packed.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
@@ -76,6 +79,8 @@ interface Matrix {
   readonly codes: Uint8Array;
   readonly scales: Float32Array;
   readonly offsets?: Float32Array;
+  /** Its zero points, if offsets are computed from them. */
+  readonly zeros?: Uint8Array;
   /** Its blocks, in block formats. */
   readonly blocks?: Uint8Array;
 }
@@ -103,15 +108,27 @@ function matrix(
       ? 2 ** (next() % 200 - 127)
       : (next() / 2 ** 31 - 1) * 2 ** (next() % 30 - 20);
   const length = columns * k / perScale;
-  const scales = Float32Array.from({ length }, number);
-  if (scale === "bf16") toBf16(scales);
+  const { stored: dtype, beforeZero }: ScaleKind = SCALES[scale];
+  const half = beforeZero ?? (isHalf(dtype) ? dtype : undefined);
+  const random = Float32Array.from({ length }, number);
+  const scales = half ? widen(half, narrow(half, random)) : random;
+  const zeros = beforeZero
+    ? Uint8Array.from({ length }, () => next() % 17)
+    : undefined;
   return {
     stored,
     columns,
     k,
     codes,
     scales,
-    ...offset ? { offsets: Float32Array.from({ length }, number) } : {},
+    ...zeros ? { zeros } : {},
+    ...offset
+      ? {
+        offsets: zeros
+          ? scales.map((scale, i) => -scale * zeros[i]!)
+          : Float32Array.from({ length }, number),
+      }
+      : {},
   };
 }
 
@@ -154,18 +171,6 @@ function inBlocks(
   };
 }
 
-/** Clears the bits that bf16 lacks. */
-function toBf16(values: Float32Array): void {
-  const bits = new Uint32Array(values.buffer);
-  bits.forEach((word, i) => bits[i] = word & 0xffff0000);
-}
-
-/** Returns the bytes of numbers in bf16. */
-function bytesInBf16(values: Float32Array): Uint8Array {
-  const halves = new Uint16Array(values.slice().buffer);
-  return new Uint8Array(halves.filter((_, i) => i % 2 === 1).buffer);
-}
-
 /** Transposes values [column, n] to [n, column]. */
 function transposed<T extends Uint32Array | Float32Array>(
   values: T,
@@ -179,7 +184,7 @@ function transposed<T extends Uint32Array | Float32Array>(
 
 /** Returns the buffers of a matrix. */
 function stored(
-  { stored, codes, scales, offsets, columns, blocks }: Matrix,
+  { stored, codes, scales, offsets, zeros, columns, blocks }: Matrix,
   inside: "n" | "k",
 ): { readonly [part: string]: Uint32Array } {
   const { perWord, scale, inWords: words }: Packing = PACKINGS[stored];
@@ -200,16 +205,24 @@ function stored(
         0,
       ),
   );
-  const asWords = (values: Float32Array) =>
-    scale === "e8m0"
-      ? inWords(Uint8Array.from(order(values), (x) => Math.log2(x) + 127))
-      : scale === "bf16"
-      ? inWords(bytesInBf16(order(values)))
-      : new Uint32Array(order(values).slice().buffer);
+  const floats = (values: Float32Array) =>
+    new Uint32Array(order(values).slice().buffer);
+  const { stored: dtype, beforeZero }: ScaleKind = SCALES[scale];
   return {
     weight: order(elements),
-    scales: asWords(scales),
-    ...offsets ? { offsets: asWords(offsets) } : {},
+    scales: scale === "e8m0"
+      ? inWords(Uint8Array.from(order(scales), (x) => Math.log2(x) + 127))
+      : beforeZero
+      ? order(
+        Uint32Array.from(
+          narrow(beforeZero, scales),
+          (half, i) => half | zeros![i]! << 16,
+        ),
+      )
+      : isHalf(dtype)
+      ? inWords(new Uint8Array(narrow(dtype, order(scales)).buffer))
+      : floats(scales),
+    ...offsets && !zeros ? { offsets: floats(offsets) } : {},
   };
 }
 
@@ -235,9 +248,10 @@ function kernelsOf(
   const left = "rows";
   const { element, scale, block }: Packing = PACKINGS[stored];
   const { offset }: PackedElement = PACKED_ELEMENTS[element];
+  const { stored: scaleType, beforeZero }: ScaleKind = SCALES[scale];
   const [scales, offsets] = block
     ? ["weight", "weight"]
-    : ["scales", "offsets"];
+    : ["scales", beforeZero ? "scales" : "offsets"];
   const first = quantize({
     name: `quantize_${layout.order}_${layout.sumOf}`,
     ...layout,
@@ -257,10 +271,8 @@ function kernelsOf(
     bindings: bindings({
       rows: "u32",
       weight: "u32",
-      ...block
-        ? {}
-        : { scales: SCALES[scale].stored === "f32" ? "f32" : "u32" },
-      ...offset && !block ? { offsets: "f32" } : {},
+      ...block ? {} : { scales: scaleType === "f32" ? "f32" : "u32" },
+      ...offsets === "offsets" && offset ? { offsets: "f32" } : {},
     }, { y: "f32" }),
     weights: [{
       binding: "weight",
@@ -316,6 +328,8 @@ export const STORED = [
     ([16, 32, 64] as const).map((size) => groupedDType(element, size))
   ),
   "int4x32_bf16",
+  "uint4x32_f16_zero",
+  "uint4x64_bf16_zero",
   "mxfp4",
   "int8",
 ].filter((stored) =>

@@ -30,7 +30,7 @@ export function value16(bits: number, stored: keyof typeof VALUES): number {
 /** Weights [k, columns] as stored, and their values. */
 export interface StoredWeights {
   readonly words: Uint32Array;
-  /** Bytes, bits of bf16, or factors. */
+  /** Bytes, bits of 16-bit floats, these with zero points above them, or factors. */
   readonly scales?: Uint32Array | Uint16Array | Float32Array;
   /** Factors of the scales of columns, expert by expert. */
   readonly factors?: Float32Array;
@@ -101,26 +101,51 @@ export function weightsNv4(
   return { words, scales, factors, rowStride: columns, values };
 }
 
-/** Random four-bit integers with a bf16 scale per 32 elements along k. */
-export function weightsInt4(
+/** Random four-bit integers with a 16-bit scale per 32 elements along k, and a zero point if they are unsigned. */
+function weightsInt4(
   [k, columns]: readonly [number, number],
   seed: number,
+  { scale: stored, zeros }: {
+    readonly scale: keyof typeof VALUES;
+    readonly zeros: boolean;
+  },
 ): StoredWeights {
   const words = new Uint32Array(k / 8 * columns);
   const noise = randoms(k * columns, seed).map(Math.abs);
   const scales = Uint16Array.from(
     { length: k / 32 * columns },
-    (_, i) => 0x3c00 + Math.floor(noise[i]! * 1000),
+    (_, i) => (stored === "f16" ? 0x1 : 0x3c00) + Math.floor(noise[i]! * 1000),
+  );
+  const offsets = scales.map((_, i) =>
+    zeros ? Math.floor(noise[i]! * 1700000) % 17 : 8
   );
   const values = noise.map((x, at) => {
     const [i, c] = [Math.floor(at / columns), at % columns];
     const code = Math.floor(x * 16000) % 16;
     words[Math.floor(i / 8) * columns + c]! |= code << 4 * (i % 8);
-    const scale = scales[Math.floor(i / 32) * columns + c]!;
-    return (code - 8) * value16(scale, "bf16");
+    const group = Math.floor(i / 32) * columns + c;
+    return (code - offsets[group]!) * value16(scales[group]!, stored);
   });
-  return { words, scales, rowStride: columns, values };
+  return {
+    words,
+    scales: zeros
+      ? new Float32Array(
+        Uint32Array.from(scales, (scale, i) => scale | offsets[i]! << 16)
+          .buffer,
+      )
+      : scales,
+    rowStride: columns,
+    values,
+  };
 }
+
+/** Random four-bit integers by encoding. */
+export const INTEGERS = {
+  int4x32_bf16: (size: readonly [number, number], seed: number) =>
+    weightsInt4(size, seed, { scale: "bf16", zeros: false }),
+  uint4x32_f16_zero: (size: readonly [number, number], seed: number) =>
+    weightsInt4(size, seed, { scale: "f16", zeros: true }),
+} as const;
 
 /** Returns the value of a code of E4M3. */
 function value8(code: number): number {

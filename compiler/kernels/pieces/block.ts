@@ -238,7 +238,7 @@ export function blockFactor(
  * The finite f16 in the upper half of a word. As an f32, its bits are too small by 2^112. `flushes`: a subnormal number
  * is not that f32, but 1 + m / 1024 less 1, times 2^-14.
  */
-function halfOf(word: KernelText, flushes: boolean): KernelText {
+export function halfOf(word: KernelText, flushes: boolean): KernelText {
   const bits = wgsl`(u32(i32(${word}) >> 3) & 0x8fffe000u)`;
   if (!flushes) return wgsl`(bitcast<f32>(${bits}) * ${2 ** 112})`;
   const small = wgsl`((${bits} & 0x0f800000u) == 0)`;

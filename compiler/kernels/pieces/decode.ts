@@ -9,7 +9,9 @@ import {
   type PackedElementName,
   packingOf,
   PACKINGS,
+  type ScaleKind,
   type ScaleName,
+  SCALES,
 } from "../../../spec/packed.ts";
 export { unpackHalves } from "../../../spec/kernel/build.ts";
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
@@ -134,6 +136,8 @@ interface Decoder {
   readonly word: WordDecoder;
   /** The f32 scale, from the loaded one and the factor of the row. */
   scale(loaded: Hole, factor?: Hole): KernelText;
+  /** The f32 offset, from the loaded one, or from the loaded scale with its zero point and the f32 scale. */
+  offset(loaded: Hole, scale: Hole): KernelText;
 }
 
 const WORDS: { readonly [E in PackedElementName]?: WordDecoder } = {
@@ -156,6 +160,7 @@ function oneByOne(element: PackedElementName): WordDecoder {
 /** The decoder of an encoding. */
 export function decoderOf(stored: PackedDType): Decoder {
   const { element, scale } = PACKINGS[stored];
+  const { beforeZero }: ScaleKind = SCALES[scale];
   return {
     element: ELEMENTS[element],
     word: WORDS[element] ?? oneByOne(element),
@@ -163,15 +168,20 @@ export function decoderOf(stored: PackedDType): Decoder {
       const value = SCALE_VALUES[scale](loaded);
       return factor === undefined ? value : wgsl`${value} * ${factor}`;
     },
+    offset: (loaded, scale) =>
+      beforeZero ? wgsl`-(f32(${loaded} >> 16u) * ${scale})` : wgsl`${loaded}`,
   };
 }
 
-/** The value of a loaded scale: a float, or a byte. */
+/** The value of a loaded scale: a float, a byte, or a word with a zero point. */
 const SCALE_VALUES: {
   readonly [S in ScaleName]: (loaded: Hole) => KernelText;
 } = {
   f32: (value) => wgsl`${value}`,
+  f16: (value) => wgsl`${value}`,
   bf16: (value) => wgsl`${value}`,
+  f16_zero: (word) => wgsl`unpack2x16float(${word}).x`,
+  bf16_zero: (word) => wgsl`bitcast<f32>(${word} << 16u)`,
   // The exponent of an f32.
   e8m0: (byte) => wgsl`bitcast<f32>(${byte} << 23u)`,
   e4m3: (byte) => fp8(wgsl`(${byte})`),

@@ -1,7 +1,12 @@
 /** Expressions: the value of a node at an index, with elementwise nodes inlined down to loads of stored values. */
 
 import type { StoredDType } from "../../../spec/dtype.ts";
-import { type Packing, PACKINGS, SCALES } from "../../../spec/packed.ts";
+import {
+  type Packing,
+  PACKINGS,
+  type ScaleKind,
+  SCALES,
+} from "../../../spec/packed.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import {
   add,
@@ -150,17 +155,25 @@ function loadPacked(
   const rowAt = () =>
     flatIndex(scope, axes.filter((axis) => axis !== along), { get: at.get });
   const shift = mul(rem(k, u32(perWord)), u32(32 / perWord));
+  const decoder = decoderOf(stored);
+  const { stored: scaleType, beforeZero }: ScaleKind = SCALES[scale];
+  const factor = scope.bindValue(expr`${
+    decoder.scale(
+      load(scales, scaleType, perScale),
+      factors === undefined
+        ? undefined
+        : loadStored(scope.read(factors), "f32", rowAt()),
+    )
+  }`);
   return packedElement(stored, {
     bits: scope.bindValue(expr`${word} >> ${shift}`),
-    factor: expr`${
-      decoderOf(stored).scale(
-        load(scales, SCALES[scale].stored, perScale),
-        factors === undefined
-          ? undefined
-          : loadStored(scope.read(factors), "f32", rowAt()),
+    factor,
+    offset: offsets === undefined ? undefined : expr`${
+      decoder.offset(
+        load(offsets, beforeZero ? "u32" : "f32", perScale),
+        factor,
       )
     }`,
-    offset: offsets === undefined ? undefined : load(offsets, "f32", perScale),
   });
 }
 

@@ -239,6 +239,9 @@ function gatherShards(
     return to;
   };
   const to = gather(buffer);
+  const scales = packed && packed.scales !== buffer
+    ? gather(packed.scales)
+    : to;
   lowering.values.storages.set(node, {
     ...stored,
     buffer: to,
@@ -247,10 +250,12 @@ function gatherShards(
       ? {
         packed: {
           ...packed,
-          scales: packed.scales === buffer ? to : gather(packed.scales),
-          ...packed.offsets === undefined
-            ? {}
-            : { offsets: gather(packed.offsets) },
+          scales,
+          ...packed.offsets === undefined ? {} : {
+            offsets: packed.offsets === packed.scales
+              ? scales
+              : gather(packed.offsets),
+          },
           ...packed.factors === undefined
             ? {}
             : { factors: gather(packed.factors) },

@@ -7,6 +7,7 @@ import {
   type PackedDType,
   type Packing,
   PACKINGS,
+  type ScaleKind,
   SCALES,
 } from "../../../spec/packed.ts";
 import type { NodeOf } from "../../graph/graph.ts";
@@ -190,8 +191,12 @@ export function addPacked(
     ? [group("word", perWord)]
     : [block!, width("word", perScale / perWord)];
   const scaled = [block ?? width("scale", 1)];
-  stores(add(elements, "u32", inner), {
-    scales: add(scales, SCALES[scale].stored, scaled),
+  const { stored: scaleType, beforeZero }: ScaleKind = SCALES[scale];
+  const elementBuffer = add(elements, "u32", inner);
+  const scaleBuffer = add(scales, scaleType, scaled);
+  stores(elementBuffer, {
+    scales: scaleBuffer,
+    ...beforeZero ? { offsets: scaleBuffer } : {},
     ...offsets === undefined ? {} : { offsets: add(offsets, "f32", scaled) },
     ...factors === undefined ? {} : { factors: add(factors, "f32", []) },
   });
