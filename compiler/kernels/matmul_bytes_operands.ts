@@ -273,6 +273,7 @@ export function letBlocks(
   }`;
 }
 
+/** The sum of `letBlocks` in the block of a column. `next`: 1 for the sum after it. */
 export function blockAt(
   { i, block, binding, inRun }: BytesOperand,
   c: number,
