@@ -7,7 +7,7 @@ import {
   type SpeculationFlags,
   speculationFlags,
 } from "./speculation_flags.ts";
-import { byteCount, integer, positive } from "./values.ts";
+import { byteCount, integer, positive, UsageError } from "./values.ts";
 
 /** The serving options and API keys. */
 export interface ServeFlags extends PlanFlags, DeviceFlags, SpeculationFlags {
@@ -39,7 +39,7 @@ export function serveFlags(command: Command): Command {
       .option(
         "--api-key <key>",
         "Key that requests must have as 'Authorization: Bearer KEY'. Repeatable. Default: SWITCHYARD_API_KEY, else none.",
-        repeated,
+        repeated(apiKey),
       )
       .option(
         "--name <id>",
@@ -48,7 +48,7 @@ export function serveFlags(command: Command): Command {
       .option(
         "--cors <origin>",
         "Origin of web pages that may send requests, or '*'. Repeatable. Default: none.",
-        repeated,
+        repeated(origin),
       )
       .option(
         "--max-batch-tokens <n>",
@@ -82,6 +82,26 @@ export function serveFlags(command: Command): Command {
   )));
 }
 
-function repeated(text: string, before: readonly string[] = []): string[] {
-  return [...before, text];
+/** Collects the values of an option. `parse` throws UsageError. */
+function repeated(parse: (text: string) => string) {
+  return (text: string, before: readonly string[] = []): string[] => [
+    ...before,
+    parse(text),
+  ];
+}
+
+/** An empty key would admit requests without one, and headers cannot contain all characters. */
+function apiKey(text: string): string {
+  if (/^[!-~]+$/.test(text)) return text;
+  throw new UsageError(
+    "Cannot use --api-key: the key is empty, or has white space or characters that are not ASCII. Give another key",
+  );
+}
+
+/** Browsers send no path with an origin, and 'null' for local files. */
+function origin(text: string): string {
+  if (/^(\*|null|[a-z][a-z\d+.-]*:\/\/[^/\s]+)$/.test(text)) return text;
+  throw new UsageError(
+    `Cannot use --cors '${text}'. Give an origin such as http://localhost:3000, or '*'`,
+  );
 }

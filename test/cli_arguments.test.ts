@@ -65,6 +65,18 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot run the command: unknown option '--model'. Give the checkpoint without an option, or see 'switchyard serve --help'",
   ],
   [
+    "serve x --api-key one --api-key=",
+    "Cannot use --api-key: the key is empty, or has white space or characters that are not ASCII. Give another key",
+  ],
+  [
+    "serve x --cors page.example",
+    "Cannot use --cors 'page.example'. Give an origin such as http://localhost:3000, or '*'",
+  ],
+  [
+    "serve x --cors http://page.example/",
+    "Cannot use --cors 'http://page.example/'. Give an origin such as http://localhost:3000, or '*'",
+  ],
+  [
     "generate -hf x",
     "Cannot run the command: unknown option '-hf'. Give the checkpoint without an option, or see 'switchyard generate --help'",
   ],
