@@ -21,6 +21,7 @@ const MAX: { readonly [key: string]: number } = {
     "intermediate_size_mlp",
     "moe_intermediate_size",
     "shared_expert_intermediate_size",
+    "prefix_dense_intermediate_size",
     "moe_shared_expert_intermediate_size",
     "shared_intermediate_size",
     "ffn_hidden_size",
