@@ -3,6 +3,7 @@
 import { DataError, shown } from "../compiler/mod.ts";
 import type { Config } from "./config.ts";
 import { family as afmoe } from "./afmoe.ts";
+import { family as axk1 } from "./axk1.ts";
 import { family as bailingMoe } from "./bailing_moe.ts";
 import { family as bailingMoeV3 } from "./bailing_moe_v3.ts";
 import { family as cohere2Moe } from "./cohere2_moe.ts";
@@ -48,6 +49,7 @@ import { family as step3p5 } from "./step3p5.ts";
 
 const BUILT_IN: readonly Family[] = [
   afmoe,
+  axk1,
   bailingMoe,
   bailingMoeV3,
   cohere2Moe,

@@ -76,6 +76,7 @@ const CHECKPOINTS = [
   "cohere2moe-12e",
   "cohere2moe-12e-wrapped",
   "mellum-12e",
+  "axk1-12e",
 ];
 
 /** Tensors of a checkpoint, from the headers of its files. */

@@ -29,4 +29,5 @@ testInTurns([
   "cohere2moe-12e",
   "cohere2moe-12e-wrapped",
   "mellum-12e",
+  "axk1-12e",
 ]);
