@@ -4,9 +4,20 @@
 import fc from "fast-check";
 import { attention, lengthAt } from "../compiler/kernels/mod.ts";
 import {
+  NEW_SQUARES,
+  type NewVector,
+} from "../compiler/kernels/attention_new_token.ts";
+import {
   attentionMerge,
   attentionParts,
 } from "../compiler/kernels/attention_split.ts";
+import {
+  bindings,
+  kernelOf,
+  type KernelText,
+  wgsl,
+} from "../compiler/kernels/kernel.ts";
+import { rmsScale } from "../compiler/kernels/rows.ts";
 import {
   attentionGrid,
   keyBlocks,
@@ -14,6 +25,7 @@ import {
   splitGrids,
   splitTile,
 } from "../compiler/tuning/queries.ts";
+import { add, load, mul, u32 } from "../spec/kernel/build.ts";
 import { narrow, widen } from "../runtime/half.ts";
 import type { HalfDType } from "../spec/dtype.ts";
 import { attentionOf } from "./helpers/kernel_reference.ts";
@@ -211,6 +223,118 @@ testKernels(
       ];
       for (const name of ["tops", "sums"]) {
         t.same(bits(found[name]!), bits(wanted[name]!), `${stored} ${name}`);
+      }
+    }
+  },
+);
+
+testKernels(
+  "blocks of keys compute the query and key of one token with the same bits",
+  async (t, target) => {
+    const cases = [
+      // Teams of lanes, and norms.
+      { dim: 128, valueDim: 200, epsilon: 1e-6, positions: [0, 40, 79] },
+      { dim: 64, valueDim: 64, window: 40, positions: [31, 32] },
+    ] as const;
+    for (const { positions, ...how } of cases) {
+      const epsilon = "epsilon" in how ? how.epsilon : undefined;
+      const shape = {
+        ...SHAPE,
+        ...how,
+        heads: 8,
+        name: "attention",
+        tokens: lengthAt(0),
+        atOnce: 16,
+      };
+      const { heads, kvHeads, context, dim, valueDim } = shape;
+      const tile = splitTile(shape);
+      t.equal(tile.teams !== undefined, epsilon !== undefined);
+      const x = randoms((heads + kvHeads) * dim, 1).map((x) => 8 * x);
+      const valueOf = (x: KernelText, scale: string) =>
+        epsilon === undefined
+          ? wgsl`2.0 * ${x}`
+          : wgsl`0.5 * (${x} * ${scale})`;
+      const stored = kernelOf({
+        name: "stored",
+        workgroupSize: dim,
+        bindings: bindings({ x: "f32 [i]" }, { y: "f32 [i]" }),
+        body: wgsl`
+          let row = group.x;
+          ${
+          epsilon !== undefined && rmsScale({
+            length: dim,
+            epsilon,
+            lanes: dim,
+            load: (row, i) => load("x", add(mul(row, u32(dim)), i)),
+          })
+        }
+          let i = row * ${dim} + lane;
+          y[i] = ${valueOf(wgsl`x[i]`, "scale")};`,
+      });
+      const { y } = await target.run(
+        stored,
+        { x, y: new Float32Array(x.length) },
+        [heads + kvHeads, 1, 1],
+      );
+      const keys = randoms(SEQUENCES * context * kvHeads * dim, 2);
+      const values = randoms(SEQUENCES * context * kvHeads * valueDim, 3);
+      const vectorOf = (x: string): NewVector => ({
+        block: NEW_SQUARES.map((name, n) =>
+          wgsl`let ${name} = ${x}[new_head * ${dim} + (new_first + ${n})];`
+        ),
+        element: wgsl`
+          let of_head = ${x}[new_head * ${dim} + new_d];
+          let new_element = ${valueOf(wgsl`of_head`, "new_scale")};`,
+      });
+      for (const position of positions) {
+        const at = (context + position) * kvHeads * dim;
+        const rows = heads * keyBlocks(shape);
+        const common = {
+          values,
+          sequence: Int32Array.of(1),
+          position: Int32Array.of(position),
+          lengths: Uint32Array.of(1),
+          tops: new Float32Array(rows * 2),
+          sums: new Float32Array(rows * valueDim),
+        };
+        const written = keys.slice();
+        written.set(y!.slice(heads * dim) as Float32Array, at);
+        const wanted = await target.run(attentionParts(shape, tile), {
+          ...common,
+          q: y!.slice(0, heads * dim),
+          keys: written,
+        }, workgroups(splitGrids(shape, 1).parts));
+        const found = await target.run(
+          attentionParts(shape, tile, {
+            bindings: bindings({
+              values: "f32 [i]",
+              sequence: "i32 [token]",
+              position: "i32 [token]",
+              projected: "f32 [i]",
+              projected_keys: "f32 [i]",
+            }, { keys: "f32 [i]" }),
+            ...epsilon === undefined ? {} : { epsilon },
+            query: vectorOf("projected"),
+            key: vectorOf("projected_keys"),
+            store: wgsl`
+              keys[${at} + new_head * ${dim} + new_d] = new_element;`,
+          }),
+          {
+            ...common,
+            projected: x.slice(0, heads * dim),
+            projected_keys: x.slice(heads * dim),
+            keys,
+          },
+          workgroups(splitGrids(shape, 1).parts),
+        );
+        t.same(bits(found["keys"]!), bits(written), "the cache");
+        for (const name of ["tops", "sums"]) {
+          t.same(
+            bits(found[name]!),
+            bits(wanted[name]!),
+            `${position} ${name}`,
+          );
+        }
       }
     }
   },

@@ -154,9 +154,9 @@ for (const name of inTurn(CONFIG_NAMES, 11)) {
 
 /** Launches of a layer with experts for one token. Ranks of DeepSeek-V3 exchange rows. */
 const OF_ONE_TOKEN = {
-  "qwen3-30b-a3b": 8,
-  "gpt-oss-20b": 8,
-  "glm-4.5-air": 8,
+  "qwen3-30b-a3b": 7,
+  "gpt-oss-20b": 7,
+  "glm-4.5-air": 7,
   "deepseek-v2-lite": 9,
   "deepseek-v3": 14,
 };

@@ -394,6 +394,38 @@ t.test(
   },
 );
 
+t.test(
+  "blocks of keys compute the query and key of one token, with the same bits",
+  {
+    skip: skipUnasked("cpu"),
+  },
+  async (t) => {
+    const cases = {
+      // Norms and rotation; biases and rotation.
+      "qwen3moe-16e": {},
+      "gptoss-8e": { head_dim: 32 },
+    };
+    for (const [name, change] of inTurn(Object.entries(cases), 2)) {
+      const file = `${checkpointFolder(name)}/config.json`;
+      const config = JSON.parse(readFileSync(file, "utf8"));
+      const folder = t.testdir({
+        "config.json": JSON.stringify({ ...config, ...change }),
+      });
+      const changed = `${folder}/config.json`;
+      const options = { mesh: "ep=1", random: 1 };
+      const limits = { maxStorageBuffersPerShaderStage: 16 };
+      const { logits } = await logitsOf(name, options, changed);
+      const wide = await logitsOf(
+        name,
+        { ...options, tuning: TUNING.gpu, limits },
+        changed,
+      );
+      t.match(wide.kernels, /parts_new/);
+      t.ok(wide.logits.every((x, i) => Object.is(x, logits[i])), name);
+    }
+  },
+);
+
 /** Checkpoints that differ in router, weight encoding and activation. */
 const EXPERTS = [
   "deepseekv3-16e-fp8",

@@ -156,13 +156,15 @@ export interface Queries extends QueryTile, TokenRun {
   readonly firstSeen: KernelText | undefined;
   /** As in the options. */
   readonly atOnce: number;
+  /** Whether the workgroup computes queries and key of the only token: see `newToken`. */
+  readonly isNew: boolean;
 }
 
 /** The queries of a tile. */
 export function queriesOf(
   o: AttentionOptions,
   { heads, tokens, teams = 1 }: QueryTile,
-  { token, run }: TokenRun,
+  { token, run, isNew = false }: TokenRun & { readonly isNew?: boolean },
 ): Queries {
   const { valueDim: width = o.dim } = o;
   const lanes = teams * KEY_BLOCK;
@@ -184,6 +186,7 @@ export function queriesOf(
     each: wgsl`t < ${tokens}, h < ${heads}`,
     firstSeen: firstSeenOf(o),
     atOnce: o.atOnce ?? 1,
+    isNew,
   };
 }
 

@@ -4,7 +4,12 @@
  */
 
 import type { HalfDType } from "../../spec/dtype.ts";
-import { fma, loadStored, unpackHalves } from "../../spec/kernel/build.ts";
+import {
+  fma,
+  loadStored,
+  shared,
+  unpackHalves,
+} from "../../spec/kernel/build.ts";
 import {
   declareEach,
   letRegister,
@@ -21,6 +26,7 @@ import {
   pairsOf,
   type Queries,
 } from "./attention_block.ts";
+import { newDot } from "./attention_new_token.ts";
 import type { Expr, KernelText, Statements } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
@@ -61,17 +67,31 @@ export function scores(of: Queries): KernelText {
   return wgsl`
     ${of.teams > 1 && wgsl`let key_lane = lane % ${KEY_BLOCK};`}
     // Lanes after the last key compute unused scores.
-    let key = ${key};
+    ${
+    of.isNew
+      // Another workgroup may be writing the new key, so its neighbour stands for it.
+      ? wgsl`
+    let of_lane = ${key};
+    let key = select(of_lane, of_lane ^ 1, of_lane == end[0] - 1);`
+      : wgsl`let key = ${key};`
+  }
     let key_at = (${vector}) * ${pairs ? o.dim / 2 : o.dim};
     ${
     vectors &&
-    wgsl`@unroll (${each}) { let q_vector[t][h] = row[t][h] * ${
-      o.dim / WIDTH
-    }; }`
+    wgsl`@unroll (${each}) { let q_vector[t][h] = ${
+      of.isNew ? "h" : wgsl`row[t][h]`
+    } * ${o.dim / WIDTH}; }`
   }
     ${
     of.teams > 1 ? dotsInTeams(of, { products, terms }) : wgsl`
     ${blockedSum(dotsOf(of), { length: o.dim, over: "d", terms }, products)}
+    ${
+      of.isNew && wgsl`
+    workgroupBarrier();
+    @unroll (${each}) {
+      ${newDot(of, { dot: "dot[t][h]", head: wgsl`h`, key: wgsl`lane` })}
+    }`
+    }
     @unroll (${each}) {
       let score[t][h] = dot[t][h] * ${o.scale};
       scores[lane + ${offsetOf(of)}] = score[t][h];
@@ -107,6 +127,13 @@ function dotsInTeams(
       @unroll (n < ${blocks}) { let of_block[n] = dot_sums[n * ${cells} + cell]; }
       var dot = 0.0;
       @unroll (n < ${blocks}) { dot += of_block[n]; }
+      ${
+    of.isNew && newDot(of, {
+      dot: "dot",
+      head: wgsl`cell / ${KEY_BLOCK}`,
+      key: wgsl`cell % ${KEY_BLOCK}`,
+    })
+  }
       scores[cell] = dot * ${o.scale};
     }`;
 }
@@ -121,7 +148,7 @@ const WIDTH = 4;
 
 /** The products of some words of a key, all of which are loaded before the first product. */
 function productsAtOnce(
-  { tokens, heads, each, keys, stored }: Queries,
+  { tokens, heads, each, keys, stored, isNew }: Queries,
   { pairs, words }: {
     readonly pairs: HalfDType | undefined;
     readonly words: number;
@@ -131,13 +158,25 @@ function productsAtOnce(
   const of = (t: number, h: number) => `q_value${t}_${h}`;
   const query = (n: number) =>
     range(tokens).flatMap((t) =>
-      range(heads).map((h) =>
-        loadRegisters(of(t, h), range(WIDTH).map((m) => n + m), {
+      range(heads).flatMap((h) => {
+        const from = register("q_from", [t, h], "u32");
+        const columns = range(WIDTH).map((m) => n + m);
+        if (isNew) {
+          return columns.map((c) =>
+            letRegister(
+              of(t, h),
+              [c],
+              shared("new_query", expr`${from} * ${WIDTH} + ${c}`),
+            )
+          );
+        }
+        const index = expr`${from} + ${n / WIDTH}`;
+        return loadRegisters(of(t, h), columns, {
           binding: "q",
           type: "f32",
-          index: expr`${register("q_from", [t, h], "u32")} + ${n / WIDTH}`,
-        })
-      )
+          index,
+        });
+      })
     );
   const product = (n: number, key: Expr) => [
     ...n % WIDTH === 0 ? query(n) : [],

@@ -28,15 +28,24 @@ import {
   weights,
   weightsInTeams,
 } from "./attention_block.ts";
+import { type NewToken, newToken } from "./attention_new_token.ts";
 import { scores } from "./attention_scores.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { bindings, elementwise, kernelOf, local, wgsl } from "./kernel.ts";
 import { range } from "../../spec/range.ts";
 import { LOWEST } from "./pieces/numbers.ts";
 
-/** The block of keys of each workgroup: its largest score and sum of weights, f32 [token, head, block, 2], and its sums of values. */
-export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
-  const queries = queriesOf(o, tile, { token: "token" });
+/**
+ * The block of keys of each workgroup: its largest score and sum of weights, f32 [token, head, block, 2], and its sums of
+ * values. `vectors`: those of the only token, if this launch computes and caches them.
+ */
+export function attentionParts(
+  o: AttentionOptions,
+  tile: QueryTile,
+  vectors?: NewToken,
+): Kernel {
+  const isNew = vectors !== undefined;
+  const queries = queriesOf(o, tile, { token: "token", isNew });
   const of = { ...queries, atOnce: WORDS_AT_ONCE };
   const room = tile.heads * KEY_BLOCK;
   const isSeen = of.firstSeen && o.shard
@@ -46,10 +55,10 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
     ? wgsl`(first[0] / ${KEY_BLOCK} + group.z) * ${KEY_BLOCK}`
     : wgsl`group.z * ${KEY_BLOCK}`;
   return kernelOf({
-    name: `${o.name}_parts`,
+    name: `${o.name}_parts${isNew ? "_new" : ""}`,
     workgroupSize: of.lanes,
     bindings: [
-      ...operandsOf(o),
+      ...vectors?.bindings ?? operandsOf(o),
       ...bindings({}, {
         tops: "f32 [token, head, block, 2]",
         sums: "f32 [token, head, block, valueDim]",
@@ -72,6 +81,7 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
         let start = ${o.shard ? wgsl`first_position + ${block}` : block};
         if (${isSeen}) {
           ${of.cache.ofBlock}
+          ${vectors && newToken(of, vectors)}
           ${scores(of)}
           workgroupBarrier();
           ${of.teams > 1 ? weightsInTeams(of) : weights(of)}
@@ -123,17 +133,15 @@ export function attentionMerge(o: AttentionOptions): Kernel {
   const d = width % lanes === 0
     ? dimension
     : wgsl`min(${dimension}, ${width - 1})`;
-  // All loads before the sums, which wait for each other.
+  // All loads before the sums, which wait for each other. Those of adjacent scales follow each other: drivers combine them.
   const blocksFrom = (blocks: number) =>
     wgsl`
-      let values_at = (block + j) * ${width};
-      @unroll (n < ${blocks}) {
-        let old_scale[n] = old_scales[j + n];
-        let block_scale[n] = block_scales[j + n];
-        let block_sum[n] = block_sums[j + n];
-        @unroll (c < ${parts}) {
-          let value[n][c] = sums[values_at + n * ${width} + (${d})];
-        }
+      @unroll (n < ${blocks}) { let old_scale[n] = old_scales[j + n]; }
+      @unroll (n < ${blocks}) { let block_scale[n] = block_scales[j + n]; }
+      @unroll (n < ${blocks}) { let block_sum[n] = block_sums[j + n]; }
+      @unroll (c < ${parts}) {
+        let value_at[c] = (block + j) * ${width} + (${d});
+        @unroll (n < ${blocks}) { let value[n][c] = sums[value_at[c] + n * ${width}]; }
       }
       @unroll (n < ${blocks}) {
         sum = fma(block_sum[n], block_scale[n], sum * old_scale[n]);

@@ -21,7 +21,7 @@ export interface EndOptions {
 }
 
 /**
- * The norm or contraction whose kernel can write `node`. The nodes between have no other operands and preserve rows. A
+ * The norm or contraction whose kernel can write `node`. The nodes between have no other operands than parameters and preserve rows. A
  * rotation needs two elements of a row, which only a norm provides.
  */
 export function endedBy(
@@ -73,7 +73,9 @@ export function endedBy(
         rotated.push(last.params.over);
         break;
       case "map":
-        if (last.inputs.length !== 1) return;
+        if (last.inputs.slice(1).some((other) => other.primitive !== "param")) {
+          return;
+        }
         break;
       case "split":
         break;

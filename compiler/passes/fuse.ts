@@ -159,9 +159,16 @@ export function fuse(
     if (!stored.has(node) || isOwn(node)) continue;
     const rows = [node, ...node.inputs].some((n) => known.dispatched.has(n));
     const ended = rows ? undefined : endedBy(node, { single, isMatmul, joins });
-    if (!ended || ended.between.some(isOwn)) continue;
-    absorbs.set(node, [ended.root]);
-    absorb([ended.root, ...ended.between]);
+    if (!ended) continue;
+    // A kernel that stores what is between can also write the last node.
+    const { root, between } = ended;
+    const own = between.filter(isOwn);
+    const isPart = (inner: Node) =>
+      absorbs.get(inner)?.every((of) => of === root);
+    if (!own.every(isPart)) continue;
+    for (const inner of own) absorbs.delete(inner);
+    absorbs.set(node, [root]);
+    absorb([root, ...between]);
   }
   return { stored, absorbs, chains, absorbed };
 }

@@ -8,6 +8,7 @@ import type { FileDType } from "../../spec/dtype.ts";
 import type { Size } from "../../spec/size.ts";
 import {
   equalBlocks,
+  FEW_COLUMNS,
   type MatmulTile,
   sharesAnyBlocks,
   sumBlocks,
@@ -52,9 +53,6 @@ export function matmulShape(o: TiledMatmul): { rows: number; columns: number } {
     columns: tile.columns * lanes,
   };
 }
-
-/** Columns of a result below which many rows still have too few workgroups, as in routers. */
-const FEW_COLUMNS = 512;
 
 /**
  * Whether teams sum different blocks of k for any number of rows: a lane that sums all of k waits for as many loads as

@@ -232,6 +232,29 @@ export function narrowedRow(
   return narrower ? narrowedRow({ ...tile, split: 2 * split }, sizes) : tile;
 }
 
+/** Columns of a result below which weights are cheap to load again, as those of routers. */
+export const FEW_COLUMNS = 512;
+
+/**
+ * The tile of one row of a tile with teams. For few columns of 16 bits, a team has two lanes with a word each, if it then
+ * has at most one block of k: waits for more loads cost more than sectors that workgroups share.
+ */
+export function tileOfRow(
+  tile: MatmulTile,
+  sizes: {
+    readonly stored: FileDType;
+    readonly k: number;
+    readonly columns: number;
+  },
+): MatmulTile {
+  const { split = 1, lanes } = tile;
+  const teams = lanes / 2;
+  const isNarrow = isHalf(sizes.stored) && sizes.columns < FEW_COLUMNS &&
+    sharesAnyBlocks(tile) && teams % split === 0 &&
+    sizes.k <= teams * EXACT.block;
+  return { ...tile, rows: 1, ...isNarrow ? { columns: 2, split: teams } : {} };
+}
+
 /** The smallest power of two that is not smaller. */
 function powerFrom(n: number): number {
   return 2 ** Math.ceil(Math.log2(n));

@@ -3,6 +3,11 @@
 import { attention } from "../../compiler/kernels/attention.ts";
 import { attentionMatrices } from "../../compiler/kernels/attention_matrices.ts";
 import {
+  NEW_SQUARES,
+  type NewToken,
+  type NewVector,
+} from "../../compiler/kernels/attention_new_token.ts";
+import {
   attentionMerge,
   attentionParts,
   attentionResult,
@@ -34,7 +39,7 @@ import {
 import type { AttentionOptions } from "../../compiler/kernels/attention_block.ts";
 import { u32 } from "../../spec/kernel/build.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
-import { lengthAt } from "../../compiler/kernels/kernel.ts";
+import { bindings, lengthAt, wgsl } from "../../compiler/kernels/kernel.ts";
 import { product } from "./generator_sums.ts";
 import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
@@ -502,7 +507,71 @@ function elementsOf(rows: readonly number[], width: number): number[] {
   );
 }
 
+/** Queries and keys of one token, with norms or without, that the kernel computes from its projections. */
+function* ofNewToken(): Generator<Launch> {
+  for (const epsilon of [undefined, 1e-6]) {
+    const options = {
+      name: "attention",
+      heads: 4,
+      kvHeads: 2,
+      dim: epsilon === undefined ? 64 : 128,
+      context: 128,
+      scale: 0.5,
+      tokens: lengthAt(0),
+      atOnce: 16,
+    };
+    const { heads, kvHeads, dim, context } = options;
+    const vectorOf = (x: string): NewVector => ({
+      block: NEW_SQUARES.map((name, n) =>
+        wgsl`let ${name} = ${x}[new_head * ${dim} + (new_first + ${n})];`
+      ),
+      element: wgsl`let new_element = ${x}[new_head * ${dim} + new_d];`,
+    });
+    const token: NewToken = {
+      bindings: bindings({
+        x: "f32 [head, dim]",
+        x_keys: "f32 [kvHead, dim]",
+        values: "f32 [sequence, context, kvHead, dim]",
+        sequence: "i32 [token]",
+        position: "i32 [token]",
+      }, { keys: "f32 [sequence, context, kvHead, dim]" }),
+      ...epsilon === undefined ? {} : { epsilon },
+      query: vectorOf("x"),
+      key: vectorOf("x_keys"),
+      store: wgsl`
+        keys[(u32(position[0]) * ${kvHeads} + new_head) * ${dim} + new_d] = new_element;`,
+    };
+    const position = 70;
+    const seen = elementsOf(
+      Array.from(
+        { length: heads },
+        (_, h) => Array.from({ length: 3 }, (_, b) => h * 4 + b),
+      ).flat(),
+      1,
+    );
+    yield {
+      kernel: () => attentionParts(options, splitTile(options), token),
+      grid: splitGrids(options, 1).parts,
+      reads: {
+        x: waves(heads * dim),
+        x_keys: waves(kvHeads * dim),
+        keys: waves(context * kvHeads * dim),
+        values: waves(context * kvHeads * dim),
+        sequence: [0],
+        position: [position],
+        lengths: [1],
+      },
+      stores: {
+        keys: elementsOf([position], kvHeads * dim),
+        tops: elementsOf(seen, 2),
+        sums: elementsOf(seen, dim),
+      },
+    };
+  }
+}
+
 export function* ofAttentionParts(): Generator<Launch> {
+  yield* ofNewToken();
   for (const { options, positions, visible } of splits()) {
     const { heads, kvHeads, dim, valueDim = dim, context } = options;
     yield {

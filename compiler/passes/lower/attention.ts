@@ -47,6 +47,8 @@ import {
   sizeOf,
 } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
+import { forRows } from "./inline_norms.ts";
+import { lowerNewToken } from "./new_token.ts";
 import { addReceived, addSend } from "./send.ts";
 import { isPlain, storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
@@ -232,12 +234,9 @@ function addParts(
   const { token, head, valueDim } = node.params;
   const max = Math.max(...localBound(lowering.placed, token));
   const isFixed = typeof tokens === "number";
-  const grids = splitGrids(
-    options,
-    isFixed || max <= splitTokens
-      ? tokens
-      : { upTo: [tokens, splitTokens, tokens] },
-  );
+  const few: Size = isFixed || max <= splitTokens
+    ? tokens
+    : { upTo: [tokens, splitTokens, tokens] };
   const blocks = [
     { axis: "split token", size: Math.min(max, splitTokens) },
     head,
@@ -250,17 +249,24 @@ function addParts(
     ]),
     sums: addScratch(lowering, "sums", "f32", [...blocks, valueDim]),
   };
+  const isApart = lowerNewToken(lowering, node, {
+    options,
+    operands,
+    sums: bindings,
+    tokens,
+  });
+  const more = isApart ? forRows(few, { rows: tokens }).more : few;
   addLaunch(
     lowering,
     node,
     kernelFrom(attentionParts, options, splitTile(options)),
     {
       bindings: { ...operands, ...bindings },
-      workgroups: grids.parts,
+      workgroups: splitGrids(options, more).parts,
     },
   );
   const upTo = max <= splitTokens ? undefined : splitTokens;
-  return { bindings, grid: grids.merge, upTo };
+  return { bindings, grid: splitGrids(options, few).merge, upTo };
 }
 
 /**

@@ -34,7 +34,7 @@ import {
 import { matrixGrid, matrixTiling } from "../../tuning/matrices.ts";
 import { WORDS_AT_ONCE } from "../../tuning/queries.ts";
 import { tileFor } from "../../tuning/table.ts";
-import { tileHeight, tileOfWeights } from "../../tuning/tile.ts";
+import { tileHeight, tileOfRow, tileOfWeights } from "../../tuning/tile.ts";
 import { adjacentOf } from "./adjacent.ts";
 import { routeOf } from "./assign.ts";
 import type { GroupedRows } from "./group.ts";
@@ -337,7 +337,8 @@ function matmulOf(
       : { ...options, inTeams: sumsInTeams(options) };
     return { scope, kernel: matmul(shared), grid: matmulGrid(shared, tiles) };
   }
-  const tile = { ...options.tile, rows: 1 };
+  const { stored } = weights[0]!;
+  const tile = tileOfRow(options.tile, { stored, k, columns: width });
   const normed = { ...options, ...normOperands(scope, norm, first!), tile };
   if (!contiguous || blocksInRound(normed, 1) === 0) return undefined;
   const named = { ...normed, name: `${normed.name}_norm` };

@@ -118,7 +118,7 @@ function writtenBefore(
 }
 
 /** Launches separate kernels for more than one token only, and no longer those for one. */
-function keepForMore(
+export function keepForMore(
   lowering: Lowering,
   separate: readonly number[],
   tokens: Size,

@@ -35,6 +35,11 @@ export class KernelScope {
     this.#bind(buffer, "read", name);
   }
 
+  /** Binds `buffer` for writing under a given name. Text that reads it binds it for both. */
+  writeAs(name: string, buffer: string): void {
+    this.#bind(buffer, "write", name);
+  }
+
   #bind(buffer: string, access: "read" | "write", given?: string): string {
     const known = this.#byBuffer.get(buffer);
     if (known) {

@@ -15,6 +15,17 @@ export function writesOf(
     .map(({ name }) => step.bindings[name]!);
 }
 
+/** Buffers that a launch reads. */
+export function readsOf(
+  { draft: { kernels } }: Lowering,
+  step: Step,
+): string[] {
+  if (step.op !== "launch") return [];
+  return kernels.get(step.kernel)!.bindings
+    .filter(({ access }) => access !== "write")
+    .map(({ name }) => step.bindings[name]!);
+}
+
 /** Adds `by` to the number of steps that write each of these buffers. */
 export function changeWriters(
   lowering: Lowering,
