@@ -4,12 +4,7 @@
  */
 
 import type { HalfDType } from "../../spec/dtype.ts";
-import {
-  fma,
-  loadStored,
-  shared,
-  unpackHalves,
-} from "../../spec/kernel/build.ts";
+import { fma, loadStored, unpackHalves } from "../../spec/kernel/build.ts";
 import {
   declareEach,
   letRegister,
@@ -27,7 +22,7 @@ import {
   type Queries,
 } from "./attention_block.ts";
 import { newDot } from "./attention_new_token.ts";
-import type { Expr, KernelText, Statements } from "./kernel.ts";
+import type { Expr, KernelText, Statements, Stmt } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 import { range } from "../../spec/range.ts";
@@ -158,27 +153,28 @@ function productsAtOnce(
   const of = (t: number, h: number) => `q_value${t}_${h}`;
   const query = (n: number) =>
     range(tokens).flatMap((t) =>
-      range(heads).flatMap((h) => {
-        const from = register("q_from", [t, h], "u32");
+      range(heads).flatMap((h): (Stmt | KernelText)[] => {
         const columns = range(WIDTH).map((m) => n + m);
         if (isNew) {
           return columns.map((c) =>
-            letRegister(
-              of(t, h),
-              [c],
-              shared("new_query", expr`${from} * ${WIDTH} + ${c}`),
-            )
+            wgsl`
+            let ${
+              of(t, h)
+            }[${c}] = new_query[q_from[${t}][${h}] * ${WIDTH} + ${c}];`
           );
         }
+        const from = register("q_from", [t, h], "u32");
         const index = expr`${from} + ${n / WIDTH}`;
-        return loadRegisters(of(t, h), columns, {
-          binding: "q",
-          type: "f32",
-          index,
-        });
+        return [
+          loadRegisters(of(t, h), columns, {
+            binding: "q",
+            type: "f32",
+            index,
+          }),
+        ];
       })
     );
-  const product = (n: number, key: Expr) => [
+  const product = (n: number, key: Expr): (Stmt | KernelText)[] => [
     ...n % WIDTH === 0 ? query(n) : [],
     ...range(tokens).flatMap((t) =>
       range(heads).flatMap((h) =>
@@ -204,7 +200,7 @@ function productsAtOnce(
     })
   }
     ${
-    range(words).flatMap((n) => {
+    range(words).flatMap((n): (Stmt | KernelText)[] => {
       if (!pairs) return product(n, local(`key_${n}`, "f32"));
       const both = unpackHalves(pairs, local(`key_pair_${n}`, "u32"));
       return both.flatMap((key, odd) => [

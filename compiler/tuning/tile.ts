@@ -240,18 +240,16 @@ export const FEW_COLUMNS = 512;
  * has at most one block of k: waits for more loads cost more than sectors that workgroups share.
  */
 export function tileOfRow(
-  tile: MatmulTile,
-  sizes: {
-    readonly stored: FileDType;
-    readonly k: number;
-    readonly columns: number;
+  { tile, k, columns, weights }: Pick<TiledMatmul, "tile" | "k" | "columns"> & {
+    readonly weights: readonly { readonly stored: FileDType }[];
   },
 ): MatmulTile {
   const { split = 1, lanes } = tile;
   const teams = lanes / 2;
-  const isNarrow = isHalf(sizes.stored) && sizes.columns < FEW_COLUMNS &&
+  const isNarrow = columns < FEW_COLUMNS &&
+    weights.every(({ stored }) => isHalf(stored)) &&
     sharesAnyBlocks(tile) && teams % split === 0 &&
-    sizes.k <= teams * EXACT.block;
+    typeof k === "number" && k <= teams * EXACT.block;
   return { ...tile, rows: 1, ...isNarrow ? { columns: 2, split: teams } : {} };
 }
 

@@ -337,12 +337,11 @@ function matmulOf(
       : { ...options, inTeams: sumsInTeams(options) };
     return { scope, kernel: matmul(shared), grid: matmulGrid(shared, tiles) };
   }
-  const { stored } = weights[0]!;
-  const tile = tileOfRow(options.tile, { stored, k, columns: width });
-  const normed = { ...options, ...normOperands(scope, norm, first!), tile };
-  if (!contiguous || blocksInRound(normed, 1) === 0) return undefined;
-  const named = { ...normed, name: `${normed.name}_norm` };
-  return { scope, kernel: matmul(named), grid: matmulGrid(named, tiles) };
+  const tile = tileOfRow(options);
+  const of = { ...options, ...normOperands(scope, norm, first!), tile };
+  if (!contiguous || blocksInRound(of, 1) === 0) return undefined;
+  const normed = { ...of, name: `${of.name}_norm` };
+  return { scope, kernel: matmul(normed), grid: matmulGrid(normed, tiles) };
 }
 
 /** The right operands of dots that one kernel computes. */
