@@ -58,6 +58,9 @@ export function scores(of: Queries): KernelText {
   const key = of.cache.hasFullBlocks
     ? wgsl`start + ${lane}`
     : wgsl`min(start + ${lane}, ${ofTokens("max", of.end, of)} - 1)`;
+  const neighbour = o.pages
+    ? wgsl`of_lane ^ 1`
+    : wgsl`select(of_lane - 1, 1, of_lane == 0)`;
   const vector = of.cache.vectorOf(wgsl`key`);
   return wgsl`
     ${of.teams > 1 && wgsl`let key_lane = lane % ${KEY_BLOCK};`}
@@ -67,7 +70,7 @@ export function scores(of: Queries): KernelText {
       // Another workgroup may be writing the new key, so its neighbour stands for it.
       ? wgsl`
     let of_lane = ${key};
-    let key = select(of_lane, of_lane ^ 1, of_lane == end[0] - 1);`
+    let key = select(of_lane, ${neighbour}, of_lane == end[0] - 1);`
       : wgsl`let key = ${key};`
   }
     let key_at = (${vector}) * ${pairs ? o.dim / 2 : o.dim};

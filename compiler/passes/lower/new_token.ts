@@ -57,11 +57,11 @@ export function lowerNewToken(
   { options, operands, sums, tokens }: SplitAttention,
 ): boolean {
   const { tuning, maxBindings, maxShared } = lowering.options;
-  const { shard, selected, entries, pages, context, stored = "f32" } = options;
+  const { shard, selected, entries, pages, stored = "f32" } = options;
   const isUsual = tuning.wideRows === true && typeof tokens !== "number" &&
     stored === "f32" && options.dim % SUM_BLOCK === 0 && !options.shared &&
-    // Positions have neighbours.
-    (pages?.size ?? context) % 2 === 0 &&
+    // Positions of a page have neighbours.
+    (pages?.size ?? 2) % 2 === 0 &&
     [shard, selected, entries].every((of) => of === undefined);
   const isStored = (["q", "keys", "values"] as const).every((name, i) =>
     operands[name] === lowering.values.storages.get(node.inputs[i]!)!.buffer
