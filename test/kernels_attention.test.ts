@@ -234,9 +234,12 @@ testKernels(
     const cases = [
       // Teams of lanes, and norms.
       { dim: 128, valueDim: 200, epsilon: 1e-6, positions: [0, 40, 79] },
-      { dim: 64, valueDim: 64, window: 40, positions: [31, 32] },
+      { dim: 64, valueDim: 64, window: 40, context: 97, positions: [32, 96] },
+      { dim: 64, valueDim: 64, context: 96, size: 32, positions: [0, 64] },
+      { dim: 64, valueDim: 64, context: 96, size: 6, positions: [64] },
     ] as const;
     for (const { positions, ...how } of cases) {
+      const size = "size" in how ? how.size : undefined;
       const epsilon = "epsilon" in how ? how.epsilon : undefined;
       const shape = {
         ...SHAPE,
@@ -245,8 +248,16 @@ testKernels(
         name: "attention",
         tokens: lengthAt(0),
         atOnce: 16,
+        ...size === undefined ? {} : { pages: { size } },
       };
       const { heads, kvHeads, context, dim, valueDim } = shape;
+      // Pages are in reverse order; without pages, a sequence is one.
+      const page = size ?? context;
+      const perSequence = context / page;
+      const pages = Int32Array.from(
+        { length: SEQUENCES * perSequence },
+        (_, i, count = SEQUENCES * perSequence) => count - 1 - i,
+      );
       const tile = splitTile(shape);
       t.equal(tile.teams !== undefined, epsilon !== undefined);
       const x = randoms((heads + kvHeads) * dim, 1).map((x) => 8 * x);
@@ -287,12 +298,16 @@ testKernels(
           let new_element = ${valueOf(wgsl`of_head`, "new_scale")};`,
       });
       for (const position of positions) {
-        const at = (context + position) * kvHeads * dim;
+        const nth = size === undefined
+          ? 1
+          : pages[perSequence + Math.floor(position / page)]!;
+        const at = (nth * page + position % page) * kvHeads * dim;
         const rows = heads * keyBlocks(shape);
         const common = {
           values,
           sequence: Int32Array.of(1),
           position: Int32Array.of(position),
+          ...size === undefined ? {} : { pages },
           lengths: Uint32Array.of(1),
           tops: new Float32Array(rows * 2),
           sums: new Float32Array(rows * valueDim),
@@ -310,6 +325,7 @@ testKernels(
               values: "f32 [i]",
               sequence: "i32 [token]",
               position: "i32 [token]",
+              pages: "i32 [sequence, block]",
               projected: "f32 [i]",
               projected_keys: "f32 [i]",
             }, { keys: "f32 [i]" }),
