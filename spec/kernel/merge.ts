@@ -243,6 +243,15 @@ function largerOf(
   if (a === undefined || b === undefined) return undefined;
   if (isSame(a, b) || b === 0) return a;
   if (a === 0) return b;
+  if (isAbove(a) && isAbove(b)) {
+    const [[by, limit, then], [otherBy, otherLimit, other]] = [
+      a.above,
+      b.above,
+    ];
+    if (limit !== otherLimit || !isSame(by, otherBy)) return undefined;
+    const larger = largerOf(then, other, lengths);
+    return larger && (larger === then ? a : b);
+  }
   if (isQuotient(a) && isQuotient(b)) {
     const [[dividend, by], [otherDividend, otherBy]] = [a.ceilDiv, b.ceilDiv];
     const larger = lengths.uneven && by === otherBy
@@ -254,6 +263,12 @@ function largerOf(
   const [[restA, timesA], [restB, timesB]] = [factored(a), factored(b)];
   if (!isSame(restA, restB)) return undefined;
   return timesA >= timesB ? a : b;
+}
+
+function isAbove(
+  size: Size,
+): size is Extract<Size, { readonly above: unknown }> {
+  return typeof size !== "number" && "above" in size;
 }
 
 function isQuotient(
