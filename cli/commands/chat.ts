@@ -95,7 +95,7 @@ export async function chatCommand(
         const prompt = await encodeMessages(messages, tokenizer, chat);
         if (prompt.length >= decoder.shape.maxContext) {
           io.err(
-            `Cannot go on: the conversation has ${prompt.length} tokens, and its context ${decoder.shape.maxContext}. Begin anew with /clear, or raise --max-context`,
+            `Cannot continue: the conversation has ${prompt.length} tokens, and the context has ${decoder.shape.maxContext}. Start a new conversation with /clear, or raise --max-context`,
           );
           messages.pop();
           await ask();

@@ -37,12 +37,12 @@ export function trainedAdapters(
 ): Adapters {
   if (!Number.isSafeInteger(rank) || rank < 1 || rank > 1 << 12) {
     throw new DataError(
-      `Cannot train adapters of rank ${rank}: expected a whole number from 1 to 4096`,
+      `Cannot train adapters of rank ${rank}. Give a whole number from 1 to 4096`,
     );
   }
   if (!(alpha > 0) || alpha === Infinity) {
     throw new DataError(
-      `Cannot train adapters with alpha ${alpha}: expected a positive number`,
+      `Cannot train adapters with alpha ${alpha}. Give a positive number`,
     );
   }
   return {

@@ -84,7 +84,7 @@ const TEXT_FILTERS = new Set([
   "upper",
 ]);
 
-const original = { ...methodsOf(Interpreter.prototype) };
+const original = methodsOf(Interpreter.prototype);
 
 function methodsOf(prototype: Interpreter): Evaluator {
   const { evaluate, evaluateBlock, evaluateFor, applyFilter } =
