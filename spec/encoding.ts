@@ -6,7 +6,7 @@ import {
   FILED_DTYPES,
   PACKED_DTYPES,
   type PackedDType,
-  packedDTypeOf,
+  packedDTypesOf,
   type PackedElementName,
   type Packing,
   PACKINGS,
@@ -187,7 +187,7 @@ export function fileDTypeOf(
   const { name } = encoding;
   if (isFileDType(name)) return name;
   const { element, group = columns, ...rest } = READ_AS[name](encoding);
-  return packedDTypeOf(element, { columns, group, ...rest }) ?? "f32";
+  return packedDTypesOf(element, { columns, group, ...rest })[0] ?? "f32";
 }
 
 /** Encodings that are converted to others on read. */

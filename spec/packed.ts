@@ -232,9 +232,12 @@ export type PackedDType =
   | WordsDType;
 
 function grouped(
+  name: GroupedDType,
   element: PackedElementName,
-  perScale: GroupSize,
-  scale: ScaleName,
+  { perScale, scale }: {
+    readonly perScale: GroupSize;
+    readonly scale: ScaleName;
+  },
 ): Packing {
   const { bits, offset }: PackedElement = PACKED_ELEMENTS[element];
   const { factor, beforeZero }: ScaleKind = SCALES[scale];
@@ -245,10 +248,10 @@ function grouped(
     perScale,
     scale,
     names: {
-      elements: `:${element}`,
-      scales: `:${element}_scales`,
-      ...offset && !beforeZero ? { offsets: `:${element}_offsets` } : {},
-      ...factor ? { factors: `:${element}_factors` } : {},
+      elements: `:${name}`,
+      scales: `:${name}_scales`,
+      ...offset && !beforeZero ? { offsets: `:${name}_offsets` } : {},
+      ...factor ? { factors: `:${name}_factors` } : {},
     },
   };
 }
@@ -301,7 +304,7 @@ export const PACKINGS: { readonly [D in PackedDType]: Packing } = {
         .flatMap((size) =>
           groupedBy(element, size).map((
             [name, scale],
-          ) => [name, grouped(element, size, scale)])
+          ) => [name, grouped(name, element, { perScale: size, scale })])
         )
     ),
   ) as { readonly [D in GroupedDType]: Packing },
@@ -311,31 +314,30 @@ export const PACKINGS: { readonly [D in PackedDType]: Packing } = {
 const SHARING_RANKS = 8;
 
 /**
- * The encoding in which kernels read a matrix with a scale per `group` columns: the largest groups that divide those
- * and a row. `scale`: kind of its scales. MXFP4 has powers of two. Undefined if rows do not consist of complete words.
+ * The encodings in which kernels can read a matrix with a scale per `group` columns, from the largest groups that
+ * divide those and a row to the largest of which 8 ranks have whole ones. `scale`: kind of its scales. MXFP4 has powers
+ * of two. Empty if rows do not consist of complete words.
  */
-export function packedDTypeOf(
+export function packedDTypesOf(
   element: PackedElementName,
   { columns, group, scale }: {
     readonly columns: number;
     readonly group: number;
     readonly scale?: ScaleName;
   },
-): GroupedDType | "mxfp4" | undefined {
-  if (scale === "e8m0") return "mxfp4";
-  const perWord = 32 / PACKED_ELEMENTS[element].bits;
+): readonly (GroupedDType | "mxfp4")[] {
+  if (scale === "e8m0") return ["mxfp4"];
+  const { bits, step }: PackedElement = PACKED_ELEMENTS[element];
   const fits = GROUP_SIZES.filter((size) =>
-    size >= perWord && group % size === 0 && columns % size === 0
+    size >= 32 / bits && group % size === 0 && columns % size === 0
   );
-  const shared = fits.filter((size) => columns / SHARING_RANKS % size === 0);
-  const widest = shared.at(-1) ?? fits[0];
-  // Blocks of quantized activations are not split, whatever ranks could share.
-  const { step }: PackedElement = PACKED_ELEMENTS[element];
-  const size = step !== undefined && widest !== undefined && widest < 32 &&
-      fits.includes(32)
-    ? 32
-    : widest;
-  return size && groupedDType(element, size, scale);
+  const shared = fits.findLast((size) => columns / SHARING_RANKS % size === 0);
+  // Integer sums are not split, whatever ranks could share: see `q8SumOf`.
+  const sums = step === undefined ? [] : step === 1 ? [32, 16] : [32];
+  const least = sums.find((size) => fits.some((fit) => fit === size)) ?? 0;
+  const from = Math.max(shared ?? fits[0] ?? 0, least);
+  return fits.filter((size) => size >= from)
+    .map((size) => groupedDType(element, size, scale)).reverse();
 }
 
 /** The encoding of a matrix in blocks for kernels that load words. Undefined: there is none. */
@@ -349,15 +351,15 @@ export function wordsDType(
     : undefined;
 }
 
-/** The encoding of a matrix in blocks for devices and ranks that cannot read them. Undefined: f32. */
-export function repackedDType(
+/** The encodings of a matrix in blocks for devices and ranks that cannot read them: see `packedDTypesOf`. */
+export function repackedDTypes(
   name: BlockName,
   columns: number,
-): GroupedDType | "mxfp4" | undefined {
+): readonly (GroupedDType | "mxfp4")[] {
   // Its scales are bytes.
-  if (name === "mxfp4_block") return "mxfp4";
+  if (name === "mxfp4_block") return ["mxfp4"];
   const { element, group } = BLOCKS[name];
-  return packedDTypeOf(element, { columns, group });
+  return packedDTypesOf(element, { columns, group });
 }
 
 /** The names in the table. */
@@ -420,23 +422,33 @@ export function plannedParts(
     });
   }
   for (const name of names) {
-    const dtype = [...BLOCK_DTYPES, ...WORDS_DTYPES].find((dtype) =>
-      name.endsWith(`:${dtype}`)
-    );
-    if (dtype !== undefined) {
-      const { block, inWords }: Packing = PACKINGS[dtype];
-      const { elements, bytes } = block!;
-      parts.set(name, {
-        title: titleOf(dtype),
-        perWord: elements / bytes * (inWords ? 4 : 1),
-      });
-    }
-    const [, title, rest] = /:([a-z]+\d)(_[a-z]+)?$/.exec(name) ?? [];
-    if (title === undefined || !Object.hasOwn(PACKED_ELEMENTS, title)) continue;
-    const { bits } = PACKED_ELEMENTS[title as PackedElementName];
-    parts.set(name, { title, perWord: rest === undefined ? 32 / bits : 0 });
+    const part = VIEW_PARTS.get(name.slice(name.lastIndexOf(":")));
+    if (part !== undefined) parts.set(name, part);
   }
   return parts;
+}
+
+/** The contents of views of encodings that are not read directly from safetensors files, by suffix. */
+const VIEW_PARTS: ReadonlyMap<string, PlannedPart> = new Map(
+  PACKED_DTYPES.filter((dtype) => !Object.hasOwn(FILED, dtype))
+    .flatMap((dtype) => partsOfView(dtype)),
+);
+
+function partsOfView(
+  dtype: PackedDType,
+): (readonly [suffix: string, PlannedPart])[] {
+  const { element, perWord, names, block, inWords }: Packing = PACKINGS[dtype];
+  if (!block) {
+    return Object.entries(names).map(([part, suffix]) => [suffix, {
+      title: element,
+      perWord: part === "elements" ? perWord : 0,
+    }]);
+  }
+  const { elements, bytes } = block;
+  return [[names.elements, {
+    title: titleOf(dtype as BlockName | WordsDType),
+    perWord: elements / bytes * (inWords ? 4 : 1),
+  }]];
 }
 
 /** The contents of tensors of packed parameters in a file, by name. */

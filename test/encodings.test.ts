@@ -8,7 +8,9 @@ import { narrow, widen } from "../runtime/half.ts";
 import type { TensorEntry } from "../runtime/mod.ts";
 import {
   PACKED_ELEMENTS,
+  packedDTypesOf,
   type PackedElement,
+  type PackedElementName,
   type Packing,
   PACKINGS,
   type ScaleKind,
@@ -184,7 +186,8 @@ for (const dtype of ["F16", "BF16", "F32"] as const) {
         entry("w.weight_shape", "I64", [2], BigInt64Array.of(16n, 64n)),
       ];
       const views = withViews(new Map(entries));
-      t.equal(views.get("w.weight:int4_scales")!.dtype, dtype);
+      const suffix = dtype === "F32" ? "" : `_${dtype.toLowerCase()}`;
+      t.ok(views.has(`w.weight:int4x32${suffix}_scales`));
       return { entries, value: (code, group) => (code - 8) * scales[group]! };
     });
   });
@@ -337,7 +340,7 @@ t.test("factors of NVFP4 that make scales tiny are rejected", async (t) => {
       entry("w.weight_global_scale", "F32", [1], Float32Array.of(2 ** -120)),
     ]),
   );
-  await t.rejects(floats(tensors.get("w.weight:fp4_factors")!), {
+  await t.rejects(floats(tensors.get("w.weight:fp4x8_factors")!), {
     message:
       /^Cannot read tensor 'w\.weight_global_scale' of 'file': it is 7\.52.*e-37, and the factor of scales must be 0 or from 2\^-100 to 2\^40\. Use another quantization of the model$/,
   });
@@ -399,6 +402,21 @@ t.test("matrices of all experts are one tensor too, if none is missing", (t) => 
   t.strictSame(stacks(...all.slice(1), matrix(0, "gate_proj", 2)), down);
   t.strictSame(stacks(all[0]!), {}, "a gate alone");
   t.strictSame(stacks(all[5]!), {}, "the last expert alone");
+  t.end();
+});
+
+t.test("groups are as large as rows and ranks allow", (t) => {
+  const dtypes = (
+    element: PackedElementName,
+    columns: number,
+    group: number,
+  ) => packedDTypesOf(element, { columns, group });
+  t.strictSame(dtypes("fp8", 2048, 128), ["fp8x128"]);
+  t.strictSame(dtypes("fp8", 768, 128), ["fp8x128", "fp8x64", "fp8x32"]);
+  // Integer sums of 32 and of 16 elements are not split.
+  t.strictSame(dtypes("int4", 1440, 64), ["int4x32"]);
+  t.strictSame(dtypes("int4", 1008, 16), ["int4x16"]);
+  t.strictSame(dtypes("int4", 12, 4), []);
   t.end();
 });
 

@@ -12,12 +12,13 @@ import {
 import { narrow } from "../../runtime/half.ts";
 import {
   PACKED_ELEMENTS,
-  packedDTypeOf,
+  type PackedDType,
+  packedDTypesOf,
   type PackedElement,
   type PackedElementName,
   type Packing,
   PACKINGS,
-  repackedDType,
+  repackedDTypes,
   type ScaleKind,
   type ScaleName,
   SCALES,
@@ -277,38 +278,26 @@ function blocksOf(
   ];
 }
 
-/** The tensor names under which kernels and loaders find a matrix. */
-export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
-  const { param, columns, element, codes, blocks } = matrix;
-  const decoded = computed(matrix, {
-    name: param,
-    dtype: "F32",
-    rowShape: [columns],
-    rowBytes: 4 * columns,
-    read: async (begin, end) => bytesOf(await decodeRows(matrix, begin, end)),
-  });
-  const raw = blocks ? blocksOf(matrix, blocks) : [];
-  const packed = blocks
-    ? repackedDType(blocks.name, columns)
-    : packedDTypeOf(element, matrix);
-  if (packed === undefined) return [decoded, ...raw];
+/** The tensors of a matrix in an encoding. */
+function packedViews(matrix: StoredMatrix, stored: PackedDType): TensorEntry[] {
+  const { param, columns, codes } = matrix;
   const { names, perWord, perScale: size = columns, scale }: Packing =
-    PACKINGS[packed];
+    PACKINGS[stored];
   /** A number per group, as bytes. */
   const numbers = (
     name: string,
-    stored: StoredDType,
+    dtype: StoredDType,
     read: (begin: number, end: number) => Promise<Uint8Array>,
   ) =>
     computed(matrix, {
       name: param + name,
-      dtype: stored.toUpperCase(),
+      dtype: dtype.toUpperCase(),
       rowShape: [columns / size],
-      rowBytes: STORED_BYTES[stored] * columns / size,
+      rowBytes: STORED_BYTES[dtype] * columns / size,
       read,
     });
-  const { stored, beforeZero }: ScaleKind = SCALES[scale];
-  const scales = numbers(names.scales, stored, async (begin, end) => {
+  const { stored: scaleType, beforeZero }: ScaleKind = SCALES[scale];
+  const scales = numbers(names.scales, scaleType, async (begin, end) => {
     const read = async (part: Part) =>
       regrouped(await matrix.read(part, begin, end), matrix, size);
     const values = await read("scales");
@@ -345,8 +334,6 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
       },
     });
   return [
-    { ...decoded, packed: blocks?.name ?? packed },
-    ...raw,
     elements,
     scales,
     ...offsets ? [offsets] : [],
@@ -360,5 +347,26 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
           bytesOf(await matrix.read("factors", begin, end)),
       }),
     ],
+  ];
+}
+
+/** The tensor names under which kernels and loaders find a matrix. */
+export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
+  const { param, columns, element, blocks } = matrix;
+  const decoded = computed(matrix, {
+    name: param,
+    dtype: "F32",
+    rowShape: [columns],
+    rowBytes: 4 * columns,
+    read: async (begin, end) => bytesOf(await decodeRows(matrix, begin, end)),
+  });
+  const packed = blocks
+    ? repackedDTypes(blocks.name, columns)
+    : packedDTypesOf(element, matrix);
+  const [largest] = packed;
+  return [
+    largest ? { ...decoded, packed: blocks?.name ?? largest } : decoded,
+    ...blocks ? blocksOf(matrix, blocks) : [],
+    ...packed.flatMap((stored) => packedViews(matrix, stored)),
   ];
 }

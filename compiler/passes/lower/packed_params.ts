@@ -2,10 +2,12 @@
 
 import { Q8_BLOCK, q8SumOf } from "../../../spec/activations.ts";
 import { ModelError } from "../../../spec/errors.ts";
-import type { StoredDType } from "../../../spec/dtype.ts";
+import type { FileDType, StoredDType } from "../../../spec/dtype.ts";
 import {
   type PackedDType,
+  packedDTypesOf,
   type Packing,
+  packingOf,
   PACKINGS,
   type ScaleKind,
   SCALES,
@@ -33,6 +35,22 @@ export function inGroups(
       )
     )
     : table !== "cyclic";
+}
+
+/** The encoding with the largest groups of which each rank has whole ones. Without any: `stored`. */
+export function inWholeGroups(
+  stored: FileDType,
+  [along = ""]: readonly string[],
+  placed: Placed,
+): FileDType {
+  const axis = placed.axes[along];
+  const { element, perScale, scale, block }: Partial<Packing> =
+    packingOf(stored) ?? {};
+  if (!axis || !element || perScale === undefined || block) return stored;
+  const sizes = { columns: axis.total, group: perScale, scale: scale! };
+  return packedDTypesOf(element, sizes).find((dtype) =>
+    inGroups(placed, axis, PACKINGS[dtype].perScale!)
+  ) ?? stored;
 }
 
 /**

@@ -13,11 +13,17 @@ import {
   type PackedDType,
   packingOf,
   PACKINGS,
-  repackedDType,
+  repackedDTypes,
   wordsDType,
 } from "../../../spec/packed.ts";
 import { type DotShape, dotShape } from "./dot_shape.ts";
-import { addPacked, inGroups, packedAxis, takesQ8 } from "./packed_params.ts";
+import {
+  addPacked,
+  inGroups,
+  inWholeGroups,
+  packedAxis,
+  takesQ8,
+} from "./packed_params.ts";
 import { FUSION_CLASS } from "../fuse.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
 import { readsAlongK } from "../../tuning/tile.ts";
@@ -189,7 +195,7 @@ function blocksAs(
     ? stored
     : words !== undefined && reads(words, true)
     ? words
-    : repackedDType(stored, columns) ?? "f32";
+    : repackedDTypes(stored, columns)[0] ?? "f32";
 }
 
 function layoutParam(
@@ -205,9 +211,13 @@ function layoutParam(
   const isRead = right === node || right && gathersExperts(right, placed);
   const known = viewed || !isRead ? undefined : dot;
   const over = known?.params.over ?? rowAxis(node, users);
-  const named = isBlockDType(found)
-    ? blocksAs(node, { dot: known, over }, { placed, options, stored: found })
-    : found;
+  const named = inWholeGroups(
+    isBlockDType(found)
+      ? blocksAs(node, { dot: known, over }, { placed, options, stored: found })
+      : found,
+    over,
+    placed,
+  );
   const q8 = isPackedDType(named) && options.activations === "q8" &&
     known !== undefined && takesQ8(over, { placed, stored: named });
   const along = isPackedDType(named)
