@@ -47,8 +47,8 @@ export function scalesInBlock(o: MatmulOptions, i: number): 0 | 1 | 2 {
     return 2 * perScale === length && segment % perScale === 0 ? 2 : 0;
   }
   const starts = ofSegment === 1 ? [segment] : [segment, length];
-  // Without segments, blocks start at multiples of their length.
-  const aligned = (o.segments ?? 1) === 1
+  // Blocks start at multiples of their length if these divide segments, or if there are none.
+  const aligned = (o.segments ?? 1) === 1 || segment % length === 0
     ? perScale % length === 0
     : starts.every((start) => start % perScale === 0 || perScale % start === 0);
   return aligned ? 1 : 2;
