@@ -1,5 +1,5 @@
 // The page of a plan in a real browser: opens from disk without errors, shows the numbers of the plan, is accessible,
-// and is fast at 256 ranks.
+// and is small at 256 ranks.
 // needs: cpu, browser
 // rotates with: view/
 
@@ -23,7 +23,6 @@ import {
   openPage,
   skipWithoutBrowser,
   texts,
-  type WatchedPage,
 } from "./helpers/browser.ts";
 import {
   integers,
@@ -45,18 +44,6 @@ async function pageOf(name: string, ...argv: string[]): Promise<string> {
   t.equal(code, 0, err);
   t.ok(statSync(out).size < 10e6, "below 10 MB");
   return pathToFileURL(out).href;
-}
-
-/** Opens the page of a plan; checks its load time. */
-async function openPlan(
-  url: string,
-  options?: { readonly dark: boolean },
-): Promise<WatchedPage> {
-  const watched = await openPage(browser!, url, options);
-  const { seconds } = watched;
-  t.comment(`${seconds.toFixed(2)} s of CPU until usable`);
-  t.ok(seconds < 3, `${seconds} s`);
-  return watched;
 }
 
 async function summaryOf(...argv: string[]): Promise<PlanSummary> {
@@ -89,7 +76,8 @@ t.test(
   async (t) => {
     const argv = ["examples/layer.ts", "--mesh", "ep=4"];
     const { ranks, layers } = await summaryOf(...argv);
-    const { page, complaints } = await openPlan(
+    const { page, complaints } = await openPage(
+      browser!,
       await pageOf("layer", ...argv),
     );
     const [{ bytes, experts }] = ranks as readonly [PlanSummary["ranks"][0]];
@@ -126,7 +114,8 @@ t.test(
   "a checkpoint's page is usable by keyboard alone",
   OPTIONS,
   async (t) => {
-    const { page, complaints } = await openPlan(
+    const { page, complaints } = await openPage(
+      browser!,
       await pageOf("demo", "examples/demo-lm", "--mesh", "ep=4"),
     );
     const { keyboard } = page;
@@ -231,7 +220,8 @@ t.test(
     await switchyard([
       ...["plan", "examples/demo-lm", "--mesh", "ep=2", "--out", other],
     ]);
-    const { page, complaints } = await openPlan(
+    const { page, complaints } = await openPage(
+      browser!,
       await pageOf("run", "examples/demo-lm", "--mesh", "ep=4", ...[
         ...["--trace", trace, "--choices", choices, "--against", other],
       ]),
@@ -272,7 +262,7 @@ t.test(
       planOf(...argv),
       pageOf("train", ...argv),
     ]);
-    const { page, complaints } = await openPlan(url);
+    const { page, complaints } = await openPage(browser!, url);
     t.match(await texts(page, "h1"), [
       "demo-lm on dp=2, ep=2, a step of training",
     ]);
@@ -357,7 +347,8 @@ t.test(
       searched.out,
     ) as SearchResult;
     const [best, ...others] = found;
-    const { page, complaints } = await openPlan(
+    const { page, complaints } = await openPage(
+      browser!,
       pathToFileURL(out).href,
     );
     t.ok(statSync(out).size < 10e6, "below 10 MB");
@@ -501,13 +492,14 @@ t.test("a served page runs its plan", OPTIONS, async (t) => {
 });
 
 t.test(
-  "DeepSeek-V3 on 256 ranks has a small and fast page",
+  "DeepSeek-V3 on 256 ranks has a small page",
   OPTIONS,
   async (t) => {
     const config = "test/references/configs/deepseek-v3.json";
     const url = await pageOf("deepseek", config, "--mesh", "ep=256");
     t.notMatch(readFileSync(new URL(url), "utf8"), /(src|href)="https?:/);
-    const { page, complaints } = await openPlan(
+    const { page, complaints } = await openPage(
+      browser!,
       `${url}#main/layers.30/dispatch`,
       { dark: true },
     );

@@ -49,11 +49,10 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
   t.equal(written.code, 0, written.err);
   const browser = await openBrowser();
   t.teardown(() => browser.close());
-  const { page, complaints, seconds } = await openPage(
+  const { page, complaints } = await openPage(
     browser,
     pathToFileURL(OUT).href,
   );
-  t.ok(seconds < 2, `${seconds} s of CPU until usable`);
   const picture = page.locator("#time .picture");
   const label = () => picture.getAttribute("aria-label");
   const complete = await label();

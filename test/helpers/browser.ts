@@ -48,8 +48,6 @@ GPUAdapter.prototype.requestDevice = async function (...args) {
 export interface WatchedPage {
   readonly page: Page;
   readonly complaints: readonly string[];
-  /** Seconds of main-thread work until the page loaded. Independent of other load on the machine. */
-  readonly seconds: number;
 }
 
 /** Opens a page and records its errors and warnings. */
@@ -71,13 +69,8 @@ export async function openPage(
   page.on("pageerror", (error) => complaints.push(String(error)));
   // Long enough for a busy machine; only a page that hangs exceeds it.
   page.setDefaultTimeout(120_000);
-  const client = await page.context().newCDPSession(page);
-  await client.send("Performance.enable", { timeDomain: "threadTicks" });
   await page.goto(url);
-  const { metrics } = await client.send("Performance.getMetrics");
-  await client.detach();
-  const seconds = metrics.find(({ name }) => name === "TaskDuration")!.value;
-  return { page, complaints, seconds };
+  return { page, complaints };
 }
 
 /** Returns the trimmed text of each element that matches `selector`. */
