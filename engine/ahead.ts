@@ -4,6 +4,7 @@
  * a sequence is discarded.
  */
 
+import { invariant } from "../spec/errors.ts";
 import { packTaken, type Taken } from "./packing.ts";
 import { candidatesOf } from "./sampling.ts";
 import {
@@ -35,7 +36,7 @@ export function stepAhead<S extends Sequence>(
   growing: readonly S[],
   maxContext: number,
 ): AheadTokens | undefined {
-  if (!areReady(state, growing, 1)) return undefined;
+  if (!areReady(state, growing)) return undefined;
   const rows = [...growing.keys()].filter((row) =>
     state.slots.includes(growing[row]) &&
     maxAhead(growing[row]!, maxContext) > 0
@@ -50,8 +51,8 @@ export function stepAhead<S extends Sequence>(
 }
 
 /**
- * At most `count` steps of all `growing` sequences after a step with one token of each. None if another step may have to
- * come first, if a next token is not the best one, or if there are too few pages.
+ * At most `count` steps of all `growing` sequences after a step with one token of each, fewer if there are too few pages.
+ * None if another step may have to come first, or if a next token is not the best one.
  */
 export function stepsAhead<S extends Sequence>(
   state: BatchState<S>,
@@ -65,8 +66,15 @@ export function stepsAhead<S extends Sequence>(
     count,
     ...growing.map((sequence) => maxAhead(sequence, maxContext)),
   );
-  if (length <= 0 || !areReady(state, growing, length)) return [];
-  return Array.from({ length }, () => takeAhead(state, growing));
+  if (length <= 0 || !areReady(state, growing)) return [];
+  const { slots, pages } = state;
+  const hasPage = (sequence: S) =>
+    pages?.reserve(slots.indexOf(sequence), sequence.fed) ?? true;
+  const steps: StepTokens[] = [];
+  while (steps.length < length && growing.every(hasPage)) {
+    steps.push(takeAhead(state, growing));
+  }
+  return steps;
 }
 
 /** Maximum steps of a sequence after the one in flight. */
@@ -78,17 +86,15 @@ function maxAhead(sequence: Sequence, maxContext: number): number {
   );
 }
 
-/** Whether the next `steps` steps have exactly the best tokens of `growing`, and there are pages for them. */
+/** Whether the next step has exactly the best tokens of `growing`, and there are pages for it. */
 function areReady<S extends Sequence>(
   { slots, waiting, pages }: BatchState<S>,
   growing: readonly S[],
-  steps: number,
 ): boolean {
   const ready = new Set(growing);
   const live = slots.filter((sequence) => sequence).length;
   const isFull = live === slots.length;
-  const size = pages?.size ?? 1;
-  const room = live * Math.ceil(steps / size) * size;
+  const room = live * (pages?.size ?? 0);
   return (waiting.length === 0 || isFull) &&
     slots.every((sequence, slot) =>
       !sequence ||
@@ -104,7 +110,7 @@ function takeAhead<S extends Sequence>(
 ): StepTokens {
   const taken = sequences.map((sequence): Taken => {
     const [slot, at] = [slots.indexOf(sequence), sequence.fed];
-    pages?.assign(slot, at, undefined);
+    invariant(pages?.assign(slot, at, undefined) ?? true, "no page is left");
     sequence.fed++;
     return { slot, id: 0, at };
   });

@@ -185,19 +185,20 @@ t.test("a GPU starts a step before the one before it ends", {
   });
 });
 
-/** Caches with and without pages; the windows of gpt-oss release pages. */
-const SERIES = {
-  "demo-lm": { size: 4, count: 64 },
-  "gptoss-8e": { size: 4, count: 64 },
-  "mixtral-6e": undefined,
-};
+/** Caches without pages, with many, and with few that windows release. */
+const SERIES = [
+  { name: "mixtral-6e" },
+  { name: "demo-lm", pages: { size: 4, count: 64 } },
+  { name: "gptoss-8e", pages: { size: 2, count: 40 } },
+];
 
-for (const [name, pages] of inTurn(Object.entries(SERIES), 2)) {
-  t.test(`${name}: steps in series`, async (t) => {
+for (const { name, pages } of inTurn(SERIES, 2)) {
+  t.test(`${name}, ${pages?.count ?? "no"} pages: steps in series`, async (t) => {
     await use(name, {
       mesh: "ep=1",
       adapter: "cpu",
       next: { candidates: 2 },
+      bounds: { maxContext: 32 },
       ...pages ? { pages } : {},
     }, async (loaded) => {
       const { session } = loaded;
@@ -207,14 +208,14 @@ for (const [name, pages] of inTurn(Object.entries(SERIES), 2)) {
         concurrentRuns: 1,
         runsAhead: false,
         series: {
-          length: 4,
+          length: 8,
           run: (program, runs, options) => {
             lengths.push(runs.length);
             return session.series!.run(program, runs, options);
           },
         },
       });
-      t.ok(Math.max(...lengths) === 4, `${lengths} runs in series`);
+      t.ok(Math.max(...lengths) > 1, `${lengths} runs in series`);
     });
   });
 }
