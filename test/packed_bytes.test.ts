@@ -195,8 +195,9 @@ t.test(
   },
 );
 
-/** Lanes add products of rows of 16 words. `last`: a statement of the loop. */
-function rowsKernel(last: KernelText): Kernel {
+/** Lanes add products of rows of 16 words, with `bits` of each byte. `last`: a statement of the loop. */
+function rowsKernel(last: KernelText, bits = 4): Kernel {
+  const mask = (2 ** bits - 1) * 0x01010101;
   return kernelOf({
     name: "rows",
     workgroupSize: 8,
@@ -207,41 +208,46 @@ function rowsKernel(last: KernelText): Kernel {
       for (var k = 0u; k < 16; k++) {
         let word = a[lane * 16 + k];
         let upper = word >> 4;
-        low += dot4U8I8(word & 0x0f0f0f0fu, b[k]);
-        high += dot4U8I8(upper & 0x0f0f0f0fu, b[2 * k + 1] | k);
+        low += dot4U8I8(word & ${mask}u, b[k]);
+        high += dot4U8I8(upper & ${mask}u, b[2 * k + 1] | k);
         ${last}
       }
       y[lane] = low + high * 3;`,
   });
 }
 
-t.test("small products of a sum are added in pairs", async (t) => {
-  const pairs = (kernel: Kernel, lanes: number) =>
-    printKernel(kernel, { lanes })[0]!.text.split("v_dot8_small_add(").length -
-    1;
-  const kernel = rowsKernel(wgsl``);
-  t.equal(pairs(kernel, 8), 4, "two of each sum for four words");
-  t.equal(pairs(kernel, 4), 0, "only on vectors of 8 lanes");
+t.test("small products of a sum are added in pairs or fours", async (t) => {
+  const count = (name: string, kernel: Kernel, lanes = 8) =>
+    printKernel(kernel, { lanes })[0]!.text.split(`${name}(`).length - 1;
+  const [tiny, small, large] = [5, 6, 7].map((bits) =>
+    rowsKernel(wgsl``, bits)
+  ) as [Kernel, Kernel, Kernel];
+  t.equal(count("v_dot16_tiny_add", tiny), 2, "one of each sum for four words");
+  t.equal(count("v_dot16_tiny_add", tiny, 4), 0, "on vectors of 8 lanes only");
+  t.equal(count("v_dot8_small_add", small), 4, "two of each sum");
+  t.equal(count("v_dot8_small_add", large), 0);
   const others = [
     wgsl`high += low;`,
     wgsl`low += i32(word);`,
     wgsl`if (k > 3) { low += 1i; }`,
-  ].map(rowsKernel);
-  for (const other of others) t.equal(pairs(other, 8), 0);
+  ].map((last) => rowsKernel(last));
+  for (const other of others) t.equal(count("v_dot16_tiny_add", other), 0);
   if (skip) return;
   const pool = await NativePool.open(1);
-  for (const one of [kernel, ...others]) {
-    const words = (length: number) =>
-      Uint32Array.from({ length }, (_, i) => Math.imul(i + 1, 0x9e3779b1));
-    const inputs = { a: words(128), b: words(32) };
-    const [found, wanted] = [new Uint32Array(8), new Uint32Array(8)];
-    const on = {
-      bindings: { ...inputs, y: found },
-      groups: [1, 1, 1],
-    } as const;
-    await runNative(pool, one, on);
-    interpretKernel(one, { ...inputs, y: wanted }, [1, 1, 1]);
-    t.strictSame(found, wanted);
+  const words = (length: number) =>
+    Uint32Array.from({ length }, (_, i) => Math.imul(i + 1, 0x9e3779b1));
+  const extremes = { a: words(128).fill(~0), b: words(32).fill(0x80808080) };
+  for (const one of [tiny, small, large, ...others]) {
+    for (const inputs of [{ a: words(128), b: words(32) }, extremes]) {
+      const [found, wanted] = [new Uint32Array(8), new Uint32Array(8)];
+      const on = {
+        bindings: { ...inputs, y: found },
+        groups: [1, 1, 1],
+      } as const;
+      await runNative(pool, one, on);
+      interpretKernel(one, { ...inputs, y: wanted }, [1, 1, 1]);
+      t.strictSame(found, wanted);
+    }
   }
   await pool.close();
 });

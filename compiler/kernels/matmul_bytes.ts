@@ -76,12 +76,13 @@ function kernelFor(o: BytesMatmul): Kernel {
   });
 }
 
-/** Few rows, up to those of a team with long vectors, have separate loops: the first team loads weights for itself. */
+/** Few rows have separate loops: the first team loads weights for itself, which takes little time along k. */
 function rowsOfTile(o: BytesMatmul): KernelText {
   const { rows, right } = o.tile;
   const { teams, lanes } = teamsOf(o);
   const panels = right === "workgroup";
-  const few = panels ? [1, 2, 4, ...rows > 4 ? [rows] : []] : [1];
+  const alongK = o.weights.every(({ inside }) => inside === "k");
+  const few = panels ? [1, 2, 4, ...alongK ? [8] : []] : [1];
   const full = panels ? rowsByPanels(o) : wgsl`
       let team_first = first + lane / ${lanes} * ${rows};
       if (team_first < end) { ${rowsTimesColumns(o, rows)} }`;

@@ -31,6 +31,9 @@ import {
   SCALE_WORDS,
 } from "./matmul_bytes_sums.ts";
 
+/** Products of words that are added to a sum in one statement: devices add small ones in 16 bits. */
+const PRODUCTS = 4;
+
 /** Number of 32-element blocks per panel: an equal fraction of a part of the sums, or several parts. */
 function blocksInPanel(o: BytesMatmul): number {
   const { lanes } = teamsOf(o);
@@ -145,8 +148,9 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
   const totals = all.flatMap((sums) => registersOf("part", sums));
   const results = all.flatMap((sums) => registersOf("sum", sums));
   const ofBlock = all.map((sums) => {
-    const { i, sumOf, parts } = sums.weight;
+    const { i, sumOf } = sums.weight;
     const count = Q8_BLOCK / sumOf;
+    const parts = PRODUCTS;
     const words = sumOf / 4 / parts;
     const read = (array: string, name: string) =>
       wgsl`@unroll (c < ${columns}) {

@@ -17,6 +17,8 @@ export interface TuningTable {
    * `matmul`.
    */
   readonly pair?: MatmulTile;
+  /** The tile of matmuls with quantized activations; of the same height. Default: that of other matmuls. */
+  readonly quantized?: MatmulTile;
   /** Tiles by `matmulClass`. */
   readonly matmuls?: { readonly [shape: string]: MatmulTile };
   /**
@@ -100,6 +102,8 @@ export interface MatmulShape {
   readonly stored: FileDType;
   readonly k: number;
   readonly columns: number;
+  /** Activations are quantized. Default: no. */
+  readonly quantized?: boolean;
 }
 
 /** The class of a matmul: `grouped pair bf16 512x1024`. Sizes are rounded up to powers of two. */
@@ -121,13 +125,14 @@ export const MAX_RESULTS = 256;
 
 /** The tile of a matmul, and the suffix of kernel names if a table chose it. Throws MachineError if it is too large. */
 export function tileFor(
-  { matmul = DEFAULT_TILE, pair = matmul, matmuls = {} }: Tuning,
+  { matmul = DEFAULT_TILE, pair = matmul, matmuls = {}, ...others }: Tuning,
   shape: MatmulShape,
 ): { readonly tile: MatmulTile; readonly suffix: string } {
   const found = typeof matmuls === "function"
     ? matmuls(shape)
     : matmuls[matmulClass(shape)];
-  const chosen = found ?? (shape.weights > 1 ? pair : matmul);
+  const quantized = shape.quantized ? others.quantized : undefined;
+  const chosen = found ?? quantized ?? (shape.weights > 1 ? pair : matmul);
   const tile = shape.grouped ? ofHeight(chosen, tileHeight(matmul)) : chosen;
   const results = tile.rows * tile.columns * shape.weights;
   if (results > MAX_RESULTS) {

@@ -238,8 +238,7 @@ export class Emitter {
     for (const arg of args) this.#value(arg);
     if (each) return this.#eachLane(each);
     if (fn === "v.dot4") return this.#dot4("shr_s");
-    if (fn === "v.dot4_unsigned") return this.#dot4("shr_u");
-    if (fn === "v.dot4_small") return this.#dot4("shr_u");
+    if (fn.startsWith("v.dot4_")) return this.#dot4("shr_u");
     if (fn === "d.from_l") {
       const value = f.local("v128");
       f.tee(value);

@@ -93,8 +93,12 @@ INLINE vu v_dot4_unsigned_add(vu sum, vu a, vu b) { return sum + v_dot4_unsigned
 INLINE vu sum_of_pairs(wide pairs) { return (vu)WIDE(madd_epi16)(pairs, (wide)splat(0x00010001u)); }
 INLINE vu v_dot4_small(vu a, vu b) { return sum_of_pairs(WIDE(maddubs_epi16)((wide)a, (wide)b)); }
 INLINE vu v_dot4_small_add(vu sum, vu a, vu b) { return sum + v_dot4_small(a, b); }
-INLINE vu v_dot8_small_add(vu sum, vu a, vu b, vu c, vu d) {
-  return sum + sum_of_pairs(WIDE(add_epi16)(WIDE(maddubs_epi16)((wide)a, (wide)b), WIDE(maddubs_epi16)((wide)c, (wide)d)));
+INLINE wide pairs_of_two(vu a, vu b, vu c, vu d) {
+  return WIDE(add_epi16)(WIDE(maddubs_epi16)((wide)a, (wide)b), WIDE(maddubs_epi16)((wide)c, (wide)d));
+}
+INLINE vu v_dot8_small_add(vu sum, vu a, vu b, vu c, vu d) { return sum + sum_of_pairs(pairs_of_two(a, b, c, d)); }
+INLINE vu v_dot16_tiny_add(vu sum, vu a, vu b, vu c, vu d, vu e, vu f, vu g, vu h) {
+  return sum + sum_of_pairs(WIDE(add_epi16)(pairs_of_two(a, b, c, d), pairs_of_two(e, f, g, h)));
 }
 #else
 #ifdef BY_SIGNED
@@ -105,7 +109,11 @@ INLINE vu v_dot4_small(vu a, vu b) { return v_dot4_unsigned(a, b); }
 INLINE vu v_dot4_small_add(vu sum, vu a, vu b) { return v_dot4_unsigned_add(sum, a, b); }
 #endif
 INLINE vu v_dot8_small_add(vu sum, vu a, vu b, vu c, vu d) { return v_dot4_small_add(v_dot4_small_add(sum, a, b), c, d); }
+INLINE vu v_dot16_tiny_add(vu sum, vu a, vu b, vu c, vu d, vu e, vu f, vu g, vu h) {
+  return v_dot8_small_add(v_dot8_small_add(sum, a, b, c, d), e, f, g, h);
+}
 #endif
+#define v_dot4_tiny v_dot4_small
 #if defined WIDE
 #if LANES == 4
 #define TABLE(x) (x)

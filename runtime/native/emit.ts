@@ -252,27 +252,27 @@ export class Emitter {
     const termsOf = (value: Value): readonly Value[] =>
       isOnce(value, "v.add") ? value.args.flatMap(termsOf) : [value];
     const terms = args.flatMap(termsOf);
-    const all = terms.filter((term) => isOnce(term, "v.dot4_unsigned"));
-    const small = terms.filter((term) => isOnce(term, "v.dot4_small"));
-    if (all.length + small.length === 0) return undefined;
-    const others = terms.filter((term) =>
-      !all.includes(term) && !small.includes(term)
-    );
+    const [all, small, tiny] =
+      (["v.dot4_unsigned", "v.dot4_small", "v.dot4_tiny"] as const).map((fn) =>
+        terms.filter((term) => isOnce(term, fn))
+      ) as [Value[], Value[], Value[]];
+    const products = [...all, ...small, ...tiny];
+    if (products.length === 0) return undefined;
+    const others = terms.filter((term) => !products.includes(term));
     const texts = (values: readonly Value[]) =>
       values.map((value) => this.#value(value));
-    const factors = (products: readonly Value[]) =>
-      texts(products.flatMap(({ args }) => args)).join(", ");
     let sum = others.length === 0
       ? "((vu){ 0 })"
       : `(${texts(others).join(" + ")})`;
-    for (const product of all) {
-      sum = `v_dot4_unsigned_add(${sum}, ${factors([product])})`;
-    }
-    for (let at = 0; at < small.length; at += 2) {
-      const pair = small.slice(at, at + 2);
-      const name = pair.length === 2 ? "v_dot8_small_add" : "v_dot4_small_add";
-      sum = `${name}(${sum}, ${factors(pair)})`;
-    }
+    const add = (name: string, products: readonly Value[]) => {
+      const factors = texts(products.flatMap(({ args }) => args)).join(", ");
+      sum = `${name}(${sum}, ${factors})`;
+    };
+    for (const product of all) add("v_dot4_unsigned_add", [product]);
+    while (tiny.length >= 4) add("v_dot16_tiny_add", tiny.splice(0, 4));
+    small.push(...tiny);
+    while (small.length >= 2) add("v_dot8_small_add", small.splice(0, 2));
+    if (small.length > 0) add("v_dot4_small_add", small);
     return sum;
   }
 

@@ -1,5 +1,5 @@
 /**
- * Rounds of loops that add one product of small bytes to each sum. All products of a sum are one statement, so that pairs
+ * Rounds of loops that add one product of small bytes to each sum. All products of a sum are one statement, so that some
  * of them are added in 16 bits, and few sums are in registers at a time. Integer sums have the same bits in every order.
  */
 
@@ -40,7 +40,7 @@ export function byteSums(
     }
     const { a: sum, b: product } = s.value;
     if (sum.op !== "local" || sum.name !== s.name) return undefined;
-    if (!on.x.isSmallProduct(product)) return undefined;
+    if (!on.x.smallProduct(product)) return undefined;
     if (on.isWord(s.name) || products.has(s.name)) return undefined;
     products.set(s.name, product);
     addLocals(product, read);

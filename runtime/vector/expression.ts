@@ -50,8 +50,8 @@ const OPERATORS: { readonly [F in CallName]?: Op } = {
   dot4U8I8: "v.dot4_unsigned",
 };
 
-/** Bytes up to which two products of pairs with i8, added in 16 bits, do not overflow. */
-const SMALL = 63;
+/** Bytes up to which two or four products of pairs with i8, added in 16 bits, do not overflow. */
+const SMALL = 63, TINY = 31;
 
 /** A load that is known to be in bounds: through a pointer, or in a tile. */
 export type Pointed =
@@ -120,10 +120,15 @@ export class Expressions {
     return e.type === "f32" ? v.bits(value) : value;
   }
 
-  /** Whether a value is a product of bytes of which two are added in 16 bits. */
-  isSmallProduct(e: Expr): boolean {
-    return e.op === "call" && OPERATORS[e.fn]?.startsWith("v.dot4") === true &&
-      this.#bytes.of(e.args[0]!) <= SMALL;
+  /** The product of small bytes that a value is: two or four of them are added in 16 bits. Undefined: it is none. */
+  smallProduct(e: Expr): "v.dot4_small" | "v.dot4_tiny" | undefined {
+    if (e.op !== "call" || !OPERATORS[e.fn]?.startsWith("v.dot4")) return;
+    const bound = this.#bytes.of(e.args[0]!);
+    return bound > SMALL
+      ? undefined
+      : bound > TINY
+      ? "v.dot4_small"
+      : "v.dot4_tiny";
   }
 
   /** The variable of a name. */
@@ -232,8 +237,8 @@ export class Expressions {
       case "call": {
         const args = e.args.map((arg) => this.vector(arg));
         const fn = OPERATORS[e.fn];
-        if (this.isSmallProduct(e)) return apply("v.dot4_small", ...args);
-        if (fn) return apply(fn, ...args);
+        const product = this.smallProduct(e) ?? fn;
+        if (product) return apply(product, ...args);
         if (e.fn === "rsqrt") {
           return f.div(1, f.sqrt(...args));
         }

@@ -41,12 +41,12 @@ export type Memory =
  * - `v.to_s`, `v.to_u`: f32 to integers, saturating, 0 for NaN; `v.whole`: as `v.to_s`, any bits where it is out of range.
  * - `f.from_s`, `f.from_u`: of integers. `l.from_d`: of whole f64, saturating to 32 bits; `d.from_l`: of integers of 32 bits.
  * - `v.dot4`: of each lane, the dot product of four i8; `v.dot4_unsigned` of four u8 and four i8; `v.dot4_small` of four
- *   u8 below 64 and four i8.
+ *   u8 below 64 and four i8, `v.dot4_tiny` of four u8 below 32.
  * - `f.min(a, b)` is b < a ? b : a, `f.max(a, b)` is a < b ? b : a. `f.fma` is rounded twice, unless numerics are fast.
  */
 const OPERATORS = {
   u: "add sub mul and or xor shl shr_s shr_u div_s div_u rem_s rem_u eq ne lt_s lt_u le_s le_u gt_s gt_u ge_s ge_u eqz select",
-  v: "add sub mul and or xor shl shr_s shr_u div_s div_u rem_s rem_u eq ne lt_s lt_u le_s le_u gt_s gt_u ge_s ge_u min_s min_u max_s max_u neg not andnot any all splat pick select bits whole shl_each shr_each_s shr_each_u to_s to_u dot4 dot4_unsigned dot4_small",
+  v: "add sub mul and or xor shl shr_s shr_u div_s div_u rem_s rem_u eq ne lt_s lt_u le_s le_u gt_s gt_u ge_s ge_u min_s min_u max_s max_u neg not andnot any all splat pick select bits whole shl_each shr_each_s shr_each_u to_s to_u dot4 dot4_unsigned dot4_small dot4_tiny",
   f: "add sub mul div min max neg abs floor ceil trunc nearest sqrt fma bits lt le gt ge eq ne pick select from_s from_u",
   d: "add sub mul div min max abs lt nearest pick bits from_l",
   l: "add sub and or xor shl shr_u bits from_d",

@@ -238,6 +238,7 @@ function matmulOf(
     stored: weights[0]!.stored,
     k,
     columns: width,
+    quantized: q8,
   });
   const to = { scope, node: target, storage, roots: dots };
   const common = {
