@@ -11,7 +11,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { launcherArguments } from "../cli/mpi_launcher.ts";
+import { launcherArguments } from "../cli/launch/mpi_launcher.ts";
 import { type Launcher, LAUNCHERS } from "../test/helpers/mpi.ts";
 import { machine, median } from "./measure.ts";
 

@@ -14,7 +14,7 @@ import {
   tileName,
 } from "../compiler/tuning/mod.ts";
 import { variantsOf } from "../engine/tune/variants.ts";
-import { tileOf } from "../engine/tuning.ts";
+import { tileOf } from "../engine/tune/tuning.ts";
 import { createGpuDevice, type DeviceBuffer, openGpu } from "../runtime/mod.ts";
 import { add, load, mul, store, u32 } from "../spec/kernel/build.ts";
 import type { Binding, Kernel } from "../spec/kernel/tree.ts";

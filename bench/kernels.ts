@@ -5,8 +5,8 @@
 import { availableParallelism } from "node:os";
 import { readFileSync } from "node:fs";
 import { compile } from "../compiler/mod.ts";
-import { TUNING } from "../engine/tuning.ts";
-import { storedDTypes } from "../engine/weights.ts";
+import { TUNING } from "../engine/tune/tuning.ts";
+import { storedDTypes } from "../engine/checkpoint/weights.ts";
 import { publishedModel } from "../models/published.ts";
 import { createCpuDevice, openCpuPool } from "../runtime/cpu/mod.ts";
 import { openSafetensors } from "../runtime/mod.ts";

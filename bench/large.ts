@@ -33,7 +33,7 @@ import { basename, join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
-import { parseMemory } from "../cli/values.ts";
+import { parseMemory } from "../cli/flags/values.ts";
 import { loadTarget } from "../engine/mod.ts";
 import { checkLarge } from "./large/check.ts";
 import { LOOPS } from "./large/bandwidth.ts";

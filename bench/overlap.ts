@@ -9,7 +9,7 @@ import { writeFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { launcherArguments } from "../cli/mpi_launcher.ts";
+import { launcherArguments } from "../cli/launch/mpi_launcher.ts";
 import { LAUNCHERS } from "../test/helpers/mpi.ts";
 import { describe, machine, median } from "./measure.ts";
 import type { Overlapped } from "./overlap/rank.ts";

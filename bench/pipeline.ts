@@ -9,7 +9,7 @@ import { writeFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { launcherArguments } from "../cli/mpi_launcher.ts";
+import { launcherArguments } from "../cli/launch/mpi_launcher.ts";
 import { SCHEDULE_NAMES } from "../spec/schedule.ts";
 import { LAUNCHERS } from "../test/helpers/mpi.ts";
 import { machine } from "./measure.ts";

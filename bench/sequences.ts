@@ -12,7 +12,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
-import { parsePages } from "../cli/values.ts";
+import { parsePages } from "../cli/flags/values.ts";
 import { Decoder, decoderShape, generate, loadTarget } from "../engine/mod.ts";
 import { sum } from "../spec/sum.ts";
 import { machine, median } from "./measure.ts";

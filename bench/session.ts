@@ -3,7 +3,7 @@
 import { availableParallelism } from "node:os";
 import { compile, type CompileOptions, type Model } from "../compiler/mod.ts";
 import { type AdapterChoice, selectDevices } from "../engine/devices.ts";
-import { tuningOf } from "../engine/tuning.ts";
+import { tuningOf } from "../engine/tune/tuning.ts";
 import {
   createSession,
   type Device,

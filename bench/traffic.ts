@@ -15,7 +15,7 @@
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { parseMesh } from "../cli/values.ts";
+import { parseMesh } from "../cli/flags/values.ts";
 import { writeResult } from "./results.ts";
 import {
   describedGpu,

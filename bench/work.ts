@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import type { CompileOptions, Model } from "../compiler/mod.ts";
 import type { AdapterChoice } from "../engine/devices.ts";
-import { storedDTypes } from "../engine/weights.ts";
+import { storedDTypes } from "../engine/checkpoint/weights.ts";
 import { publishedModel } from "../models/published.ts";
 import {
   type FileSource,

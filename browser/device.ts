@@ -3,9 +3,9 @@
 import { MAX_THREADS } from "../runtime/cpu/control.ts";
 import { CpuPool } from "../runtime/cpu/pool.ts";
 import type { Device } from "../runtime/device.ts";
-import { adapterOf } from "../runtime/gpu.ts";
-import { createGpuDevice } from "../runtime/gpu_device.ts";
-import { HostDevice } from "../runtime/host_device.ts";
+import { adapterOf } from "../runtime/gpu/gpu.ts";
+import { createGpuDevice } from "../runtime/gpu/device.ts";
+import { HostDevice } from "../runtime/host/device.ts";
 import { MachineError } from "../spec/errors.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { startWebWorker } from "./web_worker.ts";

@@ -1,7 +1,7 @@
 /** Checkpoint files in a browser: fetched by byte ranges, or provided by the visitor. */
 
 import { type FetchBytes, withCache } from "./block_cache.ts";
-import type { FileSource } from "../runtime/file_source.ts";
+import type { FileSource } from "../runtime/weights/file_source.ts";
 import { DataError } from "../spec/errors.ts";
 
 /** The files of a checkpoint by name. */

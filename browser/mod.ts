@@ -13,7 +13,7 @@
  * ```
  */
 
-export type { GenerateTextOptions } from "../engine/generate_text.ts";
+export type { GenerateTextOptions } from "../engine/generation/generate_text.ts";
 export { Tracer } from "../runtime/profiler.ts";
 export { type BrowserDevice, openDevice } from "./device.ts";
 export {

@@ -2,20 +2,20 @@
 
 import { Tokenizer } from "@huggingface/tokenizers";
 import { compileDocument } from "../compiler/document/read.ts";
-import { checkTensors } from "../engine/weights.ts";
-import { Decoder, decoderShape } from "../engine/decoder.ts";
+import { checkTensors } from "../engine/checkpoint/weights.ts";
+import { Decoder, decoderShape } from "../engine/generation/decoder.ts";
 import {
   generateText,
   type GenerateTextOptions,
-} from "../engine/generate_text.ts";
+} from "../engine/generation/generate_text.ts";
 import { parseJsonObject } from "../engine/json_file.ts";
-import { stopTokens } from "../engine/stop_tokens.ts";
-import { completeText, type HeldText } from "../engine/tokenizer.ts";
+import { stopTokens } from "../engine/checkpoint/stop_tokens.ts";
+import { completeText, type HeldText } from "../engine/text/tokenizer.ts";
 import type { Device } from "../runtime/device.ts";
 import { createSession } from "../runtime/executor.ts";
-import type { FileSource } from "../runtime/file_source.ts";
+import type { FileSource } from "../runtime/weights/file_source.ts";
 import type { Tracer } from "../runtime/profiler.ts";
-import { openSafetensors } from "../runtime/safetensors.ts";
+import { openSafetensors } from "../runtime/weights/safetensors.ts";
 import type { Progress, Session } from "../runtime/session.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
 import type { Plan } from "../spec/plan/plan.ts";

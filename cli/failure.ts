@@ -16,8 +16,8 @@ import {
   printable,
 } from "../spec/mod.ts";
 import type { CliIo } from "./io.ts";
-import { failAsRank, launchedIdentity } from "./rank.ts";
-import { UsageError } from "./values.ts";
+import { failAsRank, launchedIdentity } from "./launch/rank.ts";
+import { UsageError } from "./flags/values.ts";
 
 /** Exit codes. */
 const USER = 1, USAGE = 2, MACHINE = 3;

@@ -23,8 +23,8 @@ import {
 import { livePageHtml, type PageAssets } from "../view/mod.ts";
 import { DataError, MachineError } from "../spec/mod.ts";
 import { nodeFiles } from "./files.ts";
-import { grammarsOf, loopPort } from "./http_thread.ts";
-import { listen, type ListenOptions } from "./listen.ts";
+import { grammarsOf, loopPort } from "./http/thread.ts";
+import { listen, type ListenOptions } from "./http/listen.ts";
 import { requireTokenizer } from "./prompts.ts";
 
 /** A served checkpoint, and the options of its server. */

@@ -3,7 +3,7 @@
 import type { Extent } from "./hub/mod.ts";
 import { parseHubName } from "./hub_name.ts";
 import type { CliIo } from "./io.ts";
-import { UsageError } from "./values.ts";
+import { UsageError } from "./flags/values.ts";
 
 /** A located model: its path, and the file system that contains it. */
 export interface Located {

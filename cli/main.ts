@@ -2,9 +2,9 @@
 
 import { type Command, CommanderError } from "commander";
 import { type CliIo, OutputClosed, processIo } from "./io.ts";
-import { isSplit, replacementFor } from "./other_names.ts";
+import { isSplit, replacementFor } from "./flags/other_names.ts";
 import { createProgram } from "./program.ts";
-import { UsageError } from "./values.ts";
+import { UsageError } from "./flags/values.ts";
 
 /**
  * Runs a command line, given without `node` and the script.

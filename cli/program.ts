@@ -11,19 +11,25 @@ import {
   searchFlags,
   summaryFlags,
   watchOption,
-} from "./flag_options.ts";
-import type { Prompt } from "./flags.ts";
-import { samplingFlags } from "./generation_flags.ts";
-import { perplexityFlags, quantizeFlags } from "./quantize_flags.ts";
-import { serveFlags } from "./serve_flags.ts";
-import { speculationFlags } from "./speculation_flags.ts";
-import { trainFlags } from "./train_flags.ts";
+} from "./flags/options.ts";
+import type { Prompt } from "./flags/flags.ts";
+import { samplingFlags } from "./flags/generation.ts";
+import { perplexityFlags, quantizeFlags } from "./flags/quantize.ts";
+import { serveFlags } from "./flags/serve.ts";
+import { speculationFlags } from "./flags/speculation.ts";
+import { trainFlags } from "./flags/train.ts";
 import type { Rule } from "../engine/mod.ts";
 import { VERSION } from "../engine/version.ts";
 import { MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mod.ts";
-import { PICTURE_NAMES } from "../view/picture_names.ts";
-import { integer, oneOf, parseSeed, parseTokens, positive } from "./values.ts";
+import { PICTURE_NAMES } from "../view/pictures/names.ts";
+import {
+  integer,
+  oneOf,
+  parseSeed,
+  parseTokens,
+  positive,
+} from "./flags/values.ts";
 
 /** The modules of the commands, loaded on demand. Printing help loads none of them. */
 const COMMANDS = {

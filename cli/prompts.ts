@@ -9,9 +9,9 @@ import {
   type Tokenizer,
 } from "../engine/mod.ts";
 import { DataError, invariant } from "../spec/errors.ts";
-import type { Prompt } from "./flags.ts";
+import type { Prompt } from "./flags/flags.ts";
 import type { CliIo } from "./io.ts";
-import { UsageError } from "./values.ts";
+import { UsageError } from "./flags/values.ts";
 
 /** A prompt after reading. */
 export type GivenPrompt = { readonly text: string } | {

@@ -7,7 +7,7 @@ import {
   type Receipt,
   receiptPlan,
 } from "../engine/mod.ts";
-import type { PlanFlags } from "./flags.ts";
+import type { PlanFlags } from "./flags/flags.ts";
 import type { CliIo } from "./io.ts";
 
 /** A run that may have receipts. */

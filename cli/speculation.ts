@@ -16,11 +16,11 @@ import {
 } from "../engine/mod.ts";
 import { DataError } from "../spec/mod.ts";
 import { openOptions, targetOf } from "./commands/options.ts";
-import type { DeviceFlags } from "./flags.ts";
+import type { DeviceFlags } from "./flags/flags.ts";
 import type { CliIo } from "./io.ts";
 import { locate } from "./located.ts";
 import { createProgressBar } from "./progress.ts";
-import type { SpeculationFlags } from "./speculation_flags.ts";
+import type { SpeculationFlags } from "./flags/speculation.ts";
 
 /** A speculation, and how to free the devices of its checkpoint. */
 export interface OpenedSpeculation {

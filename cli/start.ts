@@ -16,7 +16,7 @@ import { type CliIo, processIo } from "./io.ts";
 import { exitCodeOf } from "./main.ts";
 import { packageFile } from "./package_file.ts";
 import { createProgressBar } from "./progress.ts";
-import { UsageError } from "./values.ts";
+import { UsageError } from "./flags/values.ts";
 
 /** The bundled checkpoint. */
 const FOLDER = packageFile("examples/demo-lm");

@@ -5,7 +5,7 @@ import { rankIdentity } from "../engine/mod.ts";
 import { follow, type LiveEvents, NOTHING } from "../view/live.ts";
 import { livePageHtml } from "../view/mod.ts";
 import type { CliIo } from "./io.ts";
-import { serveLoopback } from "./loopback.ts";
+import { serveLoopback } from "./http/loopback.ts";
 import { pageAssets } from "./page_assets.ts";
 
 /** Receives the events of a run. */

@@ -1,6 +1,6 @@
 /** All passes from a graph to a plan, on one page. */
 
-import type { Activations } from "../spec/activations.ts";
+import type { Activations } from "../spec/weights/activations.ts";
 import { type FileDType, isHalf } from "../spec/dtype.ts";
 import { ModelError, PlacementError } from "../spec/errors.ts";
 import { GUARANTEED_LIMITS, MAX_CHUNKS } from "../spec/limits.ts";
@@ -13,12 +13,12 @@ import {
 } from "../spec/strategies.ts";
 import { SCHEDULE_NAMES } from "../spec/schedule.ts";
 import type { Natural } from "../spec/values.ts";
-import { countDropped } from "./graph/count_dropped.ts";
-import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
-import type { Scalars } from "./graph/gradients.ts";
+import { countDropped } from "./graph/routing/count_dropped.ts";
+import { dispatchedNodes } from "./graph/routing/dispatched_nodes.ts";
+import type { Scalars } from "./graph/gradients/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
 import { routerParams } from "./graph/param_facts.ts";
-import { recordSquares } from "./graph/record_squares.ts";
+import { recordSquares } from "./graph/gradients/record_squares.ts";
 import { roundExchanges } from "./graph/round_exchanges.ts";
 import { accumulatedName } from "./graph/train_step.ts";
 import { withSourceNames } from "./source_names.ts";

@@ -5,7 +5,7 @@ import type { ShortText } from "../spec/values.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { compileLowered, type CompileOptions } from "./compile_graph.ts";
 import { microName } from "./graph/micro_batches.ts";
-import type { Scalars } from "./graph/gradients.ts";
+import type { Scalars } from "./graph/gradients/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
 import { storedForTraining, type TrainedDType } from "./graph/stored.ts";
 import {

@@ -65,11 +65,11 @@ export {
   withAdapters,
 } from "./graph/adapters.ts";
 export type { AxisPlacement, Placement } from "./sharding/placement.ts";
-export { SQUARES } from "./graph/record_squares.ts";
+export { SQUARES } from "./graph/gradients/record_squares.ts";
 export { type ParamFacts, paramFacts } from "./graph/param_facts.ts";
 export type { TrainedDType } from "./graph/stored.ts";
 export { trace, type TraceOptions } from "./graph/trace.ts";
-export type { RoutingPreset } from "./graph/routing.ts";
+export type { RoutingPreset } from "./graph/routing/presets.ts";
 export {
   DataError,
   LowerError,
@@ -79,7 +79,7 @@ export {
   PlanError,
   type Span,
 } from "../spec/errors.ts";
-export { DROPPED } from "./graph/count_dropped.ts";
+export { DROPPED } from "./graph/routing/count_dropped.ts";
 export { shown } from "../spec/shown.ts";
 export { isOneSlip } from "../spec/near_name.ts";
 

@@ -7,13 +7,13 @@ import { DataError, ModelError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 import type { Reward } from "./train/policy_task.ts";
 import { planTarget } from "./open.ts";
-import { checkTensors } from "./weights.ts";
+import { checkTensors } from "./checkpoint/weights.ts";
 import {
   resolveTarget,
   type ResolveTargetOptions,
   type Target,
 } from "./target.ts";
-import { withTensors } from "./tensors.ts";
+import { withTensors } from "./checkpoint/tensors.ts";
 
 export { formatDiagnostic, formatError } from "../compiler/source/check.ts";
 export type { Checked, Diagnostic } from "../compiler/source/check.ts";

@@ -18,7 +18,7 @@ import {
   SHARE_FROM_NS,
   whyNotNative,
 } from "../runtime/native/mod.ts";
-import { HostDevice, type HostPool } from "../runtime/host_device.ts";
+import { HostDevice, type HostPool } from "../runtime/host/device.ts";
 import { type MpiWorld, openWorld } from "../runtime/mpi/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import type { MachineDevice } from "../spec/machine.ts";

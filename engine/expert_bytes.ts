@@ -1,7 +1,7 @@
 /** Memory of experts in a process, as limited by `--expert-memory`. */
 
 import { CPU_LIMITS } from "../runtime/cpu/mod.ts";
-import { largestExpert, streamableBytes } from "../runtime/mapped_weights.ts";
+import { largestExpert, streamableBytes } from "../runtime/weights/mapped.ts";
 import type { MpiWorld } from "../runtime/mpi/mod.ts";
 import { availableMemory } from "../runtime/native/mod.ts";
 import { MachineError } from "../spec/errors.ts";

@@ -5,7 +5,7 @@ import { checkInputNames } from "../runtime/mod.ts";
 import type { FileSystem } from "./files.ts";
 import { BATCH, checkBatchNames, type Tensors } from "./run.ts";
 import type { Target } from "./target.ts";
-import { readTensors } from "./tensors.ts";
+import { readTensors } from "./checkpoint/tensors.ts";
 
 /** Reads the inputs of a target. Other tensors are rejected by name without being read. */
 export async function readInputs(

@@ -22,14 +22,18 @@ export {
   type ChatMessage,
   type ChatTemplate,
   openChatTemplate,
-} from "./chat.ts";
+} from "./checkpoint/chat.ts";
 export {
   type Checkpoint,
   openCheckpoint,
   openGrammars,
   openTokenizer,
-} from "./checkpoint.ts";
-export { Decoder, type DecoderShape, decoderShape } from "./decoder.ts";
+} from "./checkpoint/checkpoint.ts";
+export {
+  Decoder,
+  type DecoderShape,
+  decoderShape,
+} from "./generation/decoder.ts";
 export type { Companion } from "./companions.ts";
 export {
   type AdapterChoice,
@@ -39,36 +43,46 @@ export {
   type SelectDevicesOptions,
 } from "./devices.ts";
 export { type FileSystem, type OpenFile } from "./files.ts";
-export { Batch, type BatchStep } from "./batch.ts";
-export type { BatchSequence, Ending, SequenceOptions } from "./sequence.ts";
+export { Batch, type BatchStep } from "./generation/batch.ts";
+export type {
+  BatchSequence,
+  Ending,
+  SequenceOptions,
+} from "./generation/sequence.ts";
 export {
   generate,
   type Generated,
   type GeneratedSequence,
   type GenerateOptions,
-} from "./generate.ts";
-export { hashCheckpoint } from "./receipt/checkpoint_hashes.ts";
+} from "./generation/generate.ts";
+export { hashCheckpoint } from "./generation/receipt/checkpoint_hashes.ts";
 export {
   readReceipt,
   type Receipt,
   receiptOf,
   receiptPlan,
-} from "./receipt/receipt.ts";
+} from "./generation/receipt/receipt.ts";
 export {
   checkpointDifferences,
   replaySequences,
   TOGETHER,
-} from "./receipt/replay.ts";
-export { modelDrafter } from "./speculation/draft_model.ts";
-export { lookupDrafter } from "./speculation/lookup.ts";
-export { type Predicting, predictingDrafter } from "./speculation/predictor.ts";
-export { predictorCompanion } from "./predictor.ts";
+} from "./generation/receipt/replay.ts";
+export { modelDrafter } from "./generation/speculation/draft_model.ts";
+export { lookupDrafter } from "./generation/speculation/lookup.ts";
+export {
+  type Predicting,
+  predictingDrafter,
+} from "./generation/speculation/predictor.ts";
+export { predictorCompanion } from "./generation/predictor.ts";
 export {
   type Drafter,
   Speculation,
   type SpeculationStats,
-} from "./speculation/speculation.ts";
-export { generateText, type GenerateTextOptions } from "./generate_text.ts";
+} from "./generation/speculation/speculation.ts";
+export {
+  generateText,
+  type GenerateTextOptions,
+} from "./generation/generate_text.ts";
 export { type LoadedModel, openModel } from "./model.ts";
 export {
   type Opened,
@@ -92,7 +106,7 @@ export {
   QUANTIZE_TARGETS,
   type QuantizeTargetName,
   type Rule,
-} from "../spec/quantize_targets.ts";
+} from "../spec/weights/quantize_targets.ts";
 export { randomBatch, randomInputs, randomWeightParts } from "./random.ts";
 export {
   keepTuning,
@@ -181,8 +195,8 @@ export {
   uniformNoise,
   type UniformOptions,
 } from "./noise.ts";
-export { packPrompts } from "./packing.ts";
-export { PageTable } from "./pages.ts";
+export { packPrompts } from "./generation/packing.ts";
+export { PageTable } from "./generation/pages.ts";
 export {
   type Dropped,
   needOf,
@@ -209,7 +223,7 @@ export {
   randomNumbers,
   sample,
   type SamplingOptions,
-} from "./sampling.ts";
+} from "./generation/sampling.ts";
 export { type Mean } from "./score/mean.ts";
 export {
   type Comparison,
@@ -219,9 +233,9 @@ export {
   type ScoreOptions,
   scoreTexts,
 } from "./score/score.ts";
-export { StopText } from "./stop_text.ts";
+export { StopText } from "./generation/stop_text.ts";
 export { type Target } from "./target.ts";
-export { readTensors } from "./tensors.ts";
+export { readTensors } from "./checkpoint/tensors.ts";
 export { readInputs } from "./inputs.ts";
 export { CHOICES } from "./replay.ts";
 export {
@@ -229,8 +243,8 @@ export {
   type GrammarSource,
   schemaGrammar,
   type TokenGrammar,
-} from "./grammar.ts";
-export { TextStream, type Tokenizer } from "./tokenizer.ts";
+} from "./text/grammar.ts";
+export { TextStream, type Tokenizer } from "./text/tokenizer.ts";
 export {
   type AdapterSystemInfo,
   type GpuAdapter,

@@ -3,10 +3,13 @@
 import type { Plan } from "../spec/plan/plan.ts";
 import { DataError } from "../spec/errors.ts";
 import { loadTarget, type LoadTargetOptions } from "./check.ts";
-import { openTokenizer } from "./checkpoint.ts";
-import { Decoder, decoderShape } from "./decoder.ts";
+import { openTokenizer } from "./checkpoint/checkpoint.ts";
+import { Decoder, decoderShape } from "./generation/decoder.ts";
 import type { FileSystem } from "./files.ts";
-import { generateText, type GenerateTextOptions } from "./generate_text.ts";
+import {
+  generateText,
+  type GenerateTextOptions,
+} from "./generation/generate_text.ts";
 import { type OpenOptions, openTarget } from "./open.ts";
 import { runOpened, type RunOptions, type Tensors } from "./run.ts";
 

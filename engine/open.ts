@@ -1,6 +1,6 @@
 /** Opens a target as a session: reads headers, compiles, verifies, opens devices, loads. */
 
-import type { Activations } from "../spec/activations.ts";
+import type { Activations } from "../spec/weights/activations.ts";
 import { isGguf } from "./gguf/folder.ts";
 import {
   compile,
@@ -37,7 +37,7 @@ import {
   withHeldStates,
 } from "./bounds.ts";
 import { assertCompiled, compileDocumented } from "./compiled_from.ts";
-import { listWeightFiles } from "./checkpoint.ts";
+import { listWeightFiles } from "./checkpoint/checkpoint.ts";
 import {
   type SavedTunings,
   tune,
@@ -51,7 +51,7 @@ import {
   type OpenedCompanion,
   withNeedsOf,
 } from "./companions.ts";
-import { tuningOf } from "./tuning.ts";
+import { tuningOf } from "./tune/tuning.ts";
 import { selectDevices, type SelectDevicesOptions } from "./devices.ts";
 import { ranksHere } from "./expert_bytes.ts";
 import type { FileSystem } from "./files.ts";
@@ -71,11 +71,11 @@ import {
   type Target,
   unusedOf,
 } from "./target.ts";
-import { type KeepFiles, withTensors } from "./tensors.ts";
+import { type KeepFiles, withTensors } from "./checkpoint/tensors.ts";
 import { given } from "./given.ts";
-import { compiledAs } from "./stored_as.ts";
+import { compiledAs } from "./checkpoint/stored_as.ts";
 import { randomWeights } from "./random.ts";
-import { checkTensors, storedDTypes } from "./weights.ts";
+import { checkTensors, storedDTypes } from "./checkpoint/weights.ts";
 
 /** Options of `compile` that are passed on unchanged. */
 const COMPILED = [

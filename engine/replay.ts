@@ -2,8 +2,8 @@
 
 import type { HostTensor } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
-import type { DecoderShape } from "./decoder.ts";
-import type { PackedTokens } from "./packing.ts";
+import type { DecoderShape } from "./generation/decoder.ts";
+import type { PackedTokens } from "./generation/packing.ts";
 
 /** Inputs of a decoder's plan with choices of experts, and the outputs that record them. */
 export const CHOICES = /^layer\d+\.topk_idx$/;

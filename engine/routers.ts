@@ -5,16 +5,16 @@ import {
   type RoutingPreset,
   routingRule,
   type RuleChoices,
-} from "../compiler/graph/routing.ts";
-import { evaluate } from "../compiler/graph/evaluate.ts";
-import { marks, routeTokens } from "../compiler/graph/evaluate_routing.ts";
+} from "../compiler/graph/routing/presets.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
+import { marks, routeTokens } from "../compiler/graph/evaluate/routing.ts";
 import { balancingLoss, model, route, trace, zLoss } from "../compiler/mod.ts";
 import { readTensor } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import { JsonError, parseJson } from "../spec/parse_json.ts";
 import { sum } from "../spec/sum.ts";
 import type { FileSystem } from "./files.ts";
-import { withTensors } from "./tensors.ts";
+import { withTensors } from "./checkpoint/tensors.ts";
 
 /** Logits of a router, row-major [token, expert]. */
 export interface RouterLogits {

@@ -3,7 +3,7 @@
 import { elementCount, type HostTensor, zeros } from "../runtime/mod.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
 import { shown } from "../spec/shown.ts";
-import { checkRoom, Decoder, decoderShape } from "./decoder.ts";
+import { checkRoom, Decoder, decoderShape } from "./generation/decoder.ts";
 import type { Need } from "./bounds.ts";
 import { DROPPED } from "../compiler/mod.ts";
 import { CHECK, type Opened } from "./open.ts";
@@ -13,7 +13,7 @@ import {
   type PackedTokens,
   slicePacked,
   unpackRows,
-} from "./packing.ts";
+} from "./generation/packing.ts";
 import { checkTrace, traceRows } from "./replay.ts";
 
 /** Tensors by name. */

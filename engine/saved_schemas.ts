@@ -3,7 +3,7 @@
 
 import type { Schema } from "../spec/document/schema.ts";
 
-/** Schema of `Receipt` in engine/receipt/receipt.ts. */
+/** Schema of `Receipt` in engine/generation/receipt/receipt.ts. */
 export const receiptSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Receipt","type":"object","properties":{"version":{"const":1},
   "model":{"type":"string"},"device":{"type":"string"},"plan":{"type":"object","properties":{"sha256":{"type":"string"},
   "mesh":{"type":"array","items":{"type":"object","properties":{"name":{"type":"string","pattern":"^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$"},

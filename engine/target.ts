@@ -8,13 +8,13 @@ import {
   type Checkpoint,
   type FamilyOption,
   openCheckpoint,
-} from "./checkpoint.ts";
+} from "./checkpoint/checkpoint.ts";
 import {
   type Configuration,
   documentOf,
   familyConfiguration,
   findConfiguration,
-} from "./configuration.ts";
+} from "./checkpoint/configuration.ts";
 import type { FileSystem } from "./files.ts";
 import { adaptCheckpoint, readLora } from "./lora/mod.ts";
 

@@ -5,7 +5,11 @@ import { invariant } from "../spec/errors.ts";
 import { groupOf, groupRankOf } from "../spec/mesh.ts";
 import { onRank, type Plan, type PlanBuffer } from "../spec/plan/plan.ts";
 import { type ContextBlocks, contextBlocks } from "../spec/shared_keys.ts";
-import { blockTable, type GatheredKeys, heldBlocks } from "./gathered_keys.ts";
+import {
+  blockTable,
+  type GatheredKeys,
+  heldBlocks,
+} from "./exchange/gathered_keys.ts";
 import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 import type { Assigned, RunAxes } from "./shard.ts";

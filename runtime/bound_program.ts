@@ -14,11 +14,14 @@ import type {
   RoundsStep,
   Step,
 } from "../spec/plan/plan.ts";
-import type { Communicator, CommunicatorContext } from "./communicator.ts";
+import type {
+  Communicator,
+  CommunicatorContext,
+} from "./exchange/communicator.ts";
 import type { Device, Launch } from "./device.ts";
 import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
-import { bindRounds, type BoundRounds } from "./rounds.ts";
+import { bindRounds, type BoundRounds } from "./exchange/rounds.ts";
 import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 
 /** A program whose steps are bound. */

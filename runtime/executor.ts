@@ -11,14 +11,14 @@ import {
   createCommunicator,
   type RemoteRanks,
   StagingAccount,
-} from "./communicator.ts";
+} from "./exchange/communicator.ts";
 import {
   type AssignmentBuffer,
   assignmentBuffers,
   writeAssignments,
 } from "./assignment.ts";
 import { DeadlineError } from "./device.ts";
-import { KnownCounts } from "./exchange.ts";
+import { KnownCounts } from "./exchange/exchange.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
 import {
   checkInputs,
@@ -44,7 +44,7 @@ import {
 import type { RankMemory } from "./memory.ts";
 import { type FinishedRun, readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
-import type { TensorDirectory } from "./safetensors.ts";
+import type { TensorDirectory } from "./weights/safetensors.ts";
 import { reuseCounts, type RunCounts } from "./run_counts.ts";
 import { seriesLength, SeriesOutputs } from "./series.ts";
 import type {
@@ -62,7 +62,7 @@ import {
 } from "./statistics.ts";
 import { writeTables } from "./tables.ts";
 import { allocateRanks, type Loaded } from "./rank_memories.ts";
-import { loadWeights, preloadFiles, withGivenWeights } from "./weights.ts";
+import { loadWeights, preloadFiles, withGivenWeights } from "./weights/load.ts";
 
 /** Loads a plan: prepares kernels, allocates memory, streams weights. */
 export async function createSession(

@@ -3,7 +3,7 @@
 import { invariant } from "../spec/errors.ts";
 import { onRank, type Plan, type PlanBuffer } from "../spec/plan/plan.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
-import { type ExpertSlots, HostExperts } from "./expert_slots.ts";
+import { type ExpertSlots, HostExperts } from "./weights/expert_slots.ts";
 
 /**
  * Zeros for clearing buffers: states are cleared for every prompt, and allocating zeros each time would be slow to

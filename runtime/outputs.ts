@@ -3,7 +3,7 @@
 import { concatenated } from "../spec/concatenated.ts";
 import { DataError, invariant } from "../spec/errors.ts";
 import type { Plan, Port, Program } from "../spec/plan/plan.ts";
-import type { RemoteRanks } from "./communicator.ts";
+import type { RemoteRanks } from "./exchange/communicator.ts";
 import {
   elementCount,
   type HostTensor,
@@ -20,7 +20,7 @@ import {
   type RunAxes,
   type SplitAxis,
 } from "./shard.ts";
-import { spanBytes, storedWords } from "./stored.ts";
+import { spanBytes, storedWords } from "./weights/stored.ts";
 
 /** Memory of a rank with outputs. */
 export type OutputMemory = Pick<RankMemory, "device" | "rank" | "buffer">;

@@ -6,7 +6,7 @@ import { onRank, type Plan, type Port } from "../spec/plan/plan.ts";
 import { bytesOf, type HostTensor, words, zeros } from "./host_tensor.ts";
 import { splitAxes } from "./inputs.ts";
 import type { RankMemory } from "./memory.ts";
-import { spanBytes, storedWords } from "./stored.ts";
+import { spanBytes, storedWords } from "./weights/stored.ts";
 import {
   assignAxes,
   forEachRun,

@@ -4,7 +4,7 @@ import { isCollective } from "../spec/plan/members.ts";
 import type { CollectiveStep, Step } from "../spec/plan/plan.ts";
 import { traceName } from "../spec/text/parts.ts";
 import { type BoundPart, isAsynchronous } from "./bound_program.ts";
-import type { SentAccount } from "./communicator.ts";
+import type { SentAccount } from "./exchange/communicator.ts";
 import type { LaunchTiming } from "./device.ts";
 import type { RankMemory } from "./memory.ts";
 

@@ -2,10 +2,10 @@
 
 import type { Plan } from "../spec/plan/plan.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
-import { ExpertSlots } from "./expert_slots.ts";
-import { hostExperts } from "./mapped_weights.ts";
+import { ExpertSlots } from "./weights/expert_slots.ts";
+import { hostExperts } from "./weights/mapped.ts";
 import { RankMemory } from "./memory.ts";
-import { equalWeights } from "./shared_weights.ts";
+import { equalWeights } from "./weights/shared.ts";
 
 /** A session's plan and the memory of its ranks. */
 export interface Loaded {

@@ -1,12 +1,12 @@
 /** A plan loaded on devices: its interface, and its options. */
 
 import type { Plan } from "../spec/plan/plan.ts";
-import type { Communicator } from "./communicator.ts";
+import type { Communicator } from "./exchange/communicator.ts";
 import type { Device } from "./device.ts";
 import type { HostTensor } from "./host_tensor.ts";
 import type { FedInput, Inputs } from "./inputs.ts";
 import type { Tracer } from "./profiler.ts";
-import type { TensorDirectory } from "./safetensors.ts";
+import type { TensorDirectory } from "./weights/safetensors.ts";
 import type { Statistics } from "./statistics.ts";
 
 /** Options of a session besides the plan. */

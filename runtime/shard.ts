@@ -21,7 +21,7 @@ import {
   assignKeys,
   type GatheredKeys,
   gatheredKeys,
-} from "./gathered_keys.ts";
+} from "./exchange/gathered_keys.ts";
 import type { HostTensor } from "./host_tensor.ts";
 
 /** Global indices of each group rank over an axis's mesh axes, in local order. */

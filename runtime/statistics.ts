@@ -7,8 +7,8 @@ import {
 } from "../spec/plan/bytes.ts";
 import { executes } from "../spec/plan/members.ts";
 import { type CollectiveStep, onRank, type Plan } from "../spec/plan/plan.ts";
-import type { Sent, SentAccount, SentBytes } from "./communicator.ts";
-import { sentKind } from "./exchange.ts";
+import type { Sent, SentAccount, SentBytes } from "./exchange/communicator.ts";
+import { sentKind } from "./exchange/exchange.ts";
 import { wordsOf } from "./host_tensor.ts";
 import type { Streaming } from "./device.ts";
 import type { RankMemory } from "./memory.ts";

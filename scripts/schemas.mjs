@@ -49,7 +49,11 @@ export const MODULES = {
     ],
   },
   "engine/saved_schemas.ts": {
-    receiptSchema: ["engine/receipt/receipt.ts", "Receipt", "Receipt"],
+    receiptSchema: [
+      "engine/generation/receipt/receipt.ts",
+      "Receipt",
+      "Receipt",
+    ],
     tuningSchema: ["engine/tune/saved.ts", "TuningFile", "Saved tunings"],
     trainingSchema: [
       "engine/train/saved.ts",

@@ -1,6 +1,6 @@
 /** Element types: compute dtypes of tensors, and storage dtypes of files and buffers. */
 
-import type { PackedDType } from "./packed.ts";
+import type { PackedDType } from "./weights/packed.ts";
 
 /** Compute dtype of a tensor. `f16` values are computed in f32 and rounded to f16 at every node. */
 export type DType = "f32" | "f16" | "i32" | "u32";

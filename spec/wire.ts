@@ -3,7 +3,7 @@
  * they stay on their rank, so that bits do not depend on the mesh. Encoding a rounded row is exact. See `numerics.md`.
  */
 
-import { PACKED_ELEMENTS } from "./packed.ts";
+import { PACKED_ELEMENTS } from "./weights/packed.ts";
 
 /** A format that rounds. */
 export type WireFormat = "bf16" | "fp8";

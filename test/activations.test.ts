@@ -21,8 +21,8 @@ import {
   type Tensor,
   where,
 } from "../compiler/mod.ts";
-import { evaluate } from "../compiler/graph/evaluate.ts";
-import { withGradients } from "../compiler/graph/gradients.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
+import { withGradients } from "../compiler/graph/gradients/gradients.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { gradientsHold } from "./helpers/gradients.ts";
 import { messageOf } from "./helpers/mistakes.ts";

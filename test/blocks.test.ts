@@ -16,7 +16,7 @@ import {
   upTo,
 } from "../compiler/mod.ts";
 import { compileDocument, modelDocument } from "../compiler/document/mod.ts";
-import { evaluate } from "../compiler/graph/evaluate.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
 import { twoMoe } from "../examples/two_moe.ts";
 import { layersOf } from "../spec/plan/layers.ts";
 import { formatPlan } from "../spec/mod.ts";

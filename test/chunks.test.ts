@@ -1,6 +1,6 @@
 /** Chunked dispatch: the same bits, exact byte counts, and exchanges that overlap with computation. */
 // needs: cpu, gpu
-// rotates with: compiler/passes/overlap.ts, compiler/passes/expert_ranges.ts, compiler/passes/expand.ts, compiler/passes/lower/exchange.ts, compiler/kernels/regroup.ts
+// rotates with: compiler/passes/overlap.ts, compiler/passes/expert_ranges.ts, compiler/passes/expand.ts, compiler/passes/lower/routing/exchange.ts, compiler/kernels/routing/regroup.ts
 
 import { readFileSync } from "node:fs";
 import path from "node:path";
@@ -20,13 +20,13 @@ import {
   upTo,
 } from "../compiler/mod.ts";
 import { compileGraph } from "../compiler/compile.ts";
-import { withGradients } from "../compiler/graph/gradients.ts";
+import { withGradients } from "../compiler/graph/gradients/gradients.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import {
   type Communicator,
   createCommunicator,
   type Exchange,
-} from "../runtime/communicator.ts";
+} from "../runtime/exchange/communicator.ts";
 import { Tracer } from "../runtime/mod.ts";
 import { formatPlan, onRank, type Plan } from "../spec/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";

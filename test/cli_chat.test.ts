@@ -1,6 +1,6 @@
 // `generate --chat`: prompts as messages in the chat template of the checkpoint, from the command line to token ids.
 // needs: cpu
-// rotates with: engine/chat.ts, engine/untrusted/, cli/prompts.ts
+// rotates with: engine/checkpoint/chat.ts, engine/untrusted/, cli/prompts.ts
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";

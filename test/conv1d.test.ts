@@ -4,7 +4,7 @@
 import t from "tap";
 import { add, conv1d, dot, model, mul, sum, upTo } from "../compiler/mod.ts";
 import { trace } from "../compiler/graph/trace.ts";
-import { evaluate } from "../compiler/graph/evaluate.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
 import { gradientsHold, graphWithGradients } from "./helpers/gradients.ts";
 import {
   closeDevices,

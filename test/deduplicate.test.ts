@@ -1,6 +1,6 @@
 /** Deduplicated dispatch: the same bits, exact and fewer bytes; and plans that declare it wrongly. */
 // needs: cpu, gpu
-// rotates with: compiler/passes/deduplicate.ts, compiler/passes/routed.ts, compiler/passes/lower/group.ts, compiler/passes/lower/exchange.ts, compiler/kernels/list_rows.ts
+// rotates with: compiler/passes/deduplicate.ts, compiler/passes/routed.ts, compiler/passes/lower/routing/group.ts, compiler/passes/lower/routing/exchange.ts, compiler/kernels/routing/list_rows.ts
 
 import t from "tap";
 import {

@@ -46,8 +46,8 @@ import {
   transpose,
   upTo,
 } from "../compiler/dsl/mod.ts";
-import { evaluate } from "../compiler/graph/evaluate.ts";
-import { withGradients } from "../compiler/graph/gradients.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
+import { withGradients } from "../compiler/graph/gradients/gradients.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { gradientsHold, graphWithGradients } from "./helpers/gradients.ts";
 import { waves } from "./helpers/waves.ts";

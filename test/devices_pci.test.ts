@@ -1,6 +1,6 @@
 // Adapters of the same name: two copies of the software driver stand in for two GPUs of one model.
 // needs: cpu, gpu, mpi
-// rotates with: cli/adapter_system_info.ts, runtime/adapters.ts
+// rotates with: cli/adapter_system_info.ts, runtime/gpu/adapters.ts
 import { copyFileSync, existsSync, readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";

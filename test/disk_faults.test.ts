@@ -1,7 +1,7 @@
 // Disk faults at each call of a load, a run or a save: the message names the file, old files stay complete, and no
 // temporary files remain. Class `disk` of `npm run fuzz` tests whole commands.
 // needs: cpu
-// rotates with: engine/train/saved.ts, runtime/file_source.ts
+// rotates with: engine/train/saved.ts, runtime/weights/file_source.ts
 import {
   cpSync,
   readdirSync,
@@ -25,7 +25,7 @@ import {
   upTo,
 } from "../compiler/mod.ts";
 import { type FileSystem, loadTarget, readTensors } from "../engine/mod.ts";
-import { openTokenizer } from "../engine/checkpoint.ts";
+import { openTokenizer } from "../engine/checkpoint/checkpoint.ts";
 import {
   lockFolder,
   prepareFolder,

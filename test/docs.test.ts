@@ -10,7 +10,7 @@ import ts from "typescript";
 import { createProgram } from "../cli/program.ts";
 import { processIo } from "../cli/io.ts";
 import * as dsl from "../compiler/dsl/mod.ts";
-import { evaluate } from "../compiler/graph/evaluate.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { errorsOf, programOf } from "./helpers/type_errors.ts";
 
@@ -114,7 +114,7 @@ t.test("every example type-checks", (t) => {
     .filter((name) => name !== "trace");
   const text = [
     `import { ${names.join(", ")} } from "../compiler/dsl/mod.ts";`,
-    `import { evaluate } from "../compiler/graph/evaluate.ts";`,
+    `import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";`,
     `import { trace } from "../compiler/graph/trace.ts";`,
     `void [${Object.keys(scope).join(", ")}];`,
     ...ops.flatMap(({ examples }) => examples.map((code) => `{\n${code}\n}`)),

@@ -15,7 +15,7 @@ import {
   PACKINGS,
   type ScaleKind,
   SCALES,
-} from "../spec/packed.ts";
+} from "../spec/weights/packed.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { repeatWith } from "./helpers/seed.ts";
 

@@ -4,31 +4,31 @@ import { isDeepStrictEqual } from "node:util";
 import t from "tap";
 import fc from "fast-check";
 import { chooseBounds, choosePages } from "../engine/bounds.ts";
-import { openTokenizer } from "../engine/checkpoint.ts";
+import { openTokenizer } from "../engine/checkpoint/checkpoint.ts";
 import { checkSharing, chooseAdapter } from "../engine/devices.ts";
-import type { Decoder } from "../engine/decoder.ts";
-import { generate } from "../engine/generate.ts";
+import type { Decoder } from "../engine/generation/decoder.ts";
+import { generate } from "../engine/generation/generate.ts";
 import {
   checkTokens,
   packBatch,
   packPrompts,
   unpackRows,
-} from "../engine/packing.ts";
+} from "../engine/generation/packing.ts";
 import {
   candidatesOf,
   greedy,
   logprobsOf,
   randomNumbers,
   sample,
-} from "../engine/sampling.ts";
-import { configField } from "../engine/config_field.ts";
-import { stopTokens } from "../engine/stop_tokens.ts";
-import { withKnownTexts } from "../engine/known_texts.ts";
+} from "../engine/generation/sampling.ts";
+import { configField } from "../engine/checkpoint/config_field.ts";
+import { stopTokens } from "../engine/checkpoint/stop_tokens.ts";
+import { withKnownTexts } from "../engine/text/known_texts.ts";
 import {
   completeText,
   type HeldText,
   TextStream,
-} from "../engine/tokenizer.ts";
+} from "../engine/text/tokenizer.ts";
 import type { GpuAdapter } from "../runtime/mod.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { repeatWith, SEED } from "./helpers/seed.ts";

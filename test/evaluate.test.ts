@@ -25,7 +25,10 @@ import {
   transpose,
   upTo,
 } from "../compiler/dsl/mod.ts";
-import { evaluate, type EvaluateOptions } from "../compiler/graph/evaluate.ts";
+import {
+  evaluate,
+  type EvaluateOptions,
+} from "../compiler/graph/evaluate/evaluate.ts";
 import { trace, type Traceable } from "../compiler/graph/trace.ts";
 import type { Config } from "../models/mod.ts";
 import { publishedModel } from "../models/published.ts";

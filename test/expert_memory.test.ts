@@ -8,7 +8,7 @@ import { Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { nodeFiles } from "../cli/files.ts";
-import { parseMemory } from "../cli/values.ts";
+import { parseMemory } from "../cli/flags/values.ts";
 import {
   CHOICES,
   Decoder,
@@ -21,13 +21,13 @@ import { READ_EXPERTS } from "../engine/planner/machine/measure_disk.ts";
 import { uniformsFrom } from "../engine/planner/simulate/loads.ts";
 import { simulate } from "../engine/planner/simulate/mod.ts";
 import { resolveTarget } from "../engine/target.ts";
-import { withTensors } from "../engine/tensors.ts";
+import { withTensors } from "../engine/checkpoint/tensors.ts";
 import { main } from "../cli/main.ts";
 import { switchyard, withOutput } from "./helpers/cli.ts";
 import { skipUnasked, skipWithoutGpu } from "./helpers/needs.ts";
 import { inTurn } from "./helpers/seed.ts";
-import { HostDevice } from "../runtime/host_device.ts";
-import { streamableBytes } from "../runtime/mapped_weights.ts";
+import { HostDevice } from "../runtime/host/device.ts";
+import { streamableBytes } from "../runtime/weights/mapped.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
 import {
   add,

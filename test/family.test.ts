@@ -1,6 +1,6 @@
 /** Families in files: copies of the built-in ones, a user's own, and code that is never executed. */
 // needs: cpu
-// rotates with: models/, compiler/source/, engine/given.ts, engine/configuration.ts, test/references/configs/
+// rotates with: models/, compiler/source/, engine/given.ts, engine/checkpoint/configuration.ts, test/references/configs/
 
 import {
   copyFileSync,
@@ -20,7 +20,7 @@ import { isInTurn, repeatWith } from "./helpers/seed.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 
 const FOLDER = temporaryFolder(t);
-const MODELS = repositoryFile("models");
+const MODELS = repositoryFile("models/families");
 const here = (name: string) => path.join(FOLDER, name);
 const reference = (name: string) => repositoryFile(`test/references/${name}`);
 
@@ -77,7 +77,8 @@ t.test("every built-in family, copied out of the repository, compiles to the sam
     t.equal(
       copied,
       SOURCES.reduce(
-        (text, source) => text.replaceAll(`models/${source}:`, `${source}:`),
+        (text, source) =>
+          text.replaceAll(`models/families/${source}:`, `${source}:`),
         builtIn,
       ),
       repeatWith(),

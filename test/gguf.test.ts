@@ -41,9 +41,9 @@ import { SPLITS } from "../engine/gguf/pre_tokenizers.ts";
 import { tokenizerOf } from "../engine/gguf/tokenizer.ts";
 import { tokenizerKeys } from "../engine/gguf/write_tokenizer.ts";
 import type { GgufValue } from "../engine/gguf/write.ts";
-import { listWeightFiles } from "../engine/checkpoint.ts";
+import { listWeightFiles } from "../engine/checkpoint/checkpoint.ts";
 import type { HostTensor } from "../runtime/mod.ts";
-import type { Activations } from "../spec/activations.ts";
+import type { Activations } from "../spec/weights/activations.ts";
 import type { Dispatcher } from "../spec/strategies.ts";
 import { whyNotNative } from "../runtime/native/mod.ts";
 import {

@@ -16,7 +16,7 @@ import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import t from "tap";
-import { finishLine } from "../cli/values.ts";
+import { finishLine } from "../cli/flags/values.ts";
 import { openSafetensors, writeSafetensors } from "../runtime/mod.ts";
 import { whyNotNative } from "../runtime/native/mod.ts";
 import { printable, shown } from "../spec/mod.ts";

@@ -24,8 +24,8 @@ import {
   var_,
 } from "../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../spec/kernel/tree.ts";
-import { printWgsl } from "../spec/kernel/wgsl.ts";
-import { readTree } from "../spec/kernel/verify_tree.ts";
+import { printWgsl } from "../spec/kernel/wgsl/wgsl.ts";
+import { readTree } from "../spec/kernel/verify/tree.ts";
 import { interpretKernel } from "./helpers/interpret_kernel.ts";
 import { runWasm } from "./helpers/run_wasm.ts";
 import { RUNS } from "./helpers/seed.ts";

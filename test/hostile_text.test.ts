@@ -1,6 +1,6 @@
 // Untrusted chat templates and tokenizers: time and memory limits, with a message.
 // needs: cpu
-// rotates with: engine/untrusted/, engine/chat.ts
+// rotates with: engine/untrusted/, engine/checkpoint/chat.ts
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";

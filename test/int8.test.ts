@@ -1,6 +1,6 @@
 /** Int8 weights with a scale per output channel, as compressed-tensors stores them. */
 // needs: cpu
-// rotates with: engine/encodings/, engine/quantization_config.ts
+// rotates with: engine/encodings/, engine/checkpoint/quantization_config.ts
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -24,8 +24,12 @@ import {
   u32,
   var_,
 } from "../spec/kernel/build.ts";
-import { expr, resolveStatements } from "../spec/kernel/resolve.ts";
-import { type KernelText, KernelTextError, wgsl } from "../spec/kernel/text.ts";
+import { expr, resolveStatements } from "../spec/kernel/text/resolve.ts";
+import {
+  type KernelText,
+  KernelTextError,
+  wgsl,
+} from "../spec/kernel/text/text.ts";
 import type { Expr, Stmt } from "../spec/kernel/tree.ts";
 import { bindings, kernelOf } from "../compiler/kernels/kernel.ts";
 import { MachineError } from "../spec/errors.ts";

@@ -6,11 +6,11 @@ import { attention, lengthAt } from "../compiler/kernels/mod.ts";
 import {
   NEW_SQUARES,
   type NewVector,
-} from "../compiler/kernels/attention_new_token.ts";
+} from "../compiler/kernels/attention/new_token.ts";
 import {
   attentionMerge,
   attentionParts,
-} from "../compiler/kernels/attention_split.ts";
+} from "../compiler/kernels/attention/split.ts";
 import {
   bindings,
   kernelOf,

@@ -14,18 +14,18 @@ import {
 import {
   choicesGroups,
   matmulOfChoices,
-} from "../compiler/kernels/matmul_choices.ts";
+} from "../compiler/kernels/matmul/choices.ts";
 import {
   choicesAtOnce,
   matmulCombined,
-} from "../compiler/kernels/matmul_combine.ts";
-import { ROUTING_PRESETS } from "../compiler/graph/routing.ts";
+} from "../compiler/kernels/matmul/combine.ts";
+import { ROUTING_PRESETS } from "../compiler/graph/routing/presets.ts";
 import {
   matmulGrid,
   matmulShape,
   type MatmulTile,
 } from "../compiler/tuning/mod.ts";
-import { TUNING } from "../engine/tuning.ts";
+import { TUNING } from "../engine/tune/tuning.ts";
 import { add, convert, load, mul, store, u32 } from "../spec/kernel/build.ts";
 import {
   bits,

@@ -10,7 +10,7 @@ import {
   tileName,
 } from "../compiler/tuning/mod.ts";
 import { sharesAnyBlocks } from "../compiler/tuning/tile.ts";
-import { printWgsl } from "../spec/kernel/wgsl.ts";
+import { printWgsl } from "../spec/kernel/wgsl/wgsl.ts";
 import {
   expected,
   hasScales,

@@ -18,7 +18,7 @@ import {
   topKPart,
   topKParts,
 } from "../compiler/kernels/mod.ts";
-import { ROUTING_PRESETS } from "../compiler/graph/routing.ts";
+import { ROUTING_PRESETS } from "../compiler/graph/routing/presets.ts";
 import { softmaxOf, topIndices } from "./helpers/kernel_reference.ts";
 import {
   bits,

@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import t from "tap";
-import { printWgsl } from "../spec/kernel/wgsl.ts";
+import { printWgsl } from "../spec/kernel/wgsl/wgsl.ts";
 import { SHOWN } from "./helpers/shown_kernels.ts";
 
 const PAGE = readFileSync(

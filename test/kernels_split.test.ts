@@ -1,10 +1,10 @@
 /** Contractions sharded over ranks: each rank sums complete segments; the tree sum has the bits of one rank. */
 // needs: cpu, gpu
-// rotates with: compiler/kernels/add_parts.ts, compiler/kernels/reduce, compiler/passes/lower/reduce_ranks.ts, spec/numerics.ts
+// rotates with: compiler/kernels/add_parts.ts, compiler/kernels/reduce, compiler/passes/lower/collectives/reduce_ranks.ts, spec/numerics.ts
 
 import fc from "fast-check";
 import t from "tap";
-import { evaluate } from "../compiler/graph/evaluate.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
 import type { Graph } from "../compiler/graph/graph.ts";
 import {
   addParts,

@@ -1,13 +1,13 @@
 // Sparse files of more than 2 GiB: unused data is not read, the rest is read in parts.
 // needs: cpu
-// rotates with: runtime/file_source.ts, runtime/safetensors, engine/train/text.ts, cli/serve_run.ts
+// rotates with: runtime/weights/file_source.ts, runtime/safetensors, engine/train/text.ts, cli/http/serve_run.ts
 import { once } from "node:events";
 import { mkdirSync, truncateSync, writeFileSync } from "node:fs";
 import { get, type IncomingMessage } from "node:http";
 import { constants } from "node:os";
 import path from "node:path";
 import t, { type Test } from "tap";
-import { serveRun } from "../cli/serve_run.ts";
+import { serveRun } from "../cli/http/serve_run.ts";
 import type { FileSystem } from "../engine/mod.ts";
 import { piecesOf } from "../engine/train/text.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";

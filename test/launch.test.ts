@@ -9,7 +9,7 @@ import t, { type Test } from "tap";
 import { adapterSystemInfo } from "../cli/adapter_system_info.ts";
 import { hubSettings } from "../cli/hub_settings.ts";
 import type { CliIo } from "../cli/io.ts";
-import { jobFolder, runJob } from "../cli/mpi_job.ts";
+import { jobFolder, runJob } from "../cli/launch/mpi_job.ts";
 import { packageFile } from "../cli/package_file.ts";
 import { files } from "./helpers/checkpoints.ts";
 import { CACHE, temporaryFolder } from "./helpers/cli.ts";

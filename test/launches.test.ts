@@ -9,9 +9,9 @@ import {
   paramFacts,
   trace,
 } from "../compiler/mod.ts";
-import { configurationOf } from "../engine/configuration.ts";
-import { compiledAs } from "../engine/stored_as.ts";
-import { TUNING } from "../engine/tuning.ts";
+import { configurationOf } from "../engine/checkpoint/configuration.ts";
+import { compiledAs } from "../engine/checkpoint/stored_as.ts";
+import { TUNING } from "../engine/tune/tuning.ts";
 import { publishedModel } from "../models/published.ts";
 import { UNLIMITED } from "../spec/limits.ts";
 import { LENGTHS } from "../compiler/passes/lower/context.ts";

@@ -22,7 +22,7 @@ import {
   sum,
   type Tensor,
 } from "../compiler/dsl/mod.ts";
-import { evaluate } from "../compiler/graph/evaluate.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
 import { graphWithGradients } from "./helpers/gradients.ts";
 import { readTensors } from "./helpers/read_tensors.ts";
 import { runGraph } from "./helpers/run_graph.ts";

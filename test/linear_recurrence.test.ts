@@ -1,9 +1,9 @@
 /** Linear recurrences on meshes and over split sequences, against the reference evaluator. */
 // needs: cpu, gpu
-// rotates with: compiler/kernels/linear_recurrence.ts, compiler/graph/derivatives_recurrence.ts, compiler/graph/primitives/, compiler/passes/lower/
+// rotates with: compiler/kernels/linear_recurrence.ts, compiler/graph/gradients/recurrence.ts, compiler/graph/primitives/, compiler/passes/lower/
 
 import t from "tap";
-import { evaluate } from "../compiler/graph/evaluate.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import {
   dot,

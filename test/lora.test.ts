@@ -28,9 +28,9 @@ import {
 } from "../compiler/mod.ts";
 import { readLora } from "../engine/lora/mod.ts";
 import { publishedModel } from "../models/published.ts";
-import { withTensors } from "../engine/tensors.ts";
+import { withTensors } from "../engine/checkpoint/tensors.ts";
 import { bytesOf, readTensor, type TensorEntry } from "../runtime/mod.ts";
-import { PACKED_ELEMENTS } from "../spec/packed.ts";
+import { PACKED_ELEMENTS } from "../spec/weights/packed.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { cpuMachine } from "./helpers/cpu_machine.ts";
 import { openTrained, takeSteps, weightsOf } from "./helpers/on_policy.ts";

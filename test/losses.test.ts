@@ -15,8 +15,8 @@ import {
   type Tensor,
   zLoss,
 } from "../compiler/mod.ts";
-import type { Tensors } from "../compiler/graph/evaluate.ts";
-import { softmaxRow } from "../compiler/graph/evaluate_routing.ts";
+import type { Tensors } from "../compiler/graph/evaluate/evaluate.ts";
+import { softmaxRow } from "../compiler/graph/evaluate/routing.ts";
 import { gradientsHold } from "./helpers/gradients.ts";
 import {
   EXPERTS,

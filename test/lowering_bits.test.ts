@@ -22,7 +22,7 @@ import {
   upTo,
 } from "../compiler/mod.ts";
 import { runOpened } from "../engine/mod.ts";
-import { TUNING } from "../engine/tuning.ts";
+import { TUNING } from "../engine/tune/tuning.ts";
 import {
   checkpointFolder,
   loadFolder,

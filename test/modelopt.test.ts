@@ -1,6 +1,6 @@
 /** Checkpoints of NVIDIA ModelOpt have the bits of the same elements and scales as compressed-tensors, and decoded. */
 // needs: cpu
-// rotates with: engine/quantization_config.ts, engine/encodings/
+// rotates with: engine/checkpoint/quantization_config.ts, engine/encodings/
 
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -12,7 +12,7 @@ import {
   readTensors,
   summarizeTarget,
 } from "../engine/mod.ts";
-import { readQuantization } from "../engine/quantization_config.ts";
+import { readQuantization } from "../engine/checkpoint/quantization_config.ts";
 import { whyNotNative } from "../runtime/native/mod.ts";
 import { checkpointFolder, files, loadFolder } from "./helpers/checkpoints.ts";
 import {

@@ -1,7 +1,7 @@
 // Drafts by layers for multi-token prediction: the layer computes its published formula, and drafts do not change the
 // tokens of `generate`.
 // needs: cpu
-// rotates with: engine/speculation/, engine/predictor.ts
+// rotates with: engine/speculation/, engine/generation/predictor.ts
 
 import { copyFile } from "node:fs/promises";
 import path from "node:path";
@@ -17,7 +17,7 @@ import {
   readTensors,
 } from "../engine/mod.ts";
 import { readGguf } from "../engine/gguf/header.ts";
-import { integers, packTokens } from "../engine/packing.ts";
+import { integers, packTokens } from "../engine/generation/packing.ts";
 import type { Program } from "../spec/plan/plan.ts";
 import {
   checkpointFolder,

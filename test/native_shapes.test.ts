@@ -1,6 +1,6 @@
 // Prefetch shapes: measured on launches, saved, and without effect on bits.
 // needs: cpu
-// rotates with: runtime/native/, runtime/vector/loops.ts, engine/tuning.ts
+// rotates with: runtime/native/, runtime/vector/loops.ts, engine/tune/tuning.ts
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -9,7 +9,7 @@ import { setImmediate } from "node:timers/promises";
 import t from "tap";
 import { matmul } from "../compiler/kernels/mod.ts";
 import { matmulGrid, type MatmulTile } from "../compiler/tuning/mod.ts";
-import { TUNING } from "../engine/tuning.ts";
+import { TUNING } from "../engine/tune/tuning.ts";
 import { SHAPES } from "../runtime/native/along.ts";
 import { loadNative } from "../runtime/native/library.ts";
 import {

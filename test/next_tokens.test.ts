@@ -1,10 +1,10 @@
 /** Plans that return logits of some tokens only: the same bits and the same tokens as plans that return all logits. */
 // needs: cpu, gpu
-// rotates with: engine/decoder.ts, engine/ahead.ts, engine/sampling.ts, runtime/executor.ts
+// rotates with: engine/generation/decoder.ts, engine/generation/ahead.ts, engine/generation/sampling.ts, runtime/executor.ts
 
 import t, { type Test } from "tap";
 import { Decoder, decoderShape, generate, packPrompts } from "../engine/mod.ts";
-import type { Runs } from "../engine/decoder.ts";
+import type { Runs } from "../engine/generation/decoder.ts";
 import {
   loadCheckpoint,
   type Loaded,

@@ -3,7 +3,7 @@
  * paged caches on one mesh, a packed batch on another, before and after ten steps.
  */
 // needs: cpu, gpu
-// rotates with: engine/train/, engine/sampling.ts
+// rotates with: engine/train/, engine/generation/sampling.ts
 
 import process from "node:process";
 import { readdirSync } from "node:fs";

@@ -2,7 +2,7 @@
  * 16-bit operands of matmuls: their bits on every device, their WGSL with subgroup matrices, and the error of models.
  */
 // needs: cpu, gpu
-// rotates with: compiler/kernels/matmul_matrices.ts, compiler/kernels/attention_matrices.ts, compiler/kernels/contract_matrices.ts, compiler/kernels/matrix_tile.ts, spec/kernel/matrices.ts
+// rotates with: compiler/kernels/matmul/matrices.ts, compiler/kernels/attention/matrices.ts, compiler/kernels/matmul/contractions.ts, compiler/kernels/matrix_tile.ts, spec/kernel/matrices.ts
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -22,11 +22,11 @@ import {
   matrixQueriesGrid,
 } from "../compiler/tuning/mod.ts";
 import { narrow } from "../runtime/half.ts";
-import { describeAdapter, requestAdapter } from "../runtime/gpu.ts";
+import { describeAdapter, requestAdapter } from "../runtime/gpu/gpu.ts";
 import { createGpuDevice } from "../runtime/mod.ts";
-import { politely } from "../runtime/politely.ts";
+import { politely } from "../runtime/gpu/politely.ts";
 import { runOpened, type Tensors } from "../engine/mod.ts";
-import { TUNING } from "../engine/tuning.ts";
+import { TUNING } from "../engine/tune/tuning.ts";
 import { range } from "../spec/range.ts";
 import { sum } from "../spec/sum.ts";
 import { roundF16 } from "../spec/half.ts";
@@ -39,8 +39,8 @@ import {
 } from "../spec/kernel/matrices.ts";
 import type { Grid } from "../spec/kernel/make.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
-import { readTree } from "../spec/kernel/verify_tree.ts";
-import { printWgsl } from "../spec/kernel/wgsl.ts";
+import { readTree } from "../spec/kernel/verify/tree.ts";
+import { printWgsl } from "../spec/kernel/wgsl/wgsl.ts";
 import {
   checkpointFolder,
   loadCheckpoint,

@@ -139,7 +139,7 @@ t.test("the package has the checkpoint and the sources, and no tests", (t) => {
     const file of [
       "examples/demo-lm/model.safetensors",
       "examples/layer.ts",
-      "models/mixtral.ts",
+      "models/families/mixtral.ts",
       "dist/models/mod.d.ts",
       "compiler/mod.ts",
       "dist/compiler/mod.js",

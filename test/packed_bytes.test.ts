@@ -19,10 +19,10 @@ import {
   store,
   u32,
 } from "../spec/kernel/build.ts";
-import { type KernelText, wgsl } from "../spec/kernel/text.ts";
+import { type KernelText, wgsl } from "../spec/kernel/text/text.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
-import { readTree } from "../spec/kernel/verify_tree.ts";
-import { printWgsl } from "../spec/kernel/wgsl.ts";
+import { readTree } from "../spec/kernel/verify/tree.ts";
+import { printWgsl } from "../spec/kernel/wgsl/wgsl.ts";
 import { interpretKernel } from "./helpers/interpret_kernel.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 import { testKernels } from "./helpers/run_kernel.ts";

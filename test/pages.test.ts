@@ -11,7 +11,7 @@ import {
   type PlanOptions,
   planTarget,
 } from "../engine/mod.ts";
-import { assignTokens } from "../engine/packing.ts";
+import { assignTokens } from "../engine/generation/packing.ts";
 import { layer } from "../examples/layer.ts";
 import { sum } from "../spec/sum.ts";
 import {

@@ -2,7 +2,7 @@
 
 import t from "tap";
 import { bindings, kernelOf, local, wgsl } from "../compiler/kernels/kernel.ts";
-import { u } from "../compiler/kernels/matmul_left.ts";
+import { u } from "../compiler/kernels/matmul/left.ts";
 import { matrixTile } from "../compiler/kernels/matrix_tile.ts";
 import { MATRIX_LANES } from "../compiler/tuning/matrices.ts";
 import { add, mul, store, u32 } from "../spec/kernel/build.ts";

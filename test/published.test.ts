@@ -1,15 +1,15 @@
 // Published models from their config.json: parameters, active parameters, bytes of weights.
-// rotates with: models/, engine/configuration.ts, engine/quantization_config.ts, engine/stored_as.ts, spec/encoding.ts, test/references/configs/
+// rotates with: models/, engine/checkpoint/configuration.ts, engine/checkpoint/quantization_config.ts, engine/checkpoint/stored_as.ts, spec/weights/encoding.ts, test/references/configs/
 
 import { readFileSync } from "node:fs";
 import t from "tap";
 import { type ParamFacts, paramFacts, trace } from "../compiler/mod.ts";
-import { configurationOf } from "../engine/configuration.ts";
+import { configurationOf } from "../engine/checkpoint/configuration.ts";
 import { parseJsonObject } from "../engine/json_file.ts";
-import { readQuantization } from "../engine/quantization_config.ts";
-import { readStoredAs } from "../engine/stored_as.ts";
+import { readQuantization } from "../engine/checkpoint/quantization_config.ts";
+import { readStoredAs } from "../engine/checkpoint/stored_as.ts";
 import { publishedModel } from "../models/published.ts";
-import { encodedBytes, type WeightEncoding } from "../spec/encoding.ts";
+import { encodedBytes, type WeightEncoding } from "../spec/weights/encoding.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 
 const CONFIGS = new URL("references/configs/", import.meta.url);

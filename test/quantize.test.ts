@@ -26,7 +26,7 @@ import { type BlockType, isBlockType } from "../engine/gguf/blocks.ts";
 import { ropeScalingKeys, ropeScalingOf } from "../engine/gguf/rope_scaling.ts";
 import { encodeRows } from "../engine/quantize/gguf_file.ts";
 import { WRITTEN_TYPES } from "../engine/quantize/types.ts";
-import { PACKED_ELEMENTS } from "../spec/packed.ts";
+import { PACKED_ELEMENTS } from "../spec/weights/packed.ts";
 import {
   checkpointFolder,
   files,

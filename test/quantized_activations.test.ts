@@ -7,14 +7,14 @@ import type { KernelTarget } from "./helpers/run_kernel.ts";
 import { testKernels } from "./helpers/run_kernel.ts";
 import type { MatmulTile } from "../compiler/tuning/tile.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
-import { q8PartsOf } from "../spec/activations.ts";
-import { BLOCKS } from "../spec/blocks.ts";
+import { q8PartsOf } from "../spec/weights/activations.ts";
+import { BLOCKS } from "../spec/weights/blocks.ts";
 import {
   BLOCK_DTYPES,
   type Packing,
   PACKINGS,
   WORDS_DTYPES,
-} from "../spec/packed.ts";
+} from "../spec/weights/packed.ts";
 import type { Binding } from "../spec/kernel/tree.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 import {

@@ -6,7 +6,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
 import { hashCheckpoint } from "../engine/mod.ts";
-import { listWeightFiles } from "../engine/checkpoint.ts";
+import { listWeightFiles } from "../engine/checkpoint/checkpoint.ts";
 import { files } from "./helpers/checkpoints.ts";
 import { copyCheckpoint, switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { startServer } from "./helpers/serve.ts";

@@ -1,6 +1,6 @@
 /** Receive buffers smaller than the worst case: the same bits in rounds, exact bytes; invalid rounds are rejected. */
 // needs: cpu, gpu
-// rotates with: compiler/passes/rounds.ts, runtime/rounds.ts
+// rotates with: compiler/passes/rounds.ts, runtime/exchange/rounds.ts
 
 import t from "tap";
 import {

@@ -1,6 +1,6 @@
 /** Recomputed blocks: the same bits with less memory, as predicted. */
 // needs: cpu
-// rotates with: compiler/dsl/recompute.ts, compiler/graph/repeat.ts, compiler/graph/gradients.ts, compiler/sharding/recompute_views.ts
+// rotates with: compiler/dsl/recompute.ts, compiler/graph/repeat.ts, compiler/graph/gradients/gradients.ts, compiler/sharding/recompute_views.ts
 
 import t from "tap";
 import {

@@ -2,7 +2,7 @@
 // needs: cpu
 
 import t from "tap";
-import { recordSquares } from "../compiler/graph/record_squares.ts";
+import { recordSquares } from "../compiler/graph/gradients/record_squares.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 import { routedLayer } from "./helpers/routed_layer.ts";

@@ -14,13 +14,13 @@ import {
   sum,
   type Tensor,
 } from "../compiler/mod.ts";
-import type { Tensors } from "../compiler/graph/evaluate.ts";
-import { routeTokens, softmaxRow } from "../compiler/graph/evaluate_routing.ts";
+import type { Tensors } from "../compiler/graph/evaluate/evaluate.ts";
+import { routeTokens, softmaxRow } from "../compiler/graph/evaluate/routing.ts";
 import {
   ROUTING_PRESETS,
   routingRule,
   slotsOf,
-} from "../compiler/graph/routing.ts";
+} from "../compiler/graph/routing/presets.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { stringifyPlan } from "../spec/mod.ts";
 import {

@@ -1,5 +1,5 @@
 /** Gradients through routers in the reference evaluator, against recordings of other implementations. */
-// rotates with: compiler/graph/routing, compiler/graph/derivatives_moe.ts, compiler/graph/evaluate_
+// rotates with: compiler/graph/routing, compiler/graph/gradients/moe.ts, compiler/graph/evaluate_
 
 import t from "tap";
 import {
@@ -11,7 +11,7 @@ import {
   type Scope,
   sum,
 } from "../compiler/dsl/mod.ts";
-import { evaluate } from "../compiler/graph/evaluate.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
 import { graphWithGradients } from "./helpers/gradients.ts";
 import { readJson } from "./helpers/read_tensors.ts";
 import {

@@ -5,9 +5,12 @@ import fc from "fast-check";
 import t, { type Test } from "tap";
 import { model, route, type Tensor, upTo } from "../compiler/mod.ts";
 import type { RouteOptions, RoutingPreset } from "../compiler/mod.ts";
-import { ruleProblem } from "../compiler/graph/check_rule.ts";
+import { ruleProblem } from "../compiler/graph/routing/check_rule.ts";
 import type { CapacityRule, RouteOperand } from "../compiler/graph/graph.ts";
-import { routingRule, type RuleChoices } from "../compiler/graph/routing.ts";
+import {
+  routingRule,
+  type RuleChoices,
+} from "../compiler/graph/routing/presets.ts";
 import {
   type Case,
   closeDevices,

@@ -1,6 +1,6 @@
 /** The WebGPU device on an adapter: order, errors, timestamps and waits. */
 // needs: gpu
-// rotates with: runtime/gpu, runtime/adapters.ts
+// rotates with: runtime/gpu, runtime/gpu/adapters.ts
 
 import t from "tap";
 import type { DeviceKernel } from "../runtime/device.ts";

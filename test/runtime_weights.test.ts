@@ -11,7 +11,7 @@ import {
   RankMemory,
   weightForm,
 } from "../runtime/mod.ts";
-import { loadWeights } from "../runtime/weights.ts";
+import { loadWeights } from "../runtime/weights/load.ts";
 import "./helpers/seed.ts";
 import { createNullDevice, type NullBuffer } from "./helpers/null_device.ts";
 

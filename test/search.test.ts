@@ -11,7 +11,7 @@ import t, { type Test } from "tap";
 import { searchTask } from "../cli/commands/search.ts";
 import { nodeFiles } from "../cli/files.ts";
 import { main } from "../cli/main.ts";
-import { configurationOf } from "../engine/configuration.ts";
+import { configurationOf } from "../engine/checkpoint/configuration.ts";
 import {
   helpSearch,
   knownOf,

@@ -1,9 +1,9 @@
 /** Selected keys and attention to them, on meshes, against the reference evaluator. */
 // needs: cpu, gpu
-// rotates with: compiler/kernels/select_keys.ts, compiler/passes/lower/select_keys.ts, compiler/graph/primitives/select_keys.ts
+// rotates with: compiler/kernels/attention/select_keys.ts, compiler/passes/lower/select_keys.ts, compiler/graph/primitives/select_keys.ts
 
 import t from "tap";
-import { evaluate } from "../compiler/graph/evaluate.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import {
   add,

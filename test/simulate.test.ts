@@ -18,7 +18,7 @@ import { expertLayer } from "../bench/models.ts";
 import { resultsPath } from "../bench/results.ts";
 import { FFN } from "../bench/work.ts";
 import { nodeFiles } from "../cli/files.ts";
-import { configurationOf } from "../engine/configuration.ts";
+import { configurationOf } from "../engine/checkpoint/configuration.ts";
 import { compileRepresentatives } from "../engine/planner/summary/compiled.ts";
 import { OPERATIONS_PER_MULTIPLY_ADD } from "../engine/planner/simulate/device_time.ts";
 import { expertShares, rowShares } from "../engine/planner/simulate/loads.ts";
@@ -27,7 +27,7 @@ import {
   openLaunchMeter,
 } from "../engine/planner/simulate/launches.ts";
 import { simulate, type Workload } from "../engine/planner/simulate/mod.ts";
-import { TUNING } from "../engine/tuning.ts";
+import { TUNING } from "../engine/tune/tuning.ts";
 import { layer } from "../examples/layer.ts";
 import { publishedModel } from "../models/published.ts";
 import { CPU_LIMITS } from "../runtime/cpu/mod.ts";

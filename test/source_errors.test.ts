@@ -8,7 +8,7 @@ import t from "tap";
 import { callSite } from "../spec/call_site.ts";
 import type { Lambda } from "../compiler/graph/graph.ts";
 import { codeFrame } from "../compiler/source/frame.ts";
-import { evaluateScalar } from "../compiler/graph/evaluate_scalar.ts";
+import { evaluateScalar } from "../compiler/graph/evaluate/scalar.ts";
 import { lowerLambdas } from "../compiler/source/lower_scalar.ts";
 import { LowerError } from "../spec/errors.ts";
 

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import t, { type Test } from "tap";
 import { isModel } from "../compiler/dsl/model.ts";
 import { trace } from "../compiler/graph/trace.ts";
-import { evaluateScalar } from "../compiler/graph/evaluate_scalar.ts";
+import { evaluateScalar } from "../compiler/graph/evaluate/scalar.ts";
 import {
   loadModels,
   loadUnsaved,

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import t from "tap";
 import { callSite } from "../spec/call_site.ts";
 import type { Lambda } from "../compiler/graph/graph.ts";
-import { evaluateScalar } from "../compiler/graph/evaluate_scalar.ts";
+import { evaluateScalar } from "../compiler/graph/evaluate/scalar.ts";
 import { lowerLambdas } from "../compiler/source/lower_scalar.ts";
 import { exp, scale, square } from "./fixtures/source/mathx.ts";
 import * as mathx from "./fixtures/source/mathx.ts";

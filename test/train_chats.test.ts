@@ -6,11 +6,11 @@ import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import t, { type Test } from "tap";
 import { compileGraph } from "../compiler/compile.ts";
-import { evaluate } from "../compiler/graph/evaluate.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
 import { trace } from "../compiler/graph/trace.ts";
-import { openTokenizer } from "../engine/checkpoint.ts";
+import { openTokenizer } from "../engine/checkpoint/checkpoint.ts";
 import { openChats, type OpenChatsOptions } from "../engine/mod.ts";
-import { randomNumbers } from "../engine/sampling.ts";
+import { randomNumbers } from "../engine/generation/sampling.ts";
 import {
   inputsOf,
   type Sample,

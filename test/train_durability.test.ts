@@ -15,8 +15,8 @@ import {
   trainCheckpoint,
   type TrainOptions,
 } from "../engine/mod.ts";
-import { listWeightFiles } from "../engine/checkpoint.ts";
-import { withTensors } from "../engine/tensors.ts";
+import { listWeightFiles } from "../engine/checkpoint/checkpoint.ts";
+import { withTensors } from "../engine/checkpoint/tensors.ts";
 import { checkParameters, loadOptimizerState } from "../engine/train/load.ts";
 import { readTraining, saveTraining } from "../engine/train/saved.ts";
 import { publishedModel } from "../models/published.ts";

@@ -1,6 +1,6 @@
 /** Training that a model file declares: from the command line and the engine, with metrics and plots. */
 // needs: cpu
-// rotates with: engine/train/, cli/training_, cli/step_record.ts, view/chart.ts
+// rotates with: engine/train/, cli/training_, cli/step_record.ts, view/pictures/chart.ts
 
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
@@ -8,10 +8,10 @@ import t from "tap";
 import { nodeFiles } from "../cli/files.ts";
 import type { StepRecord } from "../cli/step_record.ts";
 import { lossOf } from "../cli/training_metrics.ts";
-import { ticks } from "../view/chart.ts";
+import { ticks } from "../view/pictures/chart.ts";
 import { figureSvg, loadOverSteps } from "../view/mod.ts";
 import { trace } from "../compiler/mod.ts";
-import { evaluate } from "../compiler/graph/evaluate.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
 import {
   loadTrainingFile,
   randomNumbers,

@@ -8,9 +8,9 @@ import path from "node:path";
 import { createInterface } from "node:readline";
 import t, { type Test } from "tap";
 import { model, mul } from "../compiler/mod.ts";
-import { evaluate } from "../compiler/graph/evaluate.ts";
+import { evaluate } from "../compiler/graph/evaluate/evaluate.ts";
 import { trace } from "../compiler/graph/trace.ts";
-import { openTokenizer } from "../engine/checkpoint.ts";
+import { openTokenizer } from "../engine/checkpoint/checkpoint.ts";
 import {
   adamw,
   type PolicyMetrics,

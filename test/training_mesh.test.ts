@@ -18,7 +18,7 @@ import {
   upTo,
 } from "../compiler/mod.ts";
 import { GRADIENT_NORM } from "../compiler/graph/train_step.ts";
-import { TUNING } from "../engine/tuning.ts";
+import { TUNING } from "../engine/tune/tuning.ts";
 import type { Config } from "../models/mod.ts";
 import { publishedModel } from "../models/published.ts";
 import { NATIVE_LIMITS } from "../runtime/native/mod.ts";

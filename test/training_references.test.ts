@@ -3,8 +3,8 @@
 
 import t, { type Test } from "tap";
 import { compileGraph } from "../compiler/compile.ts";
-import { evaluate, type Tensors } from "../compiler/graph/evaluate.ts";
-import { withGradients } from "../compiler/graph/gradients.ts";
+import { evaluate, type Tensors } from "../compiler/graph/evaluate/evaluate.ts";
+import { withGradients } from "../compiler/graph/gradients/gradients.ts";
 import type { Graph } from "../compiler/graph/graph.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { OPTIMIZER_STATES } from "../compiler/graph/optimizers.ts";
@@ -14,7 +14,7 @@ import {
   trainStep,
 } from "../compiler/graph/train_step.ts";
 import { lowerScalars } from "../compiler/scalars.ts";
-import { packBatch } from "../engine/packing.ts";
+import { packBatch } from "../engine/generation/packing.ts";
 import type { Config } from "../models/mod.ts";
 import { publishedModel } from "../models/published.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";

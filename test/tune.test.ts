@@ -1,6 +1,6 @@
 /** The tuner: saved tables and their file; no table changes bits. */
 // needs: cpu, gpu
-// rotates with: engine/tune/, engine/tuning.ts
+// rotates with: engine/tune/, engine/tune/tuning.ts
 
 import { rmSync } from "node:fs";
 import { join } from "node:path";
@@ -23,7 +23,7 @@ import { tileFor } from "../compiler/tuning/mod.ts";
 import { nodeFiles } from "../cli/files.ts";
 import { selectDevices } from "../engine/devices.ts";
 import { keepTuning, readTunings, tune } from "../engine/tune/mod.ts";
-import { TUNING, tuningOf } from "../engine/tuning.ts";
+import { TUNING, tuningOf } from "../engine/tune/tuning.ts";
 import { CACHE, switchyard, temporaryFolder } from "./helpers/cli.ts";
 import {
   type Case,

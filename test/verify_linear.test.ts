@@ -29,7 +29,7 @@ import {
   var_,
 } from "../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../spec/kernel/tree.ts";
-import { degreesOf } from "../spec/kernel/verify_linear.ts";
+import { degreesOf } from "../spec/kernel/verify/linear.ts";
 
 const I = id("group.x");
 const x = (index: Expr = I) => load("x", index);

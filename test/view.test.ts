@@ -11,7 +11,7 @@ import { planSummary } from "../engine/mod.ts";
 import { formatPlan, parsePlan } from "../spec/mod.ts";
 import type { AllToAllStep } from "../spec/plan/plan.ts";
 import { search } from "../view/search.ts";
-import { heldOn, housePicture } from "../view/house_picture.ts";
+import { heldOn, housePicture } from "../view/pictures/house.ts";
 import { follow, type LiveStep, NOTHING } from "../view/live.ts";
 import { LIGHT } from "../view/palette.ts";
 import { provedOf } from "../view/proved.ts";
@@ -21,11 +21,11 @@ import {
   mainSection,
   rangeOf,
 } from "../view/sections.ts";
-import { figureSvg } from "../view/figure.ts";
+import { figureSvg } from "../view/pictures/figure.ts";
 import { stationsOf } from "../view/stations.ts";
 import { criticalPath, partOf, timeByRole } from "../view/time.ts";
-import { timePicture } from "../view/time_picture.ts";
-import { trackPicture } from "../view/track_picture.ts";
+import { timePicture } from "../view/pictures/time.ts";
+import { trackPicture } from "../view/pictures/track.ts";
 import { bytesByLink, mainTraffic, trafficOf } from "../view/traffic.ts";
 import { pairsOver, trackName, tracksOf } from "../view/tracks.ts";
 import { sourceRanksOf } from "../view/token_way.ts";
@@ -444,11 +444,12 @@ t.test("a page of a plan document quotes only files in the working directory", a
   }
   t.ok((await sourcesWith("models/own.ts")).includes("for the page"));
   t.ok(
-    (await sourcesWith("models/mixtral.ts")).includes(
+    (await sourcesWith("models/families/mixtral.ts")).includes(
       JSON.stringify(
-        readFileSync(path.join(ROOT, "models/mixtral.ts"), "utf8").split(
-          "\n",
-        )[0],
+        readFileSync(path.join(ROOT, "models/families/mixtral.ts"), "utf8")
+          .split(
+            "\n",
+          )[0],
       ),
     ),
     "files of the package",

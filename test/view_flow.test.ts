@@ -6,9 +6,9 @@ import { planSummary } from "../engine/mod.ts";
 import { parsePlan } from "../spec/mod.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { type Flow, flowOf } from "../view/flow.ts";
-import { flowPicture } from "../view/flow_picture.ts";
+import { flowPicture } from "../view/pictures/flow.ts";
 import { viewPlan } from "../view/plan_view.ts";
-import type { Rect } from "../view/figure.ts";
+import type { Rect } from "../view/pictures/figure.ts";
 import { trafficOf } from "../view/traffic.ts";
 import { switchyard } from "./helpers/cli.ts";
 

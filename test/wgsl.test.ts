@@ -29,8 +29,8 @@ import {
 } from "../spec/kernel/build.ts";
 import { kernelCost } from "../spec/kernel/cost.ts";
 import type { BinaryOp, Binding, Expr, Kernel } from "../spec/kernel/tree.ts";
-import { type KernelText, wgsl } from "../spec/kernel/text.ts";
-import { printWgsl } from "../spec/kernel/wgsl.ts";
+import { type KernelText, wgsl } from "../spec/kernel/text/text.ts";
+import { printWgsl } from "../spec/kernel/wgsl/wgsl.ts";
 import {
   elementwise,
   kernelOf,

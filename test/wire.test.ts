@@ -15,7 +15,7 @@ import {
 } from "../compiler/mod.ts";
 import { roundExchanges } from "../compiler/graph/round_exchanges.ts";
 import { trace } from "../compiler/graph/trace.ts";
-import { PACKED_ELEMENTS } from "../spec/packed.ts";
+import { PACKED_ELEMENTS } from "../spec/weights/packed.ts";
 import { FP8_BLOCK, roundToWire } from "../spec/wire.ts";
 import { countedRun } from "./helpers/counted_run.ts";
 import {

@@ -10,7 +10,7 @@ import { typeText } from "../spec/text/parts.ts";
 import { isCollective } from "../spec/plan/members.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
 import type { Role } from "./roles.ts";
-import { shortened } from "./figure.ts";
+import { shortened } from "./pictures/figure.ts";
 import { nameOfStep, shortType } from "./step_detail.ts";
 import type { Traffic } from "./traffic.ts";
 

@@ -12,15 +12,20 @@ export {
 } from "./page_data.ts";
 export type { LiveEvents } from "./live.ts";
 export { DARK, LIGHT, type Palette } from "./palette.ts";
-export { PICTURE_NAMES, type PictureName } from "./picture_names.ts";
+export { PICTURE_NAMES, type PictureName } from "./pictures/names.ts";
 export { type AnswerToken, answerTokens } from "./served_answer.ts";
-export { PICTURES } from "./pictures.ts";
-export { loadOverSteps } from "./load_picture.ts";
-export { lossPicture } from "./loss_picture.ts";
+export { PICTURES } from "./pictures/pictures.ts";
+export { loadOverSteps } from "./pictures/load.ts";
+export { lossPicture } from "./pictures/loss.ts";
 export { type PlanView, viewPlan } from "./plan_view.ts";
-export { type Figure, figureSvg, type Shape, type Text } from "./figure.ts";
+export {
+  type Figure,
+  figureSvg,
+  type Shape,
+  type Text,
+} from "./pictures/figure.ts";
 export { type SearchResult, strategyText } from "./search_result.ts";
 export { type Side, sideBySide } from "./side_by_side.ts";
-export { speedPicture } from "./speed_picture.ts";
+export { speedPicture } from "./pictures/speed.ts";
 export { meshText } from "./tracks.ts";
 export { sentPerToken } from "./traffic.ts";

@@ -9,7 +9,7 @@ import type {
   PredictedTimeline,
 } from "../spec/plan_summary.ts";
 import { DARK, LIGHT, paletteStyle } from "./palette.ts";
-import { escaped } from "./figure.ts";
+import { escaped } from "./pictures/figure.ts";
 import type { SearchResult } from "./search_result.ts";
 import type { SentPerToken } from "./traffic.ts";
 

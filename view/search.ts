@@ -1,7 +1,7 @@
 /** Search in a plan: steps, layers, buffers, kernels, ranks and experts. */
 
 import type { StepFacts } from "../spec/plan/facts.ts";
-import { heldOn, heldText } from "./house_picture.ts";
+import { heldOn, heldText } from "./pictures/house.ts";
 import { stepLink } from "./links.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
 import { rangeOf } from "./sections.ts";

@@ -9,7 +9,7 @@ import type { PlanView, ProgramView } from "./plan_view.ts";
 import { type Role, ROLE_NAMES } from "./roles.ts";
 import { nameOfStep } from "./step_detail.ts";
 import type { TimedRun } from "./time.ts";
-import type { TimeWindow } from "./time_picture.ts";
+import type { TimeWindow } from "./pictures/time.ts";
 
 /** A step. Unknown numbers are undefined. */
 export interface StepRow {

@@ -2,7 +2,7 @@
 
 import { modelAxis } from "../spec/axis_parts.ts";
 import type { Plan } from "../spec/plan/plan.ts";
-import { expertsOn } from "./house_picture.ts";
+import { expertsOn } from "./pictures/house.ts";
 import type { LayerChoices, TraceEvent } from "./page_data.ts";
 import type { PlanView } from "./plan_view.ts";
 import { recordedOf } from "./recorded.ts";

@@ -3,9 +3,9 @@
  */
 
 import process from "node:process";
-import { StagingAccount } from "../../runtime/communicator.ts";
+import { StagingAccount } from "../../runtime/exchange/communicator.ts";
 import { createCpuDevice } from "../../runtime/cpu/mod.ts";
-import { KnownCounts } from "../../runtime/exchange.ts";
+import { KnownCounts } from "../../runtime/exchange/exchange.ts";
 import { bytesOf } from "../../runtime/host_tensor.ts";
 import { RankMemory } from "../../runtime/memory.ts";
 import {

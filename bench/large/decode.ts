@@ -12,7 +12,7 @@ import {
   type Target,
 } from "../../engine/mod.ts";
 import type { HostKind } from "../../engine/devices.ts";
-import type { PackedTokens } from "../../engine/packing.ts";
+import type { PackedTokens } from "../../engine/generation/packing.ts";
 import { sum } from "../../spec/sum.ts";
 import { interleaved, median, milliseconds } from "../measure.ts";
 import { openOurs } from "../peers/engine.ts";

@@ -4,7 +4,7 @@ import { compile, paramFacts, trace } from "../../compiler/mod.ts";
 import { publishedModel } from "../../models/published.ts";
 import { sourceNames } from "../../spec/axis_parts.ts";
 import { sum } from "../../spec/sum.ts";
-import { compiledAs, readStoredAs } from "../../engine/stored_as.ts";
+import { compiledAs, readStoredAs } from "../../engine/checkpoint/stored_as.ts";
 import type { Plan, PlanWeight } from "../../spec/plan/plan.ts";
 import { partsOf, type Tensor, tensorBytes } from "./olmoe.ts";
 

@@ -16,7 +16,7 @@ import {
 import { uniformsFrom } from "../../engine/planner/simulate/loads.ts";
 import type { Target } from "../../engine/mod.ts";
 import type { HostTensor } from "../../runtime/mod.ts";
-import { streamableBytes } from "../../runtime/mapped_weights.ts";
+import { streamableBytes } from "../../runtime/weights/mapped.ts";
 import { openOurs } from "../peers/engine.ts";
 import { median } from "../measure.ts";
 

@@ -6,11 +6,11 @@
 import { availableParallelism } from "node:os";
 import process from "node:process";
 import { compile } from "../../compiler/mod.ts";
-import { TUNING } from "../../engine/tuning.ts";
+import { TUNING } from "../../engine/tune/tuning.ts";
 import {
   type Communicator,
   createCommunicator,
-} from "../../runtime/communicator.ts";
+} from "../../runtime/exchange/communicator.ts";
 import { createCpuDevice, openCpuPool } from "../../runtime/cpu/mod.ts";
 import {
   createGpuDevice,

@@ -12,7 +12,7 @@ import {
   packPrompts,
   type Target,
 } from "../../engine/mod.ts";
-import { slicePacked } from "../../engine/packing.ts";
+import { slicePacked } from "../../engine/generation/packing.ts";
 import { OURS } from "../results.ts";
 
 /** Options for opening a target. */

@@ -6,7 +6,10 @@ import {
   GGUF_TYPES,
   isBlockType,
 } from "../../engine/gguf/blocks.ts";
-import { PACKED_ELEMENTS, type PackedElement } from "../../spec/packed.ts";
+import {
+  PACKED_ELEMENTS,
+  type PackedElement,
+} from "../../spec/weights/packed.ts";
 
 /** The block types with their numbers. */
 export const BLOCK_TYPES = Object.entries(GGUF_TYPES).flatMap((

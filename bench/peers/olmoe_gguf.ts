@@ -10,7 +10,7 @@ import {
 import { join } from "node:path";
 import { nodeFiles } from "../../cli/files.ts";
 import type { GgufValue } from "../../engine/gguf/write.ts";
-import { withTensors } from "../../engine/tensors.ts";
+import { withTensors } from "../../engine/checkpoint/tensors.ts";
 import type { TensorEntry } from "../../runtime/mod.ts";
 import type { DemoConfig } from "./demo.ts";
 import {

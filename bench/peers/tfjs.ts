@@ -3,7 +3,7 @@
  * without it.
  */
 
-import { politely } from "../../runtime/politely.ts";
+import { politely } from "../../runtime/gpu/politely.ts";
 import { importPeer } from "./install.ts";
 import { offerWebGpu } from "./webgpu.ts";
 

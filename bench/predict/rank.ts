@@ -12,7 +12,7 @@ import {
   type ExpertLoad,
   recordedLoad,
 } from "../../engine/planner/simulate/mod.ts";
-import { computerOf, TUNING } from "../../engine/tuning.ts";
+import { computerOf, TUNING } from "../../engine/tune/tuning.ts";
 import { createSession, openSafetensors } from "../../runtime/mod.ts";
 import { createMpiCommunicator } from "../../runtime/mpi/mod.ts";
 import { median } from "../measure.ts";

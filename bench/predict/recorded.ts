@@ -13,7 +13,7 @@ import {
   simulate,
   type Workload,
 } from "../../engine/planner/simulate/mod.ts";
-import type { Computer } from "../../engine/tuning.ts";
+import type { Computer } from "../../engine/tune/tuning.ts";
 import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
 import type { Machine } from "../../spec/mod.ts";
 import { median } from "../measure.ts";

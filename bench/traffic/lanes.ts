@@ -33,7 +33,7 @@ import {
   matricesOf,
   type SubgroupTiles,
   subgroupTiles,
-} from "../../spec/kernel/wgsl_matrices.ts";
+} from "../../spec/kernel/wgsl/matrices.ts";
 import {
   adjacentLoads,
   adjacentStores,

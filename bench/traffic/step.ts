@@ -17,7 +17,7 @@ import { compileRepresentatives } from "../../engine/planner/summary/compiled.ts
 import { summarizeRanks } from "../../engine/planner/summary/ranks.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
-import { subgroupTiles } from "../../spec/kernel/wgsl_matrices.ts";
+import { subgroupTiles } from "../../spec/kernel/wgsl/matrices.ts";
 import { layersOf } from "../../spec/plan/layers.ts";
 import { executes } from "../../spec/plan/members.ts";
 import type { NumericsClass } from "../../spec/numerics.ts";

@@ -8,7 +8,7 @@ import {
 } from "../../compiler/mod.ts";
 import { type AdapterChoice, selectDevices } from "../../engine/devices.ts";
 import { initialWeights } from "../../engine/train/initial.ts";
-import { TUNING } from "../../engine/tuning.ts";
+import { TUNING } from "../../engine/tune/tuning.ts";
 import { publishedModel } from "../../models/published.ts";
 import {
   createSession,

@@ -12,19 +12,19 @@ import {
   openTokenizer,
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/mod.ts";
-import type { DeviceFlags, PlanFlags } from "../flags.ts";
+import type { DeviceFlags, PlanFlags } from "../flags/flags.ts";
 import { GeneratedTexts } from "../generated_text.ts";
 import {
   checkSampling,
   type SamplingFlags,
   samplingOf,
-} from "../generation_flags.ts";
+} from "../flags/generation.ts";
 import { statsOf, statsText } from "../generation_stats.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import { encodeMessages, requireTokenizer } from "../prompts.ts";
-import { UsageError } from "../values.ts";
+import { UsageError } from "../flags/values.ts";
 import { openOptions, targetOf } from "./options.ts";
 
 /** Default of new tokens per answer. The flags and generation_config.json override it. */

@@ -13,7 +13,7 @@ import {
 import { DataError } from "../../spec/errors.ts";
 import { printable } from "../../spec/mod.ts";
 import { editorRemark } from "../editor_support.ts";
-import type { ModelFlags } from "../flags.ts";
+import type { ModelFlags } from "../flags/flags.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 

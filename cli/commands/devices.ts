@@ -10,7 +10,7 @@ import {
   withoutAdapter,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
-import { refuseFlags } from "../values.ts";
+import { refuseFlags } from "../flags/values.ts";
 import { machineCommand, type MachineFlags } from "./machine.ts";
 
 /** The limits that decide whether a plan fits. */

@@ -14,13 +14,13 @@ import {
   type Tokenizer,
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/mod.ts";
-import type { DeviceFlags, PlanFlags, Prompt } from "../flags.ts";
+import type { DeviceFlags, PlanFlags, Prompt } from "../flags/flags.ts";
 import { GeneratedTexts } from "../generated_text.ts";
 import {
   checkSampling,
   type SamplingFlags,
   samplingOf,
-} from "../generation_flags.ts";
+} from "../flags/generation.ts";
 import {
   type GenerationStats,
   statsOf,
@@ -38,11 +38,11 @@ import {
   checkSpeculation,
   nextPerSequence,
   type SpeculationFlags,
-} from "../speculation_flags.ts";
+} from "../flags/speculation.ts";
 import { encodePrompts } from "../prompts.ts";
-import { finishLine, UsageError } from "../values.ts";
+import { finishLine, UsageError } from "../flags/values.ts";
 import { startWatch } from "../watch.ts";
-import { joinAsRank } from "../rank.ts";
+import { joinAsRank } from "../launch/rank.ts";
 import { writeReceipt } from "../receipts.ts";
 import { openSchema } from "../schema.ts";
 import { openOptions, targetOf } from "./options.ts";

@@ -4,16 +4,16 @@ import { spawn } from "node:child_process";
 import process from "node:process";
 import { DEADLINE_MS, requireKoffi } from "../../engine/mod.ts";
 import { MachineError } from "../../spec/mod.ts";
-import { type Host, hostsFor, parseHosts } from "../hosts_file.ts";
+import { type Host, hostsFor, parseHosts } from "../launch/hosts_file.ts";
 import type { CliIo } from "../io.ts";
-import { ENDING, jobFolder, runJob } from "../mpi_job.ts";
+import { ENDING, jobFolder, runJob } from "../launch/mpi_job.ts";
 import {
   launcherArguments,
   type MpiFamily,
   mpiFamily,
-} from "../mpi_launcher.ts";
+} from "../launch/mpi_launcher.ts";
 import { packageFile } from "../package_file.ts";
-import { UsageError } from "../values.ts";
+import { UsageError } from "../flags/values.ts";
 
 /** Flags of `launch`. */
 export interface LaunchFlags {

@@ -10,10 +10,10 @@ import {
 } from "../../spec/mod.ts";
 import { timeText } from "../../spec/time_text.ts";
 import type { CliIo } from "../io.ts";
-import type { DeviceFlags } from "../flags.ts";
-import { joinAsRank } from "../rank.ts";
+import type { DeviceFlags } from "../flags/flags.ts";
+import { joinAsRank } from "../launch/rank.ts";
 import { formatTable } from "../table.ts";
-import { finishLine, UsageError } from "../values.ts";
+import { finishLine, UsageError } from "../flags/values.ts";
 import { deviceOptions } from "./options.ts";
 
 /** Flags of `devices --all`. */

@@ -11,8 +11,8 @@ import {
   type Target,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
-import type { DeviceFlags, ModelFlags, PlanFlags } from "../flags.ts";
-import { UsageError } from "../values.ts";
+import type { DeviceFlags, ModelFlags, PlanFlags } from "../flags/flags.ts";
+import { UsageError } from "../flags/values.ts";
 import { meshSizes } from "../../spec/mesh.ts";
 import { printable } from "../../spec/mod.ts";
 import {

@@ -14,13 +14,13 @@ import {
   type Target,
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/mod.ts";
-import type { DeviceFlags, PlanFlags } from "../flags.ts";
+import type { DeviceFlags, PlanFlags } from "../flags/flags.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { createBar, createProgressBar } from "../progress.ts";
 import { requireTokenizer } from "../prompts.ts";
 import { readTextFile } from "../text_files.ts";
-import { UsageError } from "../values.ts";
+import { UsageError } from "../flags/values.ts";
 import { openOptions, targetOf } from "./options.ts";
 
 /** Flags of `perplexity`. */

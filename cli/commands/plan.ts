@@ -11,7 +11,7 @@ import { findMachine } from "../machines.ts";
 import { comparePlans, diffPlans } from "../plan_diff.ts";
 import { filterPlanText, filterSummary, type Shown } from "../plan_filter.ts";
 import { formatSummary } from "../summary_text.ts";
-import { UsageError } from "../values.ts";
+import { UsageError } from "../flags/values.ts";
 import {
   checkSummaryFlags,
   ranksOf,

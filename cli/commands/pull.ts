@@ -3,7 +3,7 @@
 import { parseHubName } from "../hub_name.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
-import { UsageError } from "../values.ts";
+import { UsageError } from "../flags/values.ts";
 
 /** Flags of `pull`. */
 export interface PullFlags {

@@ -13,7 +13,7 @@ import { sizeText } from "../../spec/size_text.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { createBar, createProgressBar } from "../progress.ts";
-import { UsageError } from "../values.ts";
+import { UsageError } from "../flags/values.ts";
 import { openOptions } from "./options.ts";
 import {
   documentOf,

@@ -11,12 +11,12 @@ import {
   TOGETHER,
 } from "../../engine/mod.ts";
 import { DataError, MachineError, printable } from "../../spec/mod.ts";
-import type { DeviceFlags, PlanFlags } from "../flags.ts";
+import type { DeviceFlags, PlanFlags } from "../flags/flags.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
-import { joinAsRank } from "../rank.ts";
-import { finishLine } from "../values.ts";
+import { joinAsRank } from "../launch/rank.ts";
+import { finishLine } from "../flags/values.ts";
 import { openOptions, targetOf } from "./options.ts";
 
 /** Maximum sequences that are repeated at the same time. */

@@ -26,13 +26,13 @@ import {
 } from "../../engine/mod.ts";
 import type { Plan } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
-import type { DeviceFlags, PlanFlags } from "../flags.ts";
+import type { DeviceFlags, PlanFlags } from "../flags/flags.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import { formatTable } from "../table.ts";
-import { finishLine, UsageError } from "../values.ts";
+import { finishLine, UsageError } from "../flags/values.ts";
 import { startWatch } from "../watch.ts";
-import { joinAsRank } from "../rank.ts";
+import { joinAsRank } from "../launch/rank.ts";
 import { openOptions, targetOf } from "./options.ts";
 
 /** Flags of `run`. */

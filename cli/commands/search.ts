@@ -11,8 +11,8 @@ import {
   type SearchTask,
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/errors.ts";
-import type { EncodingName } from "../../spec/encoding.ts";
-import type { ModelFlags, PlanFlags } from "../flags.ts";
+import type { EncodingName } from "../../spec/weights/encoding.ts";
+import type { ModelFlags, PlanFlags } from "../flags/flags.ts";
 import { figureSvg, LIGHT, speedPicture } from "../../view/mod.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
@@ -21,7 +21,7 @@ import { formatSearch, searchDocument } from "../search_text.ts";
 import { expertLoad } from "./experts.ts";
 import { targetOf } from "./options.ts";
 import { trainedFlag } from "./summarized.ts";
-import { refuseFlags } from "../values.ts";
+import { refuseFlags } from "../flags/values.ts";
 import { type ViewCommandFlags, writePage } from "./view.ts";
 
 /** Flags that change the bits of results, and so the predicted arithmetic. */

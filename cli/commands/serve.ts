@@ -24,7 +24,7 @@ import {
   type HttpThread,
   loopPort,
   startHttp,
-} from "../http_thread.ts";
+} from "../http/thread.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import { checkTokenizer } from "../prompts.ts";
@@ -35,12 +35,12 @@ import {
   draftedOptions,
   openSpeculation,
 } from "../speculation.ts";
-import { checkSpeculation, nextPerSequence } from "../speculation_flags.ts";
-import type { ServeFlags } from "../serve_flags.ts";
-import { joinAsRank } from "../rank.ts";
-import { begunLine } from "../rank_lines.ts";
-import { ENDING, stopFile } from "../mpi_job.ts";
-import { finishLine } from "../values.ts";
+import { checkSpeculation, nextPerSequence } from "../flags/speculation.ts";
+import type { ServeFlags } from "../flags/serve.ts";
+import { joinAsRank } from "../launch/rank.ts";
+import { begunLine } from "../launch/rank_lines.ts";
+import { ENDING, stopFile } from "../launch/mpi_job.ts";
+import { finishLine } from "../flags/values.ts";
 import { openOptions, targetOf } from "./options.ts";
 
 /** Defaults of tokens per step, sequences in one batch and positions of a sequence. */

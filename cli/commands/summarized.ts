@@ -14,13 +14,13 @@ import {
   type TrainedDType,
   trainedDType,
 } from "../../engine/mod.ts";
-import type { EncodingName } from "../../spec/encoding.ts";
+import type { EncodingName } from "../../spec/weights/encoding.ts";
 import type { LegalPlan, Machine, Mesh } from "../../spec/mod.ts";
 import { meshSizes, rankCount } from "../../spec/mesh.ts";
 import type { RolloutBytes } from "../../spec/plan_summary.ts";
-import type { PlanFlags } from "../flags.ts";
+import type { PlanFlags } from "../flags/flags.ts";
 import type { CliIo } from "../io.ts";
-import { parseLora, refuseFlags, UsageError } from "../values.ts";
+import { parseLora, refuseFlags, UsageError } from "../flags/values.ts";
 import { expertLoad } from "./experts.ts";
 import { planOptions, targetOf } from "./options.ts";
 

@@ -20,13 +20,13 @@ import {
   type TrainSettings,
 } from "../../engine/mod.ts";
 import { meshSizes } from "../../spec/mesh.ts";
-import type { DeviceFlags, PlanFlags } from "../flags.ts";
+import type { DeviceFlags, PlanFlags } from "../flags/flags.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
-import { stopFile } from "../mpi_job.ts";
+import { stopFile } from "../launch/mpi_job.ts";
 import { createProgressBar } from "../progress.ts";
-import { joinAsRank } from "../rank.ts";
-import { begunLine } from "../rank_lines.ts";
+import { joinAsRank } from "../launch/rank.ts";
+import { begunLine } from "../launch/rank_lines.ts";
 import { readTextFile } from "../text_files.ts";
 import {
   createTrainingBar,
@@ -35,7 +35,7 @@ import {
 } from "../training_bar.ts";
 import { recordOf } from "../step_record.ts";
 import { openMetrics } from "../training_metrics.ts";
-import { finishLine, refuseFlags, UsageError } from "../values.ts";
+import { finishLine, refuseFlags, UsageError } from "../flags/values.ts";
 import { startWatch } from "../watch.ts";
 import { deviceOptions } from "./options.ts";
 import {

@@ -9,10 +9,10 @@ import {
   type TrainSettings,
 } from "../../engine/mod.ts";
 import { sha256 } from "../../engine/digest.ts";
-import type { PlanFlags } from "../flags.ts";
+import type { PlanFlags } from "../flags/flags.ts";
 import type { CliIo } from "../io.ts";
 import { encodePrompts, readPrompts, requireTokenizer } from "../prompts.ts";
-import { refuseFlags, UsageError } from "../values.ts";
+import { refuseFlags, UsageError } from "../flags/values.ts";
 import {
   POLICY_SETTINGS,
   policySettingsOf,

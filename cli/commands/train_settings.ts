@@ -13,7 +13,7 @@ import {
 } from "../../engine/mod.ts";
 import type { FileSystem } from "../../engine/mod.ts";
 import { DataError } from "../../spec/mod.ts";
-import { refuseFlags, UsageError } from "../values.ts";
+import { refuseFlags, UsageError } from "../flags/values.ts";
 
 /** Flags of training settings. They are saved and cannot change when the training is resumed. */
 export interface SettingFlags {

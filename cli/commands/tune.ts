@@ -1,11 +1,11 @@
 /** `switchyard tune`: find the fastest kernel variants of a target on an adapter, and store them for later runs. */
 
 import { keepTuning, tuneTarget } from "../../engine/mod.ts";
-import type { DeviceFlags, PlanFlags } from "../flags.ts";
+import type { DeviceFlags, PlanFlags } from "../flags/flags.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { MachineError } from "../../spec/errors.ts";
-import { UsageError } from "../values.ts";
+import { UsageError } from "../flags/values.ts";
 import { openOptions, targetOf, tuningsPath } from "./options.ts";
 
 /** Flags of `tune`. */

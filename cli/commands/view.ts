@@ -22,8 +22,8 @@ import { findMachine } from "../machines.ts";
 import { pageAssets } from "../page_assets.ts";
 import { diffPlans } from "../plan_diff.ts";
 import { readChoices, readSources, readTrace } from "../seen_files.ts";
-import { serveRun } from "../serve_run.ts";
-import { UsageError } from "../values.ts";
+import { serveRun } from "../http/serve_run.ts";
+import { UsageError } from "../flags/values.ts";
 import {
   checkSummaryFlags,
   ranksOf,

@@ -7,7 +7,7 @@ import { codeOf } from "../../runtime/cache/folders.ts";
 import { DataError, MachineError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import type { HubSettings } from "../hub_settings.ts";
-import { UsageError } from "../values.ts";
+import { UsageError } from "../flags/values.ts";
 
 /** A file of a model. */
 export interface HubFile {

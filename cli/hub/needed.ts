@@ -5,7 +5,7 @@ import {
   indexedFiles,
   QUANTIZATION_FILE,
   WEIGHT_INDEX,
-} from "../../engine/checkpoint.ts";
+} from "../../engine/checkpoint/checkpoint.ts";
 import type { FileSystem } from "../../engine/files.ts";
 import { ggufParts } from "../../engine/gguf/folder.ts";
 import { DataError } from "../../spec/errors.ts";

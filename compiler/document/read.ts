@@ -7,7 +7,7 @@ import type { Plan } from "../../spec/plan/plan.ts";
 import { expandRepeats, type Json } from "../../spec/document/repeat.ts";
 import { compileLowered } from "../compile_graph.ts";
 import { compileTrainingLowered } from "../compile_training.ts";
-import type { Scalars } from "../graph/gradients.ts";
+import type { Scalars } from "../graph/gradients/gradients.ts";
 import type { Node, Primitive, PrimitiveParams } from "../graph/graph.ts";
 import { makeNode } from "../graph/make_node.ts";
 import { trace, type Traceable } from "../graph/trace.ts";

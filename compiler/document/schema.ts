@@ -9,7 +9,7 @@ import {
   withProperties,
 } from "../../spec/document/schema.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
-import { PACKED_DTYPES } from "../../spec/packed.ts";
+import { PACKED_DTYPES } from "../../spec/weights/packed.ts";
 import { STRATEGY_ENTRIES } from "../../spec/strategies.ts";
 import { modelSchema } from "./schemas.ts";
 

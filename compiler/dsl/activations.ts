@@ -3,7 +3,7 @@
 import { callSite } from "../../spec/call_site.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { f32, local } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/resolve.ts";
+import { expr } from "../../spec/kernel/text/resolve.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import { scalarMap, wantFloat } from "./scalar_map.ts";
 import { type Op, refuse, type Tensor, traceOf } from "./tensor.ts";

@@ -9,7 +9,7 @@ import type {
   Expr,
   ScalarType,
 } from "../../spec/kernel/tree.ts";
-import { scalarType } from "../graph/evaluate_scalar.ts";
+import { scalarType } from "../graph/evaluate/scalar.ts";
 import type { Lambda } from "../graph/graph.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { wantFloat } from "./scalar_map.ts";

@@ -16,7 +16,7 @@ import {
 import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
 import { fitsType } from "../../spec/kernel/semantics.ts";
 import { callSite } from "../../spec/call_site.ts";
-import { scalarType } from "../graph/evaluate_scalar.ts";
+import { scalarType } from "../graph/evaluate/scalar.ts";
 import { scalarMap } from "./scalar_map.ts";
 import { apply, refuse, type Tensor, traceOf } from "./tensor.ts";
 import type { Broadcast, CanBroadcast } from "./types.ts";

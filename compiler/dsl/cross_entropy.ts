@@ -1,10 +1,13 @@
 /** Log-probabilities of labels, and cross-entropy, the loss of language models. */
 
 import { ModelError } from "../../spec/errors.ts";
-import { expr } from "../../spec/kernel/resolve.ts";
+import { expr } from "../../spec/kernel/text/resolve.ts";
 import type { Node } from "../graph/graph.ts";
 import { messages as say, words } from "../graph/messages.ts";
-import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
+import {
+  builderContext,
+  NodeBuilder,
+} from "../graph/gradients/node_builder.ts";
 import { sameAxes } from "../graph/operands.ts";
 import {
   axisOf,

@@ -1,7 +1,10 @@
 /** Layer normalization, composed of sums and elementwise functions. */
 
-import { expr } from "../../spec/kernel/resolve.ts";
-import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
+import { expr } from "../../spec/kernel/text/resolve.ts";
+import {
+  builderContext,
+  NodeBuilder,
+} from "../graph/gradients/node_builder.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { messages as say } from "../graph/messages.ts";
 import { wantFloat } from "./scalar_map.ts";

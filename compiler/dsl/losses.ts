@@ -2,16 +2,19 @@
 
 import { shortAxis } from "../../spec/axis_name.ts";
 import { ModelError, type Span } from "../../spec/errors.ts";
-import { expr } from "../../spec/kernel/resolve.ts";
+import { expr } from "../../spec/kernel/text/resolve.ts";
 import type { Node, NodeOf } from "../graph/graph.ts";
 import { messages as say, without, words } from "../graph/messages.ts";
-import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
+import {
+  builderContext,
+  NodeBuilder,
+} from "../graph/gradients/node_builder.ts";
 import { sameAxes } from "../graph/operands.ts";
 import {
   type BalancingFormula,
   balancingFormula,
   type BalancingRule,
-} from "../graph/routing_losses.ts";
+} from "../graph/routing/losses.ts";
 import { biasStep } from "../graph/selection_bias.ts";
 import type { Routing } from "./route.ts";
 import {

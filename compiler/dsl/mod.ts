@@ -7,7 +7,7 @@ export type {
   ExpertGroups,
   RoutingPreset,
   RuleChoices,
-} from "../graph/routing.ts";
+} from "../graph/routing/presets.ts";
 export { Tensor } from "./tensor.ts";
 export type {
   Axis,
@@ -80,4 +80,4 @@ export {
   type TokenOptions,
   zLoss,
 } from "./losses.ts";
-export type { BalancingRule } from "../graph/routing_losses.ts";
+export type { BalancingRule } from "../graph/routing/losses.ts";

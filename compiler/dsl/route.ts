@@ -19,7 +19,7 @@ import {
   type RoutingPreset,
   routingRule,
   type RuleChoices,
-} from "../graph/routing.ts";
+} from "../graph/routing/presets.ts";
 import {
   axisOf,
   siteOf,

@@ -2,7 +2,7 @@
 
 import { ModelError } from "../../spec/errors.ts";
 import { callSite } from "../../spec/call_site.ts";
-import { builtInLambda } from "../graph/evaluate_scalar.ts";
+import { builtInLambda } from "../graph/evaluate/scalar.ts";
 import type { ScalarFunction } from "../graph/graph.ts";
 import { report } from "../graph/problems.ts";
 import { apply, type Op, opName, type Tensor } from "./tensor.ts";

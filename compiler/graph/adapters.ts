@@ -10,7 +10,7 @@ import { ModelError } from "../../spec/errors.ts";
 import { isRouting, type Node, type NodeOf } from "./graph.ts";
 import { mapNodes } from "./map_nodes.ts";
 import { without } from "./messages.ts";
-import { builderContext, NodeBuilder } from "./node_builder.ts";
+import { builderContext, NodeBuilder } from "./gradients/node_builder.ts";
 import { type Built, inOrder, type Traceable } from "./trace.ts";
 
 /** Adapters of a model. */

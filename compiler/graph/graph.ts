@@ -38,7 +38,7 @@ export interface Lambda {
 }
 
 /**
- * Selection, weights and dropping of a router as independent options. `routing.ts` lists the presets, spec/routing.md
+ * Selection, weights and dropping of a router as independent options. `routing/presets.ts` lists the presets, spec/routing.md
  * the formulas.
  *
  * With a bias, or groups worth several experts, experts are chosen by score + bias; otherwise by their logits, which
@@ -86,7 +86,7 @@ export interface RoutingRule {
 
 /** Number of slots of an expert in a routing group, and their assignment. */
 export interface CapacityRule {
-  /** A number, the load of the fullest expert, or a formula of `routing.ts`. */
+  /** A number, the load of the fullest expert, or a formula of `routing/presets.ts`. */
   readonly slots:
     | AxisLength
     | "largest"

@@ -1,8 +1,8 @@
 /** Optimizers: the update of a parameter from its gradient and optimizer state, in primitives. */
 
-import { expr } from "../../spec/kernel/resolve.ts";
+import { expr } from "../../spec/kernel/text/resolve.ts";
 import type { Node } from "./graph.ts";
-import type { NodeBuilder } from "./node_builder.ts";
+import type { NodeBuilder } from "./gradients/node_builder.ts";
 
 /** AdamW: Adam with decoupled weight decay, as in PyTorch. */
 export interface AdamW {

@@ -4,11 +4,11 @@
  */
 
 import type { DType } from "../../spec/dtype.ts";
-import type { MatrixShape } from "../../spec/encoding.ts";
+import type { MatrixShape } from "../../spec/weights/encoding.ts";
 import { type Graph, isRouting, type Node, type NodeOf } from "./graph.ts";
 import { selectionBiases } from "./selection_bias.ts";
 import { tensorOf } from "./stored.ts";
-import { dispatchedNodes } from "./dispatched_nodes.ts";
+import { dispatchedNodes } from "./routing/dispatched_nodes.ts";
 import { usersOf } from "./users.ts";
 
 /** One parameter of a model. */

@@ -1,7 +1,7 @@
 /** Blocks that are recomputed for gradients, so that their values need not be saved. */
 
 import type { Node, NodeOf, Primitive } from "./graph.ts";
-import type { NodeBuilder } from "./node_builder.ts";
+import type { NodeBuilder } from "./gradients/node_builder.ts";
 import { inOrder } from "./trace.ts";
 
 /**

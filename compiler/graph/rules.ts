@@ -19,8 +19,8 @@ import {
   wantType,
 } from "./operands.ts";
 import { definedRows } from "./primitives/mod.ts";
-import { OPERAND_DTYPES, ruleProblem } from "./check_rule.ts";
-import { isMark } from "./routing.ts";
+import { OPERAND_DTYPES, ruleProblem } from "./routing/check_rule.ts";
+import { isMark } from "./routing/presets.ts";
 import { messages as say, without } from "./messages.ts";
 import {
   isRouting,

@@ -3,10 +3,10 @@
  * of integers.
  */
 
-import { expr } from "../../spec/kernel/resolve.ts";
+import { expr } from "../../spec/kernel/text/resolve.ts";
 import type { Node, NodeOf } from "./graph.ts";
-import type { NodeBuilder } from "./node_builder.ts";
-import { routeOperand } from "./routing.ts";
+import type { NodeBuilder } from "./gradients/node_builder.ts";
+import { routeOperand } from "./routing/presets.ts";
 
 /** The parameters that are used only as selection biases, with their routers. */
 export function selectionBiases(

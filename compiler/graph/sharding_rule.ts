@@ -1,7 +1,7 @@
 /** Sharding rules of primitives, and the facts that they use. */
 
 import type { Node, NodeOf, Primitive, PrimitiveParams } from "./graph.ts";
-import { LINEAR, type LinearRule } from "./linear.ts";
+import { LINEAR, type LinearRule } from "./gradients/linear.ts";
 import type { Over } from "./sharding.ts";
 
 /**

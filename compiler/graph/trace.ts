@@ -1,7 +1,7 @@
 /** Tracing: runs a model's function once and collects and checks the nodes of its outputs. */
 
 import { atSpan, ModelError, type Span } from "../../spec/errors.ts";
-import { checkDispatched } from "./dispatched.ts";
+import { checkDispatched } from "./routing/dispatched.ts";
 import type { AxisSize, Graph, Node } from "./graph.ts";
 import { updatedState } from "./in_place.ts";
 import { type Problems, report } from "./problems.ts";

@@ -1,12 +1,12 @@
 /** A training step as one graph: forward pass, backward pass, and the update of every parameter. */
 
-import { expr } from "../../spec/kernel/resolve.ts";
+import { expr } from "../../spec/kernel/text/resolve.ts";
 import { ModelError } from "../../spec/errors.ts";
 import type { ShortText } from "../../spec/values.ts";
 import { isTrained, type TrainedParameters } from "./adapters.ts";
-import { gradients, type Scalars } from "./gradients.ts";
+import { gradients, type Scalars } from "./gradients/gradients.ts";
 import type { Graph, Node, NodeOf } from "./graph.ts";
-import { builderContext, NodeBuilder } from "./node_builder.ts";
+import { builderContext, NodeBuilder } from "./gradients/node_builder.ts";
 import {
   MASTER,
   type Optimizer,

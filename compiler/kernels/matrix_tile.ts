@@ -4,7 +4,7 @@ import { statement } from "../../spec/kernel/matrices.ts";
 import { type MatrixShape, operandStride } from "../tuning/matrices.ts";
 import type { Expr, KernelText, Stmt } from "./kernel.ts";
 import { expr, wgsl } from "./kernel.ts";
-import { u } from "./matmul_left.ts";
+import { u } from "./matmul/left.ts";
 
 /** A tile from row `tile_first`, with rows before `end`. */
 export interface MatrixTile {

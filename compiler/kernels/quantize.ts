@@ -7,10 +7,10 @@ import {
   Q8_LIMITS,
   Q8_NAN,
   Q8_STEP,
-} from "../../spec/activations.ts";
+} from "../../spec/weights/activations.ts";
 import type { Binding, Expr, Kernel } from "./kernel.ts";
 import { elementwise, wgsl } from "./kernel.ts";
-import { u } from "./matmul_left.ts";
+import { u } from "./matmul/left.ts";
 
 /** The layout of integers, and the elements per sum. */
 export interface QuantizedLayout {

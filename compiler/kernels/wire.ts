@@ -1,6 +1,6 @@
 /** Rows of f32 in the formats of exchanges, and back. See `spec/wire.ts`. */
 
-import { Q8_NAN } from "../../spec/activations.ts";
+import { Q8_NAN } from "../../spec/weights/activations.ts";
 import { packBits } from "../../spec/kernel/build.ts";
 import {
   FP8_BLOCK,

@@ -8,7 +8,7 @@ import type { Allocated } from "./allocate.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Placed } from "../sharding/placed.ts";
 import { requiredLimits } from "./limits.ts";
-import { checkAxis } from "./lower/check.ts";
+import { checkAxis } from "./lower/routing/check.ts";
 import { type Lowering, MAIN } from "./lower/context.ts";
 import { declareWritable } from "./writable.ts";
 

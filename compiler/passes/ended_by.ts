@@ -1,7 +1,7 @@
 /** Norms and contractions fused with following rotations, concatenations or cache writes. */
 
 import type { Node, NodeOf } from "../graph/graph.ts";
-import { dotShape } from "./lower/dot_shape.ts";
+import { dotShape } from "./lower/matmul/dot_shape.ts";
 
 /** A kernel, and the nodes between it and its last node. */
 export interface Ended {

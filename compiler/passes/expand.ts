@@ -18,7 +18,7 @@
  */
 
 import { groupSizeOf } from "../../spec/mesh.ts";
-import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
+import { dispatchedNodes } from "../graph/routing/dispatched_nodes.ts";
 import { roundedAs, roundLast, unrounded } from "../graph/round_exchanges.ts";
 import {
   dropsChoices,

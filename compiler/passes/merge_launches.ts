@@ -12,7 +12,7 @@ import {
 } from "../../spec/kernel/merge.ts";
 import { sharedBody } from "../../spec/kernel/shared_body.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
-import { MAX_NODES, treeNodes } from "../../spec/kernel/verify_loops.ts";
+import { MAX_NODES, treeNodes } from "../../spec/kernel/verify/loops.ts";
 import { limitOf } from "../../spec/limits.ts";
 import { rankSetText } from "../../spec/mesh.ts";
 import type { LaunchStep, Step } from "../../spec/plan/plan.ts";

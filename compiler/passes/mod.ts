@@ -35,6 +35,10 @@ export { assemble } from "./assemble.ts";
 export { startLowering } from "./lower/context.ts";
 export { lowerGraph } from "./lower/mod.ts";
 export { headMajorAxes } from "./lower/head_major.ts";
-export { layoutParams, nextAxesOf, returningNodes } from "./lower/params.ts";
-export { isMatmul } from "./lower/is_matmul.ts";
+export {
+  layoutParams,
+  nextAxesOf,
+  returningNodes,
+} from "./lower/params/params.ts";
+export { isMatmul } from "./lower/matmul/is_matmul.ts";
 export { simplify } from "./simplify.ts";

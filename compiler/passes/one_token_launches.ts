@@ -10,7 +10,7 @@ import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { LaunchStep, Step } from "../../spec/plan/plan.ts";
 import { evaluateSize, type Size } from "../../spec/size.ts";
 import { addKernel, type Lowering } from "./lower/context.ts";
-import { forRows } from "./lower/inline_norms.ts";
+import { forRows } from "./lower/matmul/inline_norms.ts";
 import { changeWriters, writesOf } from "./lower/writers.ts";
 
 /** A step, and its launch for one token. */

@@ -3,10 +3,10 @@
  * of their own.
  */
 
-import { packingOf } from "../../spec/packed.ts";
+import { packingOf } from "../../spec/weights/packed.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Graph, Node } from "../graph/graph.ts";
-import type { RowsNode } from "../graph/dispatched_nodes.ts";
+import type { RowsNode } from "../graph/routing/dispatched_nodes.ts";
 import type { Placed } from "../sharding/placed.ts";
 import type { ParamLayout } from "./param_layout.ts";
 import { isUneven } from "../sharding/lengths.ts";

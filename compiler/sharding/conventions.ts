@@ -11,7 +11,7 @@ import {
 } from "../../spec/mesh.ts";
 import { adaptedParameter } from "../graph/adapters.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
-import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
+import { dispatchedNodes } from "../graph/routing/dispatched_nodes.ts";
 import { PlacementError } from "../../spec/errors.ts";
 import type { Request } from "./placement.ts";
 

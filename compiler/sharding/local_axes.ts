@@ -8,7 +8,7 @@ import type { PlanAxis } from "../../spec/plan/plan.ts";
 import { type Table, tableLengths } from "../../spec/table.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { updatedBy } from "../graph/in_place.ts";
-import { looksAtGroup, routeOperand } from "../graph/routing.ts";
+import { looksAtGroup, routeOperand } from "../graph/routing/presets.ts";
 import { cachedSequences } from "./caches.ts";
 import type { Requests } from "./placement.ts";
 import type { Stages } from "./stages.ts";

@@ -6,8 +6,8 @@
 import { ofCollectives } from "../graph/collectives.ts";
 import type { Node, NodeOf, Primitive } from "../graph/graph.ts";
 import { isRouting, ofExpanded } from "../graph/graph.ts";
-import { looksAtGroup, routeOperand } from "../graph/routing.ts";
-import { LINEAR } from "../graph/linear.ts";
+import { looksAtGroup, routeOperand } from "../graph/routing/presets.ts";
+import { LINEAR } from "../graph/gradients/linear.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
 import {
   type Known,

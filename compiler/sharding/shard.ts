@@ -4,7 +4,7 @@
  * every node has a sharding, operands of a node agree on shared axes, and no output or state is unreduced.
  */
 
-import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
+import { dispatchedNodes } from "../graph/routing/dispatched_nodes.ts";
 import {
   type Graph,
   isRouting,

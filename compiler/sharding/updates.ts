@@ -6,7 +6,7 @@
 import { groupSizeOf } from "../../spec/mesh.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { sameAxes } from "../graph/operands.ts";
-import { routeOperand } from "../graph/routing.ts";
+import { routeOperand } from "../graph/routing/presets.ts";
 import { type AxisFacts, isRagged } from "./local_axes.ts";
 import { overOf, type Sharding } from "../graph/sharding.ts";
 

@@ -4,7 +4,7 @@
 
 import { LowerError } from "../../spec/errors.ts";
 import type { Lambda, ScalarFunction } from "../graph/graph.ts";
-import { evaluateScalar } from "../graph/evaluate_scalar.ts";
+import { evaluateScalar } from "../graph/evaluate/scalar.ts";
 import { locationOf } from "./frame.ts";
 
 /**

@@ -3,7 +3,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { foldGrid, type Grid, SHARED_WORDS } from "../../spec/kernel/make.ts";
 import { EXACT } from "../../spec/numerics.ts";
-import { packingOf } from "../../spec/packed.ts";
+import { packingOf } from "../../spec/weights/packed.ts";
 import type { FileDType } from "../../spec/dtype.ts";
 import type { Size } from "../../spec/size.ts";
 import {

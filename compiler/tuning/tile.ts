@@ -4,7 +4,7 @@ import { type FileDType, isHalf } from "../../spec/dtype.ts";
 import { invariant } from "../../spec/errors.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import { EXACT } from "../../spec/numerics.ts";
-import { packingOf } from "../../spec/packed.ts";
+import { packingOf } from "../../spec/weights/packed.ts";
 
 /** Each invocation computes rows x columns results; `lanes` invocations form a workgroup. */
 export interface MatmulTile {

@@ -4,7 +4,7 @@
  * floats with a power of two per 32.
  */
 
-import { PACKINGS } from "../../spec/packed.ts";
+import { PACKINGS } from "../../spec/weights/packed.ts";
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import type { StoredMatrix } from "./matrix.ts";
 import {

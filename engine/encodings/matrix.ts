@@ -3,7 +3,11 @@
  * row, and as f32 for other readers. Views are read lazily.
  */
 
-import { type BlockName, type BlockParts, BLOCKS } from "../../spec/blocks.ts";
+import {
+  type BlockName,
+  type BlockParts,
+  BLOCKS,
+} from "../../spec/weights/blocks.ts";
 import {
   type HalfDType,
   STORED_BYTES,
@@ -23,7 +27,7 @@ import {
   type ScaleName,
   SCALES,
   wordsDType,
-} from "../../spec/packed.ts";
+} from "../../spec/weights/packed.ts";
 import type { FileSource, TensorEntry } from "../../runtime/mod.ts";
 
 /** A part of a matrix. */

@@ -4,7 +4,7 @@ import {
   PACKED_ELEMENTS,
   type PackedElement,
   type PackedElementName,
-} from "../../spec/packed.ts";
+} from "../../spec/weights/packed.ts";
 
 /** Conversion between numbers and codes of an element kind. */
 export interface Coder {

@@ -1,11 +1,11 @@
 /** Reads parts of tensors as numbers. */
 
 import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
-import { readExactly } from "../../runtime/file_source.ts";
-import { isAllowedScale } from "../../spec/activations.ts";
+import { readExactly } from "../../runtime/weights/file_source.ts";
+import { isAllowedScale } from "../../spec/weights/activations.ts";
 import type { HalfDType } from "../../spec/dtype.ts";
 import { DataError } from "../../spec/errors.ts";
-import { SCALES } from "../../spec/packed.ts";
+import { SCALES } from "../../spec/weights/packed.ts";
 import { shown } from "../../spec/shown.ts";
 
 /** Rows of the first axis as a separate tensor. */

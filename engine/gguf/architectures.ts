@@ -20,27 +20,27 @@ import {
   SIGMOID,
   SOFTMAX,
 } from "./common_names.ts";
-import { BAILING_MOE3 } from "./bailing_moe3_row.ts";
-import { COHERE2_MOE } from "./cohere2_moe_row.ts";
-import { DEEPSEEK4 } from "./deepseek4_row.ts";
-import { QWEN35_MOE, QWEN3_NEXT } from "./delta_net_rows.ts";
-import { GEMMA4_MOE } from "./gemma4_row.ts";
+import { BAILING_MOE3 } from "./rows/bailing_moe3.ts";
+import { COHERE2_MOE } from "./rows/cohere2_moe.ts";
+import { DEEPSEEK4 } from "./rows/deepseek4.ts";
+import { QWEN35_MOE, QWEN3_NEXT } from "./rows/delta_net.ts";
+import { GEMMA4_MOE } from "./rows/gemma4.ts";
 import { INDEXER_TYPES } from "./indexer_types.ts";
-import { KIMI_K3, KIMI_LINEAR } from "./kimi_rows.ts";
-import { LAGUNA } from "./laguna_row.ts";
-import { LLAMA4 } from "./llama4_row.ts";
-import { GRANITE_HYBRID, NEMOTRON_H } from "./mamba_rows.ts";
-import { MELLUM } from "./mellum_row.ts";
-import { MIMO2 } from "./mimo2_row.ts";
-import { QWEN3_VL_MOE } from "./qwen3_vl_row.ts";
+import { KIMI_K3, KIMI_LINEAR } from "./rows/kimi.ts";
+import { LAGUNA } from "./rows/laguna.ts";
+import { LLAMA4 } from "./rows/llama4.ts";
+import { GRANITE_HYBRID, NEMOTRON_H } from "./rows/mamba.ts";
+import { MELLUM } from "./rows/mellum.ts";
+import { MIMO2 } from "./rows/mimo2.ts";
+import { QWEN3_VL_MOE } from "./rows/qwen3_vl.ts";
 import { TEMPERATURE } from "./rope_scaling.ts";
 import {
   AFMOE,
   BAILING_MOE2,
   EXAONE_MOE,
   HY_V3,
-} from "./shared_expert_rows.ts";
-import { STEP35 } from "./step35_row.ts";
+} from "./rows/shared_expert.ts";
+import { STEP35 } from "./rows/step35.ts";
 import { type GgufHeader, numberOf, valueOf } from "./header.ts";
 
 /** DeepSeek-V3, without the name of its architecture. */

@@ -6,8 +6,8 @@ import {
   type BlockName,
   type BlockParts,
   BLOCKS,
-} from "../../spec/blocks.ts";
-import { titleOf } from "../../spec/packed.ts";
+} from "../../spec/weights/blocks.ts";
+import { titleOf } from "../../spec/weights/packed.ts";
 import {
   type Encode,
   encodeMxfp4,

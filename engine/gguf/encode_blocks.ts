@@ -1,5 +1,5 @@
 /**
- * Encoders of GGUF blocks: they choose codes and scales for a block's elements, in the layout of `spec/blocks.ts`.
+ * Encoders of GGUF blocks: they choose codes and scales for a block's elements, in the layout of `spec/weights/blocks.ts`.
  */
 
 import { narrow } from "../../runtime/half.ts";
@@ -9,7 +9,7 @@ import {
   BLOCKS,
   Planes,
   storeSixBits,
-} from "../../spec/blocks.ts";
+} from "../../spec/weights/blocks.ts";
 import { widenF16 } from "../../spec/half.ts";
 import { nearestCode } from "../encodings/nearest.ts";
 import {

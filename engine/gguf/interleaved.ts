@@ -4,7 +4,7 @@
  */
 
 import type { TensorEntry } from "../../runtime/mod.ts";
-import { readExactly } from "../../runtime/file_source.ts";
+import { readExactly } from "../../runtime/weights/file_source.ts";
 import { rowSource } from "../encodings/matrix.ts";
 
 /** Returns the file row with adjacent pairs for checkpoint row `row`. `width` is the length of a head. */

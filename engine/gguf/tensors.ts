@@ -1,13 +1,19 @@
 /** The tensors of a GGUF file under checkpoint names. */
 
 import type { TensorEntry } from "../../runtime/mod.ts";
-import { type FileSource, readExactly } from "../../runtime/file_source.ts";
-import { isAllowedScale } from "../../spec/activations.ts";
+import {
+  type FileSource,
+  readExactly,
+} from "../../runtime/weights/file_source.ts";
+import { isAllowedScale } from "../../spec/weights/activations.ts";
 import { DataError } from "../../spec/errors.ts";
-import { PACKED_ELEMENTS, type PackedElement } from "../../spec/packed.ts";
-import { BLOCKS } from "../../spec/blocks.ts";
+import {
+  PACKED_ELEMENTS,
+  type PackedElement,
+} from "../../spec/weights/packed.ts";
+import { BLOCKS } from "../../spec/weights/blocks.ts";
 import { shown } from "../../spec/shown.ts";
-import { rearrangement } from "../../spec/word_blocks.ts";
+import { rearrangement } from "../../spec/weights/word_blocks.ts";
 import { type Parts, type StoredMatrix, viewsOf } from "../encodings/matrix.ts";
 import type { TensorName } from "./architecture.ts";
 import { architectureOf } from "./architectures.ts";

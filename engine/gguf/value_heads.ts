@@ -3,7 +3,7 @@
  * Qwen3.5 list the first value head of every key head, then the second ones, and so on.
  */
 
-import { readExactly } from "../../runtime/file_source.ts";
+import { readExactly } from "../../runtime/weights/file_source.ts";
 import { type Stored, withRead, withRows } from "./interleaved.ts";
 
 /** Sizes of a gated delta net. */

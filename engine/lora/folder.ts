@@ -11,10 +11,10 @@ import {
 import { safetensorsHead, type TensorDirectory } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
-import type { Checkpoint } from "../checkpoint.ts";
+import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import type { FileSystem } from "../files.ts";
 import { readJsonObject } from "../json_file.ts";
-import { withTensors } from "../tensors.ts";
+import { withTensors } from "../checkpoint/tensors.ts";
 import {
   adaptedModel,
   type AdaptedParameters,

@@ -24,10 +24,10 @@ import {
   openCheckpoint,
   QUANTIZATION_FILE,
   WEIGHT_INDEX,
-} from "../checkpoint.ts";
+} from "../checkpoint/checkpoint.ts";
 import type { FileSystem } from "../files.ts";
 import { isGguf } from "../gguf/folder.ts";
-import { withTensors } from "../tensors.ts";
+import { withTensors } from "../checkpoint/tensors.ts";
 import { adaptersOf, type LoraFolder, readLora } from "./folder.ts";
 import { adaptedModel, recorded } from "./targets.ts";
 

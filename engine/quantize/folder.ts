@@ -5,7 +5,7 @@ import { bytesIn, rowsOf } from "../encodings/read.ts";
 import { nearestCode } from "../encodings/nearest.ts";
 import { fitMxfp4 } from "../gguf/encode_blocks.ts";
 import { weightsOf } from "../gguf/fit.ts";
-import { PACKINGS } from "../../spec/packed.ts";
+import { PACKINGS } from "../../spec/weights/packed.ts";
 import type { Importance } from "./gguf_file.ts";
 import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
 

@@ -27,7 +27,7 @@ import {
 } from "../gguf/write.ts";
 import { partsOf } from "./fused.ts";
 import { columnsOf, isInteger, piecesOf, type SourceTensor } from "./source.ts";
-import { type Rule, ruleOf } from "../../spec/quantize_targets.ts";
+import { type Rule, ruleOf } from "../../spec/weights/quantize_targets.ts";
 import {
   fittingType,
   INTEGERS,

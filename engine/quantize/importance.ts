@@ -1,9 +1,9 @@
 /** Importance of the columns of matrices: mean squares of what they are multiplied with, over the tokens of texts. */
 
 import { SQUARES } from "../../compiler/mod.ts";
-import { Decoder, decoderShape } from "../decoder.ts";
+import { Decoder, decoderShape } from "../generation/decoder.ts";
 import type { Opened } from "../open.ts";
-import { packPrompts, slicePacked } from "../packing.ts";
+import { packPrompts, slicePacked } from "../generation/packing.ts";
 import { windowsOf } from "../score/windows.ts";
 import type { Importance } from "./gguf_file.ts";
 

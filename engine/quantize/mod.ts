@@ -6,8 +6,8 @@ import {
   COMPANION_FILES,
   openCheckpoint,
   WEIGHT_INDEX,
-} from "../checkpoint.ts";
-import { configField } from "../config_field.ts";
+} from "../checkpoint/checkpoint.ts";
+import { configField } from "../checkpoint/config_field.ts";
 import type { FileSystem } from "../files.ts";
 import { keysOf } from "../gguf/config.ts";
 import { isGguf } from "../gguf/folder.ts";
@@ -15,8 +15,8 @@ import { namesPredictor, numberedName } from "../gguf/names.ts";
 import type { GgufValues } from "../gguf/write.ts";
 import { tokenizerKeys } from "../gguf/write_tokenizer.ts";
 import { readJsonObject } from "../json_file.ts";
-import { withoutQuantization } from "../quantization_config.ts";
-import { withTensors } from "../tensors.ts";
+import { withoutQuantization } from "../checkpoint/quantization_config.ts";
+import { withTensors } from "../checkpoint/tensors.ts";
 import { fileBytes, filesOf, FOLDER_FORMATS, unchanged } from "./folder.ts";
 import {
   addedVector,
@@ -32,7 +32,7 @@ import {
   type QuantizeTarget,
   type QuantizeTargetName,
   type Rule,
-} from "../../spec/quantize_targets.ts";
+} from "../../spec/weights/quantize_targets.ts";
 
 /** Options of quantizing a checkpoint. */
 export interface QuantizeOptions {

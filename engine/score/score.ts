@@ -2,10 +2,14 @@
 
 import type { HostTensor, Session } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
-import type { Decoder } from "../decoder.ts";
-import { checkTokens, packPrompts, slicePacked } from "../packing.ts";
+import type { Decoder } from "../generation/decoder.ts";
+import {
+  checkTokens,
+  packPrompts,
+  slicePacked,
+} from "../generation/packing.ts";
 import { CHOICES } from "../replay.ts";
-import { greedy, logNormalizer } from "../sampling.ts";
+import { greedy, logNormalizer } from "../generation/sampling.ts";
 import { type Mean, type Sampled, sampled } from "./mean.ts";
 import { type Window, type WindowSizes, windowsOf } from "./windows.ts";
 

@@ -1,9 +1,9 @@
 /** The text of one choice of a response, as its tokens arrive. */
 
-import type { Ending, TokenRecord } from "../sequence.ts";
-import type { Logprobs } from "../sampling.ts";
-import { StopText } from "../stop_text.ts";
-import { TextStream, type Tokenizer } from "../tokenizer.ts";
+import type { Ending, TokenRecord } from "../generation/sequence.ts";
+import type { Logprobs } from "../generation/sampling.ts";
+import { StopText } from "../generation/stop_text.ts";
+import { TextStream, type Tokenizer } from "../text/tokenizer.ts";
 
 /** Finish reason of a choice in the API. */
 export type FinishReason = "stop" | "length" | "tool_calls";

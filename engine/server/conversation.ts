@@ -1,6 +1,6 @@
 /** Conversations in the checkpoint's template: their tokens, and the format of the answer. */
 
-import type { ChatTemplate, TemplateMessage } from "../chat.ts";
+import type { ChatTemplate, TemplateMessage } from "../checkpoint/chat.ts";
 import { sha256 } from "../digest.ts";
 import { RequestError } from "./errors.ts";
 import {

@@ -1,6 +1,6 @@
 /** The load of experts: how often routers chose each. */
 
-import type { RoutedExperts } from "../sampling.ts";
+import type { RoutedExperts } from "../generation/sampling.ts";
 
 /** Choices of the experts of a layer. */
 export interface LayerLoad {

@@ -6,7 +6,7 @@
 
 import { bytesOf, tensorOf, words } from "../../runtime/host_tensor.ts";
 import type { HostTensor, RunOptions, Session } from "../../runtime/mod.ts";
-import type { Runs } from "../decoder.ts";
+import type { Runs } from "../generation/decoder.ts";
 import type { Opened } from "../open.ts";
 
 /** A message of rank 0. */

@@ -1,7 +1,7 @@
 /** Formats the choices of a request for an API. */
 
 import type { Chosen, FinishReason } from "./answer.ts";
-import type { RoutedExperts } from "../sampling.ts";
+import type { RoutedExperts } from "../generation/sampling.ts";
 import type { Choice } from "./generation.ts";
 
 /** A token of a choice, and the text that it completes. Undefined text for a token of the prompt. */

@@ -1,6 +1,6 @@
 /** Generates the choices of one request: adds them to the loop, and streams their text. */
 
-import type { Ending } from "../sequence.ts";
+import type { Ending } from "../generation/sequence.ts";
 import {
   Answer,
   type Chosen,
@@ -9,7 +9,7 @@ import {
 } from "./answer.ts";
 import { RequestError } from "./errors.ts";
 import type { LoopFailure, RemoteLoop, RemoteSequence } from "./remote_loop.ts";
-import type { Tokenizer } from "../tokenizer.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** A choice of a response. */
 export interface Choice {

@@ -2,10 +2,10 @@
  * The loop of a server: steps of one batch, to which requests are added and from which they are cancelled at any time.
  */
 
-import { Batch, type BatchStep } from "../batch.ts";
-import type { Decoder } from "../decoder.ts";
-import type { BatchSequence, SequenceOptions } from "../sequence.ts";
-import type { Speculation } from "../speculation/speculation.ts";
+import { Batch, type BatchStep } from "../generation/batch.ts";
+import type { Decoder } from "../generation/decoder.ts";
+import type { BatchSequence, SequenceOptions } from "../generation/sequence.ts";
+import type { Speculation } from "../generation/speculation/speculation.ts";
 
 /** Experts are counted in one of this many steps. */
 const EXPERT_STEPS = 16;

@@ -4,7 +4,7 @@
  */
 
 import { Counter, Histogram, Registry } from "prom-client";
-import type { BatchStep } from "../batch.ts";
+import type { BatchStep } from "../generation/batch.ts";
 
 /** Upper bounds of buckets in seconds. */
 export const SECONDS = [

@@ -1,7 +1,7 @@
 /** Metrics of a server, for Prometheus. */
 
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import type { DecoderShape } from "../decoder.ts";
+import type { DecoderShape } from "../generation/decoder.ts";
 import { named, SECONDS } from "./loop_metrics.ts";
 import type { LoopState, RemoteLoop } from "./remote_loop.ts";
 

@@ -1,7 +1,7 @@
 /** Prompts of requests as token ids. */
 
 import { DataError } from "../../spec/errors.ts";
-import { checkTokens } from "../packing.ts";
+import { checkTokens } from "../generation/packing.ts";
 import { RequestError } from "./errors.ts";
 import type { Served } from "./served.ts";
 

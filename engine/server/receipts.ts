@@ -1,6 +1,6 @@
 /** Receipts of responses. */
 
-import { type Receipt, receiptOf } from "../receipt/receipt.ts";
+import { type Receipt, receiptOf } from "../generation/receipt/receipt.ts";
 import { RequestError } from "./errors.ts";
 import type { Collected, PreparedCompletion } from "./format.ts";
 import type { Served } from "./served.ts";

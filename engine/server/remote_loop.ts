@@ -3,16 +3,16 @@
  * of the loop's thread contains the tokens streamed since the previous message, and the sequences that ended.
  */
 
-import type { Decoder } from "../decoder.ts";
-import type { Grammars, GrammarSource, TokenGrammar } from "../grammar.ts";
-import type { Logprobs } from "../sampling.ts";
+import type { Decoder } from "../generation/decoder.ts";
+import type { Grammars, GrammarSource, TokenGrammar } from "../text/grammar.ts";
+import type { Logprobs } from "../generation/sampling.ts";
 import type {
   BatchSequence,
   Ending,
   SequenceOptions,
   TokenRecord,
-} from "../sequence.ts";
-import type { SpeculationStats } from "../speculation/speculation.ts";
+} from "../generation/sequence.ts";
+import type { SpeculationStats } from "../generation/speculation/speculation.ts";
 import { ExpertLoad, type LayerLoad } from "./expert_load.ts";
 import { BatchLoop, type LoopOptions } from "./loop.ts";
 import { LoopMetrics } from "./loop_metrics.ts";

@@ -2,7 +2,7 @@
 
 import type { ErrorObject } from "ajv";
 import { deepestError } from "../../spec/document/schema_error.ts";
-import type { SequenceOptions } from "../sequence.ts";
+import type { SequenceOptions } from "../generation/sequence.ts";
 import { RequestError } from "./errors.ts";
 import type {
   ChatRequest,

@@ -1,10 +1,10 @@
 /** A served model. */
 
-import type { ChatTemplate } from "../chat.ts";
-import type { Grammars } from "../grammar.ts";
-import type { DecoderShape } from "../decoder.ts";
-import type { Receipt } from "../receipt/receipt.ts";
-import type { Tokenizer } from "../tokenizer.ts";
+import type { ChatTemplate } from "../checkpoint/chat.ts";
+import type { Grammars } from "../text/grammar.ts";
+import type { DecoderShape } from "../generation/decoder.ts";
+import type { Receipt } from "../generation/receipt/receipt.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Metrics } from "./metrics.ts";
 import type { RemoteLoop } from "./remote_loop.ts";
 import type { TokenTexts } from "./token_texts.ts";

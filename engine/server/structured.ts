@@ -1,6 +1,6 @@
 /** Answers that follow a grammar: of a response format, or of calls that a request demands. */
 
-import { type GrammarSource, schemaGrammar } from "../grammar.ts";
+import { type GrammarSource, schemaGrammar } from "../text/grammar.ts";
 import { RequestError } from "./errors.ts";
 import { inRequestAsync } from "./prompts.ts";
 import type {

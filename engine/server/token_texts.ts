@@ -1,6 +1,6 @@
 /** Texts of single tokens, including special tokens, for log-probabilities. */
 
-import type { Tokenizer } from "../tokenizer.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** Texts of tokens, each decoded once. */
 export class TokenTexts {

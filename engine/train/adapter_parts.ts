@@ -3,7 +3,7 @@
 import type { PublishedModel } from "../../models/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
-import { listWeightFiles } from "../checkpoint.ts";
+import { listWeightFiles } from "../checkpoint/checkpoint.ts";
 import type { FileSystem } from "../files.ts";
 import {
   adaptedModel,

@@ -6,7 +6,7 @@ import {
   MARKS,
   type RenderOptions,
   type TemplateMessage,
-} from "../chat.ts";
+} from "../checkpoint/chat.ts";
 
 /** A conversation of a file. */
 export interface Conversation extends Pick<RenderOptions, "tools"> {

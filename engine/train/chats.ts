@@ -6,16 +6,16 @@ import {
   type FamilyOption,
   openConfiguration,
   openTokenizer,
-} from "../checkpoint.ts";
+} from "../checkpoint/checkpoint.ts";
 import {
   type ChatTemplate,
   openChatTemplate,
   type TemplateMessage,
-} from "../chat.ts";
+} from "../checkpoint/chat.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
-import { randomNumbers } from "../sampling.ts";
-import type { Tokenizer } from "../tokenizer.ts";
+import { randomNumbers } from "../generation/sampling.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import {
   type Conversation,
   trainedText,

@@ -8,16 +8,19 @@ import {
   openConfiguration,
   openTokenizer,
   readGeneration,
-} from "../checkpoint.ts";
-import { configField } from "../config_field.ts";
-import { completeConfig, familyConfiguration } from "../configuration.ts";
+} from "../checkpoint/checkpoint.ts";
+import { configField } from "../checkpoint/config_field.ts";
+import {
+  completeConfig,
+  familyConfiguration,
+} from "../checkpoint/configuration.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
 import type { FileSystem } from "../files.ts";
 import type { DeviceSharing } from "../devices.ts";
 import { adapterParts } from "./adapter_parts.ts";
 import { initialWeights } from "./initial.ts";
 import { prepareFolder } from "./saved.ts";
-import { stopTokens } from "../stop_tokens.ts";
+import { stopTokens } from "../checkpoint/stop_tokens.ts";
 import { textSettings, type TrainSettings } from "./settings.ts";
 import { storedIn, storedWeights } from "./stored.ts";
 import type { Chats } from "./chats.ts";

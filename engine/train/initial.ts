@@ -7,7 +7,7 @@ import {
 } from "../../compiler/mod.ts";
 import type { HostTensor } from "../../runtime/mod.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
-import { randomNumbers } from "../sampling.ts";
+import { randomNumbers } from "../generation/sampling.ts";
 import type { Tensors } from "../run.ts";
 import { sourceNames } from "../../spec/axis_parts.ts";
 

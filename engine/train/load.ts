@@ -16,7 +16,7 @@ import { DataError } from "../../spec/errors.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
-import { withTensors } from "../tensors.ts";
+import { withTensors } from "../checkpoint/tensors.ts";
 import { optimizerStates, shapeOf } from "./parameters.ts";
 import { copySlice, emptyPart, overlaps } from "./parts.ts";
 import type { SavedTraining } from "./saved.ts";

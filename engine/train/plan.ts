@@ -24,9 +24,12 @@ import {
   isFamily,
   type PublishedModel,
 } from "../../models/mod.ts";
-import { type FamilyOption, openCheckpoint } from "../checkpoint.ts";
+import { type FamilyOption, openCheckpoint } from "../checkpoint/checkpoint.ts";
 import { compileDocumented } from "../compiled_from.ts";
-import { familyConfiguration, findConfiguration } from "../configuration.ts";
+import {
+  familyConfiguration,
+  findConfiguration,
+} from "../checkpoint/configuration.ts";
 import type { FileSystem } from "../files.ts";
 import {
   adaptedModel,
@@ -36,7 +39,7 @@ import {
 import { compileOptions, type PlanOptions } from "../open.ts";
 import { forMachine } from "../planner/mod.ts";
 import { meshOptions } from "./declared_task.ts";
-import { compiledAs } from "../stored_as.ts";
+import { compiledAs } from "../checkpoint/stored_as.ts";
 import { type Published, publishedOf } from "../target.ts";
 import { weightBytes } from "./live_weights.ts";
 import { compileRollouts, type RolloutsOf } from "./rollout_plan.ts";

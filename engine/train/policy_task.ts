@@ -21,8 +21,8 @@ import {
   type FamilyOption,
   openCheckpoint,
   openTokenizer,
-} from "../checkpoint.ts";
-import { configField } from "../config_field.ts";
+} from "../checkpoint/checkpoint.ts";
+import { configField } from "../checkpoint/config_field.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
 import type { Companion, OpenedCompanion } from "../companions.ts";
@@ -30,8 +30,8 @@ import { sum } from "../../spec/sum.ts";
 import { compileTarget, type Opened, type PlanOptions } from "../open.ts";
 import { tensorsInMemory } from "../../runtime/mod.ts";
 import type { Tensors } from "../run.ts";
-import { randomNumbers } from "../sampling.ts";
-import type { Tokenizer } from "../tokenizer.ts";
+import { randomNumbers } from "../generation/sampling.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import { moveWeights, weightBytes } from "./live_weights.ts";
 import { PolicyMeter, type PolicyMetrics } from "./policy_metrics.ts";
 import { compileRollouts } from "./rollout_plan.ts";

@@ -2,9 +2,9 @@
 
 import type { Session } from "../../runtime/mod.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
-import { Batch } from "../batch.ts";
-import { Decoder, decoderShape } from "../decoder.ts";
-import type { Ending } from "../sequence.ts";
+import { Batch } from "../generation/batch.ts";
+import { Decoder, decoderShape } from "../generation/decoder.ts";
+import type { Ending } from "../generation/sequence.ts";
 
 /** A sampled response. */
 export interface Rollout {

@@ -1,7 +1,7 @@
 /** Samples of different lengths as training data: packed into batches, each attending only to itself. */
 
-import { integers } from "../packing.ts";
-import { randomNumbers } from "../sampling.ts";
+import { integers } from "../generation/packing.ts";
+import { randomNumbers } from "../generation/sampling.ts";
 import type { Tensors } from "../run.ts";
 import { shuffled } from "./text.ts";
 

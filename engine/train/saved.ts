@@ -11,7 +11,7 @@ import { deepestError, errorText } from "../../spec/document/schema_error.ts";
 import { DataError, MachineError } from "../../spec/errors.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import { sha256 } from "../digest.ts";
-import { COMPANION_FILES, WEIGHT_INDEX } from "../checkpoint.ts";
+import { COMPANION_FILES, WEIGHT_INDEX } from "../checkpoint/checkpoint.ts";
 import type { FileSystem } from "../files.ts";
 import { readJsonObject } from "../json_file.ts";
 import type { Opened } from "../open.ts";

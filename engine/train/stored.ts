@@ -16,14 +16,14 @@ import {
 import { type FileDType, isHalf, type StoredDType } from "../../spec/dtype.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { Plan, PlanWeight } from "../../spec/plan/plan.ts";
-import { packingOf } from "../../spec/packed.ts";
+import { packingOf } from "../../spec/weights/packed.ts";
 import { shown } from "../../spec/shown.ts";
-import { listWeightFiles } from "../checkpoint.ts";
+import { listWeightFiles } from "../checkpoint/checkpoint.ts";
 import { isGguf } from "../gguf/folder.ts";
 import type { FileSystem } from "../files.ts";
 import type { Tensors } from "../run.ts";
-import { readTensors, withTensors } from "../tensors.ts";
-import { storedDTypes } from "../weights.ts";
+import { readTensors, withTensors } from "../checkpoint/tensors.ts";
+import { storedDTypes } from "../checkpoint/weights.ts";
 import { shapeOf } from "./parameters.ts";
 import { copySlice, emptyPart } from "./parts.ts";
 

@@ -1,8 +1,8 @@
 /** Text as training data: a row of tokens, divided into sequences, shuffled in each epoch. */
 
 import { DataError } from "../../spec/errors.ts";
-import { randomNumbers } from "../sampling.ts";
-import type { Tokenizer } from "../tokenizer.ts";
+import { randomNumbers } from "../generation/sampling.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 
 /** Reads a text in chunks, from its start in each call. */
 export type Text = () => AsyncIterable<string> | Iterable<string>;

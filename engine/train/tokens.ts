@@ -9,7 +9,7 @@ import { MachineError } from "../../spec/errors.ts";
 import type { DeviceSharing } from "../devices.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem, OpenFile } from "../files.ts";
-import type { Tokenizer } from "../tokenizer.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
 import {
   piecesOf,
   type Text,

@@ -5,7 +5,7 @@ import { tensorsInMemory } from "../../runtime/mod.ts";
 import type { Family } from "../../models/mod.ts";
 import { openWorld } from "../../runtime/mpi/mod.ts";
 import { DataError } from "../../spec/errors.ts";
-import { listWeightFiles } from "../checkpoint.ts";
+import { listWeightFiles } from "../checkpoint/checkpoint.ts";
 import type { SelectDevicesOptions } from "../devices.ts";
 import type { FileSystem } from "../files.ts";
 import {
@@ -37,7 +37,7 @@ import {
 } from "./step.ts";
 import { storedTensors, writeMasters } from "./stored.ts";
 import type { Task } from "./task.ts";
-import { withTensors } from "../tensors.ts";
+import { withTensors } from "../checkpoint/tensors.ts";
 
 /** Options of any training. */
 export interface RunTrainingOptions

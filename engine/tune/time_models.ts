@@ -4,7 +4,7 @@ import { compile, type Tuning } from "../../compiler/mod.ts";
 import { createSession } from "../../runtime/mod.ts";
 import { withoutRows } from "../../runtime/outputs.ts";
 import type { SelectedDevices } from "../devices.ts";
-import { smallInputs } from "../small_inputs.ts";
+import { smallInputs } from "./small_inputs.ts";
 import type { Timed } from "./models.ts";
 
 /** A compiled candidate that can be timed repeatedly. */

@@ -11,7 +11,7 @@ import {
 } from "../../compiler/mod.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import type { SelectedDevices } from "../devices.ts";
-import { computerOf, tileOf, TUNING } from "../tuning.ts";
+import { computerOf, tileOf, TUNING } from "./tuning.ts";
 import { attentionModel, matmulModel, type Timed } from "./models.ts";
 import { type Ready, ready } from "./time_models.ts";
 import { ROWS, variantsOf } from "./variants.ts";

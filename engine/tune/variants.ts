@@ -2,7 +2,7 @@
 
 import type { MatmulShape, MatmulTile } from "../../compiler/mod.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
-import type { Computer } from "../tuning.ts";
+import type { Computer } from "./tuning.ts";
 
 /** Candidate numbers of rows per tile. */
 export const ROWS = [2, 4, 8, 16];

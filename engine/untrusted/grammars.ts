@@ -2,7 +2,7 @@
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
-import type { Grammars, GrammarSource, TokenGrammar } from "../grammar.ts";
+import type { Grammars, GrammarSource, TokenGrammar } from "../text/grammar.ts";
 import { createMerger } from "./merger.ts";
 import { OpenSandbox } from "./open_sandbox.ts";
 import { SECONDS, UntrustedError } from "./sandbox.ts";

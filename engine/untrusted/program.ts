@@ -7,8 +7,8 @@ import type { Template } from "@huggingface/jinja";
 import type { Tokenizer } from "@huggingface/tokenizers";
 import process from "node:process";
 import type { Plan } from "../../spec/plan/plan.ts";
-import type { GrammarSource } from "../grammar.ts";
-import { completeText, type HeldText } from "../tokenizer.ts";
+import type { GrammarSource } from "../text/grammar.ts";
+import { completeText, type HeldText } from "../text/tokenizer.ts";
 import type { GrammarToken } from "./grammars.ts";
 import type { GrammarProgram } from "./xgrammar.ts";
 

@@ -1,7 +1,7 @@
 /** Tokenizers of untrusted files, executed in a sandbox. */
 
-import { withKnownTexts } from "../known_texts.ts";
-import type { CompletedText, HeldText, Tokenizer } from "../tokenizer.ts";
+import { withKnownTexts } from "../text/known_texts.ts";
+import type { CompletedText, HeldText, Tokenizer } from "../text/tokenizer.ts";
 import { createMerger } from "./merger.ts";
 import { type Call, OpenSandbox } from "./open_sandbox.ts";
 import { callUntrusted, SECONDS } from "./sandbox.ts";

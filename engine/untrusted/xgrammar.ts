@@ -4,7 +4,7 @@ import type { Tokenizer } from "@huggingface/tokenizers";
 import type { CompiledGrammar, GrammarMatcher } from "@mlc-ai/web-xgrammar";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
-import type { GrammarSource } from "../grammar.ts";
+import type { GrammarSource } from "../text/grammar.ts";
 import type { GrammarToken } from "./grammars.ts";
 
 type XGrammar = typeof import("@mlc-ai/web-xgrammar");

@@ -1,7 +1,7 @@
 /** Address ranges of the shared memory: first fit, grown on demand up to the 32-bit limit. */
 
 import { MachineError } from "../../spec/errors.ts";
-import { HOST_LIMITS, type HostSpan } from "../host_device.ts";
+import { HOST_LIMITS, type HostSpan } from "../host/device.ts";
 import { HEAP_ADDRESS } from "./control.ts";
 import { GUARD_BYTES } from "./print.ts";
 import { MEMORY_PAGES } from "./wasm.ts";

@@ -9,7 +9,7 @@
 
 import { availableCores } from "../available_cores.ts";
 import type { Device } from "../device.ts";
-import { HostDevice } from "../host_device.ts";
+import { HostDevice } from "../host/device.ts";
 import { MAX_THREADS } from "./control.ts";
 import { ModuleCache } from "./module_cache.ts";
 import { startNodeWorkers } from "./node_worker.ts";

@@ -11,8 +11,8 @@ import {
   type DeviceKernel,
   type LaunchTiming,
 } from "../device.ts";
-import type { HostKernel, HostPool, HostSpan } from "../host_device.ts";
-import { type Batch, HostRecords } from "../host_records.ts";
+import type { HostKernel, HostPool, HostSpan } from "../host/device.ts";
+import { type Batch, HostRecords } from "../host/records.ts";
 import { compileKernels, type ModuleStore } from "./compiled.ts";
 import {
   ARENA_ADDRESS,

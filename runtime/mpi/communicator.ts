@@ -12,7 +12,7 @@ import type {
   Communicator,
   CommunicatorContext,
   Exchange,
-} from "../communicator.ts";
+} from "../exchange/communicator.ts";
 import type { Span } from "../device.ts";
 import {
   bringsCounts,
@@ -20,7 +20,7 @@ import {
   receivedSpans,
   reserveStaging,
   spansOf,
-} from "../exchange.ts";
+} from "../exchange/exchange.ts";
 import type { RankMemory } from "../memory.ts";
 import { gatheredRows, type RunCounts } from "../run_counts.ts";
 import { LOADING_DEADLINE_MS, type MpiGroup, type MpiWorld } from "./world.ts";

@@ -1,6 +1,6 @@
 /** C text of a cache of experts, for weights that exceed their memory limit. */
 
-import { HALF_LIFE } from "../expert_cache.ts";
+import { HALF_LIFE } from "../weights/expert_cache.ts";
 
 /** Bytes of the buffer for direct reads into memory that is not page-aligned with the file. */
 const BOUNCE_BYTES = 1 << 20;

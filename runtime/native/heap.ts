@@ -4,7 +4,7 @@ import { totalmem } from "node:os";
 import { DataError, MachineError } from "../../spec/errors.ts";
 import { sum } from "../../spec/sum.ts";
 import type { FileRun } from "../device.ts";
-import type { HostSpan } from "../host_device.ts";
+import type { HostSpan } from "../host/device.ts";
 import type { Runtime } from "./library.ts";
 
 /** Maximum bytes of a cached view: creating one takes as long as copying some thousand bytes. */

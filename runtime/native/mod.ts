@@ -11,7 +11,7 @@
 
 import { availableCores, MAX_NATIVE_THREADS } from "../available_cores.ts";
 import type { Device } from "../device.ts";
-import { HostDevice } from "../host_device.ts";
+import { HostDevice } from "../host/device.ts";
 import { type Compiler, findCompiler } from "./compiler.ts";
 import { whyNotNative } from "./library.ts";
 import { NativePool } from "./pool.ts";

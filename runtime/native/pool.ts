@@ -14,8 +14,8 @@ import {
   type LaunchTiming,
   type Streaming,
 } from "../device.ts";
-import { HOST_LIMITS, type HostKernel, type HostPool } from "../host_device.ts";
-import { type Batch, HostRecords } from "../host_records.ts";
+import { HOST_LIMITS, type HostKernel, type HostPool } from "../host/device.ts";
+import { type Batch, HostRecords } from "../host/records.ts";
 import { MAX_NATIVE_THREADS } from "../available_cores.ts";
 import { moduleHash } from "../cache/module_hash.ts";
 import { NativeHeap } from "./heap.ts";

@@ -2,7 +2,7 @@
 
 import { cachedIn } from "../bounded_cache.ts";
 import type { Kernel, Stmt } from "./tree.ts";
-import { readTree } from "./verify_tree.ts";
+import { readTree } from "./verify/tree.ts";
 import {
   bodiesOf,
   expressionsOf,

@@ -1,7 +1,7 @@
 /** Elementwise kernels, with one invocation per index: maps, copies, anything without a sum across elements. */
 
 import { local } from "./build.ts";
-import { type Hole, type Statements, wgsl } from "./text.ts";
+import { type Hole, type Statements, wgsl } from "./text/text.ts";
 import type { Binding, Expr, Kernel } from "./tree.ts";
 import type { Size } from "../size.ts";
 import { foldGrid, type Grid, GROUP_XY, kernelOf } from "./make.ts";

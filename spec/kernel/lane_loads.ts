@@ -3,7 +3,7 @@
  * subgroup executes one of them and broadcasts it, on devices that load per invocation.
  */
 
-import { readTree } from "./verify_tree.ts";
+import { readTree } from "./verify/tree.ts";
 import { exactJson } from "./exact_json.ts";
 import { replaceInValue } from "./replace.ts";
 import { bodiesOf } from "./walk.ts";

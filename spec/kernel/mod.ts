@@ -2,6 +2,6 @@
 
 export * from "./tree.ts";
 export * as build from "./build.ts";
-export { printWgsl } from "./wgsl.ts";
+export { printWgsl } from "./wgsl/wgsl.ts";
 export { kernelCost } from "./cost.ts";
 export type { KernelCost } from "./cost.ts";

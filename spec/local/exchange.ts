@@ -5,7 +5,7 @@ import { invariant } from "../errors.ts";
 import { local } from "../kernel/build.ts";
 import { bindings, type Grid, kernelOf } from "../kernel/make.ts";
 import { pick } from "../kernel/pick.ts";
-import { type Hole, type KernelText, wgsl } from "../kernel/text.ts";
+import { type Hole, type KernelText, wgsl } from "../kernel/text/text.ts";
 import type { Kernel } from "../kernel/tree.ts";
 import type { Size } from "../size.ts";
 

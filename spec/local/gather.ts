@@ -3,7 +3,7 @@
 import { invariant } from "../errors.ts";
 import { elementwise } from "../kernel/elementwise.ts";
 import { reads, writes } from "../kernel/make.ts";
-import { wgsl } from "../kernel/text.ts";
+import { wgsl } from "../kernel/text/text.ts";
 import type { Kernel } from "../kernel/tree.ts";
 import { SOURCES } from "./exchange.ts";
 

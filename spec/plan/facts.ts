@@ -4,10 +4,10 @@ import { type Accesses, accessesOf } from "./accesses.ts";
 import { boundOf } from "./bytes.ts";
 import type { Span } from "../errors.ts";
 import { startedBy } from "./handles.ts";
-import type { KernelFacts } from "../kernel/verify_tree.ts";
+import type { KernelFacts } from "../kernel/verify/tree.ts";
 import { type RoutingFacts, routingsOf } from "./routing_parts.ts";
 import { rankClasses } from "./rank_classes.ts";
-import { readTree } from "../kernel/verify_tree.ts";
+import { readTree } from "../kernel/verify/tree.ts";
 import { isCollective, sidesOf } from "./members.ts";
 import {
   groupRankOf,

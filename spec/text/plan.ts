@@ -3,7 +3,7 @@
 import { oneLine } from "../shown.ts";
 import { perRankText } from "../per_rank.ts";
 import { digits } from "../per_rank.ts";
-import { printWgsl } from "../kernel/wgsl.ts";
+import { printWgsl } from "../kernel/wgsl/wgsl.ts";
 import { kernelCost } from "../kernel/cost.ts";
 import { coordinates, groupRankOf, groupSizeOf, stageAxis } from "../mesh.ts";
 import { idealBubble } from "../schedule.ts";

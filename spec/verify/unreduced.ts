@@ -2,7 +2,7 @@
 
 import type { LaunchStep } from "../plan/plan.ts";
 import { sameList } from "./axes.ts";
-import { degreesOf } from "../kernel/verify_linear.ts";
+import { degreesOf } from "../kernel/verify/linear.ts";
 import type { Facts, Report, StepFacts } from "../plan/facts.ts";
 
 /**

@@ -3,7 +3,7 @@
 import { readFile } from "node:fs/promises";
 import path from "node:path";
 import { compile, type Model } from "../../compiler/mod.ts";
-import { storedDTypes } from "../../engine/weights.ts";
+import { storedDTypes } from "../../engine/checkpoint/weights.ts";
 import { publishedModel } from "../../models/published.ts";
 import { openSafetensors, type TensorDirectory } from "../../runtime/mod.ts";
 import type { FileDType } from "../../spec/dtype.ts";

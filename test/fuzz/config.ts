@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import fc from "fast-check";
 import { paramFacts, trace } from "../../compiler/mod.ts";
-import { configurationOf } from "../../engine/configuration.ts";
+import { configurationOf } from "../../engine/checkpoint/configuration.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import type { FuzzClass } from "./fuzz.ts";
 import { type JsonChange, jsonChanges, mutateJson } from "./json_mutant.ts";

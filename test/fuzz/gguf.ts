@@ -9,10 +9,10 @@ import {
 } from "../../bench/peers/gguf.ts";
 import type { GgufValue } from "../../engine/gguf/write.ts";
 import { BLOCK_TYPES, blocksOf } from "../../bench/peers/gguf_blocks.ts";
-import { configurationOf } from "../../engine/configuration.ts";
+import { configurationOf } from "../../engine/checkpoint/configuration.ts";
 import type { FileSystem } from "../../engine/files.ts";
 import { madeFiles } from "../../engine/gguf/made_files.ts";
-import { withTensors } from "../../engine/tensors.ts";
+import { withTensors } from "../../engine/checkpoint/tensors.ts";
 import { readTensor } from "../../runtime/mod.ts";
 import type { FuzzClass } from "./fuzz.ts";
 import { acceptedOrRefused, checkRange } from "./refusal.ts";

@@ -9,7 +9,7 @@ import {
   type Packing,
   PACKINGS,
   WORDS_DTYPES,
-} from "../../spec/packed.ts";
+} from "../../spec/weights/packed.ts";
 import {
   type Case,
   GUARDED,

@@ -5,7 +5,7 @@
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import fc from "fast-check";
-import { openChatTemplate } from "../../engine/chat.ts";
+import { openChatTemplate } from "../../engine/checkpoint/chat.ts";
 import type { FileSystem } from "../../engine/files.ts";
 import { createTokenizer } from "../../engine/untrusted/tokenizer.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";

@@ -13,10 +13,10 @@ import {
   type Model,
   type RoutingPreset,
 } from "../../compiler/mod.ts";
-import { ROUTING_PRESETS } from "../../compiler/graph/routing.ts";
+import { ROUTING_PRESETS } from "../../compiler/graph/routing/presets.ts";
 import type { Config } from "../../models/mod.ts";
 import { publishedModel } from "../../models/published.ts";
-import { HostDevice } from "../../runtime/host_device.ts";
+import { HostDevice } from "../../runtime/host/device.ts";
 import { createSession, type HostTensor } from "../../runtime/mod.ts";
 import {
   DataError,

@@ -1,6 +1,6 @@
 /** Legality of graphs: every node satisfies its rule, follows its operands, and uses axes with sizes. */
 
-import { checkDispatched } from "../../compiler/graph/dispatched.ts";
+import { checkDispatched } from "../../compiler/graph/routing/dispatched.ts";
 import type {
   Graph,
   Node,

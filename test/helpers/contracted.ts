@@ -1,6 +1,6 @@
 /** Contractions with batch axes for tests of kernels. */
 
-import { contractMatrices } from "../../compiler/kernels/contract_matrices.ts";
+import { contractMatrices } from "../../compiler/kernels/matmul/contractions.ts";
 import {
   bindings,
   type Expr,

@@ -5,9 +5,9 @@
 
 import { setTimeout as sleep } from "node:timers/promises";
 import process from "node:process";
-import { StagingAccount } from "../../runtime/communicator.ts";
+import { StagingAccount } from "../../runtime/exchange/communicator.ts";
 import { createCpuDevice } from "../../runtime/cpu/mod.ts";
-import { KnownCounts } from "../../runtime/exchange.ts";
+import { KnownCounts } from "../../runtime/exchange/exchange.ts";
 import { bytesOf, wordsOf } from "../../runtime/host_tensor.ts";
 import { RankMemory } from "../../runtime/memory.ts";
 import {

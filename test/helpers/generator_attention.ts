@@ -1,17 +1,17 @@
 /** Small launches of the generators of attention and its gradients, at sizes around those where kernels differ. */
 
-import { attention } from "../../compiler/kernels/attention.ts";
-import { attentionMatrices } from "../../compiler/kernels/attention_matrices.ts";
+import { attention } from "../../compiler/kernels/attention/attention.ts";
+import { attentionMatrices } from "../../compiler/kernels/attention/matrices.ts";
 import {
   NEW_SQUARES,
   type NewToken,
   type NewVector,
-} from "../../compiler/kernels/attention_new_token.ts";
+} from "../../compiler/kernels/attention/new_token.ts";
 import {
   attentionMerge,
   attentionParts,
   attentionResult,
-} from "../../compiler/kernels/attention_split.ts";
+} from "../../compiler/kernels/attention/split.ts";
 import {
   attentionGrid,
   matrixQueries,
@@ -29,14 +29,14 @@ import {
   type BackwardOptions,
   keyGrad,
   queryGrad,
-} from "../../compiler/kernels/attention_backward.ts";
+} from "../../compiler/kernels/attention/backward.ts";
 import { rowsGrid } from "../../compiler/kernels/rows.ts";
 import {
   scoreKeys,
   scoreKeysGrid,
   selectKeys,
-} from "../../compiler/kernels/select_keys.ts";
-import type { AttentionOptions } from "../../compiler/kernels/attention_block.ts";
+} from "../../compiler/kernels/attention/select_keys.ts";
+import type { AttentionOptions } from "../../compiler/kernels/attention/block.ts";
 import { u32 } from "../../spec/kernel/build.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { bindings, lengthAt, wgsl } from "../../compiler/kernels/kernel.ts";

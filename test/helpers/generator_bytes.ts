@@ -1,13 +1,13 @@
 /** Small launches of the generators of quantized rows and their matmuls. */
 
-import { matmulBytes } from "../../compiler/kernels/matmul_bytes.ts";
-import { quantizedLayoutOf } from "../../compiler/kernels/matmul_bytes_operands.ts";
+import { matmulBytes } from "../../compiler/kernels/matmul/bytes.ts";
+import { quantizedLayoutOf } from "../../compiler/kernels/matmul/bytes_operands.ts";
 import { bindings, lengthAt } from "../../compiler/kernels/mod.ts";
 import { quantize, quantizedRow } from "../../compiler/kernels/quantize.ts";
 import { matmulGrid, type MatmulTile } from "../../compiler/tuning/mod.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { load, store } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/resolve.ts";
+import { expr } from "../../spec/kernel/text/resolve.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
 import {
   type PackedDType,
@@ -15,7 +15,7 @@ import {
   PACKINGS,
   type ScaleKind,
   SCALES,
-} from "../../spec/packed.ts";
+} from "../../spec/weights/packed.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";

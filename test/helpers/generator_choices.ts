@@ -3,8 +3,8 @@
 import {
   choicesGroups,
   matmulOfChoices,
-} from "../../compiler/kernels/matmul_choices.ts";
-import { matmulCombined } from "../../compiler/kernels/matmul_combine.ts";
+} from "../../compiler/kernels/matmul/choices.ts";
+import { matmulCombined } from "../../compiler/kernels/matmul/combine.ts";
 import { bindings, type Expr } from "../../compiler/kernels/kernel.ts";
 import { matmulShape, type MatmulTile } from "../../compiler/tuning/mod.ts";
 import { add, load, local, mul, store, u32 } from "../../spec/kernel/build.ts";

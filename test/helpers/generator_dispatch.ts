@@ -4,19 +4,31 @@ import {
   assign,
   type AssignOptions,
   DROPPED,
-} from "../../compiler/kernels/assign.ts";
-import { assignFew, FEW_CHOICES } from "../../compiler/kernels/assign_few.ts";
-import { compareIds, sendIds } from "../../compiler/kernels/check_ids.ts";
+} from "../../compiler/kernels/routing/assign.ts";
+import {
+  assignFew,
+  FEW_CHOICES,
+} from "../../compiler/kernels/routing/assign_few.ts";
+import {
+  compareIds,
+  sendIds,
+} from "../../compiler/kernels/routing/check_ids.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { bindings, lengthAt } from "../../compiler/kernels/kernel.ts";
-import { listRows } from "../../compiler/kernels/list_rows.ts";
-import { moveRows, nodeCounts } from "../../compiler/kernels/move_rows.ts";
+import { listRows } from "../../compiler/kernels/routing/list_rows.ts";
+import {
+  moveRows,
+  nodeCounts,
+} from "../../compiler/kernels/routing/move_rows.ts";
 import {
   combine,
   combineTranspose,
   permute,
-} from "../../compiler/kernels/permute.ts";
-import { regroup, regroupGrid } from "../../compiler/kernels/regroup.ts";
+} from "../../compiler/kernels/routing/permute.ts";
+import {
+  regroup,
+  regroupGrid,
+} from "../../compiler/kernels/routing/regroup.ts";
 import {
   decodeRows,
   encodeRows,
@@ -24,7 +36,7 @@ import {
   wireUnits,
 } from "../../compiler/kernels/wire.ts";
 import { load, store } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/resolve.ts";
+import { expr } from "../../spec/kernel/text/resolve.ts";
 import { range } from "../../spec/range.ts";
 import { sum } from "../../spec/sum.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";

@@ -5,7 +5,7 @@ import {
   keep,
   mark,
   marks,
-} from "../../compiler/kernels/capacity.ts";
+} from "../../compiler/kernels/routing/capacity.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { type Expr, lengthAt } from "../../compiler/kernels/kernel.ts";
 import {
@@ -13,14 +13,17 @@ import {
   type OrderOptions,
   SORTED_RUN,
   sortRuns,
-} from "../../compiler/kernels/order_tokens.ts";
-import { router, type RouterOptions } from "../../compiler/kernels/router.ts";
+} from "../../compiler/kernels/routing/order_tokens.ts";
+import {
+  router,
+  type RouterOptions,
+} from "../../compiler/kernels/routing/router.ts";
 import {
   comparesExperts,
   routerByLanes,
-} from "../../compiler/kernels/router_lanes.ts";
+} from "../../compiler/kernels/routing/router_lanes.ts";
 import { rowsGrid } from "../../compiler/kernels/rows.ts";
-import { slots, slotsGrid } from "../../compiler/kernels/slots.ts";
+import { slots, slotsGrid } from "../../compiler/kernels/routing/slots.ts";
 import type { RoutingRule } from "../../compiler/graph/graph.ts";
 import { u32 } from "../../spec/kernel/build.ts";
 import { range } from "../../spec/range.ts";

@@ -5,7 +5,7 @@ import {
   expertOuter,
   expertOuterGrid,
   rowStarts,
-} from "../../compiler/kernels/expert_outer.ts";
+} from "../../compiler/kernels/matmul/expert_outer.ts";
 import {
   bindings,
   type Expr,
@@ -13,8 +13,8 @@ import {
   type Stmt,
 } from "../../compiler/kernels/kernel.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
-import { matmul } from "../../compiler/kernels/matmul.ts";
-import { matmulMatrices } from "../../compiler/kernels/matmul_matrices.ts";
+import { matmul } from "../../compiler/kernels/matmul/matmul.ts";
+import { matmulMatrices } from "../../compiler/kernels/matmul/matrices.ts";
 import {
   matmulGrid,
   matmulShape,

@@ -1,12 +1,15 @@
 /** Compares gradients with central differences of the reference evaluator in f64. */
 
 import type { Test } from "tap";
-import { evaluate, type Tensors } from "../../compiler/graph/evaluate.ts";
+import {
+  evaluate,
+  type Tensors,
+} from "../../compiler/graph/evaluate/evaluate.ts";
 import { checkGraph } from "./check_graph.ts";
 import {
   type GradientOptions,
   withGradients,
-} from "../../compiler/graph/gradients.ts";
+} from "../../compiler/graph/gradients/gradients.ts";
 import type { Graph } from "../../compiler/graph/graph.ts";
 import { trace, type Traceable } from "../../compiler/graph/trace.ts";
 import { lowerScalars } from "../../compiler/scalars.ts";

@@ -40,7 +40,7 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
 /** Files that may import each package. Only tests and benchmarks may import other packages. */
 const PACKAGES: { readonly [name: string]: RegExp } = {
   "@ts-morph/common": /^compiler\/source\/typescript\.ts$/,
-  "webgpu": /^runtime\/adapters\.ts$/,
+  "webgpu": /^runtime\/gpu\/adapters\.ts$/,
   "koffi": /^runtime\/((mpi|native)\/|koffi\.ts$)/,
   "ajv": /^(spec|engine\/server)\//,
   "binaryen": /^runtime\/cpu\//,
@@ -51,17 +51,17 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
   "@huggingface/hub": /^cli\/hub\//,
   "hono": /^engine\/server\//,
   "prom-client": /^engine\/server\//,
-  "@hono/node-server": /^cli\/listen\.ts$/,
+  "@hono/node-server": /^cli\/http\/listen\.ts$/,
   "commander": /^cli\//,
   "cli-progress": /^cli\//,
   "preact": /^view\/page\//,
-  "@dagrejs/dagre": /^view\/flow_picture\.ts$/,
+  "@dagrejs/dagre": /^view\/pictures\/flow\.ts$/,
   "switchyard-moe": /^(examples|models)\//,
 };
 
 /** Files that may access the file system and the process. */
 const AT_THE_EDGE =
-  /^(cli\/|compiler\/(source|editor)\/|runtime\/(adapters|available_cores|control_groups|quietly)\.ts$|runtime\/(cache|cpu|mpi|native)\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
+  /^(cli\/|compiler\/(source|editor)\/|runtime\/(available_cores|control_groups|gpu\/(adapters|quietly))\.ts$|runtime\/(cache|cpu|mpi|native)\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
 
 /** Words to replace in code, comments, messages and docs, with the standard term. */
 const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [

@@ -16,7 +16,7 @@ import {
 } from "../../compiler/mod.ts";
 import { compileGraph } from "../../compiler/compile.ts";
 import { trace } from "../../compiler/graph/trace.ts";
-import { ROUTING_PRESETS } from "../../compiler/graph/routing.ts";
+import { ROUTING_PRESETS } from "../../compiler/graph/routing/presets.ts";
 import { loadTarget, planTarget } from "../../engine/mod.ts";
 import type { Config } from "../../models/mod.ts";
 import { publishedModel } from "../../models/published.ts";

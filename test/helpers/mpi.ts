@@ -11,7 +11,7 @@ import {
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { type MpiFamily, mpiFamily } from "../../cli/mpi_launcher.ts";
+import { type MpiFamily, mpiFamily } from "../../cli/launch/mpi_launcher.ts";
 import { COMMAND } from "./compiled.ts";
 import { skipUnasked } from "./needs.ts";
 import { ableInTurn, isInTurn } from "./seed.ts";

@@ -10,7 +10,7 @@ import {
 } from "node:fs";
 import path from "node:path";
 import process from "node:process";
-import type { MpiFamily } from "../../cli/mpi_launcher.ts";
+import type { MpiFamily } from "../../cli/launch/mpi_launcher.ts";
 
 /** Hosts of a job. */
 export interface Network {

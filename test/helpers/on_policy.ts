@@ -8,7 +8,10 @@ import {
   STEP_INPUTS,
   VALIDATE,
 } from "../../compiler/mod.ts";
-import { listWeightFiles, openConfiguration } from "../../engine/checkpoint.ts";
+import {
+  listWeightFiles,
+  openConfiguration,
+} from "../../engine/checkpoint/checkpoint.ts";
 import {
   type AdapterChoice,
   Decoder,
@@ -27,8 +30,8 @@ import {
   type OpenOptions,
   openPlan,
 } from "../../engine/open.ts";
-import { packPrompts } from "../../engine/packing.ts";
-import { withTensors } from "../../engine/tensors.ts";
+import { packPrompts } from "../../engine/generation/packing.ts";
+import { withTensors } from "../../engine/checkpoint/tensors.ts";
 import { initialWeights } from "../../engine/train/initial.ts";
 import { parameterPieces } from "../../engine/train/parameters.ts";
 import { compileStep } from "../../engine/train/plan.ts";

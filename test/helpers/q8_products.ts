@@ -7,15 +7,15 @@ import {
   elementwiseGrid,
   type Grid,
 } from "../../compiler/kernels/mod.ts";
-import { matmulBytes } from "../../compiler/kernels/matmul_bytes.ts";
+import { matmulBytes } from "../../compiler/kernels/matmul/bytes.ts";
 import {
   type BytesMatmulOptions,
   quantizedLayoutOf,
-} from "../../compiler/kernels/matmul_bytes_operands.ts";
+} from "../../compiler/kernels/matmul/bytes_operands.ts";
 import { quantize, quantizedRow } from "../../compiler/kernels/quantize.ts";
 import { type BytesArithmetic, matmulGrid } from "../../compiler/tuning/mod.ts";
 import type { MatmulTile } from "../../compiler/tuning/tile.ts";
-import { q8SumOf } from "../../spec/activations.ts";
+import { q8SumOf } from "../../spec/weights/activations.ts";
 import { q8Dot, quantizeActivations } from "./q8_reference.ts";
 import { load, store, u32 } from "../../spec/kernel/build.ts";
 import { expr } from "../../compiler/kernels/kernel.ts";
@@ -24,7 +24,7 @@ import {
   blockDecoder,
   type BlockName,
   BLOCKS,
-} from "../../spec/blocks.ts";
+} from "../../spec/weights/blocks.ts";
 import { isHalf } from "../../spec/dtype.ts";
 import { narrow, widen } from "../../runtime/half.ts";
 import {
@@ -37,9 +37,9 @@ import {
   PACKINGS,
   type ScaleKind,
   SCALES,
-} from "../../spec/packed.ts";
+} from "../../spec/weights/packed.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
-import { rearrangement } from "../../spec/word_blocks.ts";
+import { rearrangement } from "../../spec/weights/word_blocks.ts";
 
 /** Returns a pseudorandom generator of u32 (xorshift). */
 function randomsFrom(seed: number): () => number {

@@ -8,14 +8,14 @@ import {
   Q8_STEP,
   q8PartsOf,
   q8SumOf,
-} from "../../spec/activations.ts";
+} from "../../spec/weights/activations.ts";
 import { invariant } from "../../spec/errors.ts";
 import { addAsTree } from "../../spec/numerics.ts";
 import {
   PACKED_ELEMENTS,
   type PackedElement,
   type Packing,
-} from "../../spec/packed.ts";
+} from "../../spec/weights/packed.ts";
 
 /** Rows of activations as integers. */
 export interface QuantizedActivations {

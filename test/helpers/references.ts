@@ -14,7 +14,7 @@ import {
   type Tensors,
   writeSafetensors,
 } from "../../engine/mod.ts";
-import { slicePacked } from "../../engine/packing.ts";
+import { slicePacked } from "../../engine/generation/packing.ts";
 import { whyNotNative } from "../../runtime/native/mod.ts";
 import {
   checkpointFolder,

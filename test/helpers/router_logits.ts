@@ -2,7 +2,10 @@
 
 import type { Test } from "tap";
 import type { Model } from "../../compiler/mod.ts";
-import { evaluate, type Tensors } from "../../compiler/graph/evaluate.ts";
+import {
+  evaluate,
+  type Tensors,
+} from "../../compiler/graph/evaluate/evaluate.ts";
 import { trace } from "../../compiler/graph/trace.ts";
 import { waves } from "./waves.ts";
 

@@ -13,13 +13,13 @@ import {
   sum,
   type Tensor,
 } from "../../compiler/mod.ts";
-import { evaluate } from "../../compiler/graph/evaluate.ts";
+import { evaluate } from "../../compiler/graph/evaluate/evaluate.ts";
 import { trace } from "../../compiler/graph/trace.ts";
 import {
   type GroupCounts,
   routingRule,
   slotsOf,
-} from "../../compiler/graph/routing.ts";
+} from "../../compiler/graph/routing/presets.ts";
 import { type Device, openSafetensors } from "../../runtime/mod.ts";
 import { readTensors } from "./read_tensors.ts";
 import { deviceOf } from "./run_model.ts";

@@ -2,7 +2,7 @@
 
 import { compileGraph } from "../../compiler/compile.ts";
 import type { CompileOptions } from "../../compiler/mod.ts";
-import type { Tensors } from "../../compiler/graph/evaluate.ts";
+import type { Tensors } from "../../compiler/graph/evaluate/evaluate.ts";
 import type { Graph } from "../../compiler/graph/graph.ts";
 import {
   createSession,

@@ -5,12 +5,12 @@ import t, { type Test } from "tap";
 import { create, globals } from "webgpu";
 import type { Grid } from "../../compiler/kernels/mod.ts";
 import { createCpuDevice, openCpuPool } from "../../runtime/cpu/mod.ts";
-import { describeAdapter, requestAdapter } from "../../runtime/gpu.ts";
-import { politely } from "../../runtime/politely.ts";
+import { describeAdapter, requestAdapter } from "../../runtime/gpu/gpu.ts";
+import { politely } from "../../runtime/gpu/politely.ts";
 import { evaluateSize } from "../../spec/size.ts";
 import { add, load, mul, u32 } from "../../spec/kernel/build.ts";
 import type { Binding, Expr, Kernel } from "../../spec/kernel/tree.ts";
-import { printWgsl } from "../../spec/kernel/wgsl.ts";
+import { printWgsl } from "../../spec/kernel/wgsl/wgsl.ts";
 import {
   gpuIsSoftware,
   isInGpuTurn,

@@ -4,11 +4,14 @@ import { shortAxis } from "../../spec/axis_name.ts";
 import t, { type Test } from "tap";
 import type { CompileOptions, Model } from "../../compiler/mod.ts";
 import { compileGraph } from "../../compiler/compile.ts";
-import { evaluate, type Tensors } from "../../compiler/graph/evaluate.ts";
+import {
+  evaluate,
+  type Tensors,
+} from "../../compiler/graph/evaluate/evaluate.ts";
 import type { Graph, Node } from "../../compiler/graph/graph.ts";
 import { trace } from "../../compiler/graph/trace.ts";
 import { roundF16 } from "../../spec/half.ts";
-import type { Value } from "../../compiler/graph/value.ts";
+import type { Value } from "../../compiler/graph/evaluate/value.ts";
 import { createCpuDevice } from "../../runtime/cpu/mod.ts";
 import {
   createGpuDevice,

@@ -1,6 +1,6 @@
 /** Runs one kernel on a device. */
 
-import { HostDevice } from "../../runtime/host_device.ts";
+import { HostDevice } from "../../runtime/host/device.ts";
 import type { Device } from "../../runtime/mod.ts";
 import type { NativePool } from "../../runtime/native/mod.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";

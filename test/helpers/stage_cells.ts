@@ -5,7 +5,7 @@ import {
   planTraining,
   trainCheckpoint,
 } from "../../engine/mod.ts";
-import { TUNING } from "../../engine/tuning.ts";
+import { TUNING } from "../../engine/tune/tuning.ts";
 import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
 import { onRank } from "../../spec/plan/plan.ts";
 import type { ScheduleName } from "../../spec/schedule.ts";

@@ -9,7 +9,7 @@ import type {
   HostKernel,
   HostPool,
   HostSpan,
-} from "../../runtime/host_device.ts";
+} from "../../runtime/host/device.ts";
 import type { DeviceKernel } from "../../runtime/device.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { interpretKernel } from "./interpret_kernel.ts";

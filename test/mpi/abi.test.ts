@@ -1,11 +1,11 @@
 // Detection of MPI libraries and launchers from their output. Loads and starts nothing.
 import t from "tap";
-import { hostsFor, parseHosts } from "../../cli/hosts_file.ts";
+import { hostsFor, parseHosts } from "../../cli/launch/hosts_file.ts";
 import {
   launcherArguments,
   LauncherText,
   mpiFamily,
-} from "../../cli/mpi_launcher.ts";
+} from "../../cli/launch/mpi_launcher.ts";
 import {
   begunLine,
   describeEnd,
@@ -13,7 +13,7 @@ import {
   parseRankLine,
   type RankFailure,
   type StoppedRank,
-} from "../../cli/rank_lines.ts";
+} from "../../cli/launch/rank_lines.ts";
 import { ABIS, detectAbi, libraryNames } from "../../runtime/mpi/abi.ts";
 
 t.test("detectAbi() prefers the standard interface", (t) => {

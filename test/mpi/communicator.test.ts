@@ -1,11 +1,11 @@
 // Communicator between processes: contents, groups, long messages, and errors of ranks out of step.
 // needs: cpu, gpu, mpi
-// rotates with: runtime/mpi/, runtime/communicator.ts
+// rotates with: runtime/mpi/, runtime/exchange/communicator.ts
 import { readdirSync } from "node:fs";
 import { hostname } from "node:os";
 import process from "node:process";
 import t from "tap";
-import { launcherArguments } from "../../cli/mpi_launcher.ts";
+import { launcherArguments } from "../../cli/launch/mpi_launcher.ts";
 import { layOut, unitOf } from "../../runtime/mpi/blocks.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import { startedProgram } from "../helpers/compiled.ts";

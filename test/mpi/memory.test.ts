@@ -1,13 +1,13 @@
 // Peak memory of ranks that load a checkpoint of more than 1 GiB: bounded above their shard of the weights.
 // needs: cpu, gpu, mpi
-// rotates with: runtime/mpi/, runtime/weights.ts, runtime/shard.ts
+// rotates with: runtime/mpi/, runtime/weights/load.ts, runtime/shard.ts
 import { ftruncateSync, openSync, statfsSync, writeSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { freemem } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import t from "tap";
-import { launcherArguments } from "../../cli/mpi_launcher.ts";
+import { launcherArguments } from "../../cli/launch/mpi_launcher.ts";
 import { skipWithoutGpu } from "../helpers/needs.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
 import { startedProgram } from "../helpers/compiled.ts";

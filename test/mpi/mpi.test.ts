@@ -4,7 +4,7 @@ import { readFileSync, rmSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import t, { type Test } from "tap";
-import { launcherArguments } from "../../cli/mpi_launcher.ts";
+import { launcherArguments } from "../../cli/launch/mpi_launcher.ts";
 import {
   loadTarget,
   needOf,

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import t from "tap";
-import { launcherArguments } from "../../cli/mpi_launcher.ts";
+import { launcherArguments } from "../../cli/launch/mpi_launcher.ts";
 import { DEADLINE_MS } from "../../engine/mod.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import {

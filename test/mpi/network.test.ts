@@ -1,6 +1,6 @@
 // Ranks on several hosts, which are network namespaces of this machine: exchanges cross network interfaces.
 // needs: cpu, mpi
-// rotates with: runtime/mpi/, cli/mpi_launcher.ts, cli/hosts_file.ts
+// rotates with: runtime/mpi/, cli/launch/mpi_launcher.ts, cli/launch/hosts_file.ts
 import { existsSync, readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";

@@ -6,7 +6,7 @@ import { rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import process from "node:process";
 import t, { type Test } from "tap";
-import { launcherArguments } from "../../cli/mpi_launcher.ts";
+import { launcherArguments } from "../../cli/launch/mpi_launcher.ts";
 import { SCHEDULE_NAMES } from "../../spec/schedule.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
 import { startedProgram } from "../helpers/compiled.ts";

@@ -13,7 +13,7 @@ import {
   readTensor,
   writeSafetensors,
 } from "../../runtime/mod.ts";
-import { TUNING } from "../../engine/tuning.ts";
+import { TUNING } from "../../engine/tune/tuning.ts";
 import { stringifyPlan } from "../../spec/mod.ts";
 import { gpuIsSoftware, skipWithoutGpu } from "../helpers/needs.ts";
 import { readTensors } from "../helpers/read_tensors.ts";

@@ -1,7 +1,7 @@
 // Recorded runs of fairscale's MOELayer with Top2Gate: outputs, slots and combine weights match on one rank and on the
 // recorded rank count.
 // needs: cpu, gpu
-// rotates with: examples/fairscale.ts, compiler/kernels/slots.ts
+// rotates with: examples/fairscale.ts, compiler/kernels/routing/slots.ts
 import t, { type Test } from "tap";
 import { compile } from "../../compiler/mod.ts";
 import { fairscale } from "../../examples/fairscale.ts";

@@ -14,7 +14,7 @@ import {
   type TensorDirectory,
   writeSafetensors,
 } from "../../runtime/mod.ts";
-import { loadWeights } from "../../runtime/weights.ts";
+import { loadWeights } from "../../runtime/weights/load.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import {
   bytesOf,

@@ -1,6 +1,6 @@
 // Outputs depend on received rows: swapping the rows of two ranks changes the output, and check steps detect it.
 // needs: cpu, gpu
-// rotates with: runtime/communicator.ts, runtime/exchange.ts, runtime/local_communicator.ts, compiler/passes/lower/check.ts
+// rotates with: runtime/exchange/communicator.ts, runtime/exchange/exchange.ts, runtime/exchange/local_communicator.ts, compiler/passes/lower/routing/check.ts
 import t from "tap";
 import {
   type Communicator,

@@ -3,8 +3,8 @@
 import type { ComponentChildren, VNode } from "preact";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { flowOf, MAX_STEPS } from "../flow.ts";
-import { flowPicture } from "../flow_picture.ts";
-import type { Figure } from "../figure.ts";
+import { flowPicture } from "../pictures/flow.ts";
+import type { Figure } from "../pictures/figure.ts";
 import { layerOfStep, rangeOf } from "../sections.ts";
 import { trafficOf } from "../traffic.ts";
 import type { Shown } from "./app.tsx";

@@ -5,7 +5,7 @@ import { useMemo } from "preact/hooks";
 import { sizeText } from "../../spec/size_text.ts";
 import { stepLink } from "../links.ts";
 import { liveBuffers, peakOf } from "../memory.ts";
-import { memoryPicture } from "../memory_picture.ts";
+import { memoryPicture } from "../pictures/memory.ts";
 import { describeStep } from "../step_detail.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";

@@ -3,8 +3,12 @@
 import type { ComponentChildren, VNode } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { DARK, LIGHT } from "../palette.ts";
-import { type Figure, figureSvg, type Point } from "../figure.ts";
-import { type FigureNote, nextNote, notesOf } from "../figure_notes.ts";
+import { type Figure, figureSvg, type Point } from "../pictures/figure.ts";
+import {
+  type FigureNote,
+  nextNote,
+  notesOf,
+} from "../pictures/figure_notes.ts";
 
 /** Further properties of a picture. */
 export interface PictureProps {

@@ -8,7 +8,7 @@ import {
   heldText,
   housePicture,
   MEMORY_KINDS,
-} from "../house_picture.ts";
+} from "../pictures/house.ts";
 import { coordinatesText } from "../tracks.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";

@@ -4,7 +4,7 @@ import type { VNode } from "preact";
 import { useMemo } from "preact/hooks";
 import { sizeText } from "../../spec/size_text.ts";
 import { rateText, timeText } from "../../spec/time_text.ts";
-import { isSame, searchPicture } from "../search_picture.ts";
+import { isSame, searchPicture } from "../pictures/search.ts";
 import {
   type FoundConfiguration,
   type SearchResult,

@@ -2,7 +2,7 @@
 
 import type { ComponentChildren, VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
-import { printWgsl } from "../../spec/kernel/wgsl.ts";
+import { printWgsl } from "../../spec/kernel/wgsl/wgsl.ts";
 import { stepLink } from "../links.ts";
 import { type PlanView, type ProgramView, stepsOf } from "../plan_view.ts";
 import { provedOf } from "../proved.ts";

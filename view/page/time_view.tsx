@@ -23,7 +23,7 @@ import {
   timeAt,
   timePicture,
   type TimeWindow,
-} from "../time_picture.ts";
+} from "../pictures/time.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 import type { Timeline } from "./timeline_state.ts";

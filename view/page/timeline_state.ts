@@ -5,7 +5,7 @@ import type { PredictedTimeline } from "../../spec/plan_summary.ts";
 import type { TraceEvent } from "../page_data.ts";
 import type { PlanView } from "../plan_view.ts";
 import { predictedRuns, runsOf, type TimedRun } from "../time.ts";
-import type { TimeWindow } from "../time_picture.ts";
+import type { TimeWindow } from "../pictures/time.ts";
 
 /** State of the timeline. */
 export interface Timeline {

@@ -3,7 +3,7 @@
 import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { LayerChoices, TraceEvent } from "../page_data.ts";
-import { tokenPicture } from "../token_picture.ts";
+import { tokenPicture } from "../pictures/token.ts";
 import { hopsOf, sourceRanksOf, weightText } from "../token_way.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";

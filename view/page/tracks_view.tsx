@@ -2,7 +2,7 @@
 
 import type { ComponentChildren, VNode } from "preact";
 import { useMemo } from "preact/hooks";
-import { trackPicture } from "../track_picture.ts";
+import { trackPicture } from "../pictures/track.ts";
 import { stationsOf } from "../stations.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";

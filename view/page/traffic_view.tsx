@@ -14,7 +14,7 @@ import {
   measuredTraffic,
   trafficOf,
 } from "../traffic.ts";
-import { trafficPicture } from "../traffic_picture.ts";
+import { trafficPicture } from "../pictures/traffic.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 

@@ -1,11 +1,11 @@
 /** Causal depthwise convolution along the tokens of a sequence. The state is the last inputs of each sequence. */
 
 import { ModelError } from "../../../spec/errors.ts";
-import { expr } from "../../../spec/kernel/resolve.ts";
-import { operands } from "../evaluate_rows.ts";
-import type { Context } from "../evaluate_rules.ts";
+import { expr } from "../../../spec/kernel/text/resolve.ts";
+import { operands } from "../evaluate/rows.ts";
+import type { Context } from "../evaluate/rules.ts";
 import type { Node } from "../graph.ts";
-import { LINEAR } from "../linear.ts";
+import { LINEAR } from "../gradients/linear.ts";
 import { fail, operand, sameAxes, wantType } from "../operands.ts";
 import { ofCache } from "../sharding_rule.ts";
 import { fixed } from "../size_of.ts";
@@ -16,7 +16,7 @@ import {
   type Shown,
   type Value,
   zeros,
-} from "../value.ts";
+} from "../evaluate/value.ts";
 import type { Definition } from "./definition.ts";
 
 /**

@@ -1,12 +1,12 @@
 /** Definition of a primitive in one file, except for its kernel and its launch. */
 
-import type { Derivative } from "../derivatives.ts";
-import type { Context, Result } from "../evaluate_rules.ts";
+import type { Derivative } from "../gradients/derivatives.ts";
+import type { Context, Result } from "../evaluate/rules.ts";
 import type { NodeOf, Primitive } from "../graph.ts";
 import type { RuleInput, TensorType } from "../operands.ts";
 import type { Rule } from "../sharding_rule.ts";
 import type { Sizes } from "../size_of.ts";
-import type { Shown } from "../value.ts";
+import type { Shown } from "../evaluate/value.ts";
 
 /**
  * `kernel`: computed by its own kernel. `inline`: an expression over its inputs. `view`: the same elements under other

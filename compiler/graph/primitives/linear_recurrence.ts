@@ -2,15 +2,21 @@
 
 import { ModelError } from "../../../spec/errors.ts";
 import { EXACT } from "../../../spec/numerics.ts";
-import { recurrenceDerivative } from "../derivatives_recurrence.ts";
-import { operands } from "../evaluate_rows.ts";
-import type { Context } from "../evaluate_rules.ts";
+import { recurrenceDerivative } from "../gradients/recurrence.ts";
+import { operands } from "../evaluate/rows.ts";
+import type { Context } from "../evaluate/rules.ts";
 import type { Node } from "../graph.ts";
-import { LINEAR } from "../linear.ts";
+import { LINEAR } from "../gradients/linear.ts";
 import { fail, operand, sameAxes, wantType } from "../operands.ts";
 import { ofCache } from "../sharding_rule.ts";
 import { fixed } from "../size_of.ts";
-import { put, rounding, type Shown, type Value, zeros } from "../value.ts";
+import {
+  put,
+  rounding,
+  type Shown,
+  type Value,
+  zeros,
+} from "../evaluate/value.ts";
 import type { Definition } from "./definition.ts";
 
 /**

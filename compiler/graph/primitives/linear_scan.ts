@@ -4,10 +4,10 @@
  */
 
 import { EXACT } from "../../../spec/numerics.ts";
-import { operands } from "../evaluate_rows.ts";
-import { LINEAR } from "../linear.ts";
+import { operands } from "../evaluate/rows.ts";
+import { LINEAR } from "../gradients/linear.ts";
 import { fail, operand, sameAxes } from "../operands.ts";
-import { put, rounding, type Value, zeros } from "../value.ts";
+import { put, rounding, type Value, zeros } from "../evaluate/value.ts";
 import { ModelError } from "../../../spec/errors.ts";
 import type { Definition } from "./definition.ts";
 

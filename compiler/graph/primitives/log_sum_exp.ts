@@ -1,12 +1,12 @@
 /** Log-sum-exp along an axis. */
 
-import { expr } from "../../../spec/kernel/resolve.ts";
-import { alongRows, operands, shapeFrom } from "../evaluate_rows.ts";
-import { logSumExpRow } from "../evaluate_routing.ts";
+import { expr } from "../../../spec/kernel/text/resolve.ts";
+import { alongRows, operands, shapeFrom } from "../evaluate/rows.ts";
+import { logSumExpRow } from "../evaluate/routing.ts";
 import { without } from "../messages.ts";
 import { alongAxis } from "../operands.ts";
 import { replicatedOver } from "../sharding_rule.ts";
-import { put, zeros } from "../value.ts";
+import { put, zeros } from "../evaluate/value.ts";
 import type { Definition } from "./definition.ts";
 
 /** log(sum of exp(x)) */

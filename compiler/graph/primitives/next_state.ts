@@ -3,7 +3,7 @@
 import { convolve } from "./conv1d.ts";
 import type { Definition } from "./definition.ts";
 import { recur } from "./linear_recurrence.ts";
-import { LINEAR } from "../linear.ts";
+import { LINEAR } from "../gradients/linear.ts";
 import { ModelError } from "../../../spec/errors.ts";
 import { operand } from "../operands.ts";
 

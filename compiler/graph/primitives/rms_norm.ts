@@ -1,7 +1,7 @@
 /** RMS norms along an axis. */
 
-import { expr } from "../../../spec/kernel/resolve.ts";
-import { mapRows, operands, total } from "../evaluate_rows.ts";
+import { expr } from "../../../spec/kernel/text/resolve.ts";
+import { mapRows, operands, total } from "../evaluate/rows.ts";
 import { messages as say } from "../messages.ts";
 import {
   fail,

@@ -1,7 +1,7 @@
 /** Rounding of rows to the format of an exchange. Only the compiler inserts it. */
 
 import { roundToWire } from "../../../spec/wire.ts";
-import { mapRows, operands } from "../evaluate_rows.ts";
+import { mapRows, operands } from "../evaluate/rows.ts";
 import { alongAxis } from "../operands.ts";
 import { replicatedOver } from "../sharding_rule.ts";
 import type { Definition } from "./definition.ts";

@@ -3,12 +3,12 @@
 import { ModelError } from "../../../spec/errors.ts";
 import { MAX_AXIS } from "../../../spec/limits.ts";
 import { EXACT } from "../../../spec/numerics.ts";
-import { operands } from "../evaluate_rows.ts";
-import { LINEAR } from "../linear.ts";
+import { operands } from "../evaluate/rows.ts";
+import { LINEAR } from "../gradients/linear.ts";
 import { fail, operand, sameAxes, wantType } from "../operands.ts";
 import { ofCache } from "../sharding_rule.ts";
 import { bind, fixed } from "../size_of.ts";
-import { put, rounding, type Value, zeros } from "../value.ts";
+import { put, rounding, type Value, zeros } from "../evaluate/value.ts";
 import type { Definition } from "./definition.ts";
 
 /**

@@ -1,9 +1,9 @@
 /** Shifts rows by a number of tokens within a sequence. The derivative of a convolution uses it. */
 
-import { operands } from "../evaluate_rows.ts";
-import { LINEAR } from "../linear.ts";
+import { operands } from "../evaluate/rows.ts";
+import { LINEAR } from "../gradients/linear.ts";
 import { operand } from "../operands.ts";
-import { zeros } from "../value.ts";
+import { zeros } from "../evaluate/value.ts";
 import type { Definition } from "./definition.ts";
 
 /**

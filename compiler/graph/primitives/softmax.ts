@@ -1,8 +1,8 @@
 /** The softmax along an axis. */
 
-import { expr } from "../../../spec/kernel/resolve.ts";
-import { mapRows, operands } from "../evaluate_rows.ts";
-import { softmaxRow } from "../evaluate_routing.ts";
+import { expr } from "../../../spec/kernel/text/resolve.ts";
+import { mapRows, operands } from "../evaluate/rows.ts";
+import { softmaxRow } from "../evaluate/routing.ts";
 import { alongAxis } from "../operands.ts";
 import { replicatedOver } from "../sharding_rule.ts";
 import type { Definition } from "./definition.ts";

@@ -1,7 +1,15 @@
-/** Codes, scales and offsets of GGUF blocks in kernels, as `spec/blocks.ts` describes them. */
+/** Codes, scales and offsets of GGUF blocks in kernels, as `spec/weights/blocks.ts` describes them. */
 
-import type { Block, BlockScales, Plane } from "../../../spec/blocks.ts";
-import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+import type {
+  Block,
+  BlockScales,
+  Plane,
+} from "../../../spec/weights/blocks.ts";
+import {
+  type Hole,
+  type KernelText,
+  wgsl,
+} from "../../../spec/kernel/text/text.ts";
 import { type Bytes, bytesOf } from "./bytes.ts";
 
 /** Largest stripe of a plane of one word per sum. */

@@ -9,7 +9,7 @@ import {
   type KernelText,
   type Statements,
   wgsl,
-} from "../../../spec/kernel/text.ts";
+} from "../../../spec/kernel/text/text.ts";
 import { add as plus } from "../../../spec/kernel/build.ts";
 import { EXACT } from "../../../spec/numerics.ts";
 import { type Expr, expr, local } from "../kernel.ts";

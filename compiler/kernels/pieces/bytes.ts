@@ -4,9 +4,13 @@ import {
   PACKED_ELEMENTS,
   type PackedElement,
   type PackedElementName,
-} from "../../../spec/packed.ts";
+} from "../../../spec/weights/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
-import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+import {
+  type Hole,
+  type KernelText,
+  wgsl,
+} from "../../../spec/kernel/text/text.ts";
 
 /** Integers of an element kind as bytes. */
 export interface Bytes {

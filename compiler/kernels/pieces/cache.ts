@@ -1,6 +1,6 @@
 /** Location of a sequence's keys in a cache: consecutive, or in pages. */
 
-import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+import { type KernelText, wgsl } from "../../../spec/kernel/text/text.ts";
 import { KEY_BLOCK } from "../../tuning/queries.ts";
 
 /** The layout of a cache. */

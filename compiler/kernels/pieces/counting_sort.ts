@@ -1,6 +1,10 @@
 /** Counting sort by several lanes. Each lane counts its own consecutive items and then numbers them. */
 
-import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+import {
+  type Hole,
+  type KernelText,
+  wgsl,
+} from "../../../spec/kernel/text/text.ts";
 import { sum } from "../../../spec/sum.ts";
 
 /** Names in the text, and sizes. */

@@ -12,9 +12,13 @@ import {
   type ScaleKind,
   type ScaleName,
   SCALES,
-} from "../../../spec/packed.ts";
+} from "../../../spec/weights/packed.ts";
 export { unpackHalves } from "../../../spec/kernel/build.ts";
-import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+import {
+  type Hole,
+  type KernelText,
+  wgsl,
+} from "../../../spec/kernel/text/text.ts";
 
 /** Elements of a weight in one word of its binding. */
 export function perWord(stored: FileDType): number {

@@ -1,6 +1,6 @@
 /** Tiles of the grouped matmuls, listed per expert. */
 
-import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+import { type KernelText, wgsl } from "../../../spec/kernel/text/text.ts";
 
 /**
  * One lane per expert `e` lists its tiles in `tiles`, (expert, first row, rows) each, after the `tile` earlier tiles:

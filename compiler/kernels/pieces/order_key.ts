@@ -1,6 +1,10 @@
 /** Floats as integers of the same order. */
 
-import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+import {
+  type Hole,
+  type KernelText,
+  wgsl,
+} from "../../../spec/kernel/text/text.ts";
 
 /**
  * A u32 with the order of an f32, for all bits; -0 equals 0. The usual key of radix sorts: negative floats have all

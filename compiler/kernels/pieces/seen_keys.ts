@@ -3,7 +3,11 @@
  */
 
 import type { Seen } from "../../../spec/pages.ts";
-import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+import {
+  type Hole,
+  type KernelText,
+  wgsl,
+} from "../../../spec/kernel/text/text.ts";
 
 /**
  * `firstSeen` of `spec/pages.ts` as text, from a token's position and the next. Undefined: all earlier positions are

@@ -7,7 +7,7 @@ import {
   type KernelText,
   type Statements,
   wgsl,
-} from "../../../spec/kernel/text.ts";
+} from "../../../spec/kernel/text/text.ts";
 
 /** Candidates: values of `e` below `count`. */
 export interface Candidates {

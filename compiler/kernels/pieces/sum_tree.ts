@@ -2,7 +2,7 @@
 
 import { add } from "../../../spec/kernel/build.ts";
 import { bitClear } from "../../../spec/kernel/guards.ts";
-import { type Statements, wgsl } from "../../../spec/kernel/text.ts";
+import { type Statements, wgsl } from "../../../spec/kernel/text/text.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import {
   declareEach,

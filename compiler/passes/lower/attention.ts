@@ -2,15 +2,15 @@
 
 import { type HalfDType, isHalf } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { attention } from "../../kernels/attention.ts";
-import { attentionMatrices } from "../../kernels/attention_matrices.ts";
-import type { AttentionOptions } from "../../kernels/attention_block.ts";
+import { attention } from "../../kernels/attention/attention.ts";
+import { attentionMatrices } from "../../kernels/attention/matrices.ts";
+import type { AttentionOptions } from "../../kernels/attention/block.ts";
 import {
   attentionSum,
   type BackwardOptions,
   keyGrad,
   queryGrad,
-} from "../../kernels/attention_backward.ts";
+} from "../../kernels/attention/backward.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import {
   type MatrixQueries,
@@ -30,7 +30,7 @@ import {
   attentionMerge,
   attentionParts,
   attentionResult,
-} from "../../kernels/attention_split.ts";
+} from "../../kernels/attention/split.ts";
 import { localBound } from "../../sharding/lengths.ts";
 import { type Grid, kernelFrom } from "../../../spec/kernel/make.ts";
 import { EXACT } from "../../../spec/numerics.ts";
@@ -47,9 +47,9 @@ import {
   sizeOf,
 } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
-import { forRows } from "./inline_norms.ts";
+import { forRows } from "./matmul/inline_norms.ts";
 import { lowerNewToken } from "./new_token.ts";
-import { addReceived, addSend } from "./send.ts";
+import { addReceived, addSend } from "./collectives/send.ts";
 import { isPlain, storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
 

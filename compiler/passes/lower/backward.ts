@@ -5,14 +5,14 @@ import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
-import { rowStarts } from "../../kernels/expert_outer.ts";
-import { matmul } from "../../kernels/matmul.ts";
-import type { MatmulOptions } from "../../kernels/matmul_options.ts";
+import { rowStarts } from "../../kernels/matmul/expert_outer.ts";
+import { matmul } from "../../kernels/matmul/matmul.ts";
+import type { MatmulOptions } from "../../kernels/matmul/options.ts";
 import { matmulGrid } from "../../tuning/lanes.ts";
-import { combineTranspose } from "../../kernels/permute.ts";
+import { combineTranspose } from "../../kernels/routing/permute.ts";
 import { reduce } from "../../kernels/reduce.ts";
 import { segmentCells, segmentSum } from "../../kernels/segment_sum.ts";
-import { routeOf, sentBy } from "./assign.ts";
+import { routeOf, sentBy } from "./routing/assign.ts";
 import { atFlat, atJoined } from "./indices.ts";
 import {
   addLaunch,
@@ -22,11 +22,11 @@ import {
   productOf,
   sizeOf,
 } from "./context.ts";
-import { matmulAt } from "./dot.ts";
+import { matmulAt } from "./matmul/dot.ts";
 import { resultOf, writeTarget } from "./epilogue.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue } from "./emit.ts";
-import { lowerExpertOuter } from "./expert_outer.ts";
+import { lowerExpertOuter } from "./matmul/expert_outer.ts";
 import { atRow } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";

@@ -6,7 +6,7 @@ import {
   PACKINGS,
   type ScaleKind,
   SCALES,
-} from "../../../spec/packed.ts";
+} from "../../../spec/weights/packed.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import {
   add,
@@ -26,12 +26,12 @@ import {
   sub,
   u32,
 } from "../../../spec/kernel/build.ts";
-import type { BlockScales } from "../../../spec/blocks.ts";
+import type { BlockScales } from "../../../spec/weights/blocks.ts";
 import { cachedJson } from "../../../spec/kernel/exact_json.ts";
-import { expr, exprIn } from "../../../spec/kernel/resolve.ts";
-import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+import { expr, exprIn } from "../../../spec/kernel/text/resolve.ts";
+import { type KernelText, wgsl } from "../../../spec/kernel/text/text.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
-import { packedElement } from "../../kernels/matmul_right.ts";
+import { packedElement } from "../../kernels/matmul/right.ts";
 import { blockCode, blockFactor } from "../../kernels/pieces/block.ts";
 import { decoderOf } from "../../kernels/pieces/decode.ts";
 import { mapOperands } from "../../../spec/kernel/walk.ts";

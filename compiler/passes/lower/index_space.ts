@@ -18,7 +18,7 @@ import {
 import type { Grid } from "../../kernels/kernel.ts";
 import { type At, atFlat, ROW } from "./indices.ts";
 import { fixedProduct, opOf, productOf, sizeOf } from "./context.ts";
-import type { GroupedRows } from "./group.ts";
+import type { GroupedRows } from "./routing/group.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** An index space in row-major order. */

@@ -5,7 +5,7 @@ import type { RankSet } from "../../../spec/mesh.ts";
 import type { NumericsClass, Operands } from "../../../spec/numerics.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import type { Wire } from "../../../spec/wire.ts";
-import type { PackedDType } from "../../../spec/packed.ts";
+import type { PackedDType } from "../../../spec/weights/packed.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import type {
   PlanAxis,
@@ -21,18 +21,18 @@ import type {
   Phase,
   ScalarFunction,
 } from "../../graph/graph.ts";
-import type { RowsNode } from "../../graph/dispatched_nodes.ts";
+import type { RowsNode } from "../../graph/routing/dispatched_nodes.ts";
 import type { MatmulTile } from "../../tuning/tile.ts";
 import type { Tuning } from "../../tuning/table.ts";
 import type { Fusion } from "../fuse.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import type { Placed } from "../../sharding/placed.ts";
 import type { Bucket } from "../buckets.ts";
-import type { RouterOptions } from "../../kernels/router.ts";
+import type { RouterOptions } from "../../kernels/routing/router.ts";
 import type { WireRows } from "../../kernels/wire.ts";
-import type { SentRows } from "./assign.ts";
-import type { GroupedRows } from "./group.ts";
-import type { InlineNorm } from "./inline_norms.ts";
+import type { SentRows } from "./routing/assign.ts";
+import type { GroupedRows } from "./routing/group.ts";
+import type { InlineNorm } from "./matmul/inline_norms.ts";
 
 /** A buffer before allocation. */
 export interface BufferDraft extends Omit<PlanBuffer, "allocation" | "offset"> {
@@ -63,7 +63,7 @@ export interface Storage {
     readonly rows: GroupedRows;
     readonly through?: string | undefined;
   };
-  /** Stored in a bucket: see `bucket.ts`. */
+  /** Stored in a bucket: see `collectives/bucket.ts`. */
   readonly bucket?: BucketLayout;
 }
 

@@ -8,14 +8,18 @@ import { storedDType } from "../../../spec/dtype.ts";
 import type { Port } from "../../../spec/plan/plan.ts";
 import type { Graph, Node, NodeOf, Primitive } from "../../graph/graph.ts";
 import { tableOf, updatedBy } from "../../graph/in_place.ts";
-import { routeOperand } from "../../graph/routing.ts";
+import { routeOperand } from "../../graph/routing/presets.ts";
 import { usersOf } from "../../graph/users.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import { blocksOf } from "./blocks.ts";
-import { lowerAssign, lowerGatherCounts, lowerRounds } from "./assign.ts";
-import { CHECK_AXIS, lowerCheckIds } from "./check.ts";
-import { lowerChoices } from "./choices.ts";
-import { assignBuckets, lowerBucket } from "./bucket.ts";
+import {
+  lowerAssign,
+  lowerGatherCounts,
+  lowerRounds,
+} from "./routing/assign.ts";
+import { CHECK_AXIS, lowerCheckIds } from "./routing/check.ts";
+import { lowerChoices } from "./routing/choices.ts";
+import { assignBuckets, lowerBucket } from "./collectives/bucket.ts";
 import {
   lowerAttention,
   lowerAttentionGrad,
@@ -40,27 +44,30 @@ import {
   type Lowering,
   ranksOf,
 } from "./context.ts";
-import { lowerContract, lowerMatmul, reorderedRight } from "./dot.ts";
-import { isMatmul } from "./is_matmul.ts";
+import { lowerContract, lowerMatmul, reorderedRight } from "./matmul/dot.ts";
+import { isMatmul } from "./matmul/is_matmul.ts";
 import {
   lowerCacheWrite,
   lowerElementwise,
   lowerOutputCopy,
 } from "./elementwise.ts";
 import { ropeKey } from "./emit.ts";
-import { lowerAllGather } from "./gather.ts";
-import { lowerGatherKeys, lowerKeyTable } from "./gather_keys.ts";
-import { lowerMoveRows, lowerNodeCounts } from "./forward_rows.ts";
-import { lowerGroup } from "./group.ts";
-import { lowerLocalCombine } from "./local_combine.ts";
-import { lowerCombine, lowerPermute } from "./permute.ts";
-import { lowerAllToAll, lowerReceived } from "./exchange.ts";
-import { addParam } from "./params.ts";
-import { lowerAllReduce, lowerReduceScatter } from "./reduce_ranks.ts";
-import { lowerRound } from "./round.ts";
+import { lowerAllGather } from "./collectives/gather.ts";
+import { lowerGatherKeys, lowerKeyTable } from "./collectives/gather_keys.ts";
+import { lowerMoveRows, lowerNodeCounts } from "./routing/forward_rows.ts";
+import { lowerGroup } from "./routing/group.ts";
+import { lowerLocalCombine } from "./routing/local_combine.ts";
+import { lowerCombine, lowerPermute } from "./routing/permute.ts";
+import { lowerAllToAll, lowerReceived } from "./routing/exchange.ts";
+import { addParam } from "./params/params.ts";
+import {
+  lowerAllReduce,
+  lowerReduceScatter,
+} from "./collectives/reduce_ranks.ts";
+import { lowerRound } from "./collectives/round.ts";
 import { lowerSelectKeys } from "./select_keys.ts";
-import { lowerRoute, lowerTopK } from "./route.ts";
-import { lowerSend } from "./send.ts";
+import { lowerRoute, lowerTopK } from "./routing/route.ts";
+import { lowerSend } from "./collectives/send.ts";
 import { lowerShortChain } from "./short_chain.ts";
 import { lowerReduce, lowerRmsNorm, lowerSoftmax } from "./rows.ts";
 import { startUpdates } from "./updates.ts";

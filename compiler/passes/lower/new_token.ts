@@ -8,13 +8,13 @@ import { range } from "../../../spec/range.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { usersOf } from "../../graph/users.ts";
-import type { AttentionOptions } from "../../kernels/attention_block.ts";
+import type { AttentionOptions } from "../../kernels/attention/block.ts";
 import {
   NEW_SQUARES,
   type NewToken,
   type NewVector,
-} from "../../kernels/attention_new_token.ts";
-import { attentionParts } from "../../kernels/attention_split.ts";
+} from "../../kernels/attention/new_token.ts";
+import { attentionParts } from "../../kernels/attention/split.ts";
 import { madeOnce } from "../../kernels/kernel.ts";
 import { ADJACENT } from "../../kernels/pieces/adjacent.ts";
 import { SUM_BLOCK } from "../../kernels/pieces/blocked_sum.ts";
@@ -33,8 +33,8 @@ import {
 } from "./emit.ts";
 import { writeCache } from "./epilogue.ts";
 import type { At } from "./indices.ts";
-import { forRows } from "./inline_norms.ts";
-import { keepForMore } from "./one_token.ts";
+import { forRows } from "./matmul/inline_norms.ts";
+import { keepForMore } from "./routing/one_token.ts";
 import { KernelScope } from "./scope.ts";
 import { isPlain } from "./storage.ts";
 import { changeWriters, readsOf, writesOf } from "./writers.ts";

@@ -17,7 +17,7 @@ import { type At, atWith } from "./indices.ts";
 import { joinedPart } from "./joined.ts";
 import { emitValue, loadFrom } from "./emit.ts";
 import { alongRow, indexSpaceOf } from "./index_space.ts";
-import { dotsWithNorm, forRows } from "./inline_norms.ts";
+import { dotsWithNorm, forRows } from "./matmul/inline_norms.ts";
 import { kernelOnce } from "./kernel_once.ts";
 import { KernelScope } from "./scope.ts";
 

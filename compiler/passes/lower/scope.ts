@@ -2,7 +2,7 @@
 
 import { invariant } from "../../../spec/errors.ts";
 import { let_, local } from "../../../spec/kernel/build.ts";
-import type { KernelText } from "../../../spec/kernel/text.ts";
+import type { KernelText } from "../../../spec/kernel/text/text.ts";
 import type { Binding, Expr, Kernel, Stmt } from "../../../spec/kernel/tree.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import type { Node } from "../../graph/graph.ts";

@@ -7,7 +7,7 @@ import {
   scoreKeys,
   scoreKeysGrid,
   selectKeys,
-} from "../../kernels/select_keys.ts";
+} from "../../kernels/attention/select_keys.ts";
 import { operandBuffers } from "./attention.ts";
 import { addLaunch, addScratch, type Lowering, sizeOf } from "./context.ts";
 import { storageFor } from "./storage.ts";

@@ -6,7 +6,7 @@ import { groupRankOf } from "../../../spec/mesh.ts";
 import type { LocalAxis } from "../../sharding/local_axes.ts";
 import { idsAt } from "../../sharding/lengths.ts";
 import { addTable, type Lowering, partOf } from "./context.ts";
-import { assignmentBuffer } from "./assignment.ts";
+import { assignmentBuffer } from "./routing/assignment.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** A local axis, and the axis that it is a shard of. */

@@ -3,7 +3,7 @@
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Node } from "../../graph/graph.ts";
 import { sameAxes } from "../../graph/operands.ts";
-import type { GroupedRows } from "./group.ts";
+import type { GroupedRows } from "./routing/group.ts";
 import { restAxes } from "./index_space.ts";
 import {
   addBuffer,

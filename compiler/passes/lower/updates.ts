@@ -14,7 +14,7 @@ import {
   type Storage,
 } from "./context.ts";
 import { rowMajorStorage } from "./elementwise.ts";
-import { packedStorage } from "./pack.ts";
+import { packedStorage } from "./params/pack.ts";
 import { usersOf } from "../../graph/users.ts";
 
 /** The updates of one lowering. */

@@ -4,7 +4,7 @@ import { invariant } from "../../../spec/errors.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import type { Lowering, Storage } from "./context.ts";
 import { lowerElementwise } from "./elementwise.ts";
-import { lowerPart } from "./route.ts";
+import { lowerPart } from "./routing/route.ts";
 
 type View =
   | NodeOf<"rename">

@@ -7,7 +7,7 @@ import {
   type RunCounts,
   StagingAccount,
 } from "../../../runtime/mod.ts";
-import { KnownCounts } from "../../../runtime/exchange.ts";
+import { KnownCounts } from "../../../runtime/exchange/exchange.ts";
 import { kernelsByKey } from "../../../runtime/kernel_key.ts";
 import {
   createMpiCommunicator,

@@ -7,7 +7,7 @@ import type { Plan } from "../../../spec/plan/plan.ts";
 import { HOSTS, type SelectedDevices } from "../../devices.ts";
 import { OPERATIONS_PER_MULTIPLY_ADD } from "../simulate/device_time.ts";
 import { countStep, type StepWork } from "../simulate/step_work.ts";
-import { computerOf } from "../../tuning.ts";
+import { computerOf } from "../../tune/tuning.ts";
 import { openDiskMeter } from "./measure_disk.ts";
 import { type MemoryRates, openMemoryMeter } from "./measure_memory.ts";
 import {
@@ -27,7 +27,7 @@ import {
   SEQUENCE,
 } from "./models.ts";
 import { openSmallModel, type SmallModel } from "./small_model.ts";
-import type { StepInputs } from "../../small_inputs.ts";
+import type { StepInputs } from "../../tune/small_inputs.ts";
 
 /**
  * Launches per chain: the difference of the last two gives the time of a launch, that of the first two the overhead of

@@ -1,7 +1,7 @@
 /** Measures the disk by streaming experts from a file, as runs do. */
 
 import { scratchFile } from "../../../runtime/cache/scratch_file.ts";
-import { HostDevice } from "../../../runtime/host_device.ts";
+import { HostDevice } from "../../../runtime/host/device.ts";
 import { NativePool } from "../../../runtime/native/mod.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { load, store, u32 } from "../../../spec/kernel/build.ts";

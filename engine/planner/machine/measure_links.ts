@@ -10,7 +10,7 @@ import type {
   Plan,
 } from "../../../spec/plan/plan.ts";
 import type { SelectedDevices } from "../../devices.ts";
-import { computerOf, TUNING } from "../../tuning.ts";
+import { computerOf, TUNING } from "../../tune/tuning.ts";
 import { bindCollectives } from "./collectives.ts";
 import {
   type MeasureOptions,

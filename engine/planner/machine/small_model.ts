@@ -15,8 +15,8 @@ import { createMpiCommunicator } from "../../../runtime/mpi/mod.ts";
 import { STORED_BYTES } from "../../../spec/dtype.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
 import type { SelectedDevices } from "../../devices.ts";
-import { computerOf, TUNING } from "../../tuning.ts";
-import { smallInputs, type StepInputs } from "../../small_inputs.ts";
+import { computerOf, TUNING } from "../../tune/tuning.ts";
+import { smallInputs, type StepInputs } from "../../tune/small_inputs.ts";
 import type { MeasureOptions } from "./meter.ts";
 
 /** A model, loaded. */

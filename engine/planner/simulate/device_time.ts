@@ -1,7 +1,7 @@
 /** Predicts the time of a launch on a device from its work and the machine file. */
 
 import type { MachineDevice } from "../../../spec/machine.ts";
-import type { Computer } from "../../tuning.ts";
+import type { Computer } from "../../tune/tuning.ts";
 import type { LaunchWork } from "./launch_work.ts";
 
 /** Operations per multiply-add of a matmul with a device's tiles that are already part of its measured rate. */

@@ -1,6 +1,6 @@
 /** Predicts which streamed experts are in memory, by running an expert cache on recorded or random choices. */
 
-import { ExpertCache } from "../../../runtime/expert_cache.ts";
+import { ExpertCache } from "../../../runtime/weights/expert_cache.ts";
 import { type ExpertLoad, expertShares, uniformsFrom } from "./loads.ts";
 import type { RoutingRows } from "./routings.ts";
 import type { Workload } from "./workload.ts";

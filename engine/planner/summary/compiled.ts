@@ -2,7 +2,7 @@
 
 import { compileGraph, paramFacts, trace } from "../../../compiler/mod.ts";
 import { cachedIn } from "../../../spec/bounded_cache.ts";
-import type { EncodingName } from "../../../spec/encoding.ts";
+import type { EncodingName } from "../../../spec/weights/encoding.ts";
 import {
   type Machine,
   machineRanks,
@@ -22,9 +22,9 @@ import {
   storedWeights,
   targetOptions,
 } from "../../open.ts";
-import { compiledAs } from "../../stored_as.ts";
+import { compiledAs } from "../../checkpoint/stored_as.ts";
 import type { Target } from "../../target.ts";
-import { TUNING } from "../../tuning.ts";
+import { TUNING } from "../../tune/tuning.ts";
 import { machineLimits } from "./problems.ts";
 import {
   EACH_ITSELF,

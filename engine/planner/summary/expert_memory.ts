@@ -3,7 +3,7 @@
 import {
   largestExpert,
   streamableBytes,
-} from "../../../runtime/mapped_weights.ts";
+} from "../../../runtime/weights/mapped.ts";
 import { SPARE } from "../../../runtime/native/mod.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
 import type { ExpertMemory } from "../../../spec/plan_summary.ts";

@@ -2,8 +2,11 @@
 
 import { isCompiled } from "../../../compiler/compiled.ts";
 import { modelAxis } from "../../../spec/axis_parts.ts";
-import { type EncodingName, isFileDType } from "../../../spec/encoding.ts";
-import { partNames } from "../../../spec/packed.ts";
+import {
+  type EncodingName,
+  isFileDType,
+} from "../../../spec/weights/encoding.ts";
+import { partNames } from "../../../spec/weights/packed.ts";
 import { DataError, ModelError, PlacementError } from "../../../spec/errors.ts";
 import { GUARANTEED_LIMITS } from "../../../spec/limits.ts";
 import {

@@ -5,9 +5,9 @@ import {
   encodedBytes,
   encodingTitle,
   type WeightEncoding,
-} from "../../../spec/encoding.ts";
+} from "../../../spec/weights/encoding.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
-import { plannedParts } from "../../../spec/packed.ts";
+import { plannedParts } from "../../../spec/weights/packed.ts";
 import { STORED_BYTES } from "../../../spec/dtype.ts";
 import type { Representatives } from "./representatives.ts";
 import type { ModelSummary } from "../../../spec/plan_summary.ts";

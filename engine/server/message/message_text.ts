@@ -1,6 +1,6 @@
 /** Splits the text of an assistant into content, reasoning and tool calls while it grows. */
 
-import { startLength } from "../../stop_text.ts";
+import { startLength } from "../../generation/stop_text.ts";
 import type {
   CallText,
   ParameterType,

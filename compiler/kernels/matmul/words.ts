@@ -1,0 +1,162 @@
+/**
+ * Several indices of k at once: their weights are loaded before the first product, and elements that share a word are
+ * decoded together.
+ */
+
+import { type PackedDType, packingOf } from "../../../spec/weights/packed.ts";
+import { sum } from "../../../spec/sum.ts";
+import { register } from "../../../spec/kernel/registers.ts";
+import { sumBlocks } from "../../tuning/tile.ts";
+import type { KernelText, Stmt } from "../kernel.ts";
+import { local, wgsl } from "../kernel.ts";
+import type { MatmulOptions } from "./options.ts";
+import {
+  codesAt,
+  rightAt,
+  SINGLE,
+  type Term,
+  termAt,
+  valuesAt,
+  wordsAt,
+} from "./right.ts";
+import { perScaleOf, scaleOf, scalesInBlock } from "./scales.ts";
+import { decoderOf, perWord } from "../pieces/decode.ts";
+import { range } from "../../../spec/range.ts";
+
+/** Most words of weights that a lane of a team loads at once: GPUs have at most 255 registers per lane. */
+const WORDS_AT_ONCE = 16;
+
+/**
+ * Indices of k whose elements share a word of packed weights. 1: elements are decoded one after another, because blocks
+ * of a sum or groups with a scale are not whole words.
+ */
+export function termsInWord(o: MatmulOptions): number {
+  const { length = 1, last = 1 } = sumBlocks(o) ?? {};
+  const inWord = Math.max(
+    ...o.weights.map(({ stored }) => packingOf(stored)?.perWord ?? 1),
+  );
+  const segment = Number(o.k) / (o.segments ?? 1);
+  const apart = o.weights.some(({ scales }, i) =>
+    scales !== undefined &&
+    (scalesInBlock(o, i) === 0 || perScaleOf(o, i) % inWord !== 0)
+  );
+  const whole = [length, last, segment].every((n) => n % inWord === 0);
+  return apart || !whole ? 1 : inWord;
+}
+
+/**
+ * Consecutive indices of k whose weights a lane of a team loads at once: a power of two, whole words if several
+ * elements along k share one. 1: one after another.
+ */
+export function termsAtOnce(o: MatmulOptions): number {
+  const { length = 1, last = 1 } = sumBlocks(o) ?? {};
+  const inWord = termsInWord(o);
+  if (inWord === 1 && o.weights.some(({ stored }) => packingOf(stored))) {
+    return 1;
+  }
+  const each = sum(
+    o.weights.map(({ stored }) => o.tile.columns / perWord(stored)),
+  );
+  let count = Math.min(
+    2 ** Math.floor(Math.log2(WORDS_AT_ONCE / each)),
+    length,
+  );
+  // Short blocks are whole iterations of the same loop.
+  while (count > inWord && last % count > 0) count /= 2;
+  return Math.max(inWord, count);
+}
+
+/**
+ * The products of `count` consecutive indices from `k`, whole words of them. `together`: indices whose left operand is
+ * loaded at once.
+ */
+export function nextTerms(
+  o: MatmulOptions,
+  count: number,
+  together: number,
+): {
+  readonly terms: readonly Term[];
+  /** Declares their indices and loads the words of all weights. */
+  readonly loaded: readonly (Stmt | KernelText)[];
+  /** Declares <prefix>b<i>[c] of a term, and of others that share its words. */
+  values(n: number): readonly (Stmt | KernelText)[];
+} {
+  const columns = range(o.tile.columns);
+  if (count === 1) {
+    const loaded = o.weights.flatMap((_, i) => rightAt(o, i));
+    return { terms: [SINGLE], loaded, values: () => [] };
+  }
+  const terms = range(count).map(termAt);
+  const isPacked = o.weights.every(({ stored }) => packingOf(stored));
+  return {
+    terms,
+    loaded: [
+      ...terms.flatMap(({ k }, n) =>
+        n % together === 0 || !isPacked ? [wgsl`let ${k} = k + ${n};`] : []
+      ),
+      ...o.weights.flatMap(({ stored }, i) => {
+        const { perWord = 1 } = packingOf(stored) ?? {};
+        return terms.filter((_, n) => n % perWord === 0).flatMap((term) => {
+          const k = local(term.k, "u32");
+          return perWord > 1
+            ? codesAt(o, { i, prefix: term.prefix, k })
+            : wordsAt(o, { i, columns, prefix: term.prefix, k });
+        });
+      }),
+    ],
+    values: (n) =>
+      o.weights.flatMap(({ stored }, i) => {
+        const { perWord } = packingOf(stored) ?? {};
+        const { prefix } = terms[n]!;
+        if (perWord === undefined) return valuesAt(o, { i, columns, prefix });
+        if (n % perWord !== 0) return [];
+        return elementsOfWord(o, i, terms.slice(n, n + perWord));
+      }),
+  };
+}
+
+/** Declares <prefix>b<i>[c] of the terms whose elements share <prefix of the first>codes<i>[c]. */
+function elementsOfWord(
+  o: MatmulOptions,
+  i: number,
+  terms: readonly Term[],
+): readonly (Stmt | KernelText)[] {
+  const { stored, offsets } = o.weights[i]!;
+  const { elements } = decoderOf(stored as PackedDType).word;
+  return range(o.tile.columns).flatMap((column) => {
+    const word = register(`${terms[0]!.prefix}codes${i}`, [column], "u32");
+    const names = terms.map(({ prefix }) => `${prefix}element${i}_${column}`);
+    // Groups begin at words, so the elements of a word share a scale.
+    const k = local(terms[0]!.k, "u32");
+    const at = { i, column, k };
+    const [factor, offset] = ["factor", "offset"].map((part) =>
+      `${terms[0]!.prefix}${part}${i}_${column}`
+    );
+    return [
+      elements(word, names),
+      wgsl`let ${factor} = ${scaleOf(o, "factor", at)};`,
+      ...offsets === undefined
+        ? []
+        : [wgsl`let ${offset} = ${scaleOf(o, "offset", at)};`],
+      ...terms.map(({ prefix }, n) =>
+        offsets === undefined
+          ? wgsl`let ${prefix}b${i}[${column}] = ${names[n]} * ${factor};`
+          : wgsl`let ${prefix}b${i}[${column}] = ${
+            names[n]
+          } * ${factor} + ${offset};`
+      ),
+    ];
+  });
+}
+
+/** Precedes the loops of a kernel that decodes words. */
+export function beginWords(
+  { weights, tile }: MatmulOptions,
+): readonly KernelText[] {
+  const stored = new Set(weights.map(({ stored }) => stored));
+  return [...stored].flatMap((stored) => {
+    if (!packingOf(stored)) return [];
+    const { begin } = decoderOf(stored as PackedDType).word;
+    return begin ? [begin(tile.lanes)] : [];
+  });
+}

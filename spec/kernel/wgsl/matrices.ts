@@ -1,0 +1,344 @@
+/**
+ * Prints statements on matrices as subgroup matrices (WGSL's `chromium_experimental_subgroup_matrix`): each subgroup
+ * computes a part of the tile in matrices of 16 x 16.
+ */
+
+import { add, local, u32 } from "../build.ts";
+import {
+  MATRIX_SIZE,
+  matrixStatements,
+  ofElement,
+  type OnMatrices,
+  operandArrays,
+  operandStrides,
+  tileOfStatement,
+  tilesOfForm,
+} from "../matrices.ts";
+import { indicesBelow } from "../registers.ts";
+import { GUARANTEED_LIMITS } from "../../limits.ts";
+import { range } from "../../range.ts";
+import { sum } from "../../sum.ts";
+import type {
+  Expr,
+  Kernel,
+  MatrixStmt,
+  MatrixStoreStmt,
+  MatrixTile,
+  MultiplyStmt,
+  ResultsStmt,
+  Stmt,
+} from "../tree.ts";
+
+/** Elements of a matrix. */
+const ELEMENTS = MATRIX_SIZE ** 2;
+
+/** The array in which subgroups store results, if the kernel has none for them. */
+const RESULTS = "subgroup_results";
+
+/** What precedes the declarations of a kernel with subgroup matrices. The rules of the tree determine uniformity. */
+export const MATRIX_HEADER: readonly string[] = [
+  "enable f16;",
+  "enable subgroups;",
+  "enable chromium_experimental_subgroup_matrix;",
+  "diagnostic(off, chromium.subgroup_matrix_uniformity);",
+  "diagnostic(off, subgroup_uniformity);",
+  "",
+];
+
+/** Distribution of a tile over subgroups. */
+export interface SubgroupTile extends Pick<MatrixTile, "names"> {
+  /** Its number in the kernel. */
+  readonly number: number;
+  /** Columns of the tile. */
+  readonly width: number;
+  /** Subgroups with adjacent columns. */
+  readonly across: number;
+  /** Matrices of a subgroup along both dimensions. */
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** Distribution of the tiles of a kernel over subgroups. */
+export interface SubgroupTiles {
+  readonly tiles: readonly SubgroupTile[];
+  /** Invocations of a subgroup, and subgroups of the workgroup. */
+  readonly size: number;
+  readonly subgroups: number;
+  /** Workgroup memory, with that for results. */
+  readonly bytes: number;
+  /** Arrays with elements of f16. */
+  readonly operands: ReadonlySet<string>;
+  /** The array of the kernel in which subgroups store results. Absent: they have one of their own. */
+  readonly scratch?: string;
+}
+
+/**
+ * The distribution of a kernel's tiles over subgroups of a size, with the fewest loads of operands. Undefined if the
+ * kernel has no matrix form, or if subgroups cannot share it.
+ */
+export function subgroupTiles(
+  { matrixForm, workgroupSize, shared }: Kernel,
+  size: number,
+): SubgroupTiles | undefined {
+  const subgroups = workgroupSize / size;
+  if (!matrixForm || !Number.isInteger(subgroups) || ELEMENTS % size !== 0) {
+    return undefined;
+  }
+  const operands = operandArrays(matrixForm);
+  const scratch = scratchOf(matrixForm);
+  const length = shared.find(({ name }) => name === scratch)?.length ?? 0;
+  const isScratch = length >= subgroups * ELEMENTS;
+  const bytes = (isScratch ? 0 : subgroups * ELEMENTS * 4) +
+    sum(
+      shared.map(({ name, length }) => length * (operands.has(name) ? 2 : 4)),
+    );
+  // Plans require the memory of expansions, whose operands are f32.
+  const available = Math.max(
+    GUARANTEED_LIMITS.maxComputeWorkgroupStorageSize,
+    4 * sum(shared.map(({ length }) => length)),
+  );
+  if (bytes > available) return undefined;
+  const forms = tilesOfForm(matrixForm);
+  const tiles = forms.flatMap(({ names, rows, columns: width }, number) => {
+    const parts = range(subgroups).map((i) => i + 1)
+      .map((across): SubgroupTile => ({
+        names,
+        number,
+        width,
+        across,
+        rows: rows / (subgroups / across) / MATRIX_SIZE,
+        columns: width / across / MATRIX_SIZE,
+      }))
+      .filter(({ rows, columns }) =>
+        Number.isInteger(rows) && Number.isInteger(columns)
+      );
+    const loads = ({ rows, columns }: SubgroupTile) =>
+      rows + names.length * columns;
+    return parts.sort((a, b) => loads(a) - loads(b)).slice(0, 1);
+  });
+  return tiles.length === forms.length
+    ? {
+      tiles,
+      size,
+      subgroups,
+      bytes,
+      operands,
+      ...isScratch && scratch !== undefined ? { scratch } : {},
+    }
+    : undefined;
+}
+
+/** The array that all results of a form name. Undefined: they name none, or several. */
+function scratchOf(form: readonly MatrixStmt[]): string | undefined {
+  const names = new Set(
+    matrixStatements(form).flatMap((s) =>
+      s.op === "results" ? [s.scratch] : []
+    ),
+  );
+  return names.size === 1 ? [...names][0] : undefined;
+}
+
+/** Declares the workgroup memory in which subgroups store their results, unless the kernel does. */
+export function resultsArray(
+  { subgroups, scratch }: SubgroupTiles,
+): readonly string[] {
+  if (scratch !== undefined) return [];
+  return [
+    `var<workgroup> ${RESULTS}: array<f32, ${subgroups * ELEMENTS}>;`,
+  ];
+}
+
+/** How the printer prints other statements, and names of arrays. */
+interface Printer {
+  block(statements: readonly Stmt[], indent: string): string[];
+  array(name: string): string;
+}
+
+/** A variable of this printer; no name of a tree contains a space. */
+function own(name: string): Expr {
+  return local(`subgroup ${name}`, "u32");
+}
+
+/** Prints a statement on matrices. */
+export function printMatrixStmt(
+  s: OnMatrices,
+  all: SubgroupTiles,
+  { block, array }: Printer,
+): string[] {
+  const part = tileOfStatement(all.tiles, s)!;
+  switch (s.op) {
+    case "matrices":
+      return s.names.flatMap((name) =>
+        matricesOf(part).map(([r, c]) =>
+          `var ${matrix(part, name, [r, c])}: ${typeOf("result")};`
+        )
+      );
+    case "multiply":
+      return multiplied(s, part, array);
+    case "storeMatrix":
+      return stored(s, part, array);
+    case "results":
+      return results(s, part, { all, block, array });
+  }
+}
+
+/** The row and column of each matrix of a subgroup. */
+export function matricesOf(
+  { rows, columns }: SubgroupTile,
+): readonly (readonly [row: number, column: number])[] {
+  return indicesBelow(rows, columns) as readonly (readonly [number, number])[];
+}
+
+function matrix(
+  { number, names }: SubgroupTile,
+  name: string,
+  [r, c]: readonly [row: number, column: number],
+): string {
+  return `subgroup_sum${number}_${names.indexOf(name)}_${r}_${c}`;
+}
+
+function typeOf(kind: "left" | "right" | "result"): string {
+  const element = kind === "result" ? "f32" : "f16";
+  return `subgroup_matrix_${kind}<${element}, ${MATRIX_SIZE}, ${MATRIX_SIZE}>`;
+}
+
+function multiplied(
+  s: MultiplyStmt,
+  part: SubgroupTile,
+  array: Printer["array"],
+): string[] {
+  const { left, depth, products, transposed } = s;
+  const { number, width } = part;
+  const strides = operandStrides(s, width);
+  const load = (
+    kind: "left" | "right",
+    { name, at, stride }: {
+      readonly name: string;
+      readonly at: string;
+      readonly stride: number;
+    },
+  ) =>
+    `subgroupMatrixLoad<${typeOf(kind)}, ${
+      kind === "right" && transposed ? "col_major" : "row_major"
+    }>(&${array(name)}, ${at}, ${stride}u)`;
+  const rightAt = (from: number, d: number, c: number) =>
+    transposed
+      ? `(subgroup_column${number} + ${c}u) * ${strides.right}u + ${from + d}u`
+      : `${d * strides.right + c}u + subgroup_column${number}`;
+  return [
+    "workgroupBarrier();",
+    ...range(depth / MATRIX_SIZE).flatMap((d) => [
+      "{",
+      ...range(part.rows).map((r) =>
+        `  let subgroup_left${r} = ${
+          load("left", {
+            name: left,
+            at: `(subgroup_row${number} + ${
+              r * MATRIX_SIZE
+            }u) * ${strides.left}u + ${d * MATRIX_SIZE}u`,
+            stride: strides.left,
+          })
+        };`
+      ),
+      ...products.flatMap(({ name, right, from = 0 }, i) => [
+        ...range(part.columns).map((c) =>
+          `  let subgroup_right${i}_${c} = ${
+            load("right", {
+              name: right,
+              at: rightAt(from, d * MATRIX_SIZE, c * MATRIX_SIZE),
+              stride: strides.right,
+            })
+          };`
+        ),
+        ...matricesOf(part).map(([r, c]) => {
+          const to = matrix(part, name, [r, c]);
+          return `  ${to} = subgroupMatrixMultiplyAccumulate(subgroup_left${r}, subgroup_right${i}_${c}, ${to});`;
+        }),
+      ]),
+      "}",
+    ]),
+  ];
+}
+
+function stored(
+  { name, array: to, stride }: MatrixStoreStmt,
+  part: SubgroupTile,
+  array: Printer["array"],
+): string[] {
+  const { number } = part;
+  return matricesOf(part).map(([r, c]) =>
+    `subgroupMatrixStore<row_major>(&${array(to)}, (subgroup_row${number} + ${
+      r * MATRIX_SIZE
+    }u) * ${stride}u + ${c * MATRIX_SIZE}u + subgroup_column${number}, ${
+      matrix(part, name, [r, c])
+    }, ${stride}u);`
+  );
+}
+
+/** Matrices are opaque, so each is stored and its elements are distributed over the subgroup. */
+function results(
+  s: ResultsStmt,
+  part: SubgroupTile,
+  { all, block, array }: Printer & { readonly all: SubgroupTiles },
+): string[] {
+  const { size, scratch } = all;
+  const to = scratch === undefined ? RESULTS : array(scratch);
+  const each = matricesOf(part).flatMap(([r, c]) => [
+    "{",
+    ...s.names.flatMap((name, i) => [
+      "  workgroupBarrier();",
+      `  subgroupMatrixStore<row_major>(&${to}, subgroup_number * ${ELEMENTS}u, ${
+        matrix(part, name, [r, c])
+      }, ${MATRIX_SIZE}u);`,
+      "  workgroupBarrier();",
+      ...range(ELEMENTS / size).map((n) =>
+        `  let subgroup_value${i}_${n} = ${to}[subgroup_number * ${ELEMENTS}u + ${
+          n * size
+        }u + subgroup_lane];`
+      ),
+    ]),
+    ...block(elementsOfMatrix(s, { ...part, size }, [r, c]), "  "),
+    "}",
+  ]);
+  // Other statements may store in the array of the kernel.
+  return scratch === undefined ? each : [...each, "workgroupBarrier();"];
+}
+
+/** The statements of a lane for its elements of matrix [r, c] of its subgroup. */
+export function elementsOfMatrix(
+  s: ResultsStmt,
+  { number, size }: Pick<SubgroupTile, "number"> & { readonly size: number },
+  [r, c]: readonly [row: number, column: number],
+): readonly Stmt[] {
+  return range(ELEMENTS / size).map((n) => {
+    // A subgroup has a multiple of 16 lanes, or 16 is a multiple of them.
+    const down = Math.floor(n * size / MATRIX_SIZE);
+    const right = n * size % MATRIX_SIZE;
+    const at = (name: string, n: number) =>
+      add(own(`${name}${number}`), own(`lane ${name}`), u32(n));
+    return ofElement(s, {
+      row: at("row", r * MATRIX_SIZE + down),
+      column: at("column", c * MATRIX_SIZE + right),
+      values: s.names.map((_, i) => local(`subgroup value${i} ${n}`, "f32")),
+    });
+  });
+}
+
+/** Declares the first element of a matrix that a lane stores, and that of its subgroup in each tile, before the body. */
+export function subgroupElements(
+  { tiles, size }: SubgroupTiles,
+): readonly string[] {
+  return [
+    `let subgroup_lane_row = subgroup_lane / ${MATRIX_SIZE}u;`,
+    `let subgroup_lane_column = subgroup_lane % ${MATRIX_SIZE}u;`,
+    `let subgroup_number = lane / ${size}u;`,
+    ...tiles.flatMap(({ number, across, rows, columns }) => [
+      `let subgroup_row${number} = (subgroup_number / ${across}u) * ${
+        rows * MATRIX_SIZE
+      }u;`,
+      `let subgroup_column${number} = (subgroup_number % ${across}u) * ${
+        columns * MATRIX_SIZE
+      }u;`,
+    ]),
+  ];
+}
