@@ -45,9 +45,9 @@ export function stepAhead<S extends Sequence>(
   for (const sequence of continued) {
     state.pages?.advance(state.slots.indexOf(sequence), sequence.fed);
   }
-  return rows.length === 0
-    ? undefined
-    : { ...takeAhead(state, continued), fed: rows };
+  return rows.length > 0 && havePages(state, continued)
+    ? { ...takeAhead(state, continued), fed: rows }
+    : undefined;
 }
 
 /**
@@ -67,11 +67,8 @@ export function stepsAhead<S extends Sequence>(
     ...growing.map((sequence) => maxAhead(sequence, maxContext)),
   );
   if (length <= 0 || !areReady(state, growing)) return [];
-  const { slots, pages } = state;
-  const hasPage = (sequence: S) =>
-    pages?.reserve(slots.indexOf(sequence), sequence.fed) ?? true;
   const steps: StepTokens[] = [];
-  while (steps.length < length && growing.every(hasPage)) {
+  while (steps.length < length && havePages(state, growing)) {
     steps.push(takeAhead(state, growing));
   }
   return steps;
@@ -86,21 +83,28 @@ function maxAhead(sequence: Sequence, maxContext: number): number {
   );
 }
 
-/** Whether the next step has exactly the best tokens of `growing`, and there are pages for it. */
+/** Whether the next step has exactly the best tokens of `growing`. */
 function areReady<S extends Sequence>(
-  { slots, waiting, pages }: BatchState<S>,
+  { slots, waiting }: BatchState<S>,
   growing: readonly S[],
 ): boolean {
   const ready = new Set(growing);
   const live = slots.filter((sequence) => sequence).length;
   const isFull = live === slots.length;
-  const room = live * (pages?.size ?? 0);
   return (waiting.length === 0 || isFull) &&
-    slots.every((sequence, slot) =>
-      !sequence ||
-      ready.has(sequence) && isGreedy(sequence) &&
-        (pages?.hasRoom(slot, room) ?? true)
+    slots.every((sequence) =>
+      !sequence || ready.has(sequence) && isGreedy(sequence)
     );
+}
+
+/** Allocates the pages of the next token of each sequence. Returns false if there are too few. */
+function havePages<S extends Sequence>(
+  { slots, pages }: BatchState<S>,
+  sequences: readonly S[],
+): boolean {
+  return sequences.every((sequence) =>
+    pages?.reserve(slots.indexOf(sequence), sequence.fed) ?? true
+  );
 }
 
 /** Feeds the next token of each sequence, which only the device has. */
