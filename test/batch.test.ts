@@ -1,6 +1,6 @@
 // Continuous batching: sequences added and cancelled at any step have the same bits as alone, on every mesh.
 // needs: cpu
-// rotates with: engine/generation/batch.ts, engine/generation/schedule.ts, engine/pages, engine/generation/sampling.ts
+// rotates with: engine/generation/batch.ts, engine/generation/schedule.ts, engine/generation/pages, engine/generation/sampling.ts
 
 import t from "tap";
 import {

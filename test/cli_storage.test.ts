@@ -1,6 +1,6 @@
 // Storage of a checkpoint: 16 or 32 bits, one file or several, tied or separate output matrix.
 // needs: cpu
-// rotates with: runtime/weights/load.ts, runtime/weights/stored.ts, runtime/safetensors
+// rotates with: runtime/weights/load.ts, runtime/weights/stored.ts, runtime/weights/safetensors
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";

@@ -1,6 +1,6 @@
 // Commands that stream experts and lose a file, a disk or a rank: each ends with one message.
 // needs: cpu, mpi
-// rotates with: runtime/expert_
+// rotates with: runtime/weights/expert_
 import { spawnSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, truncateSync } from "node:fs";
 import path from "node:path";

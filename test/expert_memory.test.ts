@@ -1,6 +1,6 @@
 // Streamed experts: the same logits as with all experts in memory; truncated files end a run.
 // needs: cpu, gpu
-// rotates with: runtime/expert_
+// rotates with: runtime/weights/expert_
 import { cpSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { open as openFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,6 +1,6 @@
 /** Kimi-K2.5 computes what its text model, the recorded Kimi-K2, does. */
 // needs: cpu
-// rotates with: models/kimi, models/deepseek
+// rotates with: models/kimi, models/families/deepseek
 
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,6 +1,6 @@
 // Sparse files of more than 2 GiB: unused data is not read, the rest is read in parts.
 // needs: cpu
-// rotates with: runtime/weights/file_source.ts, runtime/safetensors, engine/train/text.ts, cli/http/serve_run.ts
+// rotates with: runtime/weights/file_source.ts, runtime/weights/safetensors, engine/train/text.ts, cli/http/serve_run.ts
 import { once } from "node:events";
 import { mkdirSync, truncateSync, writeFileSync } from "node:fs";
 import { get, type IncomingMessage } from "node:http";

@@ -3,7 +3,7 @@
  * products of the matrices.
  */
 // needs: cpu
-// rotates with: models/nemotron
+// rotates with: models/families/nemotron
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,7 +1,7 @@
 // Drafts by layers for multi-token prediction: the layer computes its published formula, and drafts do not change the
 // tokens of `generate`.
 // needs: cpu
-// rotates with: engine/speculation/, engine/generation/predictor.ts
+// rotates with: engine/generation/speculation/, engine/generation/predictor.ts
 
 import { copyFile } from "node:fs/promises";
 import path from "node:path";

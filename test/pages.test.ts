@@ -1,6 +1,6 @@
 // Paged and 16-bit caches: bits of a sequence do not depend on pages, neighbours or arrival.
 // needs: cpu
-// rotates with: engine/pages, compiler/passes/paginate.ts
+// rotates with: engine/generation/pages, compiler/passes/paginate.ts
 
 import t from "tap";
 import { compile } from "../compiler/mod.ts";

@@ -1,6 +1,6 @@
 /** Products with quantized activations: the bits of their definition on every device. */
 // needs: cpu, gpu
-// rotates with: compiler/kernels/matmul_bytes, compiler/kernels/quantize.ts
+// rotates with: compiler/kernels/matmul/bytes, compiler/kernels/quantize.ts
 
 import t from "tap";
 import type { KernelTarget } from "./helpers/run_kernel.ts";

@@ -29,7 +29,7 @@ t.test("only warnings of limits are removed", {
 }, (t) => {
   const { status, stderr } = spawnSync(process.execPath, [
     ...["--input-type=module", "-e", PROGRAM],
-    clonePath(".compiled/runtime/quietly.js"),
+    clonePath(".compiled/runtime/gpu/quietly.js"),
   ], { encoding: "utf8" });
   t.equal(stderr, "MESA: error: no device\nfailed\nresult 7\n");
   t.equal(status, 0);

@@ -1,6 +1,6 @@
 // Receipts: a replay on another mesh has the same bits, and names a changed weight, tokenizer, token, logit or seed.
 // needs: cpu
-// rotates with: engine/receipt/
+// rotates with: engine/generation/receipt/
 
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";

@@ -1,5 +1,5 @@
 /** Gradients through routers in the reference evaluator, against recordings of other implementations. */
-// rotates with: compiler/graph/routing, compiler/graph/gradients/moe.ts, compiler/graph/evaluate_
+// rotates with: compiler/graph/routing, compiler/graph/gradients/moe.ts, compiler/graph/evaluate/
 
 import t from "tap";
 import {

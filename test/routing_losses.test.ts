@@ -1,6 +1,6 @@
 /** Losses of routers on meshes, with tokens sharded over ranks. */
 // needs: cpu, gpu
-// rotates with: compiler/graph/routing, compiler/kernels/router
+// rotates with: compiler/graph/routing, compiler/kernels/routing/router
 
 import t from "tap";
 import {

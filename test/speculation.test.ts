@@ -1,6 +1,6 @@
 // Speculation by lookup and by a draft checkpoint: `generate` and `serve` give the same tokens as without it.
 // needs: cpu
-// rotates with: engine/speculation/, cli/speculation
+// rotates with: engine/generation/speculation/, cli/speculation
 
 import t from "tap";
 import { main } from "../cli/main.ts";

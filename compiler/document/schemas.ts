@@ -30,7 +30,7 @@ export const modelSchema: Schema = {"$schema":"http://json-schema.org/draft-07/s
   "propertyNames":{"type":"string","pattern":"^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$"},"additionalProperties":{"$ref":"#/definitions/MatmulTile"}},
   "attention":{"type":"integer","minimum":1,"maximum":8},"splitKeys":{"type":"integer","minimum":0,"maximum":64},
   "wideRows":{"type":"boolean"},"headMajor":{"type":"boolean"},"recurrence":{"type":"integer","minimum":1,
-  "maximum":4},"asFiled":{"type":"array","items":{"$ref":"#/definitions/FileDType"},"maxItems":64},"bytes":{"enum":["guarded",
+  "maximum":4},"asFiled":{"type":"array","items":{"$ref":"#/definitions/FileDType"},"maxItems":128},"bytes":{"enum":["guarded",
   "signed","unsigned","pairs"]},"operands":{"enum":["f32","f16"]}},"required":[],"additionalProperties":false}},
   "required":[],"additionalProperties":false},"training":{"type":"object","properties":{"loss":{"type":"string",
   "maxLength":1024},"optimizer":{"type":"object","required":["kind"],"discriminator":{"propertyName":"kind"},

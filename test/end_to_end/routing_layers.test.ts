@@ -1,6 +1,6 @@
 /** Recorded layers with capacity: gates and layers of DeepSpeed, layers and losses of fairscale. */
 // needs: cpu, gpu
-// rotates with: compiler/graph/routing, compiler/kernels/router, compiler/kernels/routing/slots.ts
+// rotates with: compiler/graph/routing, compiler/kernels/routing/router, compiler/kernels/routing/slots.ts
 
 import t, { type Test } from "tap";
 import {

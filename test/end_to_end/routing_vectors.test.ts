@@ -3,7 +3,7 @@
  * rank and on several.
  */
 // needs: cpu, gpu
-// rotates with: compiler/graph/routing, compiler/kernels/router, compiler/kernels/routing/slots.ts
+// rotates with: compiler/graph/routing, compiler/kernels/routing/router, compiler/kernels/routing/slots.ts
 
 import t, { type Test } from "tap";
 import {

@@ -1,7 +1,7 @@
 // Switch block compared with recorded runs of transformers: outputs, losses and dropped tokens, on one rank and on
 // several.
 // needs: cpu, gpu
-// rotates with: compiler/graph/routing, compiler/kernels/router, compiler/kernels/routing/capacity.ts
+// rotates with: compiler/graph/routing, compiler/kernels/routing/router, compiler/kernels/routing/capacity.ts
 import t from "tap";
 import { compile } from "../../compiler/mod.ts";
 import { type SwitchBlock, switchBlock } from "../helpers/switch_block.ts";

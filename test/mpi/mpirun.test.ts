@@ -1,6 +1,6 @@
 // Ranks started by mpirun without `launch`: they compute the bytes of a shared device, or report why they cannot run.
 // needs: cpu, mpi
-// rotates with: runtime/mpi/, cli/mpi_, cli/rank
+// rotates with: runtime/mpi/, cli/launch/
 import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import path from "node:path";

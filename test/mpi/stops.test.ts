@@ -3,7 +3,7 @@
  * `STOPS=20 npm test -- mpi/stops` stops 20 ranks on each MPI.
  */
 // needs: cpu, mpi
-// rotates with: runtime/mpi/, cli/mpi_, cli/rank, bin/watch.mjs
+// rotates with: runtime/mpi/, cli/launch/, bin/watch.mjs
 
 import process from "node:process";
 import fc from "fast-check";

@@ -73,7 +73,8 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
 
 t.test("every generator of compiler/kernels has cases", (t) => {
   const folder = path.join(import.meta.dirname, "../../compiler/kernels");
-  const found = readdirSync(folder).filter((file) => file.endsWith(".ts"))
+  const found = readdirSync(folder, { recursive: true, encoding: "utf8" })
+    .filter((file) => file.endsWith(".ts"))
     .flatMap((file) => {
       const text = readFileSync(path.join(folder, file), "utf8");
       return [
