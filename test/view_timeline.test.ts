@@ -157,9 +157,9 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
     (await texts(page, "#flow svg a title")).map((title) =>
       /^\d+/.exec(title)![0]
     ),
-    // Includes steps for few tokens, which do not run here: attention split over keys, norms, assignment of choices, a
-    // router that assigns, and matmuls of at most 16 rows.
-    Array.from({ length: 27 }, (_, i) => `${1 + 30 * 27 + i}`),
+    // Includes steps for few tokens, which do not run here: attention split over keys, with and without the new key,
+    // norms, assignment of choices, a router that assigns, and matmuls of at most 16 rows.
+    Array.from({ length: 28 }, (_, i) => `${1 + 30 * 28 + i}`),
   );
   t.strictSame(await accessibilityProblems(page), []);
   await page.emulateMedia({ colorScheme: "dark" });
