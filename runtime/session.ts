@@ -107,8 +107,8 @@ export interface Session {
   /** Sets the shard of an f32 parameter or state on a rank of this process. */
   writePart(name: string, rank: number, part: HostTensor): void;
   /**
-   * Loads the weights of given tensors again, except those that are shared with another session. Returns the bytes that
-   * were written to ranks.
+   * Loads weights again from `tensors`, except weights that are shared with another session. Returns the number of bytes
+   * written to ranks.
    */
   load(tensors: TensorDirectory): Promise<number>;
   /** Sets states to zero and forgets the rank of each sequence. */

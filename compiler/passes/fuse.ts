@@ -160,7 +160,7 @@ export function fuse(
     const rows = [node, ...node.inputs].some((n) => known.dispatched.has(n));
     const ended = rows ? undefined : endedBy(node, { single, isMatmul, joins });
     if (!ended) continue;
-    // A kernel that stores what is between can also write the last node.
+    // The kernel of the root may already store nodes between: then it writes the last node instead.
     const { root, between } = ended;
     const own = between.filter(isOwn);
     const isPart = (inner: Node) =>

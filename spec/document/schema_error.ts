@@ -28,7 +28,8 @@ export function deepestError(
   const path = deepest.instancePath;
   const there = errors.filter((error) => error.instancePath === path);
   // The value has the type of a branch that reports something else.
-  const error = there.find(({ keyword }) => !TYPE.has(keyword)) ?? deepest;
+  const error = there.find(({ keyword }) => !TYPE_KEYWORDS.has(keyword)) ??
+    deepest;
   if (error.keyword !== "type") return { path, state: stateOf(error) };
   // Each branch of a union names its own type.
   const types = there
@@ -43,7 +44,7 @@ function article(noun: string): string {
 }
 
 /** Keywords of errors that a branch of a union reports if the value has another type. */
-const TYPE: ReadonlySet<string> = new Set(["type", "anyOf"]);
+const TYPE_KEYWORDS: ReadonlySet<string> = new Set(["type", "anyOf"]);
 
 /** The error as the subject and predicate of a sentence: `'/hosts' has no field 'devices'`. Long paths are shortened. */
 export function errorText({ path, state }: SchemaError): string {
