@@ -24,6 +24,7 @@ import {
   bits,
   close,
   holds,
+  type KernelTarget,
   randoms,
   rowsOf,
   testKernels,
@@ -66,6 +67,39 @@ testKernels(
   },
 );
 
+/** Values and indices of the k largest of rows, by as many launches as are needed. */
+async function largestOf(
+  target: KernelTarget,
+  { x, rows, count, k }: {
+    readonly x: Float32Array;
+    readonly rows: number;
+    readonly count: number;
+    readonly k: number;
+  },
+) {
+  let values = x;
+  let indices = ints(0);
+  for (let width = count, parts = 0; parts !== 1; width = parts * k) {
+    parts = topKParts(width);
+    const indexed = width !== count;
+    const options = { name: "topk", rows: lengthAt(0), k, indexed };
+    const result = await target.run(
+      topKPart({ ...options, count: width }),
+      {
+        x: values,
+        candidates: indices,
+        values: floats(rows * parts * k),
+        indices: ints(rows * parts * k),
+        lengths: Uint32Array.of(rows),
+      },
+      workgroups(topKGrid(width, rows)),
+    );
+    values = result["values"] as Float32Array<ArrayBuffer>;
+    indices = result["indices"] as Int32Array<ArrayBuffer>;
+  }
+  return { values, indices };
+}
+
 testKernels(
   "topKPart() over several passes has the order of topK()",
   async (t, target) => {
@@ -76,37 +110,61 @@ testKernels(
     });
     await holds(cases, async ({ rows, count, k: most }) => {
       const k = Math.min(most, count);
-      const all = coarse(rows * count, rows + k);
-      let x = all;
-      let candidates = ints(0);
-      for (let width = count, parts = 0; parts !== 1; width = parts * k) {
-        parts = topKParts(width);
-        const indexed = width !== count;
-        const options = { name: "topk", rows: lengthAt(0), k, indexed };
-        const result = await target.run(
-          topKPart({ ...options, count: width }),
-          {
-            x,
-            candidates,
-            values: floats(rows * parts * k),
-            indices: ints(rows * parts * k),
-            lengths: Uint32Array.of(rows),
-          },
-          workgroups(topKGrid(width, rows)),
-        );
-        x = result["values"] as Float32Array<ArrayBuffer>;
-        candidates = result["indices"] as Int32Array<ArrayBuffer>;
-      }
-      const rowsOfAll = rowsOf(all, count);
+      const x = coarse(rows * count, rows + k);
+      const options = { x, rows, count, k };
+      const { values, indices } = await largestOf(target, options);
+      const rowsOfAll = rowsOf(x, count);
       const expected = rowsOfAll.map((row) => topIndices(row, k));
-      t.same([...candidates], expected.flat());
+      t.same([...indices], expected.flat());
       t.same(
-        bits(x),
+        bits(values),
         bits(Float32Array.from(
           rowsOfAll.flatMap((row, r) => expected[r]!.map((i) => row[i]!)),
         )),
       );
     });
+  },
+);
+
+/** Floats whose order differs from that of their bits, or that comparisons ignore. */
+const SPECIAL = [
+  ...[0x7fc00000, 0x7f800001, 0xffc00000, 0xffffffff, 0x7f800000],
+  ...[0xff800000, 0x00000000, 0x80000000, 0x00000001, 0x80000001],
+];
+
+testKernels(
+  "topKPart() without a sort chooses the first of the sorted elements",
+  async (t, target) => {
+    const element = fc.oneof(
+      fc.constantFrom(...SPECIAL),
+      fc.integer({ min: 0, max: 0xffffffff }),
+    );
+    const cases = fc.record({
+      count: fc.constantFrom(2, 3, 17, 100, 2048, 2049, 5000),
+      start: fc.nat(4999),
+      elements: fc.array(element, { minLength: 1, maxLength: 40 }),
+    });
+    await holds(cases, async ({ count, start, elements }) => {
+      // Elements after the first ones are the lowest of all.
+      const x = new Uint32Array(count).fill(0xffffffff);
+      elements.forEach((bits, i) => x[(start + 7 * i) % count] = bits);
+      const of = { x: new Float32Array(x.buffer), rows: 1, count };
+      const one = await largestOf(target, { ...of, k: 1 });
+      const two = await largestOf(target, { ...of, k: 2 });
+      t.equal(one.indices[0], two.indices[0]);
+      t.equal(bits(one.values)[0], bits(two.values)[0]);
+      const key = (bits: number) =>
+        bits === 0x80000000 || bits === 0
+          ? 0x80000000
+          : bits >>> 31
+          ? ~bits >>> 0
+          : (bits | 0x80000000) >>> 0;
+      const best = [...x].reduce(
+        (best, bits, i) => key(bits) > key(x[best]!) ? i : best,
+        0,
+      );
+      t.equal(one.indices[0], best, "the highest key, the lowest index");
+    }, 20);
   },
 );
 

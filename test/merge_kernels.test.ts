@@ -1,5 +1,6 @@
 /** A merged kernel computes the same as its parts. */
 
+import fc from "fast-check";
 import t from "tap";
 import {
   bindings,
@@ -20,9 +21,10 @@ import { f32, store, u32 } from "../spec/kernel/build.ts";
 import { GRID_LIMIT } from "../spec/kernel/make.ts";
 import { sharedBody } from "../spec/kernel/shared_body.ts";
 import { vectorWidths } from "../spec/kernel/vectors.ts";
-import type { Size } from "../spec/size.ts";
+import { evaluateSize, formatSize, type Size } from "../spec/size.ts";
 import { interpretKernel, type Words } from "./helpers/interpret_kernel.ts";
 import { runWasm } from "./helpers/run_wasm.ts";
+import { holdsFor } from "./helpers/seed.ts";
 
 const PLACE = { buffer: "lengths of axes", counts: ["token"] };
 const TOKENS: Size = { count: "token" };
@@ -274,6 +276,86 @@ t.test("incompatible launches are not merged", (t) => {
     t.equal(merged(next), undefined, why);
   }
   t.end();
+});
+
+/** The width of a merged launch of two widths. Undefined: neither is known to be larger. */
+function mergedWidth(
+  [a, b]: readonly [Size, Size],
+  uneven = false,
+): Size | undefined {
+  return mergeKernels([
+    sums(1, { x: "x", y: "y", grid: [a, 1, 1] }),
+    sums(2, { x: "x", y: "z", grid: [b, 1, 1] }),
+  ], { ...PLACE, uneven })?.workgroups[0];
+}
+
+t.test("a merged launch has the larger width", (t) => {
+  const times = (by: number): Size => ({ mul: [TOKENS, by] });
+  const above = (limit: number, size: Size): Size => ({
+    above: [TOKENS, limit, size],
+  });
+  const others: Size = { ceilDiv: [times(3), 2] };
+  const pairs: readonly [smaller: Size, larger: Size, uneven?: boolean][] = [
+    [3, 5],
+    [TOKENS, times(3)],
+    [times(2), times(3)],
+    [PAIRS, ROWS],
+    [above(4, times(2)), above(4, times(3))],
+    [PAIRS, others, true],
+  ];
+  for (const [smaller, larger, uneven] of pairs) {
+    const name = `${formatSize(smaller)} and ${formatSize(larger)}`;
+    t.equal(mergedWidth([smaller, larger], uneven), larger, name);
+    t.equal(mergedWidth([larger, smaller], uneven), larger, `${name} swapped`);
+  }
+  const incomparable: readonly [Size, Size][] = [
+    [TOKENS, 5],
+    [TOKENS, { count: "row" }],
+    // Of different lengths of the axis, other ones are larger.
+    [above(4, TOKENS), above(5, TOKENS)],
+    [above(4, TOKENS), PAIRS],
+    // The same grid only if workgroups may be idle.
+    [PAIRS, others],
+  ];
+  for (const pair of incomparable) {
+    t.equal(mergedWidth(pair), undefined, pair.map(formatSize).join(" and "));
+  }
+  t.end();
+});
+
+t.test("no part is wider than a merged launch", async (t) => {
+  const number = fc.integer({ min: 1, max: 4 });
+  const { size } = fc.letrec<{ size: Size }>((tie) => ({
+    size: fc.oneof(
+      { maxDepth: 3, depthSize: "large" },
+      number,
+      fc.constant(TOKENS),
+      fc.array(tie("size"), { minLength: 1, maxLength: 3 })
+        .map((mul): Size => ({ mul })),
+      fc.tuple(tie("size"), number).map((ceilDiv): Size => ({ ceilDiv })),
+      fc.tuple(fc.constant(TOKENS), number, tie("size"))
+        .map((above): Size => ({ above })),
+      fc.tuple(fc.constant(TOKENS), number, tie("size"))
+        .map((upTo): Size => ({ upTo })),
+    ),
+  }));
+  let merged = 0;
+  await holdsFor(t, fc.tuple(size, size, fc.boolean()), {
+    check: ([a, b, uneven]) => {
+      const width = mergedWidth([a, b], uneven);
+      if (width === undefined) return Promise.resolve();
+      merged++;
+      for (let tokens = 0; tokens < 12; tokens++) {
+        const [most, ...parts] = [width, a, b].map((of) =>
+          evaluateSize(of, () => tokens)
+        ) as [number, number, number];
+        t.equal(most, Math.max(...parts), `${tokens} tokens`);
+      }
+      return Promise.resolve();
+    },
+    runs: 300,
+  });
+  t.ok(merged > 0, "some widths are comparable");
 });
 
 t.test("equal bodies are shared", (t) => {

@@ -2,11 +2,11 @@
  * The k largest of rows, such as logits of a vocabulary. With one workgroup per row, each lane has the best of its own part
  * of the row; the best of all lanes is selected, and only its lane searches the next one. For wide devices, workgroups sort
  * parts of a row, and further launches the best of these parts (Batcher, "Sorting networks and their applications", 1968).
- * The order is total, so that the result does not depend on the parts.
+ * The best one needs no sort. The order is total, so that the result does not depend on the parts.
  */
 
 import type { Size } from "../../spec/size.ts";
-import type { Expr, Grid, Kernel } from "./kernel.ts";
+import type { Expr, Grid, Kernel, KernelText } from "./kernel.ts";
 import {
   bindings,
   foldGrid,
@@ -103,6 +103,9 @@ export function topK({ name, rows, count, k }: TopKOptions): Kernel {
 /** Elements that a workgroup sorts: a key and a location each. */
 const SORTED = SHARED_WORDS / 2, LANES = 256;
 
+/** Lanes that compare the best elements of all lanes, before one lane compares theirs. */
+const FINALISTS = 16;
+
 /** Maximum k of `topKPart`: two parts have fewer than half as many candidates as elements. */
 export const MAX_SORTED_K = SORTED / 4;
 
@@ -131,9 +134,8 @@ export function topKPart(o: TopKPartOptions): Kernel {
   const parts = topKParts(count);
   const each = Math.floor(count / parts);
   const longer = count % parts;
-  const levels = Math.max(1, Math.ceil(Math.log2(each + Math.min(1, longer))));
-  const size = 2 ** levels;
-  const lanes = Math.min(LANES, size / 2);
+  const most = each + Math.min(1, longer);
+  const { lanes, words, order } = k === 1 ? largestFirst(most) : sorted(most);
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
@@ -145,15 +147,43 @@ export function topKPart(o: TopKPartOptions): Kernel {
       { values: "f32 [row, part, k]", indices: "i32 [row, part, k]" },
     ),
     body: wgsl`
-      // Keys that order elements, the largest first, and locations of elements in the part.
-      var<workgroup> keys: array<u32, ${size}>;
-      var<workgroup> locations: array<u32, ${size}>;
+      // Keys that order elements, and locations of elements in the part.
+      var<workgroup> keys: array<u32, ${words}>;
+      var<workgroup> locations: array<u32, ${words}>;
 
       let row = ${GROUP_YZ};
       if (row < ${o.rows}) {
         let start = group.x * ${each} + min(group.x, ${longer});
         let length = ${each}u + select(0u, 1, group.x < ${longer});
         let first = row * ${count} + start;
+        ${order}
+        let at = (row * ${parts} + group.x) * ${k};
+        for (var j = lane; j < ${k}; j += ${lanes}) {
+          let location = min(locations[j], length - 1);
+          values[at + j] = x[first + location];
+          indices[at + j] = ${
+      indexed ? wgsl`candidates[first + location]` : wgsl`i32(start + location)`
+    };
+        }
+      }`,
+  });
+}
+
+/** Statements that order the elements of a part. */
+interface Ordering {
+  readonly lanes: number;
+  /** Elements of `keys` and `locations`. */
+  readonly words: number;
+  /** Sets the first of `locations`, as many as are wanted, from the `length` elements of x from `first` on. */
+  readonly order: KernelText;
+}
+
+/** Sorts up to `most` elements: a bitonic network. */
+function sorted(most: number): Ordering {
+  const levels = Math.max(1, Math.ceil(Math.log2(most)));
+  const size = 2 ** levels;
+  const lanes = Math.min(LANES, size / 2);
+  const order = wgsl`
         for (var e = lane; e < ${size}; e += ${lanes}) {
           // After all elements.
           var key = 0xffffffffu;
@@ -185,15 +215,53 @@ export function topKPart(o: TopKPartOptions): Kernel {
             }
             workgroupBarrier();
           }
+        }`;
+  return { lanes, words: size, order };
+}
+
+/**
+ * The first of up to `most` elements: the best of each lane's elements, then of every 16th lane's, then of these. Lanes
+ * after the end read the last element again, at a higher location.
+ */
+function largestFirst(most: number): Ordering {
+  const lanes = Math.min(LANES, 2 ** Math.ceil(Math.log2(most)));
+  const each = Math.ceil(most / lanes);
+  const teams = Math.min(FINALISTS, lanes);
+  const order = wgsl`
+        @unroll (n < ${each}) { let value[n] = x[first + min(lane + n * ${lanes}, length - 1)]; }
+        @unroll (n < ${each}) { let own_key[n] = ${orderKey("value[n]")}; }
+        var top = own_key[0];
+        var top_at = lane;
+        @unroll (n < ${each}) {
+          if (own_key[n] > top) {
+            top = own_key[n];
+            top_at = lane + n * ${lanes};
+          }
         }
-        let at = (row * ${parts} + group.x) * ${k};
-        for (var j = lane; j < ${k}; j += ${lanes}) {
-          let location = min(locations[j], length - 1);
-          values[at + j] = x[first + location];
-          indices[at + j] = ${
-      indexed ? wgsl`candidates[first + location]` : wgsl`i32(start + location)`
-    };
-        }
-      }`,
-  });
+        keys[lane] = top;
+        locations[lane] = top_at;
+        ${bestOf(lanes, teams)}
+        ${bestOf(teams, 1)}`;
+  return { lanes, words: lanes, order };
+}
+
+/** Reduces `count` keys and locations to those of `teams` lanes: the largest key, the lowest location among equals. */
+function bestOf(count: number, teams: number): KernelText {
+  const each = count / teams;
+  return wgsl`
+        workgroupBarrier();
+        if (lane < ${teams}) {
+          @unroll (n < ${each}) { let team_key[n] = keys[lane + n * ${teams}]; }
+          @unroll (n < ${each}) { let team_location[n] = locations[lane + n * ${teams}]; }
+          var best = team_key[0];
+          var best_at = team_location[0];
+          @unroll (n < ${each}) {
+            if (team_key[n] > best || (team_key[n] == best && team_location[n] < best_at)) {
+              best = team_key[n];
+              best_at = team_location[n];
+            }
+          }
+          keys[lane] = best;
+          locations[lane] = best_at;
+        }`;
 }
