@@ -257,6 +257,38 @@ export function layerTypes<K extends string>(
   return (layer) => (kinds[layer] as K | undefined) ?? byDefault(layer);
 }
 
+/** Reads the length of sliding windows. Undefined if the field is null: then no layer has a window. */
+export function windowField(
+  config: Config,
+  options: { readonly default: number },
+): number | undefined {
+  return anyField(config, "sliding_window") === null
+    ? undefined
+    : integerField(config, "sliding_window", options);
+}
+
+/**
+ * Reads the length of sliding windows of a family whose layers with a window differ in other sizes too. Throws DataError
+ * if the field is null and a layer has a window, by `hasWindow`.
+ */
+export function fixedWindowField(
+  config: Config,
+  { layers, hasWindow, ...options }: {
+    readonly layers: number;
+    readonly hasWindow: (layer: number) => boolean;
+    readonly default: number;
+    readonly min?: number;
+  },
+): number {
+  const key = "sliding_window";
+  const some = Array.from({ length: layers }, (_, layer) => layer)
+    .some(hasWindow);
+  if (some && anyField(config, key) === null) {
+    throw fieldError(key, null, "an integer, because layers have a window");
+  }
+  return integerField(config, key, options);
+}
+
 /** Reads which layers have a sliding window from the list `layer_types`. `byDefault` decides for unlisted layers. */
 export function slidingLayers(
   config: Config,

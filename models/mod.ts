@@ -46,6 +46,7 @@ export {
   type DecoderOptions,
   fieldError,
   type Fields,
+  fixedWindowField,
   ignoreFields,
   innerConfig,
   integerField,
@@ -64,6 +65,7 @@ export {
   requireMultiple,
   slidingLayers,
   textConfig,
+  windowField,
 } from "./config.ts";
 export {
   attendCompressed,

@@ -704,6 +704,18 @@ t.test("layers have the attention and experts of their family", (t) => {
     attentions("dots1-16e", later).map(({ window }) => window),
     [undefined, undefined, 4096],
   );
+  const none = { sliding_window: null };
+  for (const name of ["gptoss-8e", "dots1-16e", "afmoe-12e", "exaonemoe-12e"]) {
+    const found = attentions(name, none).map(({ window }) => window);
+    t.ok(found.length > 1, name);
+    t.strictSame(found.filter((window) => window !== undefined), [], name);
+  }
+  for (const name of ["laguna-12e", "mellum-12e", "gemma4moe-12e"]) {
+    t.throws(() => attentions(name, none), {
+      message:
+        "Cannot read config.json: 'sliding_window' is null. It must be an integer, because layers have a window",
+    }, name);
+  }
   const all = Array(4).fill("sliding_attention");
   const sliding = attentions("gemma4moe-12e", { layer_types: all });
   const [{ window } = {}] = sliding;

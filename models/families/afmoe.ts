@@ -28,6 +28,7 @@ import {
   type SharedExperts,
   sharedExperts,
   slidingLayers,
+  windowField,
 } from "switchyard-moe/models";
 
 /** The family of `AfmoeForCausalLM`. */
@@ -78,7 +79,7 @@ function readConfig(config: Config): AfmoeConfig {
     firstSparse: "num_dense_layers",
     routedScale: "route_scale",
   });
-  const window = integerField(config, "sliding_window", { default: 1024 });
+  const window = windowField(config, { default: 1024 });
   const every = integerField(config, "global_attn_every_n_layers", {
     default: 4,
   });

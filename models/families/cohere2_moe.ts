@@ -32,6 +32,7 @@ import {
   sparseOrDense,
   textConfig,
   times,
+  windowField,
   WRAPPED,
 } from "switchyard-moe/models";
 
@@ -104,7 +105,7 @@ function readConfig(document: Config): Cohere2MoeConfig {
   const first = field("first_k_dense_replace", 0, 0);
   const every = field("sliding_window_pattern", 4);
   const prefixEvery = field("prefix_dense_sliding_window_pattern", 1);
-  const window = field("sliding_window", 4096);
+  const window = windowField(config, { default: 4096 });
   const feedOf = layerTypes(
     config,
     ["dense", "sparse"],

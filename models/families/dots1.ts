@@ -2,7 +2,6 @@
 
 import type { Model } from "switchyard-moe";
 import {
-  anyField,
   attendHeads,
   type Config,
   decoderModel,
@@ -21,6 +20,7 @@ import {
   type SharedExperts,
   sharedExperts,
   slidingLayers,
+  windowField,
 } from "switchyard-moe/models";
 
 /** The family of `Dots1ForCausalLM`. */
@@ -60,10 +60,7 @@ function readConfig(config: Config): Dots1Config {
     routedScale: 1,
     normalize: false,
   });
-  // If it is null, no layer has a window.
-  const window = anyField(config, "sliding_window") === null
-    ? undefined
-    : integerField(config, "sliding_window", { default: 4096 });
+  const window = windowField(config, { default: 4096 });
   const first = integerField(config, "max_window_layers", {
     default: 62,
     min: 0,

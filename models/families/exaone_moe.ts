@@ -23,6 +23,7 @@ import {
   type SharedExperts,
   sharedExperts,
   slidingLayers,
+  windowField,
 } from "switchyard-moe/models";
 
 /** The family of `ExaoneMoEForCausalLM`. */
@@ -60,7 +61,7 @@ function readConfig(config: Config): ExaoneMoeConfig {
     routedScale: 2.5,
     normalize: true,
   }, { sharedExperts: "num_shared_experts" });
-  const window = integerField(config, "sliding_window", { default: 4096 });
+  const window = windowField(config, { default: 4096 });
   // With a list of layers, the pattern is a repetition of it, such as "LLLG".
   const listed = Array.isArray(config["layer_types"]);
   if (listed) ignoreFields(config, ["sliding_window_pattern"]);

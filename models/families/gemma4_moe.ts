@@ -17,6 +17,7 @@ import {
   type DecoderScope,
   defineFamily,
   fieldError,
+  fixedWindowField,
   fusedExperts,
   groupedAxes,
   ignoreFields,
@@ -152,11 +153,15 @@ function readConfig(document: Config): Gemma4MoeConfig {
   if (globalDim % 2 !== 0) {
     throw fieldError("global_head_dim", globalDim, "an even number");
   }
-  const window = field("sliding_window", 512);
   const slides = slidingLayers(config, (layer) => (layer + 1) % 6 !== 0);
   // The last layer has no window, regardless of the list.
   const hasWindow = (layer: number) =>
     layer !== fields.layers - 1 && slides(layer);
+  const window = fixedWindowField(config, {
+    layers: fields.layers,
+    hasWindow,
+    default: 512,
+  });
   const sharingLayers = integerField(config, "num_kv_shared_layers", {
     default: 0,
     min: 0,

@@ -25,7 +25,6 @@ import {
   type GroupedDecoder,
   groupedFields,
   ignoreFields,
-  integerField,
   objectField,
   positiveField,
   projectHeads,
@@ -36,6 +35,7 @@ import {
   type Rows,
   slidingLayers,
   type TokenRouting,
+  windowField,
 } from "switchyard-moe/models";
 
 /** The family of `GptOssForCausalLM`. */
@@ -95,7 +95,7 @@ function readConfig(config: Config): GptOssConfig {
 
 /** Reads the kinds of layers. By default every other layer has a sliding window, starting with the first. */
 function readKinds(config: Config): GptOssConfig["kindOf"] {
-  const window = integerField(config, "sliding_window", { default: 128 });
+  const window = windowField(config, { default: 128 });
   const slides = slidingLayers(config, (layer) => layer % 2 === 0);
   return (layer) => ({
     experts: true,

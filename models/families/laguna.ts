@@ -16,6 +16,7 @@ import {
   defineFamily,
   experts,
   fieldError,
+  fixedWindowField,
   groupedAxes,
   integerField,
   integersField,
@@ -95,11 +96,13 @@ function readConfig(config: Config): LagunaConfig {
   const field = (key: string, value: number) =>
     integerField(config, key, { default: value });
   const headDim = field("head_dim", 128);
-  const window = integerField(config, "sliding_window", {
+  const typeOf = layerTypes(config, TYPES, () => "full_attention");
+  const window = fixedWindowField(config, {
+    layers: fields.layers,
+    hasWindow: (layer) => typeOf(layer) === "sliding_attention",
     default: 512,
     min: 0,
   });
-  const typeOf = layerTypes(config, TYPES, () => "full_attention");
   const attention = attentions(config, {
     headDim,
     layers: Array.from({ length: fields.layers }, (_, layer) => typeOf(layer)),

@@ -9,6 +9,7 @@ import {
   type DecoderOptions,
   defineFamily,
   experts,
+  fixedWindowField,
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
@@ -66,8 +67,12 @@ function readConfig(config: Config): MellumConfig {
     maxPositions: 131072,
   }, { experts: expertsField(config), ffn: "moe_intermediate_size" });
   const { headDim: dim } = fields;
-  const window = integerField(config, "sliding_window", { default: 1024 });
   const slides = slidingLayers(config, () => false);
+  const window = fixedWindowField(config, {
+    layers: fields.layers,
+    hasWindow: slides,
+    default: 1024,
+  });
   const feedOf = layerTypes(
     config,
     ["dense", "sparse"],

@@ -12,6 +12,7 @@ import {
   type DecoderScope,
   defineFamily,
   experts,
+  fixedWindowField,
   type GroupedDecoder,
   groupedFields,
   integerField,
@@ -88,7 +89,6 @@ function readConfig(config: Config): MiMoConfig {
   const field = (key: string, value: number) =>
     integerField(config, key, { default: value });
   const valueDim = field("v_head_dim", 128);
-  const window = field("sliding_window", 128);
   const kvHeads = field("swa_num_key_value_heads", 2 * fields.kvHeads);
   requireMultiple(
     { name: "num_attention_heads", value: heads },
@@ -98,14 +98,19 @@ function readConfig(config: Config): MiMoConfig {
   requireField(config, "swa_num_attention_heads", heads);
   requireField(config, "swa_head_dim", headDim);
   requireField(config, "swa_v_head_dim", valueDim);
-  requireField(config, "sliding_window_size", window);
-  requireField(config, "attention_chunk_size", window);
   const rotaryOf = rotaries(config, headDim);
   const slides = flags(config, "hybrid_layer_pattern", {
     key: "layer_types",
     names: ["full_attention", "sliding_attention"],
     isSet: (layer) => layer !== 0 && (layer + 1) % 6 !== 0,
   });
+  const window = fixedWindowField(config, {
+    layers: fields.layers,
+    hasWindow: slides,
+    default: 128,
+  });
+  requireField(config, "sliding_window_size", window);
+  requireField(config, "attention_chunk_size", window);
   const sparse = flags(config, "moe_layer_freq", {
     key: "mlp_layer_types",
     names: ["dense", "sparse"],

@@ -18,6 +18,7 @@ import {
   defineFamily,
   experts,
   fieldError,
+  fixedWindowField,
   groupedAxes,
   ignoreFields,
   integerField,
@@ -131,7 +132,11 @@ function readConfig(document: Config): StepConfig {
   };
   const full = attention("full_attention", config);
   const sparse = sparseLayers(config);
-  const window = field("sliding_window", 512);
+  const window = fixedWindowField(config, {
+    layers: fields.layers,
+    hasWindow: (layer) => typeOf(layer) === "sliding_attention",
+    default: 512,
+  });
   const limits = numbersField(config, "swiglu_limits");
   const sharedLimits = numbersField(config, "swiglu_limits_shared");
   return {
