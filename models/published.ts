@@ -37,6 +37,7 @@ import { family as longcatFlash } from "./families/longcat_flash.ts";
 import { family as mellum } from "./families/mellum.ts";
 import { family as miMoV2 } from "./families/mimo_v2.ts";
 import { family as miniMaxM2 } from "./families/minimax_m2.ts";
+import { family as miniMaxM3 } from "./families/minimax_m3.ts";
 import { family as mistral4 } from "./families/mistral4.ts";
 import { family as mixtral } from "./families/mixtral.ts";
 import { family as nemotronH } from "./families/nemotron_h.ts";
@@ -81,6 +82,7 @@ const BUILT_IN: readonly Family[] = [
   mellum,
   miMoV2,
   miniMaxM2,
+  miniMaxM3,
   mistral4,
   mixtral,
   nemotronH,

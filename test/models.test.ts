@@ -77,6 +77,7 @@ const CHECKPOINTS = [
   "cohere2moe-12e-wrapped",
   "mellum-12e",
   "axk1-12e",
+  "minimaxm3-12e",
 ];
 
 /** Tensors of a checkpoint, from the headers of its files. */
@@ -298,6 +299,46 @@ t.test("lists of Kimi's layers that contradict each other", (t) => {
     message:
       "Cannot read config.json: 'kda_layers' is [1,2,4]. It must be all layers that 'full_attn_layers' does not list",
   });
+  t.end();
+});
+
+t.test("MiniMax-M3 is built while its indexers choose all blocks", (t) => {
+  const config = configOf("minimaxm3-12e");
+  const read = (change: object) =>
+    publishedModel({
+      ...config,
+      text_config: { ...config["text_config"] as object, ...change },
+    });
+  const { decoder, build } = read({ index_block_size: 4 });
+  t.equal(decoder.maxPositions, 64);
+  t.doesNotThrow(() => build({ ...BOUNDS, maxContext: 64 }));
+  t.throws(() => build({ ...BOUNDS, maxContext: 65 }), {
+    name: "DataError",
+    message:
+      "Cannot build MiniMax-M3 for a context of 65: its indexers choose 64 keys, and a choice among more keys is not built. Use a context of at most 64",
+  });
+  const dense = read({ layer_types: Array(4).fill("full_attention") });
+  t.equal(dense.decoder.maxPositions, 256);
+  for (
+    const [change, state] of [
+      [
+        { sparse_score_type: "mean" },
+        `'sparse_score_type' is "mean". It must be "max", the only one built`,
+      ],
+      [
+        { sparse_disable_index_value: [0, 0, 1, 1] },
+        "'sparse_disable_index_value' is [0,0,1,1]. It must be 1 in layers with an indexer, the only one built",
+      ],
+      [
+        { sparse_stride: 2 },
+        "'sparse_stride' is 2. It must be absent from 'sparse_attention_config'",
+      ],
+    ] as const
+  ) {
+    t.throws(() => read({ sparse_attention_config: change }), {
+      message: `Cannot read config.json: ${state}`,
+    });
+  }
   t.end();
 });
 

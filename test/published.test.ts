@@ -73,9 +73,15 @@ const VISION = 34 * (4 * 1408 * 1408 + 2 * 1408 * 5632);
 /** The vocabulary matrices of Kimi-Linear, which its name leaves out. */
 const VOCABULARY = 2 * 163840 * 2304;
 
+/** The indexers and the vision part of MiniMax-M3, which are not built: 32 layers of 1280 with 5120; four projections. */
+const INDEXERS = 57 * (6144 * (512 + 128) + 2 * 128);
+const M3_VISION = 32 * (4 * 1280 * 1280 + 2 * 1280 * 5120) +
+  6144 * (1280 + 6144 + 4 * 6144 + 6144);
+
 /** Elements that a publisher counts besides those of the model. */
 function others(name: string): number {
   if (name.startsWith("llama-4")) return VISION;
+  if (name === "minimax-m3") return INDEXERS + M3_VISION;
   return name.startsWith("kimi-linear") ? -VOCABULARY : 0;
 }
 
@@ -119,6 +125,7 @@ const MORE: { readonly [name: string]: object } = {
   "gemma-4-26b-a4b": { vision_config: {}, boi_token_id: 1 },
   "glm-4.5-air": { moe_router_dtype: "float32" },
   "minimax-m2": { attn_type_list: [1, 1], sliding_window: null },
+  "minimax-m3": { vision_config: {}, image_token_index: 1 },
   "nemotron-3-nano": {
     chunk_size: 128,
     expand: 2,

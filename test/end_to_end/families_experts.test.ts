@@ -30,4 +30,5 @@ testInTurns([
   "cohere2moe-12e-wrapped",
   "mellum-12e",
   "axk1-12e",
+  "minimaxm3-12e",
 ]);
