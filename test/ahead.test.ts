@@ -24,6 +24,7 @@ function threeSequences(windowPages: number) {
       prompt: [10 * index, 10 * index + 1],
       tokens: [],
       fed: 2,
+      cached: 0,
       cancelled: false,
       options: { maxNewTokens: 4, stop: new Set<number>(), temperature: 0 },
     };

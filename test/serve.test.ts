@@ -95,6 +95,7 @@ t.test("a completion equals the text of generate", async (t) => {
     prompt_tokens: expected.promptTokens.length,
     completion_tokens: 12,
     total_tokens: expected.promptTokens.length + 12,
+    prompt_tokens_details: { cached_tokens: 0 },
   });
   const drawn = { seed: 7, temperature: 0.9, top_p: 0.8, max_tokens: 20 };
   const more = { top_k: 30, min_p: 0.01, repetition_penalty: 1.2 };
@@ -111,6 +112,39 @@ t.test("a completion equals the text of generate", async (t) => {
     prompt: [...expected.promptTokens],
   });
   t.equal(tokens.choices[0]!.text, text);
+});
+
+t.test("usage counts cached tokens of prompts", async (t) => {
+  const prompt = Array.from({ length: 150 }, (_, i) => 300 + i);
+  const request = { model, prompt, max_tokens: 3, temperature: 0 };
+  const cachedOf = async (more: object) => {
+    const { usage } = await client.completions.create({ ...request, ...more });
+    const { prompt_tokens, prompt_tokens_details: details } = usage!;
+    t.ok(details!.cached_tokens! <= prompt_tokens);
+    return details!.cached_tokens!;
+  };
+  t.equal(await cachedOf({}), 0);
+  const cached = await cachedOf({});
+  t.ok(cached > 0 && cached < prompt.length, String(cached));
+  t.equal(await cachedOf({ stop: "none" }), cached, "with a stop text");
+  t.equal(await cachedOf({ n: 3 }), cached, "a prompt counts once");
+  t.equal(await cachedOf({ prompt: [prompt, prompt] }), 2 * cached);
+  const other = prompt.toReversed();
+  t.equal(await cachedOf({ prompt: other }), 0, "another prompt");
+  const stream = await client.completions.create({
+    ...request,
+    stream: true,
+    stream_options: { include_usage: true },
+  });
+  const usages: (OpenAI.CompletionUsage | null | undefined)[] = [];
+  for await (const { usage } of stream) usages.push(usage);
+  t.equal(usages.at(-1)!.prompt_tokens_details!.cached_tokens, cached);
+  const input = "Tell me of a king. ".repeat(20);
+  const details = async () =>
+    (await client.responses.create({ model, input, max_output_tokens: 1 }))
+      .usage!.input_tokens_details.cached_tokens;
+  t.equal(await details(), 0);
+  t.ok(await details() > 0, "of responses");
 });
 
 t.test("choices use different random numbers, and streams are equal", async (t) => {

@@ -130,6 +130,7 @@ export class Batch {
       logprobs: [],
       hashes: [],
       fed,
+      cached: fed,
       options,
       ending: undefined,
       cancelled: false,

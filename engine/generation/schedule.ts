@@ -14,6 +14,8 @@ export interface Scheduled {
   draft?: readonly number[];
   /** Number of fed tokens, of the prompt, new ones and drafted ones. */
   fed: number;
+  /** Prompt tokens whose pages were shared before the first new token. */
+  cached: number;
   /** Whether accepted tokens are fed again, because a recurrent state was rolled back. Default: false. */
   replays?: boolean;
 }
@@ -233,7 +235,9 @@ function share(
 ): number | "later" {
   if (!pages || sequence.fed % pages.size > 0) return 0;
   const shared = pages.share(slot, blocksOf(sequence, pages.size));
-  if (shared !== "later") sequence.fed += shared;
+  if (shared === "later") return shared;
+  sequence.fed += shared;
+  if (sequence.tokens.length === 0) sequence.cached += shared;
   return shared;
 }
 

@@ -20,6 +20,8 @@ export interface TokenRecord {
   readonly hash?: LogitsHash | undefined;
   /** The experts of the token before. */
   readonly experts?: RoutedExperts | undefined;
+  /** Prompt tokens whose keys and values were cached, with the first new token, if there are any. */
+  readonly cached?: number | undefined;
 }
 
 /** Options of one sequence. */
@@ -116,6 +118,9 @@ export async function grow(
   const record = {
     hash: hash || undefined,
     experts: options.experts ? candidates.experts : undefined,
+    cached: tokens.length === 1 && sequence.cached > 0
+      ? sequence.cached
+      : undefined,
   };
   const stops = await options.onToken?.(token, known, record) === "stop";
   if (stops && !options.stop.has(token)) sequence.ending = "stop text";

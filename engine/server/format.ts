@@ -67,16 +67,42 @@ export interface PreparedCompletion extends PreparedChoices {
   delta(choice: number, added: Collected): Promise<object | undefined>;
 }
 
-/** Tokens of a request and its response. */
-export function usageOf(promptTokens: number, completionTokens: number): {
+/** Tokens of a response, besides its prompts. */
+export interface CountedTokens {
+  completion: number;
+  /** Prompt tokens that were cached. */
+  cached: number;
+}
+
+/** Counts the tokens of a part of a choice. */
+export function countTokens(
+  counted: CountedTokens,
+  { pieces }: Collected,
+  { options }: Choice,
+): void {
+  // A prompt with several choices counts once.
+  const isFirst = options.stream === 0;
+  for (const { text, cached = 0 } of pieces) {
+    if (text !== undefined) counted.completion++;
+    if (isFirst) counted.cached += cached;
+  }
+}
+
+/** Tokens of a request and its response, as OpenAI's API reports them. */
+export function usageOf(
+  promptTokens: number,
+  { completion, cached }: CountedTokens,
+): {
   readonly prompt_tokens: number;
   readonly completion_tokens: number;
   readonly total_tokens: number;
+  readonly prompt_tokens_details: { readonly cached_tokens: number };
 } {
   return {
     prompt_tokens: promptTokens,
-    completion_tokens: completionTokens,
-    total_tokens: promptTokens + completionTokens,
+    completion_tokens: completion,
+    total_tokens: promptTokens + completion,
+    prompt_tokens_details: { cached_tokens: cached },
   };
 }
 

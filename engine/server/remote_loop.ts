@@ -61,7 +61,7 @@ export interface LoopState {
   readonly sent: { readonly [kind: string]: number };
 }
 
-/** Details of a token, if its sequence requested them. */
+/** Details of a token, if its sequence requested them, or if it is the first after a cached prefix. */
 interface TokenDetails {
   /** Index of the token in its message, or in its sequence if that waits. */
   readonly at: number;
@@ -210,7 +210,7 @@ export function createLoop(
       grammar: one.grammar,
       onToken: (token, logprobs, record) => {
         grown.push(one);
-        if (logprobs || record.hash || record.experts) {
+        if (logprobs || record.hash || record.experts || record.cached) {
           const at = waits ? sequence.tokens.length - 1 : tokens.length / 2;
           (waits ? own : details).push({ at, logprobs, record });
         }

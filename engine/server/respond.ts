@@ -3,6 +3,8 @@
 import { RequestError } from "./errors.ts";
 import {
   type Collected,
+  type CountedTokens,
+  countTokens,
   type Prepared,
   type PreparedCompletion,
   type PreparedResource,
@@ -56,15 +58,15 @@ export async function respondOnce(
     for (const event of events) collect(collected[event.choice]!, event);
   }
   const choices: object[] = [];
-  let tokens = 0;
+  const counted: CountedTokens = { completion: 0, cached: 0 };
   for (const [i, choice] of collected.entries()) {
     choices.push(await prepared.complete(i, choice));
-    tokens += spokenTokens(choice);
+    countTokens(counted, choice, prepared.choices[i]!);
   }
   return {
     ...headOf(prepared, options.served),
     choices,
-    usage: usageOf(prepared.promptTokens, tokens),
+    usage: usageOf(prepared.promptTokens, counted),
     ...await receiptFields(prepared, collected, options),
   };
 }
@@ -116,7 +118,7 @@ async function* streamChoices(
   ];
   const chunk = (choice: object) =>
     `${before}${JSON.stringify(choice)}${after}`;
-  let tokens = 0;
+  const counted: CountedTokens = { completion: 0, cached: 0 };
   try {
     checkReceipt(prepared, options.served);
     const collected = await begin(prepared);
@@ -128,7 +130,7 @@ async function* streamChoices(
       let text = "";
       for (const event of events) {
         for (const part of partsOf(event)) {
-          tokens += spokenTokens(part);
+          countTokens(counted, part, prepared.choices[event.choice]!);
           if (hasReceipt(prepared)) {
             collected[event.choice]!.pieces.push(...part.pieces);
           }
@@ -143,7 +145,7 @@ async function* streamChoices(
       yield event({ ...head, choices: [], ...receipt });
     }
     if (includeUsage) {
-      const usage = usageOf(promptTokens, tokens);
+      const usage = usageOf(promptTokens, counted);
       yield event({ ...head, choices: [], usage });
     }
     yield "data: [DONE]\n\n";
@@ -201,9 +203,4 @@ function partsOf(event: ChoiceEvent): Collected[] {
     default:
       return event satisfies never;
   }
-}
-
-/** Number of tokens that are not part of the prompt. */
-export function spokenTokens({ pieces }: Collected): number {
-  return pieces.filter(({ text }) => text !== undefined).length;
 }

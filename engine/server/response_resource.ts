@@ -1,10 +1,16 @@
 /** The resource of `/v1/responses`: items of an answer, and the events that build them. */
 
 import type { AnswerMessage } from "./conversation.ts";
-import type { Collected, Resource, ResourceEvent } from "./format.ts";
+import {
+  type Collected,
+  type CountedTokens,
+  countTokens,
+  type Resource,
+  type ResourceEvent,
+} from "./format.ts";
+import type { Choice } from "./generation.ts";
 import type { CallDelta } from "./message/message_text.ts";
 import type { ResponseRequest } from "./request_types.ts";
-import { spokenTokens } from "./respond.ts";
 
 /** An item of the output. */
 interface Item {
@@ -63,16 +69,18 @@ const KINDS = {
 /** Creates the resource of a request. */
 export function createResource(
   request: ResponseRequest,
-  { model, promptTokens, answer }: {
+  { model, choice, answer }: {
     readonly model: string;
-    readonly promptTokens: number;
+    readonly choice: Choice;
     readonly answer: AnswerMessage;
   },
 ): Resource {
+  const promptTokens = choice.prompt.length;
   const unique = crypto.randomUUID().replaceAll("-", "");
   const created = seconds();
   const items: Item[] = [];
-  let [tokens, count] = [0, 0];
+  let count = 0;
+  const counted: CountedTokens = { completion: 0, cached: 0 };
   let reason: Collected["reason"];
 
   const event = (type: string, fields: object): ResourceEvent => ({
@@ -94,10 +102,10 @@ export function createResource(
     output: items.map(itemFields),
     usage: reason === undefined ? null : {
       input_tokens: promptTokens,
-      input_tokens_details: { cached_tokens: 0 },
-      output_tokens: tokens,
+      input_tokens_details: { cached_tokens: counted.cached },
+      output_tokens: counted.completion,
       output_tokens_details: { reasoning_tokens: 0 },
-      total_tokens: promptTokens + tokens,
+      total_tokens: promptTokens + counted.completion,
     },
   });
 
@@ -178,7 +186,7 @@ export function createResource(
         event(type, { response: result() })
       ),
     add: async (added) => {
-      tokens += spokenTokens(added);
+      countTokens(counted, added, choice);
       const ends = added.reason !== undefined;
       const { content, reasoning, calls } = await answer.split(
         added.text,

@@ -6,6 +6,7 @@ import {
   encodeConversation,
 } from "./conversation.ts";
 import type { PreparedResource } from "./format.ts";
+import type { Choice } from "./generation.ts";
 import type {
   ChatRequest,
   InputItem,
@@ -32,19 +33,20 @@ export async function prepareResponse(
   const sampling = samplingOf(request, { ...served.shape, stop: served.stop });
   const { parallel_tool_calls: parallel = true } = request;
   const { max_output_tokens: maxNewTokens = served.shape.maxContext } = request;
+  const choice: Choice = {
+    prompt,
+    options: { ...sampling, stream: 0, maxNewTokens, grammar },
+    stopTexts: stopTextsOf(request),
+    shown,
+  };
   return {
     kind: "resource",
-    choices: [{
-      prompt,
-      options: { ...sampling, stream: 0, maxNewTokens, grammar },
-      stopTexts: stopTextsOf(request),
-      shown,
-    }],
+    choices: [choice],
     promptTokens: prompt.length,
     stream: request.stream ?? false,
     resource: createResource(request, {
       model: served.name,
-      promptTokens: prompt.length,
+      choice,
       answer: createAnswer(conversation, {
         choice: 0,
         seed: sampling.seed,
