@@ -12,14 +12,16 @@ export const BLOCKS = 64, ARRAYS = 128, STREAM = 256;
  * Shapes of prefetches. The first is used unless another is measured to be faster. `ahead`: bytes from a load to its
  * prefetch in the same rows; 0: the following rows are prefetched line after line, as one stream. `near`: into the
  * first-level cache, where rows whose distance is a power of two share a set and may evict each other. `stream`: bytes
- * from a load to its prefetch if the loads of all lanes are one stream; 0: the loaded lines themselves.
+ * from a load to its prefetch if the loads of all lanes are one stream; 0: the loaded lines themselves. `far`: streams are
+ * prefetched into the second-level cache.
  */
 export const SHAPES = [
-  { ahead: 1024, near: 0, stream: 8192 },
-  { ahead: 512, near: 1, stream: 0 },
-  { ahead: 2048, near: 0, stream: 16384 },
-  { ahead: 0, near: 1, stream: 4096 },
-  { ahead: 1024, near: 1, stream: 2048 },
+  { ahead: 1024, near: 0, stream: 8192, far: 0 },
+  { ahead: 512, near: 1, stream: 0, far: 0 },
+  { ahead: 2048, near: 0, stream: 16384, far: 0 },
+  { ahead: 0, near: 1, stream: 4096, far: 0 },
+  { ahead: 1024, near: 1, stream: 2048, far: 0 },
+  { ahead: 4096, near: 0, stream: 8192, far: 1 },
 ] as const;
 
 /**
@@ -33,12 +35,13 @@ export const SHAPES = [
  * the second-level cache.
  */
 export const ALONG_IN_C = `
-struct along { const char *array, *next, *other, *start; uint64_t run; u ahead, near, stream; };
-static const struct { u ahead, near, stream; } SHAPES[] = { ${
-  SHAPES.map(({ ahead, near, stream }) => `{ ${ahead}, ${near}, ${stream} }`)
-    .join(", ")
+struct along { const char *array, *next, *other, *start; uint64_t run; u ahead, near, stream, far; };
+static const struct { u ahead, near, stream, far; } SHAPES[] = { ${
+  SHAPES.map(({ ahead, near, stream, far }) =>
+    `{ ${ahead}, ${near}, ${stream}, ${far} }`
+  ).join(", ")
 } };
-#define SHAPE_OF(i) .ahead = SHAPES[i].ahead, .near = SHAPES[i].near, .stream = SHAPES[i].stream
+#define SHAPE_OF(i) .ahead = SHAPES[i].ahead, .near = SHAPES[i].near, .stream = SHAPES[i].stream, .far = SHAPES[i].far
 INLINE const char *stream_line(const char *array, const char *from, uint64_t at, uint64_t apart, struct along *s) {
   const char *line = from + s->stream;
   if (apart % ${LINE} == 0) {

@@ -94,13 +94,19 @@ function turnInC(lanes: number, words: number): string {
     "  const char *from = (const char *)array + at;",
     `  const u streams = along && apart <= ${STREAM_APART};`,
     `  const char *line = streams ? stream_line((const char *)array, from, at % apart, apart, along) : 0;`,
+    `  const u far = streams && along->far;`,
     // Prefetches of a stream are between its loads.
-    ...vectors.flatMap((i) => [
-      `  vu v${i} = ${load(i)};`,
-      ...all.slice(i * lanes / words, (i + 1) * lanes / words).map((lane) =>
-        `  if (streams) __builtin_prefetch(line + ${lane} * apart, 0, 3);`
-      ),
-    ]),
+    ...vectors.flatMap((i) => {
+      const own = all.slice(i * lanes / words, (i + 1) * lanes / words);
+      const lines = (locality: number) =>
+        own.map((lane) =>
+          `__builtin_prefetch(line + ${lane} * apart, 0, ${locality});`
+        ).join(" ");
+      return [
+        `  vu v${i} = ${load(i)};`,
+        `  if (far) { ${lines(2)} } else if (streams) { ${lines(3)} }`,
+      ];
+    }),
     `  if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
     `  else if (!along) prefetch_next(from, at % apart, apart, step);`,
     `  else if (apart > ${STREAM_APART}) prefetch_along((const char *)array, from, at % apart, apart, step, along);`,
