@@ -48,20 +48,37 @@ testKernels(
     const cases = fc.record({
       experts: fc.constantFrom(5, 33),
       topK: fc.constantFrom(1, 3, 4),
-      k: fc.constantFrom(40, 96, 2880),
+      length: fc.constantFrom(40, 96, 2880),
+      stored: fc.constantFrom("f32", "int4x32"),
       columns: fc.constantFrom(8, 40),
       preset: fc.constantFrom("mixtral", "olmoe", "deepseekV3", "gptOss"),
       tile: fc.constantFrom(...TILES),
     });
-    await holds(cases, async ({ experts, topK, k, columns, preset, tile }) => {
-      const segments = k % 64 === 0 || k === 2880 ? 8 : 1;
+    await holds(cases, async ({ length, stored, ...sizes }) => {
+      const { experts, topK, columns, preset, tile } = sizes;
+      const isPacked = stored === "int4x32";
+      // Groups are whole; segments of 40 end with a short block.
+      const k = isPacked && length === 40 ? 160 : length;
+      const segments = k === 2880 ? 8 : k === 160 ? 4 : 1;
       const rule = {
         preset,
         topK,
         ...ROUTING_PRESETS[preset as "mixtral"],
       };
       const router = { name: "router", experts, rule, tokens: u32(1) };
-      const w = randoms(experts * k * columns, k);
+      const elements = experts * k * columns;
+      const w = isPacked
+        ? {
+          w: Uint32Array.from(
+            bits(randoms(elements / 8, k)),
+            (x) => Math.imul(x, 0x9e3779b1),
+          ),
+          scales: randoms(elements / 32, k),
+        }
+        : { w: randoms(elements, k) };
+      const ofWeights = isPacked
+        ? { w: "u32", scales: "f32" } as const
+        : { w: "f32" } as const;
       const logits = randoms(experts, 7).map((x) => Math.round(4 * x) / 4);
       const product = {
         k,
@@ -72,7 +89,8 @@ testKernels(
         grouped: { tiles: "tiles" },
         weights: [{
           binding: "w",
-          stored: "f32" as const,
+          stored,
+          ...isPacked ? { scales: "scales" } : {},
           rowStride: columns,
         }],
         left: (base: Expr, i: Expr) => load("x", add(base, i)),
@@ -95,14 +113,14 @@ testKernels(
         const grouped = {
           ...product,
           name: "grouped",
-          bindings: bindings({ x: "f32", w: "f32", tiles: "u32" }, {
+          bindings: bindings({ x: "f32", ...ofWeights, tiles: "u32" }, {
             y: "f32",
           }),
           leftRow: (row: Expr) => mul(row, u32(apart)),
         };
         const { y } = await target.run(
           matmul(grouped),
-          { x, w, tiles, y: floats(topK * columns) },
+          { x, ...w, tiles, y: floats(topK * columns) },
           workgroups(matmulGrid(grouped, topK)),
         );
         return y as Float32Array;
@@ -112,7 +130,7 @@ testKernels(
         ...product,
         name: "chosen",
         router,
-        bindings: bindings({ logits: "f32", x: "f32", w: "f32" }, {
+        bindings: bindings({ logits: "f32", x: "f32", ...ofWeights }, {
           y: "f32",
           index: "i32",
           weight: "f32",
@@ -126,7 +144,7 @@ testKernels(
       const found = await target.run(matmulOfChoices(chosen), {
         logits,
         x: token,
-        w,
+        ...w,
         y: floats(topK * columns),
         index: new Int32Array(topK),
         weight: floats(topK),
@@ -163,7 +181,7 @@ testKernels(
         name: "combined",
         choices: topK,
         bindings: bindings(
-          { x: "f32", w: "f32", index: "i32", weight: "f32" },
+          { x: "f32", ...ofWeights, index: "i32", weight: "f32" },
           { y: "f32" },
         ),
         leftRow: (row: Expr) => mul(row, u32(k)),
@@ -179,7 +197,7 @@ testKernels(
       t.ok(choicesAtOnce(combined) > 0);
       const { y } = await target.run(matmulCombined(combined), {
         x,
-        w,
+        ...w,
         index: index!,
         weight: weight!,
         y: floats(columns),

@@ -24,11 +24,13 @@ const TILES: readonly MatmulTile[] = [
 
 /** Weights of `experts` and the options of their product with row `base` of x. */
 function productOf(
-  { tile, k, columns, experts }: {
+  { tile, k, columns, experts, packed = false }: {
     readonly tile: MatmulTile;
     readonly k: number;
     readonly columns: number;
     readonly experts: number;
+    /** Weights have 4 bits. Default: false. */
+    readonly packed?: boolean;
   },
 ) {
   const rowStride = Math.ceil(columns / 4) * 4;
@@ -36,16 +38,26 @@ function productOf(
     options: {
       name,
       k,
-      segments: k % 64 === 0 ? 2 : 1,
+      segments: k % 64 === 0 ? 2 : k === 160 ? 4 : 1,
       columns,
       tile,
       rows: u32(1),
       grouped: { tiles: "" },
-      weights: [{ binding: "w", stored: "f32" as const, rowStride }],
+      weights: [{
+        binding: "w",
+        stored: packed ? "int4x32" as const : "f32" as const,
+        ...packed ? { scales: "scales" } : {},
+        rowStride,
+      }],
       left: (base: Expr, i: Expr) => load("x", add(base, i)),
       ...tile.right === "vector" ? { leftAdjacent: adjacentInX } : {},
     },
-    w: waves(experts * k * rowStride),
+    w: packed
+      ? waves(experts * k * rowStride / 8).map((x) =>
+        Math.floor(2 ** 31 * (1 + x))
+      )
+      : waves(experts * k * rowStride),
+    scales: waves(experts * k * rowStride / 32),
   };
 }
 
@@ -115,19 +127,33 @@ export function* ofMatmulCombined(): Generator<Launch> {
   const cases = product({
     tile: TILES,
     columns: [1, 9, 16],
-    k: [40, 64, 2048],
+    k: [40, 64, 160, 2048],
+    packed: [false, true],
     choices: [1, 3, 8],
     weighed: [false, true],
   });
   const experts = 3;
-  for (const { tile, columns, k, choices, weighed } of cases) {
-    // The interpreter is slow on long sums.
-    if (k > 64 && (columns > 1 || choices < 8)) continue;
-    const { options, w } = productOf({ tile, k, columns, experts });
+  for (const { tile, columns, k, packed, choices, weighed } of cases) {
+    // Groups are whole. The interpreter is slow on long sums.
+    if (packed !== (k === 160) || k > 160 && (columns > 1 || choices < 8)) {
+      continue;
+    }
+    const { options, w, scales } = productOf({
+      tile,
+      k,
+      columns,
+      experts,
+      packed,
+    });
     const full = {
       ...options,
       bindings: bindings(
-        { x: "f32", w: "f32", index: "u32", weight: "f32" },
+        {
+          x: "f32",
+          ...packed ? { w: "u32", scales: "f32" } : { w: "f32" },
+          index: "u32",
+          weight: "f32",
+        },
         { y: "f32" },
       ),
       choices,
@@ -148,11 +174,12 @@ export function* ofMatmulCombined(): Generator<Launch> {
       reads: {
         x: waves(choices * k),
         w,
+        ...packed ? { scales } : {},
         index: range(choices).map((j) => j % experts),
         weight: waves(choices),
       },
       stores: { y: columns },
-      beyond: ["w"],
+      beyond: packed ? ["w", "scales"] : ["w"],
     };
   }
 }

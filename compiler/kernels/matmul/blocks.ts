@@ -236,13 +236,16 @@ function sumsOfSegments(
   } }`;
 }
 
-/** Sums block `block_at` of k for some rows, and stores the sums of a lane at `blockSumAt` in `block_sums`. */
+/**
+ * Sums block `block_at` of k for some rows, and stores the sums of a lane at `blockSumAt` in `block_sums`. `addBlock` adds
+ * the products of an entire block from index `k` without a loop; blocks for which the condition holds are the last of
+ * their segments.
+ */
 export function sumsOfBlock(
   o: MatmulOptions,
-  { rows, blocks, before, terms, add }: Pick<
-    TeamSums,
-    "rows" | "blocks" | "before" | "terms" | "add"
-  >,
+  { rows, blocks, before, terms, add, addBlock }:
+    & Pick<TeamSums, "rows" | "blocks" | "before" | "terms" | "add">
+    & { readonly addBlock?: ((isLast: KernelText) => Statements) | undefined },
   blockSumAt: (sum: Hole) => KernelText,
 ): KernelText {
   const { columns } = o.tile;
@@ -287,7 +290,12 @@ export function sumsOfBlock(
     ${before(wgsl`block_start`)}
     ${eachSum((i) => wgsl`var sum${i}_block[r][c] = 0.0;`)}
     ${
-    last === length
+    addBlock
+      ? wgsl`
+    let k = block_start;
+    ${last < length && wgsl`let is_last = ${isLast};`}
+    ${addBlock(wgsl`is_last`)}`
+      : last === length
       ? ofBlock(length)
       : last % terms === 0 && length % terms === 0
       // Blocks of one warp have one loop.

@@ -18,7 +18,7 @@ import { columnsAndWeights, unitOf } from "./columns.ts";
 import { leftOf, u } from "./left.ts";
 import type { MatmulOptions } from "./options.ts";
 import { scalesOfBlock } from "./scales.ts";
-import { beginWords, termsAtOnce } from "./words.ts";
+import { beginWords, loadsBlock, termsAtOnce } from "./words.ts";
 import { loadsAtOnce } from "../pieces/at_once.ts";
 
 /** A matmul of one row per choice of a token by the weights of its expert, and the sum of the results. */
@@ -95,6 +95,17 @@ export function matmulCombined(o: CombinedMatmulOptions): Kernel {
         o.weights.flatMap((_, i) => scalesOfBlock(whole, i, { start })),
       terms: termsAtOnce(whole),
       add: (n) => productsOfTerms(whole, left, { rows: 1, count: n }),
+      addBlock: loadsBlock(whole)
+        ? (condition) => {
+          const { length, last } = blocks;
+          const short = last < length ? { count: last, condition } : undefined;
+          return productsOfTerms(whole, left, {
+            rows: 1,
+            count: length,
+            short,
+          });
+        }
+        : undefined,
     },
     (sum) => wgsl`(task * ${columns} + ${sum}) * ${lanes} + lane_column`,
   );

@@ -302,7 +302,7 @@ function wordsOf(o: MatmulOptions): {
 } {
   const count = termsInWord(o);
   if (count > 1 && termsOf(o).length === 1) {
-    const { terms, loaded, values } = nextTerms(o, count, 1);
+    const { terms, loaded, values } = nextTerms(o, count, { together: 1 });
     return {
       terms,
       begin: beginWords(o),

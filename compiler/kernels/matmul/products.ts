@@ -23,7 +23,7 @@ import {
   termsOf,
   wordsAlongK,
 } from "./right.ts";
-import { nextTerms } from "./words.ts";
+import { nextTerms, type ShortTerms } from "./words.ts";
 import { ADJACENT } from "../pieces/adjacent.ts";
 
 /** Sums of a lane for some columns of a weight. */
@@ -79,14 +79,24 @@ export function products(
   }`;
 }
 
-/** The products of `count` consecutive indices from k: all loads come before the first sum. */
+/**
+ * The products of `count` consecutive indices from k: all loads come before the first sum. Lanes with `short` terms add
+ * only these.
+ */
 export function productsOfTerms(
   o: MatmulOptions,
   left: Pick<Left, "at" | "adjacent">,
-  { rows, count }: { readonly rows: number; readonly count: number },
+  { rows, count, short }: {
+    readonly rows: number;
+    readonly count: number;
+    readonly short?: ShortTerms | undefined;
+  },
 ): KernelText {
   const together = left.adjacent && count % ADJACENT === 0 ? ADJACENT : 1;
-  const { terms, loaded, values } = nextTerms(o, count, together);
+  const { terms, loaded, values } = nextTerms(o, count, {
+    together,
+    short,
+  });
   const leftOf = (n: number, r: number) => {
     const { k } = terms[n]!;
     const names = terms.slice(n, n + together).map(({ prefix }) =>
@@ -96,6 +106,11 @@ export function productsOfTerms(
       ? left.adjacent!(r, k, names)
       : [let_(names[0]!, left.at(r, k))];
   };
+  const added = terms.map(({ prefix }, n) => [
+    ...values(n),
+    ...addProducts(o, range(rows), { prefixes: [prefix] }),
+  ]);
+  const always = short?.count ?? count;
   return wgsl`
     ${loaded}
     ${
@@ -103,11 +118,9 @@ export function productsOfTerms(
       range(rows).flatMap((r) => leftOf(n * together, r))
     )
   }
+    ${added.slice(0, always).flat()}
     ${
-    terms.flatMap(({ prefix }, n) => [
-      ...values(n),
-      ...addProducts(o, range(rows), { prefixes: [prefix] }),
-    ])
+    short && wgsl`if (!(${short.condition})) { ${added.slice(always).flat()} }`
   }`;
 }
 

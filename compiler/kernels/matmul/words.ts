@@ -66,14 +66,35 @@ export function termsAtOnce(o: MatmulOptions): number {
   return Math.max(inWord, count);
 }
 
+/** Whether a lane of a team loads the weights of a block of k at once. Only packed weights have so few words. */
+export function loadsBlock(o: MatmulOptions): boolean {
+  const words = sum(
+    o.weights.map(({ stored }) => o.tile.columns / perWord(stored)),
+  );
+  const { length = Infinity } = sumBlocks(o) ?? {};
+  const inWord = termsInWord(o);
+  return inWord > 1 && length / inWord * words <= WORDS_AT_ONCE;
+}
+
+/** Terms of which only the first ones exist in some lanes. */
+export interface ShortTerms {
+  /** Number of the first ones. */
+  readonly count: number;
+  /** The condition of these lanes. */
+  readonly condition: KernelText;
+}
+
 /**
  * The products of `count` consecutive indices from `k`, whole words of them. `together`: indices whose left operand is
- * loaded at once.
+ * loaded at once. Lanes with `short` terms load the first ones again instead of the others.
  */
 export function nextTerms(
   o: MatmulOptions,
   count: number,
-  together: number,
+  { together, short }: {
+    readonly together: number;
+    readonly short?: ShortTerms | undefined;
+  },
 ): {
   readonly terms: readonly Term[];
   /** Declares their indices and loads the words of all weights. */
@@ -92,7 +113,13 @@ export function nextTerms(
     terms,
     loaded: [
       ...terms.flatMap(({ k }, n) =>
-        n % together === 0 || !isPacked ? [wgsl`let ${k} = k + ${n};`] : []
+        n % together !== 0 && isPacked ? [] : [
+          wgsl`let ${k} = k + ${
+            short && n >= short.count
+              ? wgsl`select(${n}u, ${n % short.count}, ${short.condition})`
+              : n
+          };`,
+        ]
       ),
       ...o.weights.flatMap(({ stored }, i) => {
         const { perWord = 1 } = packingOf(stored) ?? {};
