@@ -117,8 +117,10 @@ function vectorsOf(
     );
   const byProjection = fusion.absorbs.get(values)?.[0]?.primitive === "dot";
   if (!isWritten(keys) || !byProjection) return undefined;
-  const query = computed(lowering, q);
-  const key = computed(lowering, keys, keys.inputs[1]);
+  const value = keys.inputs[1]!;
+  if (value.primitive === "concat") return undefined;
+  const query = computedInView(lowering, q);
+  const key = computedBy(lowering, { target: keys, value });
   if (!query || !key || !isOnlyFor(q, query.node, usersFor)) return undefined;
   const norms = [query.norm, key.norm].filter((norm) => norm !== undefined);
   const [norm] = norms;
@@ -128,7 +130,6 @@ function vectorsOf(
       placed.axes[params.over]!.size === dim
     );
   if (!isEven) return undefined;
-  const value = keys.inputs[1]!;
   const element = local("new_element", "f32");
   return {
     ...norm ? { epsilon: norm.params.epsilon } : {},
@@ -160,29 +161,32 @@ interface Computed {
   readonly norm?: NodeOf<"rmsNorm">;
 }
 
+/** How a launch computes `value`, of which it may compute a view. Undefined as for `computedBy`. */
+function computedInView(lowering: Lowering, value: Node): Computed | undefined {
+  let node = value;
+  while (FUSION_CLASS[node.primitive] === "view") node = node.inputs[0]!;
+  return FUSION_CLASS[node.primitive] === "inline"
+    ? computedBy(lowering, { target: node, value: node })
+    : undefined;
+}
+
 /**
- * How a launch for `target` computes `value`. Undefined: by more than elementwise nodes and a norm of its rows, or its
+ * How the launch of `target` computes `value`. Undefined: by more than elementwise nodes and a norm of its rows, or its
  * dtype is not f32.
  */
-function computed(
+function computedBy(
   { model: { fusion } }: Lowering,
-  target: Node,
-  value?: Node,
+  { target, value: { axes, dtype } }: {
+    readonly target: Node;
+    readonly value: Node;
+  },
 ): Computed | undefined {
-  let node = target;
-  while (!value && FUSION_CLASS[node.primitive] === "view") {
-    node = node.inputs[0]!;
-  }
-  const { axes, dtype } = value ?? node;
-  const isInline = value !== undefined ||
-    FUSION_CLASS[node.primitive] === "inline";
-  const isRow = dtype === "f32" && value?.primitive !== "concat";
-  if (!isInline || !isRow || fusion.chains.has(node)) return undefined;
-  const [root] = fusion.absorbs.get(node) ?? [];
-  if (!root) return { node };
+  if (dtype !== "f32" || fusion.chains.has(target)) return undefined;
+  const [root] = fusion.absorbs.get(target) ?? [];
+  if (!root) return { node: target };
   const isNorm = root.primitive === "rmsNorm" && root.dtype === "f32" &&
     root.axes.join() === axes.join() && root.axes.at(-1) === root.params.over;
-  return isNorm ? { node, norm: root } : undefined;
+  return isNorm ? { node: target, norm: root } : undefined;
 }
 
 /** Element `new_d` of head `new_head`, or another one of it. */
