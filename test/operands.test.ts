@@ -17,6 +17,7 @@ import {
 import {
   attentionGrid,
   DEFAULT_TILE,
+  matrixGrid,
   type MatrixQueries,
   matrixQueries,
   matrixQueriesGrid,
@@ -30,6 +31,7 @@ import { TUNING } from "../engine/tune/tuning.ts";
 import { range } from "../spec/range.ts";
 import { sum } from "../spec/sum.ts";
 import { roundF16 } from "../spec/half.ts";
+import { PACKED_ELEMENTS } from "../spec/weights/packed.ts";
 import { shared, u32 } from "../spec/kernel/build.ts";
 import {
   expandMatrices,
@@ -128,6 +130,52 @@ testKernels(
         t.strictSame(bits(found), bits(Float32Array.from(wanted)), name);
       }
     }
+  },
+);
+
+testKernels(
+  "matmulMatrices() limits the scales of packed weights",
+  async (t, target) => {
+    const [k, columns] = [32, 32];
+    const product = productOf({ stored: "mxfp4", k, columns, counts: [k] });
+    const options = optionsOf(product, DEFAULT_TILE);
+    const shape = { rows: 32, columns: 128, depth: 16 };
+    const { y } = await target.run(
+      matmulMatrices(options, shape),
+      {
+        // Row i of the result is row i of the weight.
+        x: Float32Array.from(
+          { length: k * k },
+          (_, at) => at % (k + 1) === 0 ? 1 : 0,
+        ),
+        rowOf: Uint32Array.from(range(k)),
+        // Code `column % 16` in every row.
+        w: Uint32Array.from(
+          { length: k / 8 * columns },
+          (_, at) => at % 16 * 0x11111111,
+        ),
+        // 2^33 in the first 16 columns, 2^13 in the others.
+        scales_w: Uint32Array.from(
+          { length: columns / 4 },
+          (_, at) => at < 4 ? 0xa0a0a0a0 : 0x8c8c8c8c,
+        ),
+        factors_w: new Float32Array(1),
+        tiles: Uint32Array.of(0),
+        lengths: Uint32Array.of(k, k),
+        y: new Float32Array(k * columns),
+      },
+      workgroups(
+        matrixGrid(shape, { grouped: false, width: columns, size: k }),
+      ),
+    );
+    const largest = Math.fround(MAX_F16 / 6);
+    const row = range(columns).map((column) => {
+      const scale = column < 16 ? largest : 2 ** 13;
+      const value = PACKED_ELEMENTS.fp4.value(column % 16);
+      return roundF16(Math.fround(value * scale)) + 0;
+    });
+    t.same([...y!], range(k).flatMap(() => row));
+    t.equal(Math.max(...row), MAX_F16);
   },
 );
 

@@ -290,13 +290,42 @@ export function runGroup(
     }
   }
 
+  /**
+   * The operands of matrices that adjacent stores round. One instruction of subgroups of 32 lanes rounds two
+   * (`cvt.rn.f16x2.f32`, PTX ISA); those of 64 round one each, pack two, and limit with one instead of two (CDNA 3 ISA:
+   * `v_cvt_f16_f32`, `v_pack_b32_f16`, `v_med3_f32`).
+   */
+  function storedOperands(
+    stores: readonly SharedStore[],
+    { size }: SubgroupTiles,
+    mask: Mask,
+  ): readonly Lanes[] {
+    const rounded =
+      stores.filter(({ value: e }) => e.op === "call" && e.fn === "roundF16")
+        .length;
+    const pairs = Math.floor(rounded / 2);
+    meter.issue(mask, size === 64 ? rounded + pairs : rounded - pairs);
+    return stores.map(({ value: e }) => {
+      if (e.op !== "call" || e.fn !== "roundF16") return value(e, mask);
+      const { limited, by } = limitsOf(e.args[0]!);
+      if (by > 0) meter.issue(mask, size === 64 ? 1 : 2);
+      return value(limited, mask).map((x) => {
+        const within = by > 0 ? Math.max(-by, Math.min(by, x)) : x;
+        return FUNCTIONS.roundF16.of(Math.fround, within);
+      });
+    });
+  }
+
   /** Stores in adjacent elements, as one access if the first is aligned. */
   function storeShared(stores: readonly SharedStore[], mask: Mask): void {
     const [first] = stores as [SharedStore];
     const { array } = first;
     const words = cells.get(array)!;
-    const accesses = stores.map((s) => {
-      const stored = value(s.value, mask);
+    const operands = part?.operands.has(array)
+      ? storedOperands(stores, part, mask)
+      : undefined;
+    const accesses = stores.map((s, n) => {
+      const stored = operands?.[n] ?? value(s.value, mask);
       const access = accessOf(s, array, { op: "store", index: s.index, mask });
       for (const [lane, i] of access.index.entries()) {
         if (mask[lane]) words[i] = stored[lane]!;
@@ -464,6 +493,15 @@ export function runGroup(
     }
     meter.leave();
   }
+}
+
+/** A value that is limited to `by` on both sides, as operands of matrices are. 0: it is not. */
+function limitsOf(e: Expr): { readonly limited: Expr; readonly by: number } {
+  const isLimit = e.op === "binary" && e.fn === "max" &&
+    e.a.op === "binary" && e.a.fn === "min" && e.a.b.op === "const";
+  return isLimit
+    ? { limited: e.a.a, by: Number(e.a.b.value) }
+    : { limited: e, by: 0 };
 }
 
 /** A float from -0.5 to 0.5. */

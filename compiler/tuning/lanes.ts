@@ -129,7 +129,7 @@ export function blocksInPanel(
 }
 
 /** Words of workgroup memory for the table of 4-bit floats. */
-export function tableWords({ weights }: StoredWeights): number {
+function tableWords({ weights }: StoredWeights): number {
   return weights.some(({ stored }) => packingOf(stored)?.element === "fp4")
     ? 16
     : 0;

@@ -71,13 +71,11 @@ export function matrixTiling(
     readonly k: number;
     readonly columns: number;
   },
-  { height = MAX_ROWS, memory, table = 0, experts, held = 0, topK = 1 }: {
+  { height = MAX_ROWS, memory, experts, held = 0, topK = 1 }: {
     /** Rows of a tile of other kernels, and of listed tiles of experts. Default: the most. */
     readonly height?: number;
     /** Bytes of workgroup memory. */
     readonly memory: number;
-    /** Words of it for a table of decoded weights. Default: 0. */
-    readonly table?: number;
     /** Numbers of experts over all ranks, and of a rank, and of choices per token. Absent: rows are not grouped. */
     readonly experts?: number;
     readonly held?: number;
@@ -92,7 +90,7 @@ export function matrixTiling(
     : Math.ceil(FEW_EXPERT_ROWS * experts / topK);
   const fits = (shape: MatrixShape) =>
     k % shape.depth === 0 &&
-    4 * (panelWords(shape, weights) + table) <= memory;
+    4 * panelWords(shape, weights) <= memory;
   const narrow = { ...NARROW, columns: NARROW.columns / weights };
   const isNarrow = experts === undefined &&
     weights * columns <= MAX_NARROW_COLUMNS && fits(narrow);

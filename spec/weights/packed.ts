@@ -6,6 +6,7 @@
 
 import { type Block, type BlockName, BLOCKS } from "./blocks.ts";
 import type { FileDType, HalfDType } from "../dtype.ts";
+import { range } from "../range.ts";
 import { inWords } from "./word_blocks.ts";
 
 /** An element kind. */
@@ -14,6 +15,8 @@ export interface PackedElement {
   readonly bits: 4 | 8;
   /** The value of a code, exact in f32. */
   readonly value: (code: number) => number;
+  /** The largest magnitude, if codes of larger values are rejected. */
+  readonly largest?: number;
   /** Factor from integers to the values of codes. Absent: values are not multiples. */
   readonly step?: 1 | 0.5;
   /** Whether each scale has an offset, which is added to the scaled element. */
@@ -64,7 +67,7 @@ export const PACKED_ELEMENTS = {
     value: (code) => (code & 8 ? -1 : 1) * E2M1[code & 7]!,
   },
   // E4M3 without infinities; the two NaNs (0x7f, 0xff) are rejected when files are read.
-  fp8: { bits: 8, value: fp8 },
+  fp8: { bits: 8, largest: 448, value: fp8 },
   int4: {
     bits: 4,
     step: 1,
@@ -85,6 +88,13 @@ export const PACKED_ELEMENTS = {
 
 /** A name in the table. */
 export type PackedElementName = keyof typeof PACKED_ELEMENTS;
+
+/** The largest magnitude of the elements of a kind. */
+export function largestElement(name: PackedElementName): number {
+  const { bits, value, largest }: PackedElement = PACKED_ELEMENTS[name];
+  return largest ??
+    Math.max(...range(2 ** bits).map((code) => Math.abs(value(code))));
+}
 
 /** A kind of scale. `compiler/kernels/pieces/decode.ts` decodes it in kernels. */
 export interface ScaleKind {

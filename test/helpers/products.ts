@@ -17,7 +17,6 @@ import {
   matrixGrid,
   matrixTiling,
   sumsInTeams,
-  tableWords,
 } from "../../compiler/tuning/mod.ts";
 import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
@@ -234,7 +233,7 @@ export async function resultOfMatrices(
   const options = optionsOf(product, DEFAULT_TILE);
   const { shape } = matrixTiling(
     { weights: pair ? 2 : 1, k, columns },
-    { height, memory: 32 * 1024, table: tableWords(options) },
+    { height, memory: 32 * 1024 },
   )!;
   return await runProduct(target, product, {
     kernel: matmulMatrices(options, shape),

@@ -4,10 +4,11 @@
  */
 
 import { isSame } from "../../../spec/same.ts";
+import { largestElement, packingOf } from "../../../spec/weights/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
-import { id, sharedStore } from "../../../spec/kernel/build.ts";
+import { call, id, sharedStore } from "../../../spec/kernel/build.ts";
 import { clamped } from "../../../spec/kernel/guards.ts";
-import { operand16 } from "../../../spec/kernel/matrices.ts";
+import { MAX_F16, operand16 } from "../../../spec/kernel/matrices.ts";
 import {
   letRegister,
   loadRegisters,
@@ -25,7 +26,7 @@ import {
 } from "../kernel.ts";
 import { groupedTile } from "./matmul.ts";
 import { guarded, u } from "./left.ts";
-import type { MatmulOptions } from "./options.ts";
+import type { MatmulOptions, MatmulWeight } from "./options.ts";
 import { columnsAndWeights, unitOf } from "./columns.ts";
 import { indicesOfTerms, rightAt, type Term, termsOf } from "./right.ts";
 import { scalesOfBlock } from "./scales.ts";
@@ -56,7 +57,15 @@ export function matmulMatrices(
     lanes: MATRIX_LANES,
     right: "vector",
   } as const;
-  const o = { ...options, tile, segments: 1 };
+  const o = {
+    ...options,
+    tile,
+    segments: 1,
+    weights: weights.map((weight) => ({
+      ...weight,
+      largestScale: largestScale(weight),
+    })),
+  };
   const used = o.epilogue(
     {
       row: u("row"),
@@ -91,6 +100,16 @@ export function matmulMatrices(
 /** Indices of k that a lane loads at once: those of a word along k. */
 function termsOfLoad(o: MatmulOptions): number {
   return Math.max(termsOf(o).length, termsInWord(o));
+}
+
+/**
+ * The limit of the scales of a packed weight, instead of one of each element: no scaled element exceeds the largest f16.
+ * Undefined if the weight is not packed or has offsets.
+ */
+function largestScale({ stored, offsets }: MatmulWeight): number | undefined {
+  const packing = packingOf(stored);
+  if (!packing || offsets !== undefined) return undefined;
+  return MAX_F16 / largestElement(packing.element);
 }
 
 /** The shape of a tile, and the statements that consume a result. */
@@ -255,14 +274,18 @@ function loadRight(
     expr`${register("right_to", [c - c % unit], "u32")} + ${
       n * stride + c % unit
     }`;
-  const stored = o.weights.flatMap(({ stored }, i) =>
+  const stored = o.weights.flatMap(({ stored, largestScale }, i) =>
     terms.flatMap(({ prefix }, n) =>
       each.map((c) => {
         const value = register(`${prefix}b${i}`, [c]);
         return sharedStore(
           `right_tile${i}`,
           to(c, n),
-          stored === "f16" ? value : operand16(value),
+          stored === "f16"
+            ? value
+            : largestScale === undefined
+            ? operand16(value)
+            : call("roundF16", value),
         );
       })
     )

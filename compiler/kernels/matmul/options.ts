@@ -16,6 +16,8 @@ export interface MatmulWeight {
   readonly offsets?: string;
   /** The binding of the factors of columns, f32 [expert,] n, if scales have them. */
   readonly factors?: string;
+  /** Limit of the magnitudes of scales. Default: none. */
+  readonly largestScale?: number | undefined;
   /** The innermost axis. `k` only if `readsAlongK`. Default: n. */
   readonly inside?: "n" | "k";
   /** Stride in elements of the outer axis; even for 16-bit weights. */

@@ -256,13 +256,16 @@ function factorOf(
     readonly stored: Expr;
   },
 ): KernelText {
-  const { stored: dtype, factors } = o.weights[i]!;
+  const { stored: dtype, factors, largestScale: most } = o.weights[i]!;
   const { scale } = decoderOf(dtype as PackedDType);
   const step = byteTableOf(o, i)?.step ?? 1;
   const ofRow = factors === undefined
     ? undefined
     : register(`row_factor${i}`, [column]);
-  const factor = scale(stored, ofRow);
+  const whole = scale(stored, ofRow);
+  const factor = most === undefined
+    ? whole
+    : wgsl`max(min(${whole}, ${most}), ${-most})`;
   return wgsl`let factor${group}_${i}[${column}] = ${
     step === 1 ? factor : wgsl`${factor} * ${step}`
   };`;

@@ -9,7 +9,7 @@ import { register } from "../../../spec/kernel/registers.ts";
 import { sumBlocks } from "../../tuning/tile.ts";
 import type { KernelText, Stmt } from "../kernel.ts";
 import { local, wgsl } from "../kernel.ts";
-import type { MatmulOptions } from "./options.ts";
+import type { MatmulOptions, MatmulWeight } from "./options.ts";
 import {
   codesAt,
   rightAt,
@@ -20,7 +20,12 @@ import {
   wordsAt,
 } from "./right.ts";
 import { perScaleOf, scaleOf, scalesInBlock } from "./scales.ts";
-import { decoderOf, perWord } from "../pieces/decode.ts";
+import {
+  decoderOf,
+  perWord,
+  type ScaledDecoder,
+  type WordDecoder,
+} from "../pieces/decode.ts";
 import { range } from "../../../spec/range.ts";
 
 /** Most words of weights that a lane of a team loads at once: GPUs have at most 255 registers per lane. */
@@ -148,20 +153,22 @@ function elementsOfWord(
   i: number,
   terms: readonly Term[],
 ): readonly (Stmt | KernelText)[] {
-  const { stored, offsets } = o.weights[i]!;
-  const { elements } = decoderOf(stored as PackedDType).word;
+  const { offsets } = o.weights[i]!;
+  const decoder = wordDecoderOf(o.weights[i]!);
+  const times = "times" in decoder ? decoder.times : 1;
   return range(o.tile.columns).flatMap((column) => {
     const word = register(`${terms[0]!.prefix}codes${i}`, [column], "u32");
     const names = terms.map(({ prefix }) => `${prefix}element${i}_${column}`);
     // Groups begin at words, so the elements of a word share a scale.
     const k = local(terms[0]!.k, "u32");
     const at = { i, column, k };
+    const scale = scaleOf(o, "factor", at);
     const [factor, offset] = ["factor", "offset"].map((part) =>
       `${terms[0]!.prefix}${part}${i}_${column}`
     );
     return [
-      elements(word, names),
-      wgsl`let ${factor} = ${scaleOf(o, "factor", at)};`,
+      decoder.elements(word, names),
+      wgsl`let ${factor} = ${times === 1 ? scale : wgsl`${scale} * ${times}`};`,
       ...offsets === undefined
         ? []
         : [wgsl`let ${offset} = ${scaleOf(o, "offset", at)};`],
@@ -176,14 +183,20 @@ function elementsOfWord(
   });
 }
 
+/** The decoder of whole words of packed weights. */
+function wordDecoderOf(
+  { stored, largestScale }: MatmulWeight,
+): WordDecoder | ScaledDecoder {
+  const { word, scaledWord } = decoderOf(stored as PackedDType);
+  return largestScale === undefined ? word : scaledWord ?? word;
+}
+
 /** Precedes the loops of a kernel that decodes words. */
 export function beginWords(
   { weights, tile }: MatmulOptions,
 ): readonly KernelText[] {
-  const stored = new Set(weights.map(({ stored }) => stored));
-  return [...stored].flatMap((stored) => {
-    if (!packingOf(stored)) return [];
-    const { begin } = decoderOf(stored as PackedDType).word;
-    return begin ? [begin(tile.lanes)] : [];
-  });
+  const packed = weights.filter(({ stored }) => packingOf(stored));
+  return [...new Set(packed.map(wordDecoderOf))].flatMap(({ begin }) =>
+    begin ? [begin(tile.lanes)] : []
+  );
 }

@@ -28,7 +28,6 @@ import {
   DECODE_ROWS,
   matmulGrid,
   sumsInTeams,
-  tableWords,
   tileOfFewRows,
 } from "../../../tuning/lanes.ts";
 import { matrixGrid, matrixTiling } from "../../../tuning/matrices.ts";
@@ -372,20 +371,15 @@ export function weightsOf(
 
 /** Returns the form of a matmul for many rows. Undefined if it has none. */
 function matricesOf(
-  { options, model, values }: Lowering,
+  { options, model }: Lowering,
   { dots, k, width, grouped, all, q8 }: MatmulShape,
 ): MatrixForm | undefined {
   const isFull = q8 || model.routers.has(dots[0]!.inputs[1]!);
   if (isFull || options.operands === "f32") return undefined;
   const sent = grouped?.received.sent;
-  const weights = dots.map(({ inputs: [, right] }) => {
-    const { packed, dtype } = values.storages.get(right!)!;
-    return { stored: packed?.stored ?? dtype };
-  });
   const tiling = matrixTiling({ weights: dots.length, k, columns: width }, {
     height: tileHeight(options.tile),
     memory: options.maxShared,
-    table: tableWords({ weights }),
     ...sent
       ? {
         experts: sent.splits.at(-1)!,
