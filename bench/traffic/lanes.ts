@@ -11,7 +11,6 @@ import {
   ofBits,
   UNARY,
 } from "../../spec/kernel/semantics.ts";
-import { range } from "../../spec/range.ts";
 import type {
   Expr,
   ForStmt,
@@ -34,6 +33,7 @@ import {
   type SubgroupTiles,
   subgroupTiles,
 } from "../../spec/kernel/wgsl/matrices.ts";
+import { instructionsOfProduct, limitsOf, loadPasses } from "./operands.ts";
 import {
   adjacentLoads,
   adjacentStores,
@@ -109,23 +109,6 @@ const IMMEDIATE = 1024;
 
 /** Banks of workgroup memory. */
 export const BANKS = 32;
-
-/**
- * Passes that load a matrix of f16 from rows with a stride: 8 parts of rows of 16 bytes at once (`ldmatrix`, PTX ISA),
- * one after another if they are in the same banks.
- */
-function loadPasses(stride: number): number {
-  const [each, atOnce] = [8, 8];
-  const parts = MATRIX_SIZE ** 2 / each;
-  const units = stride / each;
-  const together = range(atOnce).filter((row) => row * units % atOnce === 0);
-  return parts / atOnce * together.length;
-}
-
-/** Instructions of a subgroup that multiply two matrices: `mma.sync` has 8 columns (PTX ISA), MFMA of 64 lanes has 16. */
-function instructionsOfProduct(lanes: number): number {
-  return Math.max(1, 64 / lanes);
-}
 
 /** Executed iterations of an innermost loop: enough for a block of the numerics contract. Of others: fewer. */
 const INNER_ITERATIONS = 64, OUTER_ITERATIONS = 4;
@@ -493,15 +476,6 @@ export function runGroup(
     }
     meter.leave();
   }
-}
-
-/** A value that is limited to `by` on both sides, as operands of matrices are. 0: it is not. */
-function limitsOf(e: Expr): { readonly limited: Expr; readonly by: number } {
-  const isLimit = e.op === "binary" && e.fn === "max" &&
-    e.a.op === "binary" && e.a.fn === "min" && e.a.b.op === "const";
-  return isLimit
-    ? { limited: e.a.a, by: Number(e.a.b.value) }
-    : { limited: e, by: 0 };
 }
 
 /** A float from -0.5 to 0.5. */

@@ -6,7 +6,6 @@
 
 import { type Block, type BlockName, BLOCKS } from "./blocks.ts";
 import type { FileDType, HalfDType } from "../dtype.ts";
-import { range } from "../range.ts";
 import { inWords } from "./word_blocks.ts";
 
 /** An element kind. */
@@ -88,13 +87,6 @@ export const PACKED_ELEMENTS = {
 
 /** A name in the table. */
 export type PackedElementName = keyof typeof PACKED_ELEMENTS;
-
-/** The largest magnitude of the elements of a kind. */
-export function largestElement(name: PackedElementName): number {
-  const { bits, value, largest }: PackedElement = PACKED_ELEMENTS[name];
-  return largest ??
-    Math.max(...range(2 ** bits).map((code) => Math.abs(value(code))));
-}
 
 /** A kind of scale. `compiler/kernels/pieces/decode.ts` decodes it in kernels. */
 export interface ScaleKind {

@@ -4,7 +4,7 @@
  */
 
 import { isSame } from "../../../spec/same.ts";
-import { largestElement, packingOf } from "../../../spec/weights/packed.ts";
+import { packingOf } from "../../../spec/weights/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { call, id, sharedStore } from "../../../spec/kernel/build.ts";
 import { clamped } from "../../../spec/kernel/guards.ts";
@@ -30,6 +30,7 @@ import type { MatmulOptions, MatmulWeight } from "./options.ts";
 import { columnsAndWeights, unitOf } from "./columns.ts";
 import { indicesOfTerms, rightAt, type Term, termsOf } from "./right.ts";
 import { scalesOfBlock } from "./scales.ts";
+import { largestElement } from "../pieces/decode.ts";
 import { beginWords, nextTerms, termsInWord } from "./words.ts";
 import { matrixTile, storedRow } from "../matrix_tile.ts";
 import { walkExpressions } from "../../../spec/kernel/walk.ts";

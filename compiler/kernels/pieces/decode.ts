@@ -5,7 +5,9 @@
 import { type FileDType, isHalf } from "../../../spec/dtype.ts";
 import {
   IQ4_VALUES,
+  PACKED_ELEMENTS,
   type PackedDType,
+  type PackedElement,
   type PackedElementName,
   packingOf,
   PACKINGS,
@@ -13,6 +15,7 @@ import {
   type ScaleName,
   SCALES,
 } from "../../../spec/weights/packed.ts";
+import { range } from "../../../spec/range.ts";
 export { unpackHalves } from "../../../spec/kernel/build.ts";
 import {
   type Hole,
@@ -63,6 +66,13 @@ function iq4(bits: Hole): KernelText {
 
 function int8(bits: Hole): KernelText {
   return wgsl`f32(i32((${bits} & 255) ^ 128) - 128)`;
+}
+
+/** The largest magnitude of the elements of a kind. */
+export function largestElement(name: PackedElementName): number {
+  const { bits, value, largest }: PackedElement = PACKED_ELEMENTS[name];
+  return largest ??
+    Math.max(...range(2 ** bits).map((code) => Math.abs(value(code))));
 }
 
 /** Decodes the element in the lowest bits to f32. */
