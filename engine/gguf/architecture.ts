@@ -49,7 +49,7 @@ export interface FusedTensor {
 
 /** A row of the table. */
 export interface GgufArchitecture {
-  /** `general.architecture`. Default: the key of the row. Rows with equal names differ in `keys`. */
+  /** `general.architecture`. Default: the key of the row. Rows with equal names differ in `mark` or `keys`. */
   readonly name?: string;
   /** Name of the architecture in config.json. */
   readonly architecture: string;
@@ -68,6 +68,8 @@ export interface GgufArchitecture {
   readonly present?: { readonly [field: string]: string };
   /** Keys with the same value in all files of the architecture. */
   readonly keys?: { readonly [key: string]: number | boolean };
+  /** A key that files of the row have, and files of later rows of the same name do not. */
+  readonly mark?: string;
   /** Keys that are products of fields of config.json. */
   readonly products?: { readonly [key: string]: readonly string[] };
   /** Only a part of the dims of heads is rotated. */

@@ -152,6 +152,13 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ffn_down_shexp: "mlp.shared_expert.down_proj",
     },
   },
+  mistral4: MISTRAL4,
+  // Mistral Large 3, whose files have the name of DeepSeek-V2 and V3.
+  deepseek2_temperature: {
+    ...MISTRAL4,
+    name: "deepseek2",
+    mark: TEMPERATURE.scale,
+  },
   deepseek2: {
     architecture: "DeepseekV3ForCausalLM",
     others: ["KimiK25ForConditionalGeneration", "Glm4MoeLiteForCausalLM"],
@@ -188,9 +195,6 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
     latent: true,
     tensors: { ...EXPERTS, ...DENSE, ...SHARED, ...LATENT },
   },
-  mistral4: MISTRAL4,
-  // Mistral Large 3, whose files have the name of DeepSeek-V2.
-  deepseek2_temperature: { ...MISTRAL4, name: "deepseek2" },
   dots1: {
     architecture: "Dots1ForCausalLM",
     fields: SHARED_FIELDS,
@@ -424,6 +428,18 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   step35: STEP35,
 };
 
+/** Whether the keys of a file are those of a row: its mark, or the values that all files of the row have. */
+function isOf(
+  { mark, keys: wanted = {} }: GgufArchitecture,
+  name: string,
+  keys: GgufHeader["keys"],
+): boolean {
+  if (mark !== undefined) return Object.hasOwn(keys, `${name}.${mark}`);
+  return Object.entries(wanted).every(([key, value]) =>
+    valueOf(keys, `${name}.${key}`) === value
+  );
+}
+
 /** The name and the row of a file. Throws DataError for an architecture that is not in the table. */
 export function architectureOf(
   path: string,
@@ -433,16 +449,7 @@ export function architectureOf(
   const named = Object.entries(ARCHITECTURES)
     .filter(([key, row]) => (row.name ?? key) === name)
     .map(([, row]) => row);
-  const grows = Object.hasOwn(keys, `${name}.${TEMPERATURE.scale}`);
-  const rows = named.length > 1
-    ? named.filter(({ hasTemperature = false }) => hasTemperature === grows)
-    : named;
-  const row =
-    rows.find((row) =>
-      Object.entries(row.keys ?? {}).every(([key, value]) =>
-        valueOf(keys, `${name}.${key}`) === value
-      )
-    ) ?? rows.at(-1);
+  const row = named.find((row) => isOf(row, name, keys)) ?? named.at(-1);
   const dense = name === "llama" &&
     (numberOf(keys, "llama.expert_count") ?? 0) === 0;
   if (row !== undefined && !dense) return { name, row };
