@@ -289,6 +289,14 @@ export function fixedWindowField(
   return integerField(config, key, options);
 }
 
+/** Returns which layers end a group of `every` layers. Those after the last whole group do, too. */
+export function groupEnds(
+  { layers, every }: { readonly layers: number; readonly every: number },
+): (layer: number) => boolean {
+  const grouped = layers - layers % every;
+  return (layer) => layer >= grouped || (layer + 1) % every === 0;
+}
+
 /** Reads which layers have a sliding window from the list `layer_types`. `byDefault` decides for unlisted layers. */
 export function slidingLayers(
   config: Config,

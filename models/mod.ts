@@ -47,6 +47,7 @@ export {
   fieldError,
   type Fields,
   fixedWindowField,
+  groupEnds,
   ignoreFields,
   innerConfig,
   integerField,

@@ -12,6 +12,7 @@ import {
   type DecoderOptions,
   defineFamily,
   experts,
+  groupEnds,
   ignoreFields,
   integerField,
   type KimiDelta,
@@ -122,10 +123,11 @@ function readConfig(config: Config): BailingMoeV3Config {
     queryLatent: null,
     theta: 6000000,
   });
-  const every = size("layer_group_size", 6);
-  // Layers after the last whole group have latent attention, too.
-  const whole = fields.layers - fields.layers % every;
-  const isDelta = (layer: number) => layer < whole && (layer + 1) % every !== 0;
+  const endsGroup = groupEnds({
+    layers: fields.layers,
+    every: size("layer_group_size", 6),
+  });
+  const isDelta = (layer: number) => !endsGroup(layer);
   const limits = numbersField(config, "expert_swiglu_limit_list");
   const sharedLimits = numbersField(config, "share_expert_swiglu_limit_list");
   return {

@@ -1,5 +1,6 @@
 /** The row of Ling 3.0: layers of Kimi Delta Attention, and latent attention with a gate per head. */
 
+import { groupEnds } from "../../../models/mod.ts";
 import type { GgufArchitecture } from "../architecture.ts";
 import {
   DENSE,
@@ -107,17 +108,15 @@ function read(name: string, { keys }: GgufHeader): Config {
 
 function write(_: string, config: ReadonlyMap<string, unknown>): GgufValues {
   const layers = Number(config.get("num_hidden_layers"));
-  const every = Number(config.get("layer_group_size"));
-  const whole = layers - layers % every;
+  const endsGroup = groupEnds({
+    layers,
+    every: Number(config.get("layer_group_size")),
+  });
   const perLayer = <T>(of: (layer: number) => T): T[] =>
     Array.from({ length: layers }, (_, layer) => of(layer));
   const limit = config.get("kda_lower_bound");
   return {
-    [KEY_HEADS]: {
-      i32s: perLayer((layer) =>
-        Number(layer >= whole || (layer + 1) % every === 0)
-      ),
-    },
+    [KEY_HEADS]: { i32s: perLayer((layer) => Number(endsGroup(layer))) },
     ...typeof limit === "number" ? { [LIMIT]: { f32: limit } } : {},
     ...Object.fromEntries(
       Object.entries(LIMITS).map(([field, key]) => {
