@@ -1,7 +1,7 @@
 /** The columns of a lane of a matrix multiplication, and where their weights start. */
 
 import { isHalf } from "../../../spec/dtype.ts";
-import { packingOf } from "../../../spec/weights/packed.ts";
+import { type Packing, packingOf } from "../../../spec/weights/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { u32 } from "../../../spec/kernel/build.ts";
 import type { KernelText } from "../kernel.ts";
@@ -92,7 +92,11 @@ function weightStarts(o: MatmulOptions, i: number): KernelText {
       let row_factor${i}[c] = ${factors}[${ofExpert(o, o.columns)} + column[c]];
     }`;
   const [unit, width] = [unitOf(o), widthOf(o)];
-  const rowWords = rowStride / perWord(stored);
+  const { block, inWords: isWords }: Partial<Packing> = packingOf(stored) ?? {};
+  const rowWords = block
+    ? rowStride / block.elements * block.bytes / (isWords ? 4 : 1)
+    : rowStride / perWord(stored);
+  const hasScales = scales !== undefined && !block;
   if (inside === "k") {
     const along = (base: string, each: number) =>
       wgsl`
@@ -102,7 +106,7 @@ function weightStarts(o: MatmulOptions, i: number): KernelText {
     const { perScale = Number(o.k) } = packingOf(stored) ?? {};
     return wgsl`
       ${along(`at${i}`, rowWords)}
-      ${scales !== undefined && along(`scale${i}`, Number(o.k) / perScale)}
+      ${hasScales && along(`scale${i}`, Number(o.k) / perScale)}
       ${rowFactors}`;
   }
   // Without a group size, all elements along k share a scale.
@@ -118,7 +122,7 @@ function weightStarts(o: MatmulOptions, i: number): KernelText {
   } + ${index};
     }
     ${
-    scales !== undefined && wgsl`
+    hasScales && wgsl`
     @unroll (c < ${columns}) {
       let scale${i}[c] = ${ofExpert(o, Number(o.k) * scaleWords)} + column[c];
     }`

@@ -6,6 +6,13 @@ import { invariant } from "../../../spec/errors.ts";
 import type { Expr, KernelText, Stmt } from "../kernel.ts";
 import { expr, local, wgsl } from "../kernel.ts";
 import { byteTableOf, termCount, widthOf } from "./columns.ts";
+import {
+  codesOfBlocks,
+  elementInWord,
+  elementOfBlock,
+  hasBlocks,
+  hasOffsets,
+} from "./block_weights.ts";
 import type { MatmulOptions } from "./options.ts";
 import { scaleOf, scalesOfIteration } from "./scales.ts";
 import { decoderOf, perWord, unpackHalves } from "../pieces/decode.ts";
@@ -130,25 +137,34 @@ function packedRow(
   o: MatmulOptions,
   i: number,
 ): readonly (Stmt | KernelText)[] {
-  const { stored, offsets } = o.weights[i]!;
+  const { stored } = o.weights[i]!;
   const { perWord } = packingOf(stored)!;
+  const isBlocks = hasBlocks(o, i);
+  const elementAt = (column: number) => {
+    const codes = register(`codes${i}`, [column], "u32");
+    const bit = local(`bit${i}`, "u32");
+    return isBlocks
+      ? elementOfBlock(stored, codes)
+      : decoderOf(stored as PackedDType).element(wgsl`(${codes} >> ${bit})`);
+  };
   return [
-    ...codesAt(o, { i, prefix: "", k: K }),
+    ...isBlocks
+      ? codesOfBlocks(o, i, { name: "codes", k: K, codes: 1 })
+      : [
+        ...codesAt(o, { i, prefix: "", k: K }),
+        wgsl`let bit${i} = (k & ${perWord - 1}) * ${32 / perWord};`,
+      ],
     ...range(o.tile.columns)
       .flatMap((column) => scalesOfIteration(o, { i, column })),
-    wgsl`let bit${i} = (k & ${perWord - 1}) * ${32 / perWord};`,
     ...range(o.tile.columns).map((column) =>
       letRegister(
         `b${i}`,
         [column],
-        packedElement(stored as PackedDType, {
-          bits: expr`${register(`codes${i}`, [column], "u32")} >> ${
-            local(`bit${i}`, "u32")
-          }`,
+        scaled(elementAt(column), {
           factor: scaleOf(o, "factor", { i, column, k: K }),
-          offset: offsets === undefined
-            ? undefined
-            : scaleOf(o, "offset", { i, column, k: K }),
+          offset: hasOffsets(o.weights[i]!)
+            ? scaleOf(o, "offset", { i, column, k: K })
+            : undefined,
         }),
       )
     ),
@@ -189,11 +205,12 @@ export function wordsAlongK(
   /** Declares <prefix>b<i>[c] of term `n`. */
   values(n: number): readonly Stmt[];
 } {
-  const { stored, inside, binding, offsets } = o.weights[i]!;
+  const { stored, inside, binding } = o.weights[i]!;
   invariant(inside === "k", "all weights of a matmul are laid out equally");
   const terms = termsOf(o);
   const per = perWord(stored);
   const words = terms.length / per;
+  const isBlocks = hasBlocks(o, i);
   const loads = range(words).map((n) => {
     const base = per > 1 ? `word${n}_${i}` : `${terms[n]!.prefix}b${i}`;
     const load = loadsOf(o, {
@@ -213,31 +230,47 @@ export function wordsAlongK(
     if (isHalf(stored)) return unpackHalves(stored, word)[inWord]!;
     const element = () => {
       if (!table) {
+        if (isBlocks) return elementInWord(stored, word, inWord);
         const bits = wgsl`(${word} >> ${inWord * 32 / per}u)`;
         return decoderOf(stored as PackedDType).element(bits);
       }
-      const bytes = register(bytesName(at, inWord % 2), [c], "u32");
-      const above = 24 - 8 * (inWord >> 1);
+      // A word of blocks has a code per byte, others have two.
+      const [half, byte] = isBlocks ? [0, inWord] : [inWord % 2, inWord >> 1];
+      const bytes = register(bytesName(at, half), [c], "u32");
+      const above = 24 - 8 * byte;
       return wgsl`f32(i32(${bytes} << ${above}u) >> 24u)`;
     };
     return scaled(element(), {
       factor: scaleOf(o, "factor", { i, column: c, k, n }),
-      offset: offsets === undefined
-        ? undefined
-        : scaleOf(o, "offset", { i, column: c, k, n }),
+      offset: hasOffsets(o.weights[i]!)
+        ? scaleOf(o, "offset", { i, column: c, k, n })
+        : undefined,
     });
   };
+  const codes = isBlocks
+    ? range(words).flatMap((n) =>
+      codesOfBlocks(o, i, {
+        name: `word${n}_`,
+        columns,
+        k: expr`${k} + ${n * per}`,
+      })
+    )
+    : [];
   return {
-    loaded: columns.flatMap((c) => [
-      ...loads.map((load) => load(c)),
-      ...scalesOfIteration(o, { i, column: c }),
-      ...table === undefined ? [] : loads.flatMap((_, n) => {
-        const word = register(`word${n}_${i}`, [c], "u32");
-        return table.of(word).map((bytes, half) =>
-          letRegister(bytesName(n, half), [c], expr`${bytes}`)
-        );
-      }),
-    ]),
+    loaded: [
+      ...codes,
+      ...columns.flatMap((c) => [
+        ...isBlocks ? [] : loads.map((load) => load(c)),
+        ...scalesOfIteration(o, { i, column: c }),
+        ...table === undefined ? [] : loads.flatMap((_, n) => {
+          const word = register(`word${n}_${i}`, [c], "u32");
+          const halves = table.of(word).slice(0, isBlocks ? 1 : 2);
+          return halves.map((bytes, half) =>
+            letRegister(bytesName(n, half), [c], expr`${bytes}`)
+          );
+        }),
+      ]),
+    ],
     values: (n) =>
       per === 1
         ? []

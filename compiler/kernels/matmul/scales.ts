@@ -11,8 +11,9 @@ import { loadStored } from "../../../spec/kernel/build.ts";
 import { register } from "../../../spec/kernel/registers.ts";
 import { EXACT } from "../../../spec/numerics.ts";
 import { sumBlocks } from "../../tuning/tile.ts";
-import type { Expr, KernelText } from "../kernel.ts";
+import type { Expr, KernelText, Stmt } from "../kernel.ts";
 import { expr, local, wgsl } from "../kernel.ts";
+import { hasBlocks, scaleOfBlocks } from "./block_weights.ts";
 import { byteTableOf, termCount, widthOf } from "./columns.ts";
 import type { MatmulOptions } from "./options.ts";
 import { decoderOf } from "../pieces/decode.ts";
@@ -65,11 +66,12 @@ export function scalesOfBlock(
     readonly columns?: readonly number[];
     readonly start: KernelText;
   },
-): readonly KernelText[] {
+): readonly (Stmt | KernelText)[] {
   const count = o.weights[i]!.scales === undefined ? 0 : scalesInBlock(o, i);
   if (count === 0) return [];
   const perScale = perScaleOf(o, i);
-  if (perScale === Number(o.k)) {
+  const isBlocks = hasBlocks(o, i);
+  if (perScale === Number(o.k) && !isBlocks) {
     return columns.map((column) => {
       const at = register(`scale${i}`, [column], "u32");
       return scaleAt(o, { i, column, group: 0, at });
@@ -85,6 +87,19 @@ export function scalesOfBlock(
       ? []
       : [wgsl`let boundary_${i} = (group_${i} + 1) * ${perScale};`],
   ];
+  if (isBlocks) {
+    return [
+      ...declared,
+      ...range(count).flatMap((g) => {
+        const number = expr`${
+          g === 0
+            ? local(`group_${i}`, "u32")
+            : expr`min(${local(`group_${i}`, "u32")} + 1, ${last})`
+        }`;
+        return scaleOfBlocks(o, i, { columns, group: g, number });
+      }),
+    ];
+  }
   if (loadsScalesAtOnce(o, i)) {
     const groups = range(count).map(group);
     return [...declared, ...scalesAtOnce(o, i, { columns, groups, last })];
@@ -196,10 +211,14 @@ export function scaleOf(
 export function scalesOfIteration(
   o: MatmulOptions,
   { i, column }: { readonly i: number; readonly column: number },
-): readonly KernelText[] {
+): readonly (Stmt | KernelText)[] {
   if (o.weights[i]!.scales === undefined || scalesInBlock(o, i) > 0) return [];
   const perScale = perScaleOf(o, i);
   const terms = termCount(o);
+  if (hasBlocks(o, i)) {
+    const number = expr`${K} >> ${Math.log2(perScale / terms)}u`;
+    return scaleOfBlocks(o, i, { columns: [column], group: 0, number });
+  }
   const first = register(`scale${i}`, [column], "u32");
   if (perScale >= terms) {
     const at = expr`${first} + (${K} >> ${Math.log2(perScale / terms)}u) * ${

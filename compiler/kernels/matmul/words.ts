@@ -9,6 +9,12 @@ import { register } from "../../../spec/kernel/registers.ts";
 import { sumBlocks } from "../../tuning/tile.ts";
 import type { KernelText, Stmt } from "../kernel.ts";
 import { local, wgsl } from "../kernel.ts";
+import {
+  codesOfBlocks,
+  elementInWord,
+  hasBlocks,
+  hasOffsets,
+} from "./block_weights.ts";
 import type { MatmulOptions, MatmulWeight } from "./options.ts";
 import {
   codesAt,
@@ -130,7 +136,9 @@ export function nextTerms(
         const { perWord = 1 } = packingOf(stored) ?? {};
         return terms.filter((_, n) => n % perWord === 0).flatMap((term) => {
           const k = local(term.k, "u32");
-          return perWord > 1
+          return hasBlocks(o, i)
+            ? codesOfBlocks(o, i, { name: `${term.prefix}codes`, k })
+            : perWord > 1
             ? codesAt(o, { i, prefix: term.prefix, k })
             : wordsAt(o, { i, columns, prefix: term.prefix, k });
         });
@@ -153,7 +161,7 @@ function elementsOfWord(
   i: number,
   terms: readonly Term[],
 ): readonly (Stmt | KernelText)[] {
-  const { offsets } = o.weights[i]!;
+  const offsets = hasOffsets(o.weights[i]!);
   const decoder = wordDecoderOf(o.weights[i]!);
   const times = "times" in decoder ? decoder.times : 1;
   return range(o.tile.columns).flatMap((column) => {
@@ -169,15 +177,13 @@ function elementsOfWord(
     return [
       decoder.elements(word, names),
       wgsl`let ${factor} = ${times === 1 ? scale : wgsl`${scale} * ${times}`};`,
-      ...offsets === undefined
-        ? []
-        : [wgsl`let ${offset} = ${scaleOf(o, "offset", at)};`],
+      ...offsets ? [wgsl`let ${offset} = ${scaleOf(o, "offset", at)};`] : [],
       ...terms.map(({ prefix }, n) =>
-        offsets === undefined
-          ? wgsl`let ${prefix}b${i}[${column}] = ${names[n]} * ${factor};`
-          : wgsl`let ${prefix}b${i}[${column}] = ${
+        offsets
+          ? wgsl`let ${prefix}b${i}[${column}] = ${
             names[n]
           } * ${factor} + ${offset};`
+          : wgsl`let ${prefix}b${i}[${column}] = ${names[n]} * ${factor};`
       ),
     ];
   });
@@ -187,6 +193,16 @@ function elementsOfWord(
 function wordDecoderOf(
   { stored, largestScale }: MatmulWeight,
 ): WordDecoder | ScaledDecoder {
+  if (packingOf(stored)?.block) {
+    return {
+      elements: (word, names) =>
+        wgsl`${
+          names.map((name, n) =>
+            wgsl`let ${name} = ${elementInWord(stored, word, n)};`
+          )
+        }`,
+    };
+  }
   const { word, scaledWord } = decoderOf(stored as PackedDType);
   return largestScale === undefined ? word : scaledWord ?? word;
 }

@@ -25,6 +25,8 @@ export interface BlockAt {
   readonly from: Hole;
   /** Words between consecutive words of a block in words. Absent: it has bytes. */
   readonly stride?: number | undefined;
+  /** Loads what is at a byte of the block, or at a word if it has words. Default: a load of the binding. */
+  readonly load?: (index: KernelText) => KernelText;
 }
 
 /** A sum in a block. */
@@ -63,7 +65,7 @@ type Terms = readonly (readonly [n: Hole, bytes: number])[];
 
 /** Four bytes of a block from byte `at` on, plus `terms`, plus `word` words: whole words if the block has words. */
 function loadAt(
-  { binding, from, stride }: BlockAt,
+  { binding, from, stride, load }: BlockAt,
   { at, terms = [], word }: {
     readonly at: number;
     readonly terms?: Terms;
@@ -81,6 +83,7 @@ function loadAt(
     wgsl`${at / unit}u`,
   );
   const index = terms.length > 0 ? wgsl`(${inner})` : inner;
+  if (load) return load(index);
   if (stride === undefined) {
     return word === undefined
       ? wgsl`bytesAt(${binding}, ${from} + ${index})`
@@ -200,7 +203,7 @@ function planeWord(
 }
 
 /** Four bits of a word, from bit `number` on, each in a byte. */
-function spread(word: Hole, number: Hole): KernelText {
+export function spread(word: Hole, number: Hole): KernelText {
   return wgsl`((((${word} >> ${number}) & 15) * 0x00204081u) & 0x01010101u)`;
 }
 

@@ -185,9 +185,8 @@ function blocksAs(
     // Kernels have addresses of 32 bits.
     return isRead && axis !== undefined && inGroups(placed, axis, elements) &&
       all / elements * bytes < 2 ** 32 &&
-      (dot === undefined ||
-        options.activations === "q8" &&
-          takesQ8(over, { placed, stored: dtype }));
+      (dot === undefined || options.activations === "f32" ||
+        takesQ8(over, { placed, stored: dtype }));
   };
   const filed = options.asFiled.includes(stored) &&
     (dot === undefined || isFiled(dot, stored, placed));
