@@ -12,6 +12,7 @@ import {
   loadRegisters,
   register,
 } from "../../../spec/kernel/registers.ts";
+import { EXACT } from "../../../spec/numerics.ts";
 import { range } from "../../../spec/range.ts";
 import { sum } from "../../../spec/sum.ts";
 import type { Expr, Hole, KernelText, Stmt } from "../kernel.ts";
@@ -174,6 +175,7 @@ export function codesOfBlocks(
 ): readonly (Stmt | KernelText)[] {
   const blocks = blocksOf(o.weights[i]!.stored)!;
   const { layout, unit } = blocks;
+  if (runOfBlocks(o)) return codesOfRun(o, i, { name, columns });
   const { declared, place } = placeOf(blocks, { name: `${name}${i}`, k });
   const loads = loadsOf(o, i, { prefix: `${name}_plane`, columns });
   const at = layout.codes.map((plane) => bitsAt(plane, place, unit));
@@ -199,6 +201,115 @@ export function codesOfBlocks(
     ...loads.declared,
     ...values,
   ];
+}
+
+/** Largest stripe of a plane of one word per sum of 32. */
+const ONE_WORD = 4;
+
+/** Indices of k in a loop of their own, whose words are next to each other in every plane. */
+export interface RunOfBlocks {
+  /** Indices of the run. */
+  readonly length: number;
+  /** Declares the places of the codes from index `start` on, in the columns of some weights. */
+  before(
+    start: KernelText,
+    sums: readonly { readonly weight: number; readonly columns: readonly number[] }[],
+  ): readonly (Stmt | KernelText)[];
+}
+
+/** The counter of a run: iterations of `CODES` indices. */
+export const RUN_TURN = "run_turn";
+
+/**
+ * The runs of a sum whose weights are blocks with k innermost, for devices whose vectors load along k. Undefined: blocks
+ * of the sum do not begin with groups of a block.
+ */
+export function runOfBlocks(o: MatmulOptions): RunOfBlocks | undefined {
+  const isAligned = Number(o.k) / (o.segments ?? 1) % EXACT.block === 0;
+  if (!isAligned || o.tile.right !== "workgroup") return undefined;
+  const stripes: number[] = [EXACT.block];
+  for (const { stored, inside } of o.weights) {
+    const { layout } = blocksOf(stored) ?? {};
+    if (!layout || inside !== "k") return undefined;
+    stripes.push(...layout.codes.map(({ stripe }) => stripe));
+  }
+  return {
+    length: Math.min(...stripes.filter((stripe) => stripe > ONE_WORD)),
+    before: (start, sums) =>
+      sums.flatMap(({ weight, columns }) =>
+        beforeRun(o, weight, { columns, start })
+      ),
+  };
+}
+
+/**
+ * Declares run_at<plane>_<i> and run_shift<plane>_<i> of a run, and run_word<plane>_<i>[c] of planes with one word in
+ * it.
+ */
+function beforeRun(
+  o: MatmulOptions,
+  i: number,
+  { columns, start }: {
+    readonly columns: readonly number[];
+    readonly start: KernelText;
+  },
+): readonly (Stmt | KernelText)[] {
+  const blocks = blocksOf(o.weights[i]!.stored)!;
+  const { layout: { codes }, unit } = blocks;
+  const k = local(`run_start${i}`, "u32");
+  const { declared, place } = placeOf(blocks, { name: `run${i}`, k });
+  return [
+    wgsl`let run_start${i} = ${start};`,
+    declared,
+    ...codes.flatMap((plane, n) => {
+      const at = bitsAt(plane, place, unit);
+      const declared = wgsl`
+        let run_at${n}_${i} = ${at.unit};
+        let run_shift${n}_${i} = ${at.shift};`;
+      if (plane.stripe > ONE_WORD) return [declared];
+      const loads = loadsOf(o, i, { prefix: `run_loaded${n}_`, columns });
+      const index = local(`run_at${n}_${i}`, "u32");
+      const words = columns.map((c) =>
+        letRegister(`run_word${n}_${i}`, [c], loads.of(index, c))
+      );
+      return [declared, ...loads.declared, ...words];
+    }),
+  ];
+}
+
+/** `codesOfBlocks` of iteration `RUN_TURN` of a run. */
+function codesOfRun(
+  o: MatmulOptions,
+  i: number,
+  { name, columns }: {
+    readonly name: string;
+    readonly columns: readonly number[];
+  },
+): readonly (Stmt | KernelText)[] {
+  const { layout: { codes }, unit } = blocksOf(o.weights[i]!.stored)!;
+  const turn = local(RUN_TURN, "u32");
+  const loads = loadsOf(o, i, { prefix: `${name}_plane`, columns });
+  const shifts = codes.map(({ bits, stripe }, n) => {
+    const shift = local(`run_shift${n}_${i}`, "u32");
+    return stripe > ONE_WORD
+      ? shift
+      : expr`${shift} + ${turn} * ${4 * bits / stripe}`;
+  });
+  const wordOf = (n: number, c: number) => {
+    if (codes[n]!.stripe <= ONE_WORD) {
+      return register(`run_word${n}_${i}`, [c], "u32");
+    }
+    const at = local(`run_at${n}_${i}`, "u32");
+    return loads.of(expr`${at} + ${turn} * ${4 / unit}`, c);
+  };
+  const values = columns.map((c) =>
+    letRegister(
+      `${name}${i}`,
+      [c],
+      joined(codes, codes.map((_, n) => wordOf(n, c)), { shifts, codes: 4 }),
+    )
+  );
+  return [...loads.declared, ...values];
 }
 
 /** The element of a code in the lowest eight bits of `code`, which has no others. */

@@ -30,6 +30,7 @@ import {
   type SumsOfWeight,
 } from "./products.ts";
 import { termsOf } from "./right.ts";
+import { RUN_TURN, runOfBlocks } from "./block_weights.ts";
 import { scalesOfBlock } from "./scales.ts";
 import { beginWords, termsAtOnce } from "./words.ts";
 import { sumsByPanels } from "./panels.ts";
@@ -291,6 +292,7 @@ function rowsTimesColumns(
 ): KernelText {
   const teams = joint ? teamsOf(o).teams : 1;
   const blocks = equalBlocks(o);
+  const run = runOfBlocks(o);
   const left = leftOf(o, {
     rows,
     ofGroup: rows * teams,
@@ -305,6 +307,11 @@ function rowsTimesColumns(
         length: o.k,
         segments: o.segments,
         terms: termsOf(o).length,
+        run: run && {
+          length: run.length,
+          counter: RUN_TURN,
+          before: (start) => run.before(start, sums),
+        },
         before: (start) =>
           wgsl`
           ${left.before?.(start)}

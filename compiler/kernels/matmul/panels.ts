@@ -9,6 +9,8 @@ import { invariant } from "../../../spec/errors.ts";
 import { add as plus, f32 } from "../../../spec/kernel/build.ts";
 import type { KernelText, Statements } from "../kernel.ts";
 import { expr, local, wgsl } from "../kernel.ts";
+import { RUN_TURN, type RunOfBlocks, runOfBlocks } from "./block_weights.ts";
+import { allSums } from "./products.ts";
 import { indicesOfTerms, rightAt, termsOf } from "./right.ts";
 import { scalesOfBlock } from "./scales.ts";
 import { blocksInPanel, teamsOf } from "../../tuning/lanes.ts";
@@ -62,25 +64,42 @@ export function sumsByPanels(
   };
   const terms = termsOf(o);
   const first = wgsl`k_start + team * ${length}`;
+  const run = runOfBlocks(o);
   const stored = terms.flatMap(({ prefix }, n) =>
     o.weights.map((_, i) => {
-      const k = wgsl`team * ${length} + turn * ${terms.length} + ${n}`;
+      const turn = wgsl`${run ? RUN_TURN : "turn"} * ${terms.length} + ${n}`;
+      const k = wgsl`team * ${length} + ${run ? wgsl`run + ${turn}` : turn}`;
       const to = panelIndex(i, k);
       return wgsl`
         @unroll (c < ${columns}) { panel[${to}] = ${prefix}b${i}[c]; }`;
     })
   );
+  const turns = (length: number, counter: string, k: KernelText) =>
+    wgsl`
+    for (var ${counter} = 0u; ${counter} < ${length / terms.length}; ${counter}++) {
+      let k = ${k};
+      ${indicesOfTerms(o)}
+      ${o.weights.flatMap((_, i) => rightAt(o, i))}
+      ${stored}
+    }`;
+  const runs = ({ length: each, before }: RunOfBlocks) =>
+    wgsl`
+    for (var run = 0u; run < ${length}; run += ${each}) {
+      ${before(wgsl`(${first} + run)`, allSums(o))}
+      ${
+      turns(
+        each,
+        RUN_TURN,
+        wgsl`first_k + run / ${terms.length} + ${RUN_TURN}`,
+      )
+    }
+    }`;
   const loaded = wgsl`
     let first_k = ${
     terms.length === 1 ? first : wgsl`(${first}) >> ${Math.log2(terms.length)}u`
   };
     ${o.weights.flatMap((_, i) => scalesOfBlock(o, i, { start: first }))}
-    for (var turn = 0u; turn < ${length / terms.length}; turn++) {
-      let k = first_k + turn;
-      ${indicesOfTerms(o)}
-      ${o.weights.flatMap((_, i) => rightAt(o, i))}
-      ${stored}
-    }`;
+    ${run ? runs(run) : turns(length, "turn", wgsl`first_k + turn`)}`;
   const right = o.weights.map((_, i) =>
     wgsl`
       @unroll (c < ${columns}) {

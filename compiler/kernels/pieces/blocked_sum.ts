@@ -43,6 +43,12 @@ export interface BlockedSumOptions {
   readonly terms?: number;
   /** Code before each block, given its first index. */
   readonly before?: ((start: KernelText) => Statements) | undefined;
+  /** Indices per loop within a block: its iterations are counted by `counter`, and `before` precedes it. */
+  readonly run?: {
+    readonly length: number;
+    readonly counter: string;
+    before(start: KernelText): Statements;
+  } | undefined;
 }
 
 /**
@@ -102,7 +108,7 @@ function segmentLength(length: Hole, segments: number): number {
 /** Adds the blocks of `length` indices from `first` to totals of 0, or to `sum` of them. */
 function oneSegment(
   totals: readonly Register[],
-  { length, over: k = "k", terms = 1, first, before, sum = "" }:
+  { length, over: k = "k", terms = 1, first, before, run, sum = "" }:
     & BlockedSumOptions
     & { readonly first?: KernelText; readonly sum?: string },
   add: Statements,
@@ -112,6 +118,23 @@ function oneSegment(
   const last = first ? wgsl`${first} + ${length}` : length;
   const inGroups = (start: KernelText, count: number) => {
     invariant(count % terms === 0, "blocks are whole groups of terms");
+    if (run) {
+      const { length, counter } = run;
+      const body = (from: KernelText) =>
+        wgsl`
+        ${run.before(from)}
+        let ${k}_groups = (${from}) >> ${Math.log2(terms)}u;
+        for (var ${counter} = 0u; ${counter} < ${length / terms}; ${counter}++) {
+          let ${k} = ${k}_groups + ${counter};
+          ${add}
+        }`;
+      if (count === length) return body(start);
+      invariant(count % length === 0, "blocks are whole runs");
+      return wgsl`
+        for (var ${k}_run = ${start}; ${k}_run < ${start} + ${count}; ${k}_run += ${length}) {
+          ${body(wgsl`${k}_run`)}
+        }`;
+    }
     return wgsl`
       let ${k}_groups = (${start}) >> ${Math.log2(terms)}u;
       for (var ${k} = ${k}_groups; ${k} < ${k}_groups + ${
