@@ -213,7 +213,10 @@ export interface RunOfBlocks {
   /** Declares the places of the codes from index `start` on, in the columns of some weights. */
   before(
     start: KernelText,
-    sums: readonly { readonly weight: number; readonly columns: readonly number[] }[],
+    sums: readonly {
+      readonly weight: number;
+      readonly columns: readonly number[];
+    }[],
   ): readonly (Stmt | KernelText)[];
 }
 
@@ -354,8 +357,7 @@ export function scaleOfBlocks(
     from: place.from,
     ...unit === 4 ? { stride: 1 } : {},
     sum: local(`${name}_sum`, "u32"),
-    // Drivers may treat subnormal f16 numbers as 0.
-    flushes: o.tile.right !== "workgroup",
+    flushes: (o.arithmetic ?? "guarded") === "guarded",
   };
   const step = byteTableOf(o, i)?.step ?? 1;
   const values = columns.flatMap((c) => {

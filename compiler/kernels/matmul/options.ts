@@ -1,6 +1,7 @@
 /** Options of a matrix multiplication. */
 
 import type { FileDType } from "../../../spec/dtype.ts";
+import type { BytesArithmetic } from "../../tuning/table.ts";
 import type { TiledMatmul } from "../../tuning/tile.ts";
 import type { Binding, Expr, Stmt } from "../kernel.ts";
 import type { LoadAdjacent } from "../pieces/adjacent.ts";
@@ -31,6 +32,8 @@ export interface MatmulOptions extends TiledMatmul {
   readonly bindings: readonly Binding[];
   /** One weight, or several that share the left operand (gate and up of an expert). */
   readonly weights: readonly MatmulWeight[];
+  /** Of scales of blocks: drivers of `guarded` devices may treat subnormal f16 numbers as 0. Default: guarded. */
+  readonly arithmetic?: BytesArithmetic | undefined;
   /** Dynamic number of rows, uniform; unused if grouped. */
   readonly rows: Expr;
   /** A u32 computed once per row, such as `rowOf[row] * k`. */

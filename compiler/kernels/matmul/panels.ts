@@ -76,7 +76,9 @@ export function sumsByPanels(
   );
   const turns = (length: number, counter: string, k: KernelText) =>
     wgsl`
-    for (var ${counter} = 0u; ${counter} < ${length / terms.length}; ${counter}++) {
+    for (var ${counter} = 0u; ${counter} < ${
+      length / terms.length
+    }; ${counter}++) {
       let k = ${k};
       ${indicesOfTerms(o)}
       ${o.weights.flatMap((_, i) => rightAt(o, i))}

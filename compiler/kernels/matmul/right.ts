@@ -148,12 +148,10 @@ function packedRow(
       : decoderOf(stored as PackedDType).element(wgsl`(${codes} >> ${bit})`);
   };
   return [
-    ...isBlocks
-      ? codesOfBlocks(o, i, { name: "codes", k: K, codes: 1 })
-      : [
-        ...codesAt(o, { i, prefix: "", k: K }),
-        wgsl`let bit${i} = (k & ${perWord - 1}) * ${32 / perWord};`,
-      ],
+    ...isBlocks ? codesOfBlocks(o, i, { name: "codes", k: K, codes: 1 }) : [
+      ...codesAt(o, { i, prefix: "", k: K }),
+      wgsl`let bit${i} = (k & ${perWord - 1}) * ${32 / perWord};`,
+    ],
     ...range(o.tile.columns)
       .flatMap((column) => scalesOfIteration(o, { i, column })),
     ...range(o.tile.columns).map((column) =>

@@ -124,7 +124,9 @@ function oneSegment(
         wgsl`
         ${run.before(from)}
         let ${k}_groups = (${from}) >> ${Math.log2(terms)}u;
-        for (var ${counter} = 0u; ${counter} < ${length / terms}; ${counter}++) {
+        for (var ${counter} = 0u; ${counter} < ${
+          length / terms
+        }; ${counter}++) {
           let ${k} = ${k}_groups + ${counter};
           ${add}
         }`;

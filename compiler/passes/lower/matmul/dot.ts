@@ -306,6 +306,7 @@ function matmulOf(
   }
   const options: MatmulOptions = {
     ...common,
+    arithmetic: lowering.options.tuning.bytes,
     weights,
     leftRow: (row) =>
       contiguous

@@ -16,6 +16,7 @@ import {
   repackedDTypes,
   wordsDType,
 } from "../../../../spec/weights/packed.ts";
+import { encodedBytes } from "../../../../spec/weights/encoding.ts";
 import { type DotShape, dotShape } from "../matmul/dot_shape.ts";
 import {
   addPacked,
@@ -25,7 +26,7 @@ import {
   takesQ8,
 } from "./packed.ts";
 import { FUSION_CLASS } from "../../fuse.ts";
-import { segmentsOf } from "../../../../spec/numerics.ts";
+import { EXACT, segmentsOf } from "../../../../spec/numerics.ts";
 import { readsAlongK } from "../../../tuning/tile.ts";
 import { tensorOf } from "../../../graph/stored.ts";
 import { usersOf } from "../../../graph/users.ts";
@@ -154,13 +155,26 @@ function isFiled(
   stored: FileDType,
   placed: Placed,
 ): boolean {
-  const { over, segments } = dot.params;
-  const k = over.reduce((n, axis) => n * (placed.axes[axis]?.size ?? 1), 1);
   const inside = isPackedDType(stored) ||
     filedAxes(dotShape(dot)).join() === dot.inputs[1]!.axes.join();
-  return inside &&
-    readsAlongK(stored, { k, segments: segments ?? segmentsOf(k) });
+  return inside && readsAlongK(stored, sumOf(dot, placed));
 }
+
+/** The sum of a dot: its products, its segments, and the products of a segment. */
+function sumOf(
+  { params: { over, segments } }: NodeOf<"dot">,
+  placed: Placed,
+): { readonly k: number; readonly segments: number; readonly segment: number } {
+  const k = over.reduce((n, axis) => n * (placed.axes[axis]?.size ?? 1), 1);
+  const count = segments ?? segmentsOf(k);
+  return { k, segments: count, segment: k / count };
+}
+
+/**
+ * Repacked weights of at most this multiple of their bytes in the file replace blocks if f32 sums have blocks that begin
+ * within those of the file, because kernels then load these in single words.
+ */
+const MAX_REPACKED = 1.1;
 
 /** The encoding of a parameter in blocks: as in the file, in words, or repacked; else f32. */
 function blocksAs(
@@ -177,6 +191,7 @@ function blocksAs(
 ): FileDType {
   const columns = placed.axes[node.axes.at(-1)!]!.total;
   const words = wordsDType(stored, columns);
+  const repacked = repackedDTypes(stored, columns)[0] ?? "f32";
   const axis = placed.axes[over[0] ?? ""];
   const read = dot?.inputs[1] ?? node;
   const all = read.axes.reduce((n, name) => n * placed.axes[name]!.size, 1);
@@ -188,13 +203,19 @@ function blocksAs(
       (dot === undefined || options.activations === "f32" ||
         takesQ8(over, { placed, stored: dtype }));
   };
+  const bytesOf = (name: FileDType) =>
+    encodedBytes({ name }, { rows: 1, columns });
+  const isSmall = bytesOf(repacked) <= MAX_REPACKED * bytesOf(stored);
   const filed = options.asFiled.includes(stored) &&
-    (dot === undefined || isFiled(dot, stored, placed));
+    (dot === undefined ||
+      isFiled(dot, stored, placed) &&
+        (options.activations === "q8" || !isSmall ||
+          sumOf(dot, placed).segment % EXACT.block === 0));
   return reads(stored, filed)
     ? stored
     : words !== undefined && reads(words, true)
     ? words
-    : repackedDTypes(stored, columns)[0] ?? "f32";
+    : repacked;
 }
 
 function layoutParam(
