@@ -80,7 +80,7 @@ function loadsOf(
           : loadRegisters(name, range(width).map((n) => c + n), {
             binding,
             type,
-            index: expr`${at} + ${index} * ${apart}`,
+            index: expr`${at} + (${index}) * ${apart}`,
           }),
       );
     }
@@ -224,16 +224,16 @@ export interface RunOfBlocks {
 export const RUN_TURN = "run_turn";
 
 /**
- * The runs of a sum whose weights are blocks with k innermost, for devices whose vectors load along k. Undefined: blocks
- * of the sum do not begin with groups of a block.
+ * The runs of a sum whose weights are blocks that a workgroup loads together. Undefined: blocks of the sum do not begin
+ * with groups of a block.
  */
 export function runOfBlocks(o: MatmulOptions): RunOfBlocks | undefined {
   const isAligned = Number(o.k) / (o.segments ?? 1) % EXACT.block === 0;
   if (!isAligned || o.tile.right !== "workgroup") return undefined;
   const stripes: number[] = [EXACT.block];
-  for (const { stored, inside } of o.weights) {
+  for (const { stored } of o.weights) {
     const { layout } = blocksOf(stored) ?? {};
-    if (!layout || inside !== "k") return undefined;
+    if (!layout) return undefined;
     stripes.push(...layout.codes.map(({ stripe }) => stripe));
   }
   return {

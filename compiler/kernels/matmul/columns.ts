@@ -37,11 +37,18 @@ function inWords({ stored, inside }: MatmulWeight): boolean {
   return isHalf(stored) && inside !== "k";
 }
 
-/** Terms of an iteration of a sum: the number of elements per word along k. */
-export function termCount({ weights }: Pick<MatmulOptions, "weights">): number {
+/**
+ * Terms of an iteration of a sum: the number of elements per word along k, if it is innermost, or if a workgroup loads
+ * blocks together.
+ */
+export function termCount(
+  { weights, tile }: Pick<MatmulOptions, "weights" | "tile">,
+): number {
+  const isBlocks = tile.right === "workgroup" &&
+    weights.every(({ stored }) => packingOf(stored)?.block);
   return Math.max(
     ...weights.map(({ inside, stored }) =>
-      inside === "k" ? perWord(stored) : 1
+      inside === "k" || isBlocks ? perWord(stored) : 1
     ),
   );
 }

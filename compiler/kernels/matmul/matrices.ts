@@ -49,7 +49,11 @@ export function matmulMatrices(
   const { k, weights } = options;
   const { depth } = shape;
   invariant(typeof k === "number" && k % depth === 0, "k consists of matrices");
-  const terms = termsOfLoad({ ...options, segments: 1 });
+  const terms = termsOfLoad({
+    ...options,
+    segments: 1,
+    tile: { ...options.tile, right: "vector" },
+  });
   // Every lane loads some columns of one index of k, or of one word along k.
   const across = Math.min(shape.columns, MATRIX_LANES * terms / depth);
   const tile = {

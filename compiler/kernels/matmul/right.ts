@@ -33,7 +33,9 @@ export interface Term {
 export const SINGLE: Term = { prefix: "", k: "k" };
 
 /** The products of an iteration. */
-export function termsOf(o: Pick<MatmulOptions, "weights">): readonly Term[] {
+export function termsOf(
+  o: Pick<MatmulOptions, "weights" | "tile">,
+): readonly Term[] {
   const count = termCount(o);
   return count === 1 ? [SINGLE] : range(count).map(termAt);
 }
@@ -204,11 +206,14 @@ export function wordsAlongK(
   values(n: number): readonly Stmt[];
 } {
   const { stored, inside, binding } = o.weights[i]!;
-  invariant(inside === "k", "all weights of a matmul are laid out equally");
+  const isBlocks = hasBlocks(o, i);
+  invariant(
+    inside === "k" || isBlocks,
+    "all weights of a matmul are laid out equally",
+  );
   const terms = termsOf(o);
   const per = perWord(stored);
   const words = terms.length / per;
-  const isBlocks = hasBlocks(o, i);
   const loads = range(words).map((n) => {
     const base = per > 1 ? `word${n}_${i}` : `${terms[n]!.prefix}b${i}`;
     const load = loadsOf(o, {
