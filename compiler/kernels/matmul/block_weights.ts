@@ -101,29 +101,29 @@ function loadsOf(
 }
 
 /** The location of an index of k: the first unit of its block, and the number of the element in it. */
-interface Place {
+interface Location {
   readonly from: Expr;
   readonly index: Expr;
 }
 
-/** Declares the place of index `k`. */
-function placeOf(
+/** Declares the location of index `k`. */
+function locationOf(
   { layout: { elements, bytes }, unit }: BlockWeight,
   { name, k }: { readonly name: string; readonly k: Expr },
-): { readonly declared: KernelText; readonly place: Place } {
+): { readonly declared: KernelText; readonly location: Location } {
   const [from, index] = [`${name}_from`, `${name}_index`];
   return {
     declared: wgsl`
       let ${from} = ${k} / ${elements} * ${bytes / unit};
       let ${index} = ${k} % ${elements};`,
-    place: { from: local(from, "u32"), index: local(index, "u32") },
+    location: { from: local(from, "u32"), index: local(index, "u32") },
   };
 }
 
 /** The unit with the bits of an element, and their position in its word for the first of four neighbours. */
 function bitsAt(
   { at, bits, stripe }: Plane,
-  { from, index }: Place,
+  { from, index }: Location,
   unit: 1 | 4,
 ): { readonly unit: Expr; readonly shift: Expr } {
   const round = stripe * 8 / bits;
@@ -176,9 +176,9 @@ export function codesOfBlocks(
   const blocks = blocksOf(o.weights[i]!.stored)!;
   const { layout, unit } = blocks;
   if (runOfBlocks(o)) return codesOfRun(o, i, { name, columns });
-  const { declared, place } = placeOf(blocks, { name: `${name}${i}`, k });
+  const { declared, location } = locationOf(blocks, { name: `${name}${i}`, k });
   const loads = loadsOf(o, i, { prefix: `${name}_plane`, columns });
-  const at = layout.codes.map((plane) => bitsAt(plane, place, unit));
+  const at = layout.codes.map((plane) => bitsAt(plane, location, unit));
   const shifts = at.map((_, plane) => `${name}_shift${plane}_${i}`);
   const values = columns.map((c) =>
     letRegister(
@@ -195,7 +195,7 @@ export function codesOfBlocks(
     ...at.map(({ shift }, plane) => {
       const { stripe } = layout.codes[plane]!;
       const inWord = codes === 1 && stripe > 1 &&
-        expr`${shift} + ${place.index} % 4 * 8`;
+        expr`${shift} + ${location.index} % 4 * 8`;
       return wgsl`let ${shifts[plane]!} = ${inWord || shift};`;
     }),
     ...loads.declared,
@@ -210,7 +210,7 @@ const ONE_WORD = 4;
 export interface RunOfBlocks {
   /** Indices of the run. */
   readonly length: number;
-  /** Declares the places of the codes from index `start` on, in the columns of some weights. */
+  /** Declares the locations of the codes from index `start` on, in the columns of some weights. */
   before(
     start: KernelText,
     sums: readonly {
@@ -260,12 +260,12 @@ function beforeRun(
   const blocks = blocksOf(o.weights[i]!.stored)!;
   const { layout: { codes }, unit } = blocks;
   const k = local(`run_start${i}`, "u32");
-  const { declared, place } = placeOf(blocks, { name: `run${i}`, k });
+  const { declared, location } = locationOf(blocks, { name: `run${i}`, k });
   return [
     wgsl`let run_start${i} = ${start};`,
     declared,
     ...codes.flatMap((plane, n) => {
-      const at = bitsAt(plane, place, unit);
+      const at = bitsAt(plane, location, unit);
       const declared = wgsl`
         let run_at${n}_${i} = ${at.unit};
         let run_shift${n}_${i} = ${at.shift};`;
@@ -350,11 +350,11 @@ export function scaleOfBlocks(
   const { layout, unit } = blocks;
   const name = `scale${group}_${i}`;
   const k = expr`${number} * ${layout.group}`;
-  const { declared, place } = placeOf(blocks, { name, k });
+  const { declared, location } = locationOf(blocks, { name, k });
   const loads = loadsOf(o, i, { prefix: `scale${group}_word`, columns });
   const found = {
     binding,
-    from: place.from,
+    from: location.from,
     ...unit === 4 ? { stride: 1 } : {},
     sum: local(`${name}_sum`, "u32"),
     flushes: (o.arithmetic ?? "guarded") === "guarded",
@@ -362,7 +362,7 @@ export function scaleOfBlocks(
   const step = byteTableOf(o, i)?.step ?? 1;
   const values = columns.flatMap((c) => {
     const load = (index: KernelText) =>
-      wgsl`${loads.of(expr`${place.from} + ${index}`, c)}`;
+      wgsl`${loads.of(expr`${location.from} + ${index}`, c)}`;
     const of = (part: NonNullable<Block["offsets"]>) =>
       blockFactor(layout, part, {
         ...found,
@@ -381,7 +381,7 @@ export function scaleOfBlocks(
   });
   return [
     declared,
-    wgsl`let ${name}_sum = ${place.index} / ${layout.group};`,
+    wgsl`let ${name}_sum = ${location.index} / ${layout.group};`,
     ...loads.declared,
     ...values,
   ];
