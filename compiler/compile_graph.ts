@@ -35,9 +35,11 @@ import {
   fillBuckets,
   fuse,
   headMajorAxes,
+  type HeldBuffer,
   isMatmul,
   layoutParams,
   lowerGraph,
+  lowerHeld,
   mergeLaunches,
   nextAxesOf,
   overlap,
@@ -129,6 +131,38 @@ export function compileLowered(
   scalars: Scalars,
   options: CompileOptions = {},
 ): Plan {
+  const { lowering, limits, pipeline } = prepare(traced, scalars, options);
+  const ports = lowerGraph(lowering);
+  const { kernels } = lowering.draft;
+  const steps = withSourceNames(mergeLaunches(
+    lowering,
+    overlap(waitForExchanges(lowering.draft.steps, kernels), kernels),
+    limits,
+  ));
+  const memory = allocate(lowering.draft.buffers, steps, {
+    kernels,
+    mesh: lowering.placed.mesh,
+    maxBytes: limits.maxBufferSize,
+  });
+  const assembled = assemble(lowering, { ...ports, steps }, memory);
+  const plan = pipeline ? { ...assembled, pipeline } : assembled;
+  if (!options.overLimits) checkLimits(plan, limits);
+  return plan;
+}
+
+/**
+ * The buffers of weights and states of a plan, with their bytes on every rank, without creating its kernels. Buffers of
+ * pipeline stages are only on the ranks of the stage. Throws as `compile`, except for kernels and limits.
+ */
+export function heldBuffers(
+  traced: Graph,
+  options: CompileOptions = {},
+): HeldBuffer[] {
+  return lowerHeld(prepare(traced, new Map(), options).lowering);
+}
+
+/** The passes before kernels: the lowering that they start, the limits of kernels, and the stages of the schedule. */
+function prepare(traced: Graph, scalars: Scalars, options: CompileOptions) {
   const mesh = Object.entries(options.mesh ?? {}).map(([name, size]) => ({
     name,
     size,
@@ -221,23 +255,7 @@ export function compileLowered(
       maxShared: limits.maxComputeWorkgroupStorageSize,
     },
   });
-  const ports = lowerGraph(lowering);
-  const { kernels } = lowering.draft;
-  const steps = withSourceNames(mergeLaunches(
-    lowering,
-    overlap(waitForExchanges(lowering.draft.steps, kernels), kernels),
-    limits,
-  ));
-  const memory = allocate(lowering.draft.buffers, steps, {
-    kernels,
-    mesh: placed.mesh,
-    maxBytes: limits.maxBufferSize,
-  });
-  const { pipeline } = scheduled;
-  const assembled = assemble(lowering, { ...ports, steps }, memory);
-  const plan = pipeline ? { ...assembled, pipeline } : assembled;
-  if (!options.overLimits) checkLimits(plan, limits);
-  return plan;
+  return { lowering, limits, pipeline: scheduled.pipeline };
 }
 
 function dispatcherOf(

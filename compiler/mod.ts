@@ -11,8 +11,17 @@ export {
   type CompileTrainingOptions,
   VALIDATE,
 } from "./compile_training.ts";
-export type { CompileOptions, ZeroStage } from "./compile_graph.ts";
-export type { CacheDType, ChoosePages, Pages } from "./passes/mod.ts";
+export {
+  type CompileOptions,
+  heldBuffers,
+  type ZeroStage,
+} from "./compile_graph.ts";
+export type {
+  CacheDType,
+  ChoosePages,
+  HeldBuffer,
+  Pages,
+} from "./passes/mod.ts";
 export {
   compileDocument,
   type DocumentTraining,

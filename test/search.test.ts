@@ -200,7 +200,7 @@ t.test("configurations that do not fit are excluded with their bytes; the pictur
   t.match(none.out, "nothing fits");
 });
 
-t.test("a replica that fits without its states is excluded with all its bytes", async (t) => {
+t.test("a replica that fits without its states is excluded with both", async (t) => {
   const link = { latency: 0, bandwidth: 1e12, per: "rank" } as const;
   // Weights are 2.67 GB. Caches are 25 MB, for which only the second machine has memory.
   for (const [memory, fits] of [[2.68e9, false], [2.71e9, true]] as const) {
@@ -212,7 +212,9 @@ t.test("a replica that fits without its states is excluded with all its bytes", 
     t.equal(replicas.length, fits ? 1 : 0);
     t.strictSame(
       thrownOut.map(({ why }) => why),
-      fits ? [] : ["needs 2.5 GiB a rank with a sequence each, of 2.5 GiB"],
+      fits ? [] : [
+        "weights and states alone are 2.5 GiB a rank with a sequence each, of 2.5 GiB",
+      ],
     );
   }
 });

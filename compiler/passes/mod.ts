@@ -34,6 +34,7 @@ export { mergeLaunches } from "./merge_launches.ts";
 export { assemble } from "./assemble.ts";
 export { startLowering } from "./lower/context.ts";
 export { lowerGraph } from "./lower/mod.ts";
+export { type HeldBuffer, lowerHeld } from "./lower/held.ts";
 export { headMajorAxes } from "./lower/head_major.ts";
 export {
   layoutParams,

@@ -196,7 +196,7 @@ export function lowerGraph(
 }
 
 /** The stage that has the value of each node. */
-function stageOfNodes({ nodes }: Graph): Map<Node, number | undefined> {
+export function stageOfNodes({ nodes }: Graph): Map<Node, number | undefined> {
   const stages = new Map<Node, number | undefined>();
   for (const node of nodes) {
     const { sharding, inputs } = node;
@@ -231,7 +231,8 @@ function lowerNode(lowering: Lowering, node: Node): void {
   (RULES[node.primitive] as Rule<Primitive>)(lowering, node);
 }
 
-function addSource(
+/** Adds the buffer of an input or a state. */
+export function addSource(
   lowering: Lowering,
   node: NodeOf<"input"> | NodeOf<"state">,
   kind: "input" | "state",

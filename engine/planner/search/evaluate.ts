@@ -12,6 +12,7 @@ import {
 import type { Machine } from "../../../spec/machine.ts";
 import { meshSizes } from "../../../spec/mesh.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
+import { mapRanks, maxOverRanks, sumPerRank } from "../../../spec/per_rank.ts";
 import type { RankClass } from "../../../spec/plan_summary.ts";
 import { limitProblems } from "../../../spec/problems.ts";
 import { type Strategy, strategyFlags } from "../../../spec/strategies.ts";
@@ -25,6 +26,7 @@ import {
 import {
   compileRepresentatives,
   type CompileRepresentativesOptions,
+  heldRepresentatives,
   type ModelTarget,
 } from "../summary/compiled.ts";
 import { assumptionText } from "../summary/assumptions.ts";
@@ -164,14 +166,20 @@ async function compileOrReject(
     });
     return problem ? { mesh, why: problem.what } : replica;
   } catch (error) {
-    const cannot = error instanceof PlacementError ||
-      error instanceof MachineError ||
-      // A strategy may not support every model, such as one with packed weights.
-      error instanceof ModelError && strategyFlags(strategy).length > 0;
-    if (!cannot) throw error;
+    if (!isRejection(error, strategy)) throw error;
     // The problem without the remedy: other meshes are tried anyway.
     return { mesh, why: error.message.split(". ")[0]! };
   }
+}
+
+/** Whether an error of the compiler rejects a replica. */
+function isRejection(
+  error: unknown,
+  strategy: SearchStrategy,
+): error is Error {
+  return error instanceof PlacementError || error instanceof MachineError ||
+    // A strategy may not support every model, such as one with packed weights.
+    error instanceof ModelError && strategyFlags(strategy).length > 0;
 }
 
 async function compileLoad(
@@ -180,8 +188,8 @@ async function compileLoad(
   { strategy, load }: Pick<ReplicaPlan, "strategy" | "load">,
 ): Promise<ReplicaPlan> {
   const { target, files, machine } = task;
-  const { tokens, sequences } = stepOf(task, mesh, load);
   if (task.phase === "train") {
+    const { tokens, sequences } = stepOf(task, mesh, load);
     const compiled = await compileTrainingRepresentatives(target, {
       ...strategy,
       machine,
@@ -199,7 +207,30 @@ async function compileLoad(
       ...compiled,
     };
   }
-  const { plan, weights } = await compileRepresentatives(target, files, {
+  const { plan, weights } = await compileRepresentatives(
+    target,
+    files,
+    representativeOptions(task, mesh, { strategy, load }),
+  );
+  const { times } = weights.representatives;
+  const ranks = summarizeRanks(plan, { machine, times, experts: [] });
+  return {
+    ...replicaOf(task, plan, { mesh, strategy, load }),
+    plan,
+    weights,
+    fullest: ranks.reduce((a, b) => b.bytes.total > a.bytes.total ? b : a),
+  };
+}
+
+/** Compile options of a replica that is not trained. */
+function representativeOptions(
+  task: SearchTask,
+  mesh: ReplicaMesh,
+  { strategy, load }: Pick<ReplicaPlan, "strategy" | "load">,
+): CompileRepresentativesOptions {
+  const { machine } = task;
+  const { tokens, sequences } = stepOf(task, mesh, load);
+  return {
     ...task.compile,
     ...strategy,
     machine,
@@ -220,15 +251,34 @@ async function compileLoad(
     },
     // Logits of last tokens only, as in serving.
     next: {},
-  });
-  const { times } = weights.representatives;
-  const ranks = summarizeRanks(plan, { machine, times, experts: [] });
-  return {
-    ...replicaOf(task, plan, { mesh, strategy, load }),
-    plan,
-    weights,
-    fullest: ranks.reduce((a, b) => b.bytes.total > a.bytes.total ? b : a),
   };
+}
+
+/**
+ * Bytes of weights and states of a replica with capacity for a load, on the rank with the most, without compiling
+ * kernels. Undefined if the model has no such sharding.
+ */
+export async function heldBytes(
+  task: SearchTask,
+  mesh: ReplicaMesh,
+  { strategy, load }: Pick<ReplicaPlan, "strategy" | "load">,
+): Promise<number | undefined> {
+  const options = representativeOptions(task, mesh, { strategy, load });
+  try {
+    const { held, weights: { representatives } } = await heldRepresentatives(
+      task.target,
+      task.files,
+      options,
+    );
+    return maxOverRanks(sumPerRank(
+      held.map(({ name, bytes }) =>
+        mapRanks([bytes], ([n]) => representatives.times(name) * n!)
+      ),
+    ));
+  } catch (error) {
+    if (isRejection(error, strategy)) return undefined;
+    throw error;
+  }
 }
 
 function replicaOf(

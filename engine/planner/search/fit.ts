@@ -9,6 +9,7 @@ import type { ModelWeights } from "../summary/weights.ts";
 import {
   compileReplica,
   fits,
+  heldBytes,
   type Replica,
   type ReplicaPlan,
   type ReplicaStep,
@@ -92,10 +93,16 @@ export async function firstThatFits(
   const all = FITTED[task.phase].map((strategy): SearchStrategy =>
     sliceExperts ? { ...strategy, sliceExperts } : strategy
   );
-  const last = all.at(-1)!;
-  const exceeds = await exceedsMemory(task, mesh, { known, strategy: last });
+  const held = await exceedingBytes(task, mesh, { known, strategy: all[0]! });
+  if (held !== undefined) {
+    const load = smallestLoadText(task);
+    const why = `weights and states alone are ${
+      sizeText(held)
+    } a rank with ${load} each, of ${sizeText(limit)}`;
+    return { mesh, why };
+  }
   let why = "";
-  for (const strategy of exceeds ? [last] : all) {
+  for (const strategy of all) {
     const min = task.phase === "train"
       ? minTrainingBytes(weights, mesh, strategy)
       : minWeightBytes(weights, mesh, strategy);
@@ -125,26 +132,25 @@ export async function firstThatFits(
 const TIGHT = 0.95;
 
 /**
- * Whether weights and states of the smallest load exceed the memory of every device, so that no receive buffers fit.
- * Compiles the strategy only if the weights are close to that. False in training, whose strategies differ in states.
+ * Bytes of weights and states of the smallest load, if they exceed the memory of every device. No other strategy has
+ * fewer. Undefined if weights alone exceed the memory or are not close to it, and in training, whose strategies differ
+ * in states.
  */
-async function exceedsMemory(
+async function exceedingBytes(
   task: SearchTask,
   mesh: ReplicaMesh,
   { known: { weights, limit }, strategy }: {
     readonly known: Known;
     readonly strategy: SearchStrategy;
   },
-): Promise<boolean> {
-  if (task.phase === "train") return false;
+): Promise<number | undefined> {
+  if (task.phase === "train") return undefined;
   const min = minWeightBytes(weights, mesh, strategy);
-  if (min > limit || min < TIGHT * limit) return false;
+  if (min > limit || min < TIGHT * limit) return undefined;
   const load = smallestLoadOf(task);
-  const one = await compileReplica(task, mesh, { strategy, load });
-  if ("why" in one) return false;
-  const { weights: held, state } = one.fullest.bytes;
+  const held = await heldBytes(task, mesh, { strategy, load });
   const memory = Object.values(task.machine.devices).map(usableMemory);
-  return held + state > Math.max(...memory);
+  return held !== undefined && held > Math.max(...memory) ? held : undefined;
 }
 
 /** Steps of the largest load that fits, if it is larger than that of a plan. */
@@ -179,16 +185,11 @@ async function smallestLoad(
   if ("why" in one) return one;
   const { bytes, limit = Infinity } = one.fullest;
   if (!fits(one)) {
-    const each = task.phase === "prefill"
-      ? `${one.load} tokens`
-      : task.phase === "train"
-      ? `a sequence of ${task.context} tokens`
-      : "a sequence";
     const why = `needs ${task.phase === "train" ? "at least " : ""}${
       sizeText(bytes.total)
-    } a rank with ${each} each${sharedText(", ", strategy)}, of ${
-      sizeText(limit)
-    }`;
+    } a rank with ${smallestLoadText(task)} each${
+      sharedText(", ", strategy)
+    }, of ${sizeText(limit)}`;
     return { mesh, why };
   }
   return one;
@@ -217,6 +218,18 @@ async function largestThatFits(
     if (!("why" in plan) && fits(plan)) return plan;
   }
   return undefined;
+}
+
+/** The load of a rank in a sentence. */
+function smallestLoadText(task: SearchTask): string {
+  switch (task.phase) {
+    case "prefill":
+      return `${smallestLoadOf(task)} tokens`;
+    case "train":
+      return `a sequence of ${task.context} tokens`;
+    case "decode":
+      return "a sequence";
+  }
 }
 
 /** 1, 2, 3, 4, 6, 8, 12, …: the largest that does not exceed the value. */

@@ -1,6 +1,12 @@
 /** Compiles a target with representative layers, for a machine that need not be present. */
 
-import { compileGraph, paramFacts, trace } from "../../../compiler/mod.ts";
+import {
+  compileGraph,
+  type HeldBuffer,
+  heldBuffers,
+  paramFacts,
+  trace,
+} from "../../../compiler/mod.ts";
 import { cachedIn } from "../../../spec/bounded_cache.ts";
 import type { EncodingName } from "../../../spec/weights/encoding.ts";
 import {
@@ -60,27 +66,14 @@ export interface CompiledRepresentatives {
 export async function compileRepresentatives(
   target: ModelTarget,
   files: FileSystem,
-  { machine, dtype, limits, ...given }: CompileRepresentativesOptions,
+  options: CompileRepresentativesOptions,
 ): Promise<CompiledRepresentatives> {
-  const { traced, stored, declared, weights, stages } =
-    await buildRepresentatives(
-      target,
-      files,
-      { ...given, dtype },
-    );
-  const mesh = given.mesh ?? (machine && meshOf(machine, weights.params));
-  const how: PlanOptions = {
-    ...given,
-    ...mesh ? { mesh } : {},
-    ...forMachine(machine, { limits, tuning: given.tuning }),
-  };
-  const plan = await compileGraph(traced, {
-    ...targetOptions(target, { ...how, ...stages }),
-    weights: stored,
-  });
+  const { traced, stored, declared, weights, how, compile } =
+    await compileInputs(target, files, options);
+  const plan = await compileGraph(traced, compile);
   const full = () =>
     declared
-      ? compiledAs(declared, paramFacts(trace(modelOf(target, given))))
+      ? compiledAs(declared, paramFacts(trace(modelOf(target, how))))
       : stored;
   const configuration = target.kind === "configuration"
     ? target.configuration
@@ -91,6 +84,46 @@ export async function compileRepresentatives(
     notes: [...configuration?.notes ?? [], ...declared?.notes ?? []],
     full: () => compileToSave(target, full(), how),
   };
+}
+
+/**
+ * The weights of `compileRepresentatives`, and the buffers of weights and states with their bytes on every rank. Creates
+ * no kernels.
+ */
+export async function heldRepresentatives(
+  target: ModelTarget,
+  files: FileSystem,
+  options: CompileRepresentativesOptions,
+): Promise<{ readonly weights: ModelWeights; readonly held: HeldBuffer[] }> {
+  const { traced, weights, compile } = await compileInputs(
+    target,
+    files,
+    options,
+  );
+  return { weights, held: heldBuffers(traced, compile) };
+}
+
+/** The traced model of representative layers, its weights, and options with and without those of the target. */
+async function compileInputs(
+  target: ModelTarget,
+  files: FileSystem,
+  { machine, dtype, limits, ...given }: CompileRepresentativesOptions,
+) {
+  const { stages, ...built } = await buildRepresentatives(target, files, {
+    ...given,
+    dtype,
+  });
+  const mesh = given.mesh ?? (machine && meshOf(machine, built.weights.params));
+  const how: PlanOptions = {
+    ...given,
+    ...mesh ? { mesh } : {},
+    ...forMachine(machine, { limits, tuning: given.tuning }),
+  };
+  const compile = {
+    ...targetOptions(target, { ...how, ...stages }),
+    weights: built.stored,
+  };
+  return { ...built, how, compile };
 }
 
 /** The weights of a target, by representative layers; compiles nothing. */
