@@ -10,6 +10,7 @@ import {
 } from "../engine/generation/generate_text.ts";
 import { parseJsonObject } from "../engine/json_file.ts";
 import { stopTokens } from "../engine/checkpoint/stop_tokens.ts";
+import { tokenBytes } from "../engine/text/token_bytes.ts";
 import { completeText, type HeldText } from "../engine/text/tokenizer.ts";
 import type { Device } from "../runtime/device.ts";
 import { createSession } from "../runtime/executor.ts";
@@ -122,8 +123,9 @@ function planOf({ plan: text, mesh }: OpenModelOptions): Plan {
 }
 
 async function openTokenizer(folder: Folder) {
+  const file = await readJson(folder, "tokenizer.json");
   const made = new Tokenizer(
-    await readJson(folder, "tokenizer.json"),
+    file,
     await readJson(folder, "tokenizer_config.json", {}),
   );
   const encode = (text: string, special: boolean) =>
@@ -137,6 +139,7 @@ async function openTokenizer(folder: Folder) {
     encodeBare: (text: string) => encode(text, false),
     decode: (ids: readonly number[]) => Promise.resolve(decode(ids, true)),
     decodeAll: (ids: readonly number[]) => Promise.resolve(decode(ids, false)),
+    bytes: (id: number) => Promise.resolve(tokenBytes(made, file)(id)),
     complete: (held: HeldText, added: readonly number[]) =>
       Promise.resolve(completeText((ids) => decode(ids, true), held, added)),
     close: () => {},

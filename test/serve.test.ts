@@ -210,9 +210,9 @@ t.test("stop texts, biases and penalties", async (t) => {
   t.not(fresh.text, plain);
 });
 
-t.test("tokens of log-probabilities have bytes, except parts of characters", async (t) => {
+t.test("tokens of log-probabilities have bytes, also parts of characters", async (t) => {
   // In the vocabulary, 128 is the first byte of "é" and 33 is "A".
-  for (const [token, bytes] of [[128, null], [33, [0x41]]] as const) {
+  for (const [token, bytes] of [[128, [0xc3]], [33, [0x41]]] as const) {
     const { choices: [choice] } = await client.chat.completions.create({
       model,
       messages: [{ role: "user", content: PROMPT }],
@@ -363,6 +363,10 @@ t.test("bad requests give errors with the field", async (t) => {
   });
   t.match(await create({ stop: [PROMPT.repeat(200)] }), {
     message: "'stop.0': it has more than 1024 characters. ",
+  });
+  const unknown = { type: "object", properties: { a: { $ref: "#/x" } } };
+  t.match(await create({ json_schema: unknown }), {
+    message: "Cannot use the JSON Schema: Cannot find field x in {",
   });
   t.match(await create({ prompt: [] }), { message: "'prompt': it is empty. " });
   t.match(await create({ guided_json: {} }), {

@@ -138,11 +138,11 @@ async function logprobsOf(
     { token, logprob }: { readonly token: number; readonly logprob: number },
   ) => {
     const text = await tokenTexts.of(token);
-    // The text of a part of a character is U+FFFD, which does not state its bytes.
-    const bytes = text.includes("\ufffd")
-      ? null
-      : [...new TextEncoder().encode(text)];
-    return { token: text, logprob, bytes };
+    return {
+      token: text,
+      logprob,
+      bytes: await tokenTexts.bytesOf(token),
+    };
   };
   const content: object[] = [];
   for (const { logprobs } of pieces) {

@@ -13,6 +13,8 @@ export interface Tokenizer {
   ): Promise<string>;
   /** The text of tokens including special tokens. */
   decodeAll(tokens: readonly number[]): Promise<string>;
+  /** The bytes of a token, which may be a part of a character. */
+  bytes(token: number): Promise<readonly number[]>;
   /** The texts that tokens complete, decoded as by `decode`. */
   complete(
     held: HeldText,

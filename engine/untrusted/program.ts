@@ -8,6 +8,7 @@ import type { Tokenizer } from "@huggingface/tokenizers";
 import process from "node:process";
 import type { Plan } from "../../spec/plan/plan.ts";
 import type { GrammarSource } from "../text/grammar.ts";
+import { tokenBytes } from "../text/token_bytes.ts";
 import { completeText, type HeldText } from "../text/tokenizer.ts";
 import type { GrammarToken } from "./grammars.ts";
 import type { GrammarProgram } from "./xgrammar.ts";
@@ -22,6 +23,9 @@ export interface Answer {
 }
 
 let tokenizer: Tokenizer | undefined;
+/** The contents of tokenizer.json. */
+let tokenizerFile: object = {};
+let bytesOf: ((token: number) => number[]) | undefined;
 let template: Template | undefined;
 let grammars: GrammarProgram | undefined;
 /** Texts of special tokens. */
@@ -31,6 +35,7 @@ const TASKS = {
   async openTokenizer(file: object, config: object) {
     const { Tokenizer } = await import("@huggingface/tokenizers");
     tokenizer = new Tokenizer(file, config);
+    tokenizerFile = file;
     const tokens = [...tokenizer.get_added_tokens_decoder()];
     special = new Map(
       tokens.flatMap(([id, { special, content }]) =>
@@ -41,6 +46,8 @@ const TASKS = {
   encode: (text: string, special: boolean) =>
     tokenizer!.encode(text, { add_special_tokens: special }).ids,
   decode,
+  tokenBytes: (token: number) =>
+    (bytesOf ??= tokenBytes(tokenizer!, tokenizerFile))(token),
   complete: (
     texts: readonly (readonly [
       held: HeldText,

@@ -78,6 +78,7 @@ export async function createTokenizer(
     encodeBare: (text) => encode(text, false),
     decode: (tokens, shown) => decode(tokens, true, shown),
     decodeAll: (tokens) => decode(tokens, false),
+    bytes: async (token) => await use(["tokenBytes", token], 0) as number[],
     complete: withKnownTexts((held, added, shown = []) =>
       completed([held, added, shown])
     ),

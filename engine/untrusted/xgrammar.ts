@@ -5,6 +5,7 @@ import type { CompiledGrammar, GrammarMatcher } from "@mlc-ai/web-xgrammar";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import type { GrammarSource } from "../text/grammar.ts";
+import { vocabularyKind } from "../text/token_bytes.ts";
 import type { GrammarToken } from "./grammars.ts";
 
 type XGrammar = typeof import("@mlc-ai/web-xgrammar");
@@ -40,17 +41,9 @@ export async function openGrammarProgram(
   for (const [id, { special }] of tokenizer.get_added_tokens_decoder()) {
     if (special && id < vocabulary) texts[id] = "";
   }
-  const decoder = JSON.stringify(
-    (file as { readonly decoder?: unknown }).decoder ?? null,
-  );
-  const kind = decoder.includes("ByteLevel")
-    ? "byte_level"
-    : decoder.includes("ByteFallback")
-    ? "byte_fallback"
-    : "raw";
   const info = await xgrammar.TokenizerInfo.createTokenizerInfo(
     texts,
-    kind,
+    vocabularyKind(file),
     false,
     vocabulary,
     [...stop],
@@ -73,7 +66,7 @@ export async function openGrammarProgram(
         );
     } catch (error) {
       const said = messages.find((text) => text.startsWith("[FATAL]"));
-      throw said ? new Error(said.replace(/^.*?:\d+: /, "")) : error;
+      throw said ? new Error(reasonOf(said)) : error;
     }
   };
   const matchers = new Map<number, GrammarMatcher>();
@@ -106,6 +99,12 @@ export async function openGrammarProgram(
       matchers.delete(id);
     },
   };
+}
+
+/** The reason in a message, without the place in XGrammar's source and the condition that failed there. */
+function reasonOf(message: string): string {
+  return message.replace(/^.*?:\d+: /, "")
+    .replace(/^Check failed: .*? is false: (?=.)/, "");
 }
 
 /**
