@@ -43,6 +43,11 @@ const BAD: readonly [string, Uint8Array, string][] = [
     "it has 3 bytes and a safetensors file begins with 8 bytes of header length",
   ],
   [
+    "a file of one byte",
+    new Uint8Array(1),
+    "it has 1 byte and a safetensors file begins with 8 bytes of header length",
+  ],
+  [
     "a header longer than the file",
     file({}, 0, 99n),
     "its header claims 99 bytes and the file has 10",

@@ -1,5 +1,6 @@
 /** `switchyard replay`: generate the text of a receipt again, and compare. */
 
+import { quantity } from "../../spec/quantity.ts";
 import {
   checkpointDifferences,
   Decoder,
@@ -106,16 +107,11 @@ async function report(
     await io.out(`${JSON.stringify(document, null, 2)}\n`);
   } else if (equal) {
     await io.out(
-      `${counted(tokens, "token")} and ${
-        counted(logits, "row")
+      `${quantity(tokens, "token")} and ${
+        quantity(logits, "row")
       } of logits are equal\n`,
     );
   } else {
     for (const difference of differences) io.err(printable(difference));
   }
-}
-
-/** Returns a number with its unit, such as `1 row` or `2 rows`. */
-function counted(count: number, unit: string): string {
-  return `${count} ${unit}${count === 1 ? "" : "s"}`;
 }

@@ -1,5 +1,6 @@
 /** Text as training data: a row of tokens, divided into sequences, shuffled in each epoch. */
 
+import { quantity } from "../../spec/quantity.ts";
 import { DataError } from "../../spec/errors.ts";
 import { randomNumbers } from "../generation/sampling.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
@@ -96,7 +97,9 @@ export class TextRows {
     this.rows = Math.floor((tokens.count - 1) / length);
     if (this.rows < 1) {
       throw new DataError(
-        `Cannot train on the text: it has ${tokens.count} tokens, and one sequence takes ${
+        `Cannot train on the text: it has ${
+          quantity(tokens.count, "token")
+        }, and one sequence takes ${
           length + 1
         }. Give more text or shorter sequences`,
       );

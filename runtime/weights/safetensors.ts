@@ -1,5 +1,6 @@
 /** Safetensors files: a checked directory of their tensors; reading; writing. */
 
+import { quantity } from "../../spec/quantity.ts";
 import { concatenated } from "../../spec/concatenated.ts";
 import { DataError } from "../../spec/errors.ts";
 import { isLfsPointer, LFS_POINTER } from "../../spec/lfs_pointer.ts";
@@ -63,7 +64,9 @@ async function readHeader(source: FileSource): Promise<TensorEntry[]> {
   };
   if (source.size < 8) {
     refuse(
-      `it has ${source.size} bytes and a safetensors file begins with 8 bytes of header length`,
+      `it has ${
+        quantity(source.size, "byte")
+      } and a safetensors file begins with 8 bytes of header length`,
     );
   }
   const first = await readExactly(source, 0, 8);
@@ -171,9 +174,11 @@ function safetensorsParts(
   for (const [name, { shape, data }] of Object.entries(tensors)) {
     if (data.length === elementCount(shape)) continue;
     throw new DataError(
-      `Cannot write tensor '${name}': it has ${data.length} elements and its shape [${
-        shape.join(", ")
-      }] has ${elementCount(shape)}. Make them equal`,
+      `Cannot write tensor '${name}': it has ${
+        quantity(data.length, "element")
+      } and its shape [${shape.join(", ")}] has ${
+        elementCount(shape)
+      }. Make them equal`,
     );
   }
   return [

@@ -5,6 +5,7 @@
  * double precision.
  */
 
+import { quantity } from "../../../spec/quantity.ts";
 import { shortAxis } from "../../../spec/axis_name.ts";
 import { DataError, invariant } from "../../../spec/errors.ts";
 import { type Context, isRouted, REFERENCE, type Result } from "./rules.ts";
@@ -164,7 +165,9 @@ function fill(
   const value = zeros(node.axes, shape, node.dtype);
   if (data.length !== value.data.length) {
     throw new DataError(
-      `Cannot read ${node.primitive} '${node.params.name}': it has ${data.length} elements, expected ${value.data.length}, [${
+      `Cannot read ${node.primitive} '${node.params.name}': it has ${
+        quantity(data.length, "element")
+      }, expected ${value.data.length}, [${
         node.axes.map((axis, i) => `${axis}=${shape[i]}`).join(" ")
       }]`,
     );
