@@ -144,7 +144,12 @@ export function startWith(
  * any shape and may interleave. If any occur, returns only our messages and the first lines of stack traces.
  */
 export function withoutMpi(text: string): string {
-  text = text.replace(/^\d+ ranks share \d+ cores?: .*\n/m, "");
+  text = text.replace(/^\d+ ranks share \d+ cores?: .*\n/m, "")
+    // A slow start prints its progress.
+    .replace(
+      /^(?:Compiling kernels|Loading weights|Reading files): .*\n/gm,
+      "",
+    );
   if (!/\bMPI\b|mca_btl_|^\[\S+:\d+\]/m.test(text)) return text;
   const ours =
     /(?:rank \d+ on \S+(?::| in step) |Cannot )[^\n]*\n|^(?:\s+at |\w*Error\b).*\n/gm;
