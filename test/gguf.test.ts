@@ -14,8 +14,8 @@ import {
 } from "../bench/peers/gguf.ts";
 import { writeOlmoeGguf } from "../bench/peers/olmoe_gguf.ts";
 import {
-  SMALL_KEYS,
   SMALL_VOCABULARY,
+  smallKeys,
   writeSmallGguf,
 } from "../bench/peers/small_gguf.ts";
 import {
@@ -93,11 +93,18 @@ t.test("blocks are decoded like ggml", (t) => {
 async function outputsOf(
   path: string,
   mesh: string,
-  { adapter, activations = "f32", deduplicate = false, dispatcher }: {
+  {
+    adapter,
+    activations = "f32",
+    deduplicate = false,
+    dispatcher,
+    prompts = [[5, 100, 7, 3], [9, 2]],
+  }: {
     readonly adapter: "cpu" | "native";
     readonly activations?: Activations;
     readonly deduplicate?: boolean;
     readonly dispatcher?: Dispatcher;
+    readonly prompts?: readonly (readonly number[])[];
   },
 ): Promise<string> {
   const opened = await openTarget(await loadTarget(path, files), files, {
@@ -107,7 +114,11 @@ async function outputsOf(
     activations,
     deduplicate,
     ...dispatcher ? { dispatcher } : {},
-    need: { tokens: 16, sequences: 2, context: 16 },
+    need: {
+      tokens: prompts.flat().length,
+      sequences: prompts.length,
+      context: 16,
+    },
   });
   // On the native device, matrices are mapped from the file as blocks.
   const inBlocks = opened.plan.weights.filter(({ source }) =>
@@ -115,7 +126,7 @@ async function outputsOf(
   );
   t.equal(inBlocks.length > 1, adapter === "native", "weights in blocks");
   try {
-    const outputs = await runOpened(opened, padBatch([[5, 100, 7, 3], [9, 2]]));
+    const outputs = await runOpened(opened, padBatch(prompts));
     t.ok(outputs["logits"]!.data.every((x: number) => Number.isFinite(x)));
     return createHash("sha256").update(writeSafetensors(outputs)).digest("hex");
   } finally {
@@ -129,7 +140,7 @@ t.test(
   async (t) => {
     const folder = temporaryFolder(t);
     const [blocks, plain] = [join(folder, "q.gguf"), join(folder, "f32.gguf")];
-    writeSmallGguf(blocks, plain);
+    writeSmallGguf(blocks, { plain });
     const wanted = await outputsOf(plain, "ep=1", { adapter: "cpu" });
     const native = await whyNotNative() === undefined ? "native" : "cpu";
     t.equal(
@@ -151,12 +162,41 @@ t.test(
 );
 
 t.test(
+  "blocks that segments of sums divide give the bits of the same values in f32",
+  { skip },
+  async (t) => {
+    const folder = temporaryFolder(t);
+    const [blocks, plain] = [join(folder, "q.gguf"), join(folder, "f32.gguf")];
+    // Segments of 12 elements.
+    writeSmallGguf(blocks, { plain, width: 96 });
+    const adapters = await whyNotNative() === undefined
+      ? ["cpu", "native"] as const
+      : ["cpu"] as const;
+    for (const prompts of [[[5]], [[5, 100, 7, 3], [9, 2]]]) {
+      const wanted = await outputsOf(plain, "ep=1", {
+        adapter: "cpu",
+        prompts,
+      });
+      for (const adapter of adapters) {
+        for (const mesh of ["ep=1", "tp=2,ep=2"]) {
+          t.equal(
+            await outputsOf(blocks, mesh, { adapter, prompts }),
+            wanted,
+            `${mesh} on '${adapter}', ${prompts.flat().length} tokens`,
+          );
+        }
+      }
+    }
+  },
+);
+
+t.test(
   "quantized activations have the same bits on every mesh and device",
   { skip },
   async (t) => {
     const folder = temporaryFolder(t);
     const [blocks, plain] = [join(folder, "q.gguf"), join(folder, "f32.gguf")];
-    writeSmallGguf(blocks, plain);
+    writeSmallGguf(blocks, { plain });
     const wanted = await outputsOf(blocks, "ep=1", {
       adapter: "cpu",
       activations: "q8",
@@ -210,7 +250,7 @@ t.test(
         const raw = blocksOf(type, 14 * 512 / type.elements, i);
         return [`t${i}`, { shape: [14, 512], data: dataOf(type, raw) }];
       });
-      const parts = writeGguf(SMALL_KEYS, Object.fromEntries(tensors));
+      const parts = writeGguf(smallKeys(), Object.fromEntries(tensors));
       writeFileSync(at(name), Buffer.concat([...parts]));
     };
     write("q.gguf", ({ number }, blocks) => ({ type: number, blocks }));
@@ -703,7 +743,7 @@ t.test("endTokens() come from keys and known texts", (t) => {
 t.test("damaged files are rejected with one message", async (t) => {
   const folder = temporaryFolder(t);
   const complete = Buffer.concat([
-    ...writeGguf({ ...SMALL_KEYS, ...vocabularyKeys(SMALL_VOCABULARY) }, {
+    ...writeGguf({ ...smallKeys(), ...vocabularyKeys(SMALL_VOCABULARY) }, {
       "token_embd.weight": { shape: [4, 8], data: new Float32Array(32) },
     }),
   ]);
@@ -753,7 +793,7 @@ t.test("damaged files are rejected with one message", async (t) => {
   }
   emptyAxis.fill(0, axes, axes + 8);
   await refused(emptyAxis, /does not fit in the file/);
-  const keys = { ...SMALL_KEYS, ...vocabularyKeys(SMALL_VOCABULARY) };
+  const keys = { ...smallKeys(), ...vocabularyKeys(SMALL_VOCABULARY) };
   const texts = ["<unk>", "a".repeat(300)];
   const longToken = {
     ...keys,

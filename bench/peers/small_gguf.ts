@@ -10,37 +10,52 @@ import {
 } from "./gguf.ts";
 import { BLOCK_TYPES, blocksOf, bytesFrom, valuesOf } from "./gguf_blocks.ts";
 
-const [LAYERS, EMBED, FFN, EXPERTS] = [2, 256, 256, 4];
+const [LAYERS, EXPERTS] = [2, 4];
+
+/** Columns of matrices by default: one block of the longest types. */
+const WIDTH = 256;
 
 /** Tokens of its vocabulary. */
 export const SMALL_VOCABULARY = 320;
 
-/** Its keys without a vocabulary. */
-export const SMALL_KEYS: GgufValues = {
-  "general.architecture": { text: "olmoe" },
-  "olmoe.block_count": { u32: LAYERS },
-  "olmoe.context_length": { u32: 64 },
-  "olmoe.embedding_length": { u32: EMBED },
-  "olmoe.feed_forward_length": { u32: FFN },
-  "olmoe.expert_count": { u32: EXPERTS },
-  "olmoe.expert_used_count": { u32: 2 },
-  "olmoe.attention.head_count": { u32: 4 },
-  "olmoe.attention.head_count_kv": { u32: 4 },
-  "olmoe.attention.layer_norm_rms_epsilon": { f32: 1e-5 },
-  "olmoe.rope.freq_base": { f32: 10000 },
-};
+/** Its keys without a vocabulary. Matrices have `width` columns. */
+export function smallKeys(width = WIDTH): GgufValues {
+  return {
+    "general.architecture": { text: "olmoe" },
+    "olmoe.block_count": { u32: LAYERS },
+    "olmoe.context_length": { u32: 64 },
+    "olmoe.embedding_length": { u32: width },
+    "olmoe.feed_forward_length": { u32: width },
+    "olmoe.expert_count": { u32: EXPERTS },
+    "olmoe.expert_used_count": { u32: 2 },
+    "olmoe.attention.head_count": { u32: 4 },
+    "olmoe.attention.head_count_kv": { u32: 4 },
+    "olmoe.attention.layer_norm_rms_epsilon": { f32: 1e-5 },
+    "olmoe.rope.freq_base": { f32: 10000 },
+  };
+}
 
 /** The matrices of a layer, and of its experts. */
 const MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output"];
 const STACKED = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
 
-/** Writes the file, and a file of the same numbers in f32. */
-export function writeSmallGguf(blocks: string, plain?: string): void {
+/**
+ * Writes the file, and to `plain` the same numbers in f32. Matrices have `width` columns, and all types whose blocks divide
+ * them.
+ */
+export function writeSmallGguf(
+  blocks: string,
+  { plain, width = WIDTH }: {
+    readonly plain?: string;
+    readonly width?: number;
+  } = {},
+): void {
+  const types = BLOCK_TYPES.filter(({ elements }) => width % elements === 0);
   const stored: { [name: string]: GgufTensor<GgufData> } = {};
   const decoded: { [name: string]: GgufTensor<GgufData> } = {};
   let count = 0;
   const put = (name: string, ...shape: number[]) => {
-    const type = BLOCK_TYPES[count++ % BLOCK_TYPES.length]!;
+    const type = types[count++ % types.length]!;
     const elements = shape.reduce((n, size) => n * size, 1);
     const raw = blocksOf(type, elements / type.elements, count);
     stored[name] = { shape, data: { type: type.number, blocks: raw } };
@@ -57,22 +72,22 @@ export function writeSmallGguf(blocks: string, plain?: string): void {
     );
     stored[name] = decoded[name] = { shape, data };
   };
-  put("token_embd.weight", SMALL_VOCABULARY, EMBED);
+  put("token_embd.weight", SMALL_VOCABULARY, width);
   for (let i = 0; i < LAYERS; i++) {
-    for (const name of MATRICES) put(`blk.${i}.${name}.weight`, EMBED, EMBED);
+    for (const name of MATRICES) put(`blk.${i}.${name}.weight`, width, width);
     for (const name of STACKED) {
-      put(`blk.${i}.${name}.weight`, EXPERTS, FFN, EMBED);
+      put(`blk.${i}.${name}.weight`, EXPERTS, width, width);
     }
-    float(`blk.${i}.ffn_gate_inp.weight`, EXPERTS, EMBED);
+    float(`blk.${i}.ffn_gate_inp.weight`, EXPERTS, width);
     for (
       const name of ["attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm"]
     ) {
-      float(`blk.${i}.${name}.weight`, EMBED);
+      float(`blk.${i}.${name}.weight`, width);
     }
   }
-  float("output_norm.weight", EMBED);
-  put("output.weight", SMALL_VOCABULARY, EMBED);
-  const keys = { ...SMALL_KEYS, ...vocabularyKeys(SMALL_VOCABULARY) };
+  float("output_norm.weight", width);
+  put("output.weight", SMALL_VOCABULARY, width);
+  const keys = { ...smallKeys(width), ...vocabularyKeys(SMALL_VOCABULARY) };
   writeFileSync(blocks, Buffer.concat([...writeGguf(keys, stored)]));
   if (plain !== undefined) {
     writeFileSync(plain, Buffer.concat([...writeGguf(keys, decoded)]));
