@@ -13,6 +13,7 @@ import {
   attentionMatrices,
   lengthAt,
   matmulMatrices,
+  type MatmulOptions,
 } from "../compiler/kernels/mod.ts";
 import {
   attentionGrid,
@@ -31,7 +32,7 @@ import { TUNING } from "../engine/tune/tuning.ts";
 import { range } from "../spec/range.ts";
 import { sum } from "../spec/sum.ts";
 import { roundF16 } from "../spec/half.ts";
-import { PACKED_ELEMENTS } from "../spec/weights/packed.ts";
+import { PACKED_ELEMENTS, packingOf } from "../spec/weights/packed.ts";
 import { shared, u32 } from "../spec/kernel/build.ts";
 import {
   expandMatrices,
@@ -65,8 +66,10 @@ import { stepCase } from "./helpers/training_layer.ts";
 import {
   bits,
   close,
+  type KernelTarget,
   randoms,
   testKernels,
+  type Words,
   workgroups,
 } from "./helpers/run_kernel.ts";
 
@@ -133,49 +136,107 @@ testKernels(
   },
 );
 
+/** Multiplies the identity by the weight `w`, f32 [k, columns]: returns it as rounded to 16 bits. */
+async function roundedWeight(
+  target: KernelTarget,
+  options: MatmulOptions,
+  operands: { readonly w: Words; readonly scales_w?: Words },
+): Promise<number[]> {
+  const [k, columns] = [Number(options.k), options.columns];
+  const shape = { rows: 32, columns: 128, depth: 16 };
+  const { y } = await target.run(
+    matmulMatrices(options, shape),
+    {
+      x: Float32Array.from(
+        { length: k * k },
+        (_, at) => at % (k + 1) === 0 ? 1 : 0,
+      ),
+      rowOf: Uint32Array.from(range(k)),
+      scales_w: new Uint32Array(1),
+      ...operands,
+      factors_w: new Float32Array(1),
+      tiles: Uint32Array.of(0),
+      lengths: Uint32Array.of(k, k),
+      y: new Float32Array(k * columns),
+    },
+    workgroups(
+      matrixGrid(shape, { grouped: false, width: columns, size: k }),
+    ),
+  );
+  return [...y!];
+}
+
 testKernels(
   "matmulMatrices() limits the scales of packed weights",
   async (t, target) => {
     const [k, columns] = [32, 32];
     const product = productOf({ stored: "mxfp4", k, columns, counts: [k] });
     const options = optionsOf(product, DEFAULT_TILE);
-    const shape = { rows: 32, columns: 128, depth: 16 };
-    const { y } = await target.run(
-      matmulMatrices(options, shape),
-      {
-        // Row i of the result is row i of the weight.
-        x: Float32Array.from(
-          { length: k * k },
-          (_, at) => at % (k + 1) === 0 ? 1 : 0,
-        ),
-        rowOf: Uint32Array.from(range(k)),
-        // Code `column % 16` in every row.
-        w: Uint32Array.from(
-          { length: k / 8 * columns },
-          (_, at) => at % 16 * 0x11111111,
-        ),
-        // 2^33 in the first 16 columns, 2^13 in the others.
-        scales_w: Uint32Array.from(
-          { length: columns / 4 },
-          (_, at) => at < 4 ? 0xa0a0a0a0 : 0x8c8c8c8c,
-        ),
-        factors_w: new Float32Array(1),
-        tiles: Uint32Array.of(0),
-        lengths: Uint32Array.of(k, k),
-        y: new Float32Array(k * columns),
-      },
-      workgroups(
-        matrixGrid(shape, { grouped: false, width: columns, size: k }),
+    const rounded = await roundedWeight(target, options, {
+      // Code `column % 16` in every row.
+      w: Uint32Array.from(
+        { length: k / 8 * columns },
+        (_, at) => at % 16 * 0x11111111,
       ),
-    );
+      // 2^33 in the first 16 columns, 2^13 in the others.
+      scales_w: Uint32Array.from(
+        { length: columns / 4 },
+        (_, at) => at < 4 ? 0xa0a0a0a0 : 0x8c8c8c8c,
+      ),
+    });
     const largest = Math.fround(MAX_F16 / 6);
     const row = range(columns).map((column) => {
       const scale = column < 16 ? largest : 2 ** 13;
       const value = PACKED_ELEMENTS.fp4.value(column % 16);
       return roundF16(Math.fround(value * scale)) + 0;
     });
-    t.same([...y!], range(k).flatMap(() => row));
+    t.same(rounded, range(k).flatMap(() => row));
     t.equal(Math.max(...row), MAX_F16);
+  },
+);
+
+testKernels(
+  "matmulMatrices() limits the elements of blocks",
+  async (t, target) => {
+    const [k, columns] = [32, 32];
+    const product = productOf({ stored: "mxfp4", k, columns, counts: [k] });
+    const options = optionsOf(product, DEFAULT_TILE);
+    const [weight] = options.weights;
+    const { bytes, codes, scales, offsets } = packingOf("q4_1_words")!.block!;
+    const blocks = new Uint8Array(bytes * columns);
+    const [one, most] = [0x3c00, 0x7bff];
+    // Of each column: all codes, the scale and the offset, in f16.
+    const parts = [
+      [15, most, 0],
+      [1, most, most],
+      [0, one, most | 0x8000],
+      [15, one, one],
+    ] as const;
+    const put = (column: number, at: number, byte: number) => {
+      blocks[(at >> 2) * 4 * columns + column * 4 + at % 4] = byte;
+    };
+    for (const column of range(columns)) {
+      const [code, scale, offset] = parts[column % parts.length]!;
+      for (const at of range(k / 2)) {
+        put(column, codes[0]!.at + at, code * 0x11);
+      }
+      for (const [at, value] of [[scales.at, scale], [offsets!.at, offset]]) {
+        put(column, at!, value! & 255);
+        put(column, at! + 1, value! >> 8);
+      }
+    }
+    const rounded = await roundedWeight(
+      target,
+      {
+        ...options,
+        weights: [{ ...weight!, stored: "q4_1_words", scales: "w" }],
+      },
+      { w: new Uint32Array(blocks.buffer) },
+    );
+    const row = range(columns).map((column) =>
+      [MAX_F16, MAX_F16, -MAX_F16, 16][column % parts.length]!
+    );
+    t.same(rounded, range(k).flatMap(() => row));
   },
 );
 

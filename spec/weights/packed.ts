@@ -141,7 +141,7 @@ export interface Packing {
     readonly offsets?: string;
     readonly factors?: string;
   };
-  /** Elements, scales and offsets are in the blocks of GGUF files, in one tensor. Only for quantized activations. */
+  /** Elements, scales and offsets are in the blocks of GGUF files, in one tensor. */
   readonly block?: Block;
   /** Blocks are rearranged: words, of adjacent columns unless rows are complete. */
   readonly inWords?: true;

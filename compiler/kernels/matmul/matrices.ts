@@ -109,11 +109,11 @@ function termsOfLoad(o: MatmulOptions): number {
 
 /**
  * The limit of the scales of a packed weight, instead of one of each element: no scaled element exceeds the largest f16.
- * Undefined if the weight is not packed or has offsets.
+ * Undefined if the weight is not packed, has offsets, or is in blocks.
  */
 function largestScale({ stored, offsets }: MatmulWeight): number | undefined {
   const packing = packingOf(stored);
-  if (!packing || offsets !== undefined) return undefined;
+  if (!packing || packing.block || offsets !== undefined) return undefined;
   return MAX_F16 / largestElement(packing.element);
 }
 
