@@ -9,6 +9,7 @@ import { userCache } from "../runtime/cache/folders.ts";
 import { adapterSystemInfo } from "./adapter_system_info.ts";
 import { fileError, hasGraphics, nodeFiles } from "./files.ts";
 import { type HubSettings, hubSettings } from "./hub_settings.ts";
+import { launchedRank } from "./launch/launched_rank.ts";
 import { startSearchThread } from "./search_thread.ts";
 
 /** The streams, files and clock of a command. */
@@ -21,6 +22,8 @@ export interface CliIo {
   readonly input: Readable;
   /** Standard error is a terminal, so progress bars are useful. */
   readonly terminal: boolean;
+  /** Long loading is reported in lines on standard error, because there is no terminal. */
+  readonly progressLines: boolean;
   /** Standard error, for progress bars. */
   readonly errorStream: Writable;
   readonly files: FileSystem;
@@ -80,6 +83,7 @@ export function processIo(): CliIo {
       return process.stdin;
     },
     terminal: process.stderr.isTTY === true,
+    progressLines: process.stderr.isTTY !== true && launchedRank() === 0,
     errorStream: process.stderr,
     files: nodeFiles(),
     cache: userCache(),

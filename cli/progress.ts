@@ -1,4 +1,4 @@
-/** Progress of loading: a bar on a terminal, lines in the log of a server, nothing elsewhere. */
+/** Progress of loading: a bar on a terminal, a line every ten seconds elsewhere. */
 
 import { Presets, SingleBar } from "cli-progress";
 import type { Progress } from "../engine/mod.ts";
@@ -43,15 +43,9 @@ export function createBar(io: CliIo, format: string, total: number): Bar {
   return { update: (done) => bar.update(done), stop: () => bar.stop() };
 }
 
-/**
- * Creates a progress bar of loading on standard error. Without a terminal it is silent; with `lines`, it prints a line
- * every ten seconds.
- */
-export function createProgressBar(
-  io: CliIo,
-  { lines = false }: { readonly lines?: boolean } = {},
-): ProgressBar {
-  if (lines && !io.terminal) return { update: lineWriter(io), stop: () => {} };
+/** Creates a progress bar of loading on standard error. Without a terminal it prints a line every ten seconds. */
+export function createProgressBar(io: CliIo): ProgressBar {
+  if (io.progressLines) return { update: lineWriter(io), stop: () => {} };
   let bar: Bar | undefined;
   let stage: Progress["stage"] | undefined;
   const stop = (): void => {

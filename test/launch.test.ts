@@ -44,6 +44,7 @@ async function run(
       err += line;
     },
     terminal: false,
+    progressLines: false,
     errorStream: new Writable(),
     files,
     cache: CACHE,

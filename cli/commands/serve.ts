@@ -94,7 +94,7 @@ export async function serveCommand(
     ? undefined
     : await listenFor(folder, flags);
   let opened: Opened | undefined;
-  const bar = createProgressBar(io, { lines: true });
+  const bar = createProgressBar(io);
   try {
     opened = await openTarget(target, io.files, {
       ...await openOptions(io, target, {

@@ -9,6 +9,7 @@ import process from "node:process";
 import { joinJob, type RankIdentity, rankIdentity } from "../../engine/mod.ts";
 import type { DeviceFlags } from "../flags/flags.ts";
 import type { CliIo } from "../io.ts";
+import { launchedRank } from "./launched_rank.ts";
 import { describeFailure, failedLine } from "./rank_lines.ts";
 
 /** Time that the job waits for rank 0 to report an error of every rank. */
@@ -59,8 +60,7 @@ function noteSteps(): { note?(step: string): void } {
 
 /** Returns the rank that the launcher assigned to this process, before joining. */
 export function launchedIdentity(): RankIdentity {
-  const rank = process.env["OMPI_COMM_WORLD_RANK"] ?? process.env["PMI_RANK"];
-  return { rank: Number(rank ?? 0), host: hostname(), step: "" };
+  return { rank: launchedRank(), host: hostname(), step: "" };
 }
 
 /** The error of a rank. */

@@ -52,6 +52,7 @@ export async function withOutput(
     },
     input: Readable.from([""]),
     terminal: false,
+    progressLines: false,
     errorStream: new Writable(),
     files: nodeFiles(),
     cache: CACHE,
