@@ -10,7 +10,7 @@
  * `--only shapes` writes, loads and deletes checkpoints of published shapes (14 GB of disk), or that of `--config` with
  * `--layers N` in `--shards N` files.
  *
- * `--only streamed --expert-memory BYTES` measures `--tokens N` decode steps of each of four routings with experts on
+ * `--only streamed --expert-memory BYTES|auto` measures `--tokens N` decode steps of each of four routings with experts on
  * disk, and compares them with the planner.
  *
  * Flags: `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill|shapes|streamed`, `--out FILE`. `--ranks N` uses
@@ -183,7 +183,7 @@ if (only === "prefill") {
 if (only === "streamed") {
   const expertMemory = parseMemory(flags["expert-memory"]);
   const streamed = await measureStreamed(target, {
-    expertMemory: expertMemory as number,
+    expertMemory,
     tokens: tokens.length,
   });
   for (const [name, { predicted, ...one }] of Object.entries(streamed)) {

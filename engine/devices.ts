@@ -134,7 +134,7 @@ export interface SelectDevicesOptions {
   /**
    * Maximum memory of experts in this process in bytes. On the native CPU device, they are streamed from their files;
    * other devices have slots for the experts in use. `auto`: the memory that the system has left besides the rest of the
-   * plan, unless all experts fit; not on GPUs, whose memory is unknown.
+   * plan, unless all experts fit; not on GPUs, whose memory is unknown. On the CPU, more is reduced to it.
    */
   readonly expertMemory?: number | "auto";
 }
@@ -272,7 +272,13 @@ async function selectHost(
     world,
     open: async (plan) => {
       const ranks = ranksHere(plan, world);
-      const expertBytes = expertBytesFor(plan, { kind, ranks, expertMemory });
+      const expertBytes = expertBytesFor(plan, {
+        kind,
+        ranks,
+        expertMemory,
+        sharing: world?.localSize,
+        notice: (world?.localRank ?? 0) === 0 ? notice : undefined,
+      });
       checkMemory(plan, { ranks, rule, expertBytes });
       const pool = await rule.open(share, {
         expertBytes,

@@ -6,6 +6,7 @@ import type { MpiWorld } from "../runtime/mpi/mod.ts";
 import { availableMemory } from "../runtime/native/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import { onRank, type Plan } from "../spec/plan/plan.ts";
+import { sizeText } from "../spec/size_text.ts";
 import { sum } from "../spec/sum.ts";
 import type { HostKind } from "./devices.ts";
 
@@ -32,14 +33,26 @@ export function ranksHere(plan: Plan, world: MpiWorld | undefined): number[] {
 
 /**
  * Memory limit of experts on a kind of CPU device or on GPUs, checked against the requirement of a launch. Undefined if
- * there is none, or if all experts fit.
+ * there is none, or if all experts fit. On CPU devices, more than the available memory is reduced to it, with a notice.
  */
 export function expertBytesFor(
   plan: Plan,
-  { kind, ranks, expertMemory }: {
+  {
+    kind,
+    ranks,
+    expertMemory,
+    available = kind === "cpu" ? CPU_LIMITS.memory : availableMemory(),
+    sharing = 1,
+    notice,
+  }: {
     readonly kind?: HostKind;
     readonly ranks: readonly number[];
     readonly expertMemory: number | "auto" | undefined;
+    /** Bytes that the processes of this host may use. Default: the available memory. */
+    readonly available?: number;
+    /** Number of processes that share the memory of this host. */
+    readonly sharing?: number | undefined;
+    readonly notice?: ((text: string) => void) | undefined;
   },
 ): number | undefined {
   if (expertMemory === undefined) return undefined;
@@ -49,14 +62,24 @@ export function expertBytesFor(
     );
   }
   const { all, experts } = bytesOf(plan, ranks);
-  const available = kind === "cpu" ? CPU_LIMITS.memory : availableMemory();
-  const bytes = expertMemory === "auto"
-    ? available - (all - experts)
-    : expertMemory;
-  if (expertMemory === "auto" && bytes >= experts) return undefined;
+  const share = Math.floor(available / sharing);
+  const left = kind === undefined ? Infinity : share - (all - experts);
+  if (expertMemory === "auto" && left >= experts) return undefined;
   const min = MIN_EXPERTS * Math.max(
     ...ranks.map((rank) => largestExpert(plan, rank)),
   );
+  const bytes = expertMemory === "auto"
+    ? left
+    : Math.min(expertMemory, Math.max(left, min));
+  if (expertMemory !== "auto" && bytes < Math.min(expertMemory, experts)) {
+    notice?.(
+      `Experts have ${sizeText(bytes)} of memory instead of ${
+        sizeText(expertMemory)
+      }: the rest of the plan needs ${sizeText(all - experts)} of ${
+        sizeText(share)
+      } that are available`,
+    );
+  }
   if (bytes >= min) return bytes;
   throw new MachineError(
     `Cannot keep experts in ${

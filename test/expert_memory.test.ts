@@ -17,6 +17,11 @@ import {
   openTarget,
   recordedLoad,
 } from "../engine/mod.ts";
+import {
+  bytesOf,
+  expertBytesFor,
+  MIN_EXPERTS,
+} from "../engine/expert_bytes.ts";
 import { READ_EXPERTS } from "../engine/planner/machine/measure_disk.ts";
 import { uniformsFrom } from "../engine/planner/simulate/loads.ts";
 import { simulate } from "../engine/planner/simulate/mod.ts";
@@ -27,7 +32,7 @@ import { switchyard, withOutput } from "./helpers/cli.ts";
 import { skipUnasked, skipWithoutGpu } from "./helpers/needs.ts";
 import { inTurn } from "./helpers/seed.ts";
 import { HostDevice } from "../runtime/host/device.ts";
-import { streamableBytes } from "../runtime/weights/mapped.ts";
+import { largestExpert, streamableBytes } from "../runtime/weights/mapped.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
 import {
   add,
@@ -415,6 +420,36 @@ t.test("memory for fewer than two experts is rejected", { skip }, async (t) => {
     open(reference("qwen3moe-8e-bf16"), 1000),
     /Cannot keep experts in 1000 bytes of memory: 2 of a layer need \d+\. Give --expert-memory at least that/,
   );
+});
+
+t.test("experts have at most the memory that is left", { skip }, async (t) => {
+  const { opened } = await open(reference("qwen3moe-8e-bf16"));
+  const { plan } = opened;
+  await opened.close();
+  const { all, experts } = bytesOf(plan, [0]);
+  const least = MIN_EXPERTS * largestExpert(plan, 0);
+  const cases = [
+    // Processes of a host have equal shares.
+    { left: least + 5, given: experts, has: least + 5, sharing: 2 },
+    { left: least + 5, given: least + 4, has: least + 4, sharing: 1 },
+    { left: least + 5, given: "auto", has: least + 5, sharing: 1 },
+    { left: -1, given: experts, has: least, sharing: 1 },
+    { left: experts, given: 2 * experts, has: experts, sharing: 1 },
+  ] as const;
+  for (const { left, given, has, sharing } of cases) {
+    const notices: string[] = [];
+    const bytes = expertBytesFor(plan, {
+      kind: "native",
+      ranks: [0],
+      expertMemory: given,
+      available: sharing * (all - experts + left),
+      sharing,
+      notice: (text) => notices.push(text),
+    });
+    t.equal(bytes, has);
+    const isLess = given !== "auto" && has < Math.min(given, experts);
+    t.equal(notices.length, isLess ? 1 : 0, notices.join());
+  }
 });
 
 t.test("parseMemory() reads sizes", (t) => {

@@ -58,7 +58,7 @@ type Choices = readonly (readonly number[])[][];
 export async function measureStreamed(
   target: Extract<Target, { readonly kind: "checkpoint" }>,
   { expertMemory, tokens }: {
-    readonly expertMemory: number;
+    readonly expertMemory: number | "auto";
     readonly tokens: number;
   },
 ): Promise<{ [routing: string]: Streamed }> {
@@ -144,7 +144,7 @@ export async function measureStreamed(
       [`zipf:${exponent}`, { kind: "zipf", exponent }, measured],
       ["choices and the rate of these reads", recorded, used],
     ];
-    const resident = expertMemory / streamableBytes(plan, 0);
+    const resident = end.residentBytes / streamableBytes(plan, 0);
     found[name] = {
       ms: median(steps.map(({ ms }) => ms)),
       coresMs: median(steps.map(({ coresMs }) => coresMs)),
