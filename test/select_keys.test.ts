@@ -21,7 +21,11 @@ import {
   sum,
   upTo,
 } from "../compiler/mod.ts";
-import { gradientsHold, graphWithGradients } from "./helpers/gradients.ts";
+import {
+  gradientsHold,
+  graphWithGradients,
+  paramWaves,
+} from "./helpers/gradients.ts";
 import { GUARANTEED_LIMITS } from "../spec/limits.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 import {
@@ -34,6 +38,7 @@ import {
   waves,
 } from "./helpers/run_model.ts";
 import { repeatWith } from "./helpers/seed.ts";
+import { tokenRuns } from "./helpers/token_runs.ts";
 
 t.teardown(closeDevices);
 
@@ -107,18 +112,10 @@ function netOf(
   });
 }
 
-/** Sequences and positions of tokens, from runs of [sequence, from, to]. */
-function at(...runs: readonly (readonly [number, number, number])[]) {
-  const tokens = runs.flatMap(([sequence, from, to]) =>
-    Array.from({ length: to - from }, (_, i) => [sequence, from + i] as const)
-  );
-  return {
-    sequence: tokens.map(([sequence]) => sequence),
-    position: tokens.map(([, position]) => position),
-  };
-}
-
-const CALLS = [at([1, 0, 70], [0, 0, 7]), at([0, 7, 8], [1, 70, 72])];
+const CALLS = [
+  tokenRuns([1, 0, 70], [0, 0, 7]),
+  tokenRuns([0, 7, 8], [1, 70, 72]),
+];
 
 const MESHES = [
   {},
@@ -254,7 +251,7 @@ t.test("among equal scores, the first keys are selected", {
       k: 3,
     }));
   const call = {
-    ...at([0, 0, 8]),
+    ...tokenRuns([0, 0, 8]),
     query: new Array<number>(8).fill(1),
     weights: new Array<number>(8).fill(-1),
     // Negative products give the score -0.
@@ -268,25 +265,15 @@ t.test("among equal scores, the first keys are selected", {
 
 t.test("derivative", { skip: skipUnasked("cpu") }, async (t) => {
   const net = netOf({ k: 3, context: 8 });
-  const sizes: { readonly [axis: string]: number } = {
+  const params = paramWaves(net, {
     head: 4,
     kvHead: 2,
     dim: 6,
     embed: 3,
     indexHead: 6,
     indexDim: 5,
-  };
-  const params = Object.fromEntries(
-    trace(net).nodes.flatMap((node, i) =>
-      node.primitive === "param"
-        ? [[
-          node.params.name,
-          waves(node.axes.reduce((n, axis) => n * sizes[axis]!, 1), i),
-        ]]
-        : []
-    ),
-  );
-  const inputs = { x: waves(27), ...at([0, 0, 6], [1, 0, 3]) };
+  });
+  const inputs = { x: waves(27), ...tokenRuns([0, 0, 6], [1, 0, 3]) };
   const attends = ["q", "k", "v", "c", "sinks"];
   const graph = await graphWithGradients(net);
   const { outputs } = evaluate(graph, { inputs, params });

@@ -63,6 +63,7 @@ const BY_OP: { readonly [op: string]: Role | undefined } = {
   linearRecurrence: "attention",
   rope: "attention",
   selectKeys: "attention",
+  selectBlocks: "attention",
   route: "router",
 };
 

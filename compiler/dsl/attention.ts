@@ -35,9 +35,14 @@ export interface AttentionChoices<At, Sinks> {
   readonly chunk?: number;
   /**
    * The positions that a token attends to instead, `token selected`, "i32", from `selectKeys`: at least one, each at most
-   * once, with negative numbers only at the end.
+   * once, with negative numbers only at the end. `token kvHead selected`: a list for each key head.
    */
   readonly selected?: Tensor<string, "i32">;
+  /**
+   * `selected` lists blocks of this many positions in ascending order, from `selectBlocks`. A token attends to their
+   * positions up to its own. Default: it lists positions.
+   */
+  readonly selectedBlock?: number;
   /** Score of the attention sink of each head: `exp` of it is added to the softmax denominator. A sink has no value. */
   readonly sinks?: Sinks;
 }
@@ -381,7 +386,7 @@ function attend<Y extends string, D extends Float>(
   const { options, ...axes } = part;
   const [query, keys, values] = operands;
   const { sequence, position, sinks, selected, scale, window, chunk } = options;
-  const { entries, last } = options;
+  const { selectedBlock, entries, last } = options;
   const upTo = entries && !selected ? last : undefined;
   const more = [sinks, selected, entries, upTo].filter((x) => x !== undefined);
   const tensors = [query, keys, values ?? keys, sequence, position, ...more];
@@ -393,6 +398,8 @@ function attend<Y extends string, D extends Float>(
     ...window === undefined ? {} : { window },
     ...chunk === undefined ? {} : { chunk },
     ...list === undefined ? {} : { selected: list },
+    ...selectedBlock === undefined ? {} : { selectedBlock },
+    ...selected?.node.axes.length === 3 ? { selectedPerHead: true } : {},
     ...entries === undefined ? {} : { entries: entries.node.axes[1]! },
     context: keys.node.axes[1]!,
     sinks: sinks !== undefined,

@@ -2,7 +2,7 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import { apply, axisOf, type Tensor, traceOf } from "./tensor.ts";
-import type { First } from "./types.ts";
+import type { First, Second } from "./types.ts";
 
 /** Options of `selectKeys`. */
 export interface SelectKeysOptions<K, KeyCache, Weights, At, C> {
@@ -107,6 +107,116 @@ export function selectKeys<
   );
   return {
     selected: selected as Tensor as SelectKeys<Q, S, C>["selected"],
+    keys,
+  };
+}
+
+/** Options of `selectBlocks`. */
+export interface SelectBlocksOptions<K, KeyCache, At, C> {
+  /** The vector of each of these tokens, `token dim`. */
+  readonly key: K;
+  /** State: vectors of all tokens so far, `sequence context dim`. */
+  readonly keys: KeyCache;
+  /** Which sequence each token belongs to, "i32". */
+  readonly sequence: At;
+  /** Each token's position in its sequence, "i32". */
+  readonly position: At;
+  /** Positions per block. */
+  readonly block: number;
+  /** Blocks of a token and head. */
+  readonly k: number;
+  /** Number of first blocks that are always selected; default 0. */
+  readonly first?: number;
+  /** Number of last blocks, up to that of the token, that are always selected; default 0. */
+  readonly local?: number;
+  /** The axis of the selected blocks; default "selected". */
+  readonly axis?: C;
+}
+
+/** The result of `selectBlocks`: the blocks that each token and head attends to, and the next value of the state. */
+export type SelectBlocks<
+  Q extends string,
+  S extends string,
+  C extends string,
+> = {
+  readonly selected: Tensor<`${First<Q>} ${Second<Q>} ${C}`, "i32">;
+  readonly keys: Tensor<S, "f32">;
+};
+
+/**
+ * The k blocks of positions with the best scores for each token and head, as the indexer of MiniMax-M3 chooses them:
+ * `attention` takes them as `selected`, if the heads are its key heads, with `selectedBlock`. Token (s, p) writes its key
+ * at (s, p) of the state; the score of a block is the largest `query · key[s, c]` of its positions c ≤ p. Blocks up to
+ * that of p are in ascending order; of equal scores the first are selected; where there are fewer than k, -1 follows.
+ *
+ * Axes: `query` is `token head dim`, `key` is `token dim`, `keys` is `sequence context dim`; the result is `token head
+ * selected`. Dtype: "f32"; `sequence`, `position` and the result are "i32". Errors: other axes or dtypes; `first +
+ * local` above `k`; a state that is not returned. Gradient: none, as a choice has none. Sharding: along the heads, and
+ * along the tokens if those of a sequence are on one rank; the keys are replicated.
+ *
+ * @example
+ * ```ts
+ * const pick = model({ token: 5, head: 1, dim: 1, sequence: 1, context: 6 }, (m) => {
+ *   const at = (name: string) => m.input(name, "token", { dtype: "i32" });
+ *   return selectBlocks(m.input("query", "token head dim"), {
+ *     key: m.input("key", "token dim"),
+ *     keys: m.state("keys", "sequence context dim"),
+ *     sequence: at("sequence"),
+ *     position: at("position"),
+ *     block: 2,
+ *     local: 1,
+ *     k: 2,
+ *   });
+ * });
+ * const { outputs } = evaluate(trace(pick), {
+ *   inputs: { query: [1, 1, 1, 1, 1], key: [1, 2, 1, 5, 1], sequence: [0, 0, 0, 0, 0], position: [0, 1, 2, 3, 4] },
+ * });
+ * console.assert(String(outputs.selected?.data.slice(-4)) === "0,1,1,2");
+ * ```
+ */
+export function selectBlocks<
+  Q extends string,
+  K extends string,
+  S extends string,
+  const C extends string = "selected",
+>(
+  query: Tensor<Q, "f32">,
+  options: SelectBlocksOptions<
+    Tensor<K, "f32">,
+    Tensor<S, "f32">,
+    Tensor<First<NoInfer<Q>>, "i32">,
+    C
+  >,
+): SelectBlocks<Q, S, C> {
+  const { key, keys: state, sequence, position, block, k } = options;
+  const { first = 0, local = 0 } = options;
+  const tensors = [query, key, state, sequence, position];
+  const trace = traceOf(tensors, selectBlocks);
+  const keys: Tensor<S, "f32"> = apply(
+    selectBlocks,
+    "cacheWrite",
+    [state, key, sequence, position],
+    {},
+  );
+  const [token, head, dim] = query.node.axes;
+  const selected = apply(
+    selectBlocks,
+    "selectBlocks",
+    [query, keys, sequence, position],
+    {
+      token: token!,
+      head: head!,
+      dim: dim!,
+      context: state.node.axes[1]!,
+      k,
+      block,
+      first,
+      local,
+      axis: axisOf(options.axis ?? "selected", [query], trace),
+    },
+  );
+  return {
+    selected: selected as Tensor as SelectBlocks<Q, S, C>["selected"],
     keys,
   };
 }

@@ -31,6 +31,16 @@ export interface AttentionParams {
   readonly shared: boolean;
   /** The axis of positions that a token attends to, where those are given. */
   readonly selected?: AxisName;
+  /**
+   * The list is of blocks of this many positions, of which a token attends to those up to its own.
+   *
+   * @integer
+   * @minimum 1
+   * @maximum 2 ** 24
+   */
+  readonly selectedBlock?: number;
+  /** Each key head has its own list. */
+  readonly selectedPerHead?: true;
   /** The axis of entries of a second cache, to which tokens attend besides. Then `selected` lists entries. */
   readonly entries?: AxisName;
 }

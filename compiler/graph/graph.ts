@@ -356,7 +356,7 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   /**
    * q [token, head, dim]; keys [sequence, context, kvHead, dim] and values [sequence, context, kvHead, valueDim] after
    * writing; sequence, position, then sinks [head] if `sinks`, then positions to attend to [token, selected] if
-   * `selected`, then `entries` [sequence, entries, dim] and, without `selected`, the last entry [token] -> [token, head,
+   * `selected` ([token, kvHead, selected] if `selectedPerHead`), then `entries` [sequence, entries, dim] and, without `selected`, the last entry [token] -> [token, head,
    * valueDim]. Without `kvHead` all heads read one key, [sequence, context, dim]. `shared`: values are the first elements
    * of the keys. With `paginate`: keys and values start with [page, within], and the page table [sequence, block] is last.
    * With `addGatheredForm`: then gathered keys, gathered values, and the keyTable.

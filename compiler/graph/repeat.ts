@@ -17,6 +17,7 @@ const STORED: readonly Primitive[] = [
   "conv1d",
   "linearRecurrence",
   "selectKeys",
+  "selectBlocks",
   "nextState",
 ];
 

@@ -406,14 +406,27 @@ export const RULES: {
       }
     }
     const { selected } = params;
+    if (params.selectedBlock !== undefined && selected === undefined) {
+      fail(
+        "Cannot attend to selected blocks: no list of blocks is given. Give 'selected', or leave 'selectedBlock' out",
+      );
+    }
     if (selected !== undefined) {
       const list = operand(inputs, params.sinks ? 6 : 5);
       wantType("attend with", list, "i32");
-      if (!sameAxes(list.axes, [token, selected])) {
+      const perHead = params.selectedPerHead ? [kvHead ?? head] : [];
+      const wanted = [token, ...perHead, selected];
+      if (!sameAxes(list.axes, wanted)) {
         fail(
           `Cannot attend to selected positions '${
             list.axes.join(" ")
-          }': expected '${token} ${selected}'`,
+          }': expected '${wanted.join(" ")}'`,
+        );
+      }
+      const inBlocks = params.selectedBlock !== undefined;
+      if ((inBlocks || params.selectedPerHead) && params.entries) {
+        fail(
+          "Cannot attend to selected entries in blocks or per head: entries have one list of positions. Leave the option out",
         );
       }
       const limited = params.window !== undefined || params.chunk !== undefined;

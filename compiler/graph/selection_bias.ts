@@ -32,8 +32,8 @@ export function selectionBiases(
 }
 
 /**
- * The parameters that determine a value only through `selectKeys`, such as those of an indexer, and integers. The choice
- * has no derivative, so training by that value leaves them constant.
+ * The parameters that determine a value only through `selectKeys` or `selectBlocks`, such as those of an indexer, and
+ * integers. The choice has no derivative, so training by that value leaves them constant.
  */
 export function constantParams(
   nodes: readonly Node[],
@@ -44,7 +44,9 @@ export function constantParams(
   // Users follow their operands.
   for (const node of nodes.toReversed()) {
     if (!derived.has(node) && !selecting.has(node)) continue;
-    const through = node.primitive !== "selectKeys" && derived.has(node);
+    const selects = node.primitive === "selectKeys" ||
+      node.primitive === "selectBlocks";
+    const through = !selects && derived.has(node);
     for (const input of node.inputs) (through ? derived : selecting).add(input);
   }
   return new Set(

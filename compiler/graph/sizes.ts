@@ -5,6 +5,7 @@
 
 import { type Collective, ofCollectives } from "./collectives.ts";
 import { ModelError } from "../../spec/errors.ts";
+import { MAX_AXIS } from "../../spec/limits.ts";
 import {
   type AxisSize,
   type Node,
@@ -237,6 +238,7 @@ const SIZES: {
   cacheWrite: none,
   attention: (node, sizes) => {
     const { head, kvHead, dim, valueDim, shared, window, chunk } = node.params;
+    const { selectedBlock: block = 1 } = node.params;
     const length = fixed(sizes, node, dim, "attend over");
     const valueLength = fixed(sizes, node, valueDim, "attend over");
     if (shared && valueLength > length) {
@@ -259,6 +261,12 @@ const SIZES: {
       fail(
         node,
         `Cannot attend in blocks of ${chunk}: expected a whole number of at least 1`,
+      );
+    }
+    if (!Number.isInteger(block) || block < 1 || block > MAX_AXIS) {
+      fail(
+        node,
+        `Cannot attend to selected blocks of ${block}: expected a whole number from 1 to ${MAX_AXIS}`,
       );
     }
     if (window !== undefined && (!Number.isInteger(window) || window < 1)) {

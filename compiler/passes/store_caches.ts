@@ -52,6 +52,7 @@ function refuse(because: string): never {
 /** The caches that a node reads keys or values of. */
 export function cachesRead({ primitive, inputs }: Node): readonly Node[] {
   if (primitive === "attention") return inputs.slice(1, 3);
+  if (primitive === "selectBlocks") return inputs.slice(1, 2);
   const [, , keys] = inputs;
   // Entries that only some tokens write are no positions.
   const sparse = keys?.primitive === "cacheWrite" && keys.params.sparse;

@@ -96,6 +96,7 @@ function indexedAxes({ primitive, params, inputs, axes }: Node): string[] {
     return [inputs[0]!.axes[0]!, params.dim];
   }
   if (primitive === "selectKeys") return [...inputs[2]!.axes];
+  if (primitive === "selectBlocks") return [...inputs[1]!.axes];
   if (primitive === "attentionSum") return [params.context];
   if (primitive !== "attention") return [];
   const { token, head, kvHead } = params;
@@ -153,7 +154,7 @@ function wholeContext({ primitive, params }: Node): string | undefined {
   if (primitive === "attentionSum") {
     return `training needs all keys of a sequence on one rank. ${remedy}`;
   }
-  const selects = primitive === "selectKeys" ||
+  const selects = primitive === "selectKeys" || primitive === "selectBlocks" ||
     primitive === "attention" &&
       (params.selected !== undefined || params.entries !== undefined);
   return selects

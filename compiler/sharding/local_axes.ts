@@ -75,7 +75,7 @@ function tokensOf(node: Node): readonly string[] {
   if (isRouting(node)) return node.params.tokens;
   return node.primitive === "attention" ||
       node.primitive === "linearRecurrence" ||
-      node.primitive === "selectKeys"
+      node.primitive === "selectKeys" || node.primitive === "selectBlocks"
     ? [node.params.token]
     : [];
 }

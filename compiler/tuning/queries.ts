@@ -27,6 +27,8 @@ export interface QueryShape {
   /** The keys that each token attends to are given, or there is a second cache. A workgroup then has one token. */
   readonly selected?: number;
   readonly entries?: number;
+  /** The given keys are blocks of this many positions. */
+  readonly selectedBlock?: number;
 }
 
 /**
@@ -81,10 +83,15 @@ export function isWindowed(
 
 /** Maximum number of key blocks that a token sees. */
 export function keyBlocks(
-  o: Omit<KeySpan, keyof QueryShape> & Pick<KeySpan, "selected">,
+  o:
+    & Omit<KeySpan, keyof QueryShape>
+    & Pick<KeySpan, "selected" | "selectedBlock">,
 ): number {
   const { context, selected = context, window = context, chunk = context } = o;
-  const all = Math.ceil(selected / KEY_BLOCK);
+  const { selectedBlock = 1 } = o;
+  const all = Math.ceil(
+    Math.min(context, selected * selectedBlock) / KEY_BLOCK,
+  );
   if (!isWindowed(o)) return all;
   // A window that starts within a block sees a part of one more.
   return Math.min(all, Math.ceil(Math.min(window, chunk) / KEY_BLOCK) + 1);

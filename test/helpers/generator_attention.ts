@@ -32,6 +32,10 @@ import {
 } from "../../compiler/kernels/attention/backward.ts";
 import { rowsGrid } from "../../compiler/kernels/rows.ts";
 import {
+  scoreBlocks,
+  scoreBlocksGrid,
+} from "../../compiler/kernels/attention/score_blocks.ts";
+import {
   scoreKeys,
   scoreKeysGrid,
   selectKeys,
@@ -51,6 +55,34 @@ function selectedOf(batch: (typeof BATCHES)[number]): number[] {
   return batch.flatMap(([, position]) =>
     position === 0 ? [0, -1, -1] : [position, 0, position > 1 ? 1 : -1]
   );
+}
+
+/** Options of a list of keys, and the lists of a batch of tokens. */
+function listOf(
+  batch: (typeof BATCHES)[number],
+  listed: Listed,
+  kvHeads: number,
+) {
+  if (listed === "positions") {
+    return { options: { selected: 3 }, lists: selectedOf(batch) };
+  }
+  // The blocks of each key head: all up to that of the token, or only that one for odd heads.
+  const size = listed;
+  const count = Math.ceil(CONTEXT / size);
+  const lists = batch.flatMap(([, position]) =>
+    Array.from({ length: kvHeads }, (_, head) => {
+      const last = Math.floor(position / size);
+      const blocks = Array.from({ length: last + 1 }, (_, b) => b)
+        .filter((b) => head % 2 === 0 || b === last);
+      return [...blocks, ...new Array<number>(count).fill(-1)].slice(0, count);
+    }).flat()
+  );
+  const options = {
+    selected: count,
+    selectedBlock: size,
+    selectedPerHead: true,
+  };
+  return { options, lists };
 }
 
 /** Batches of [sequence, position] of tokens: two sequences in a cache of four positions. */
@@ -90,6 +122,9 @@ export const CONTEXT = 4;
 /** Rows of the cache of two sequences. */
 const ROWS = 2 * CONTEXT;
 
+/** Lists of positions, or of blocks of this many positions. */
+type Listed = "positions" | number;
+
 /**
  * Options that kernels of attention differ by: [query heads, key heads], [key width, value width], mask, and others.
  */
@@ -99,7 +134,7 @@ interface Variant {
   readonly sees: { readonly window?: number; readonly chunk?: number };
   readonly shared: boolean;
   readonly sinks: boolean;
-  readonly listed: boolean;
+  readonly listed: Listed | undefined;
   readonly entries: boolean;
 }
 
@@ -109,7 +144,7 @@ const ATTENTION: { readonly [K in keyof Variant]: readonly Variant[K][] } = {
   sees: [{}, { window: 2 }, { chunk: 2 }, { window: 3, chunk: 2 }],
   shared: [false, true],
   sinks: [false, true],
-  listed: [false, true],
+  listed: [undefined, "positions", 3, KEY_BLOCK],
   entries: [false, true],
 };
 
@@ -128,6 +163,8 @@ export function* ofAttention(): Generator<Launch> {
     ) {
       if (listed && !entries && (sees.window || sees.chunk)) continue;
       if (entries && (!o.shared || kvHeads > 1 || sees.chunk)) continue;
+      if (entries && typeof listed === "number") continue;
+      const list = listed && listOf(batch, listed, kvHeads);
       // Wide heads only with many tokens; sinks only with both masks; shared values only without a mask.
       if (dim > 3 && n !== 4) continue;
       if (o.sinks && !listed && !(sees.window && sees.chunk)) continue;
@@ -151,7 +188,7 @@ export function* ofAttention(): Generator<Launch> {
         tokens: lengthAt(0),
         queries,
         headMajor,
-        ...listed ? { selected: 3 } : {},
+        ...list ? list.options : {},
         ...entries ? { entries: CONTEXT } : {},
         ...dim === 32 ? { atOnce: WORDS_AT_ONCE } : {},
       };
@@ -174,7 +211,7 @@ export function* ofAttention(): Generator<Launch> {
           keys: cache(batch, dim, layout),
           values: cache(batch, valueDim, layout),
           pages,
-          ...listed ? { selected: selectedOf(batch) } : {},
+          ...list ? { selected: list.lists } : {},
           entries: cache(batch, dim),
           last: batch.map(([, position]) => position - 1),
           sinks: waves(heads),
@@ -274,6 +311,8 @@ function* backward(
     ) {
       if ((entries || listed) && (sees.window || sees.chunk)) continue;
       if (entries && (o.sinks || !o.shared || kvHeads > 1)) continue;
+      if (entries && typeof listed === "number") continue;
+      const list = listed && listOf(batch, listed, kvHeads);
       if (dim > 3 && (o.sinks || heads === 2 || sees.chunk)) continue;
       const options: BackwardOptions = {
         name,
@@ -286,7 +325,7 @@ function* backward(
         context: CONTEXT,
         scale: 0.5,
         tokens: lengthAt(0),
-        ...listed ? { selected: 3 } : {},
+        ...list ? list.options : {},
         ...entries ? { sparse: true, rows: u32(ROWS) } : {},
       };
       const entryOf = batch.map(([s, p]) => s * CONTEXT + p);
@@ -307,7 +346,7 @@ function* backward(
           entryOf: entries
             ? batch.map(([s, p]) => s * (CONTEXT + 1) + p)
             : entryOf,
-          ...listed ? { selected: selectedOf(batch) } : {},
+          ...list ? { selected: list.lists } : {},
           sinks: waves(heads),
           lengths: [batch.length],
           sequence: batch.map(([sequence]) => sequence),
@@ -396,17 +435,74 @@ export function* ofSelectKeys(): Generator<Launch> {
   for (const context of [4, 40, 300]) {
     for (const k of [1, 3, 33]) {
       const last = [-1, 0, 2, 3, context - 2, context - 1];
-      yield {
-        kernel: () => selectKeys({ name, context, k, tokens: lengthAt(0) }),
-        grid: rowsGrid(last.length),
-        reads: {
-          // Includes equal scores.
-          scores: waves(last.length * context).map((x) => Math.round(4 * x)),
-          last,
-          lengths: [last.length],
-        },
-        stores: { selected: last.length * k },
-      };
+      for (const blocks of [undefined, { heads: 2, size: 3 }]) {
+        const { heads, size } = blocks ?? { heads: 1, size: 1 };
+        const rows = last.length * heads;
+        const options = { name, context, k, ...blocks ? { blocks } : {} };
+        yield {
+          kernel: () => selectKeys({ ...options, tokens: lengthAt(0) }),
+          grid: rowsGrid(rows),
+          reads: {
+            // Includes equal scores.
+            scores: waves(rows * context).map((x) => Math.round(4 * x)),
+            last: last.map((position) => position * size),
+            lengths: [last.length],
+          },
+          stores: { selected: rows * k },
+        };
+      }
+    }
+  }
+}
+
+/** Scores of blocks, and the choice among them. */
+export function* ofScoreBlocks(): Generator<Launch> {
+  for (const [n, batch] of BATCHES.entries()) {
+    for (const heads of [1, 2, 6]) {
+      for (const block of [1, 3, 33]) {
+        const paged = (n + heads) % 2 === 1;
+        const pages = [3, 1, 0, 2];
+        const dim = 3;
+        const options = {
+          name,
+          heads,
+          dim,
+          block,
+          first: n % 2,
+          local: heads % 2,
+          k: 1,
+          context: CONTEXT,
+          tokens: lengthAt(0),
+          ...paged ? { pages: { size: 2 } } : {},
+        };
+        const indexOf = (entry: number) =>
+          paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry;
+        const blocks = Math.ceil(CONTEXT / block);
+        yield {
+          kernel: () => scoreBlocks(options),
+          grid: scoreBlocksGrid(options, batch.length),
+          reads: {
+            query: waves(batch.length * heads * dim),
+            keys: cache(batch, dim, { indexOf }),
+            pages,
+            lengths: [batch.length],
+            sequence: batch.map(([sequence]) => sequence),
+            last: batch.map(([, position]) => position),
+          },
+          // Only scores of tokens that see more blocks than they choose.
+          stores: {
+            scores: batch.flatMap(([, position], token) => {
+              const last = Math.floor(position / block);
+              return last === 0 ? [] : Array.from(
+                { length: heads * (last + 1) },
+                (_, i) =>
+                  (token * heads + Math.floor(i / (last + 1))) * blocks +
+                  i % (last + 1),
+              );
+            }),
+          },
+        };
+      }
     }
   }
 }

@@ -13,6 +13,7 @@ import {
 import type { Graph } from "../../compiler/graph/graph.ts";
 import { trace, type Traceable } from "../../compiler/graph/trace.ts";
 import { lowerScalars } from "../../compiler/scalars.ts";
+import { waves } from "./waves.ts";
 
 /** Model with a scalar output `loss`, and its operands. */
 export interface Differentiable {
@@ -22,6 +23,23 @@ export interface Differentiable {
   readonly lengths?: { readonly [axis: string]: number };
   /** Step of the differences. No operand may be closer to a discontinuity. Default: 1e-5. */
   readonly step?: number;
+}
+
+/** Returns values for all parameters of a model, given the sizes of their axes. */
+export function paramWaves(
+  model: Traceable,
+  sizes: { readonly [axis: string]: number },
+): { readonly [name: string]: number[] } {
+  return Object.fromEntries(
+    trace(model).nodes.flatMap((node, i) =>
+      node.primitive === "param"
+        ? [[
+          node.params.name,
+          waves(node.axes.reduce((n, axis) => n * sizes[axis]!, 1), i),
+        ]]
+        : []
+    ),
+  );
 }
 
 /** Returns the checked graph of a model with gradients of `loss`. */

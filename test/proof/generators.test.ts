@@ -60,6 +60,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   routerByLanes: routing.ofRouterByLanes,
   rowStarts: sums.ofRowStarts,
   sendIds: dispatch.ofSendIds,
+  scoreBlocks: heads.ofScoreBlocks,
   scoreKeys: heads.ofScoreKeys,
   segmentSum: sums.ofSegmentSum,
   selectKeys: heads.ofSelectKeys,

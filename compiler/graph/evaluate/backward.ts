@@ -66,7 +66,8 @@ function eachQuery(
     const kv = Math.floor((query % heads) / (heads / kvHeads));
     const { sequence, position } = positionOf(t);
     const seen: Seen[] = [];
-    for (const c of seenPositions(params, { t, p: position, selected })) {
+    const at = { t, p: position, kv, selected };
+    for (const c of seenPositions(params, at)) {
       const row = (sequence * contexts + c) * kvHeads + kv;
       const [from, key] = [query * dim, row];
       let sum = 0;

@@ -111,12 +111,13 @@ function firstPosition(
   );
 }
 
-/** The positions that token `t` at `p` attends to. */
+/** The positions that token `t` at `p` attends to with key head `kv`. */
 export function seenPositions(
   params: AttentionParams,
-  { t, p, selected }: {
+  { t, p, kv, selected }: {
     readonly t: number;
     readonly p: number;
+    readonly kv: number;
     readonly selected: Value | undefined;
   },
 ): number[] {
@@ -124,10 +125,16 @@ export function seenPositions(
     const first = firstPosition(params, p);
     return Array.from({ length: p - first + 1 }, (_, i) => first + i);
   }
-  const width = selected.shape[1]!;
-  const list = [...selected.data.subarray(t * width, (t + 1) * width)];
+  const width = selected.shape.at(-1)!;
+  const row = params.selectedPerHead ? t * selected.shape[1]! + kv : t;
+  const list = [...selected.data.subarray(row * width, (row + 1) * width)];
   const end = list.findIndex((c) => c < 0);
-  return end < 0 ? list : list.slice(0, end);
+  const seen = end < 0 ? list : list.slice(0, end);
+  const { selectedBlock: size } = params;
+  if (size === undefined) return seen;
+  return seen.flatMap((block) =>
+    Array.from({ length: size }, (_, i) => block * size + i)
+  ).filter((c) => c <= p);
 }
 
 /** Attention of every token's heads over the visible positions of its sequence. `width`: the length of a value. */
@@ -150,14 +157,14 @@ export function attend(
     const s = sequence!.data[t]!;
     const p = position!.data[t]!;
     const ofKeys = entries ? undefined : selected;
-    const seen = seenPositions(params, { t, p, selected: ofKeys });
     const more = entries
       ? selected
-        ? seenPositions(params, { t, p, selected })
+        ? seenPositions(params, { t, p, kv: 0, selected })
         : Array.from({ length: last!.data[t]! + 1 }, (_, c) => c)
       : [];
     for (let h = 0; h < heads!; h++) {
       const kv = Math.floor(h / (heads! / kvHeads));
+      const seen = seenPositions(params, { t, p, kv, selected: ofKeys });
       const from = (t * heads! + h) * dim!;
       const rows = [
         ...seen.map((c) => ({

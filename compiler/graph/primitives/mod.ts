@@ -6,6 +6,7 @@ import { linearRecurrence } from "./linear_recurrence.ts";
 import { linearScan } from "./linear_scan.ts";
 import { logSumExp } from "./log_sum_exp.ts";
 import { nextState } from "./next_state.ts";
+import { selectBlocks } from "./select_blocks.ts";
 import { selectKeys } from "./select_keys.ts";
 import { rmsNorm } from "./rms_norm.ts";
 import { round } from "./round.ts";
@@ -53,6 +54,20 @@ export interface DefinedParams {
     readonly k: number;
     readonly axis: AxisName;
   };
+  /** query, keys [sequence, context, dim] after writing, sequence, position: the best blocks of positions, per head */
+  selectBlocks: {
+    readonly token: AxisName;
+    readonly head: AxisName;
+    readonly dim: AxisName;
+    readonly context: AxisName;
+    readonly k: number;
+    /** Positions per block. */
+    readonly block: number;
+    /** First blocks, and last ones up to that of the token, which are always selected. */
+    readonly first: number;
+    readonly local: number;
+    readonly axis: AxisName;
+  };
   /** x, sequence, position: the rows of the tokens `by` positions earlier */
   shift: { readonly by: number };
   /**
@@ -78,6 +93,7 @@ const DEFINITIONS: { readonly [P in Defined]: Definition<P> } = {
   linearScan,
   nextState,
   selectKeys,
+  selectBlocks,
   shift,
   round,
 };

@@ -9,6 +9,7 @@ import { fail, operand, sameAxes, wantType } from "../operands.ts";
 import { ofCache } from "../sharding_rule.ts";
 import { bind, fixed } from "../size_of.ts";
 import { put, rounding, type Value, zeros } from "../evaluate/value.ts";
+import type { Node } from "../graph.ts";
 import type { Definition } from "./definition.ts";
 
 /**
@@ -22,34 +23,20 @@ export const selectKeys: Definition<"selectKeys"> = {
   mixes: "no",
 
   type({ inputs, params: { token, head, dim, context, axis } }) {
-    const [query, weights, keys, ...at] = [0, 1, 2, 3, 4].map((i) =>
+    const [query, weights, keys, sequence, last] = [0, 1, 2, 3, 4].map((i) =>
       operand(inputs, i)
     );
-    const wanted = [
-      ["query", query!, [token, head, dim]],
-      ["weights", weights!, [token, head]],
-      ["sequence", at[0]!, [token]],
-      ["last position", at[1]!, [token]],
-    ] as const;
-    for (const [name, { axes }, expected] of wanted) {
-      if (sameAxes(axes, expected)) continue;
-      fail(
-        `Cannot select keys: the ${name} is '${axes.join(" ")}', expected '${
-          expected.join(" ")
-        }'`,
-      );
-    }
-    if (!sameAxes(keys!.axes.slice(1), [context, dim])) {
-      fail(
-        `Cannot select keys of cache '${
-          keys!.axes.join(" ")
-        }': expected 'sequence context ${dim}'`,
-      );
-    }
-    for (const x of [query!, weights!, keys!]) {
-      wantType("select keys", x, "f32");
-    }
-    for (const x of at) wantType("select keys", x, "i32");
+    checkOperands("select keys", {
+      floats: [
+        ["query", query!, [token, head, dim]],
+        ["weights", weights!, [token, head]],
+      ],
+      integers: [
+        ["sequence", sequence!, [token]],
+        ["last position", last!, [token]],
+      ],
+      keys: [keys!, context, dim],
+    });
     return { axes: [token, axis], dtype: "i32" };
   },
 
@@ -119,8 +106,40 @@ export const selectKeys: Definition<"selectKeys"> = {
   },
 };
 
+/** An operand, its name and its axes. */
+type Wanted = readonly [name: string, x: Node, axes: readonly string[]];
+
+/** Checks axes and dtypes of the operands of an indexer. Throws RuleError. */
+export function checkOperands(
+  what: string,
+  { floats, integers, keys: [keys, context, dim] }: {
+    readonly floats: readonly Wanted[];
+    readonly integers: readonly Wanted[];
+    readonly keys: readonly [keys: Node, context: string, dim: string];
+  },
+): void {
+  for (const [name, { axes }, expected] of [...floats, ...integers]) {
+    if (sameAxes(axes, expected)) continue;
+    fail(
+      `Cannot ${what}: the ${name} is '${axes.join(" ")}', expected '${
+        expected.join(" ")
+      }'`,
+    );
+  }
+  if (!sameAxes(keys.axes.slice(1), [context, dim])) {
+    fail(
+      `Cannot ${what} of cache '${
+        keys.axes.join(" ")
+      }': expected 'sequence context ${dim}'`,
+    );
+  }
+  wantType(what, keys, "f32");
+  for (const [, x] of floats) wantType(what, x, "f32");
+  for (const [, x] of integers) wantType(what, x, "i32");
+}
+
 /** A sum in the blocks of the numeric contract. */
-function blocked(
+export function blocked(
   length: number,
   round: (x: number) => number,
   step: (i: number, sum: number) => number,

@@ -26,6 +26,10 @@ export interface BackwardOptions extends Seen {
   readonly tokens: Expr;
   /** Number of selected keys per token, `selected`, if keys are selected. */
   readonly selected?: number;
+  /** The selected keys are blocks of this many positions. */
+  readonly selectedBlock?: number;
+  /** Each key head has its own list of selected keys. */
+  readonly selectedPerHead?: boolean | undefined;
   /** Only some tokens wrote the keys, and a token may see none. */
   readonly sparse?: boolean;
   /** Number of rows of the result of `keyGrad`: if `sparse`, those of the cache. Default: the number of tokens. */
@@ -227,14 +231,24 @@ function eachKey(
       ${entry}
       ${then}
     }`;
+  const { selectedBlock: size } = o;
+  const ofList = size === undefined
+    ? wgsl`
+        let at = min(u32(given), ${o.context - 1}u);
+        ${entry}
+        ${then}`
+    : wgsl`
+        let block_start = u32(given) * ${size};
+        for (var at = block_start; at < min(block_start + ${size}, query_end); at++) {
+          ${entry}
+          ${then}
+        }`;
   const listed = (count: number) =>
     wgsl`
     for (var j = 0u; j < ${count}; j++) {
-      let given = selected[token * ${count} + j];
+      let given = selected[${listOf(o, count)} + j];
       if (given >= 0) {
-        let at = min(u32(given), ${o.context - 1}u);
-        ${entry}
-        ${then}
+        ${ofList}
       }
     }`;
   return wgsl`
@@ -246,15 +260,28 @@ function eachKey(
     ${o.selected === undefined ? all : listed(o.selected)}`;
 }
 
-/** `found`: whether the given keys of a token include `entry`. */
-function isSelected(
-  { context }: BackwardOptions,
-  selected: number,
+/** The start of the list of `count` keys that `kv` of `token` reads. */
+function listOf(
+  { kvHeads, selectedPerHead }: BackwardOptions,
+  count: number,
 ): KernelText {
+  return selectedPerHead
+    ? wgsl`(token * ${kvHeads} + kv) * ${count}`
+    : wgsl`token * ${count}`;
+}
+
+/** `found`: whether the given keys of a token include `entry`. */
+function isSelected(o: BackwardOptions, selected: number): KernelText {
+  const { context, selectedBlock: size } = o;
+  const position = wgsl`entry % ${context}`;
+  const given = wgsl`selected[${listOf(o, selected)} + j]`;
+  const same = size === undefined
+    ? wgsl`${given} == i32(${position})`
+    : wgsl`entry <= seen_from && ${given} == i32(${position} / ${size})`;
   return wgsl`
     var found = 0u;
     for (var j = 0u; j < ${selected}; j++) {
-      if (selected[token * ${selected} + j] == i32(entry % ${context})) { found = 1; }
+      if (${same}) { found = 1; }
     }`;
 }
 

@@ -11,11 +11,12 @@ import {
 } from "../../tuning/queries.ts";
 import type { Binding, Expr, Hole, KernelText } from "../kernel.ts";
 import { bindings, local, wgsl } from "../kernel.ts";
-import { type Cache, cacheOf, type CacheShape } from "../pieces/cache.ts";
+import type { Cache, CacheShape } from "../pieces/cache.ts";
 import { loadStored, unpackHalves } from "../../../spec/kernel/build.ts";
 import { range } from "../../../spec/range.ts";
 import type { Seen } from "../../../spec/pages.ts";
 import { firstSeenText } from "../pieces/seen_keys.ts";
+import { countSelected, kvHeadOf, selectedOf } from "./selected.ts";
 
 /** Attention over a cache. */
 export interface AttentionOptions extends QueryShape, Seen, CacheShape {
@@ -30,6 +31,8 @@ export interface AttentionOptions extends QueryShape, Seen, CacheShape {
   readonly stored?: "f32" | HalfDType;
   /** Entries of a second cache, to which tokens attend too: the selected ones, or all up to the last that each sees. */
   readonly entries?: number;
+  /** Each key head has its own list of selected keys. */
+  readonly selectedPerHead?: boolean | undefined;
   readonly scale: number;
   readonly tokens: Expr;
   /** Words of keys, and of values, that a lane loads at once. Default: those of one element. */
@@ -91,7 +94,9 @@ export function operandsOf(o: AttentionOptions): readonly Binding[] {
     sequence: "i32 [token]",
     position: "i32 [token]",
     sinks: `${isHalf(o.sinksStored ?? "f32") ? "u32" : "f32"} [head]`,
-    selected: "i32 [token, selected]",
+    selected: o.selectedPerHead
+      ? "i32 [token, kvHead, selected]"
+      : "i32 [token, selected]",
     entries: "f32 [sequence, entry, dim]",
     last: "i32 [token]",
     pages: "i32 [sequence, block]",
@@ -168,7 +173,6 @@ export function queriesOf(
 ): Queries {
   const { valueDim: width = o.dim } = o;
   const lanes = teams * KEY_BLOCK;
-  const kvHead = wgsl`group.x / ${o.heads / o.kvHeads / heads}`;
   return {
     o,
     token,
@@ -179,7 +183,11 @@ export function queriesOf(
     lanes,
     width,
     parts: Math.ceil(width / lanes),
-    cache: selectedOf(o, token, kvHead),
+    cache: selectedOf(o, {
+      token,
+      kvHead: kvHeadOf(o, heads),
+      begin: o.shard && wgsl`${FIRST_POSITION}`,
+    }),
     keys: "keys",
     stored: o.stored ?? "f32",
     end: "end",
@@ -195,52 +203,17 @@ function firstSeenOf(o: AttentionOptions): KernelText | undefined {
   return firstSeenText(o, { position: wgsl`(end[t] - 1)`, next: "end[t]" });
 }
 
-/** The cache as the keys of a token: all of the sequence, or those that are selected. */
-function selectedOf(
-  o: AttentionOptions,
-  token: string,
-  kvHead: KernelText,
-): Cache {
-  const scattered = o.selected !== undefined && o.entries === undefined;
-  const begin = o.shard && wgsl`${FIRST_POSITION}`;
-  const cache = cacheOf({ ...o, begin }, { token, kvHead, scattered });
-  if (!scattered) return cache;
-  const last = o.context - 1;
-  return {
-    ...cache,
-    vectorOf: (key) =>
-      cache.vectorOf(wgsl`min(u32(selected[list + ${key}]), ${last}u)`),
-  };
-}
-
-/** `end[0]`, of that name: how many positions are selected. No negative one is in front of another. */
-function countSelected(
-  token: string,
-  selected: number,
-  end: string,
-): KernelText {
-  const steps = Math.floor(Math.log2(selected)) + 1;
-  return wgsl`
-    let list = ${token} * ${selected};
-    var ${end}[0] = 0u;
-    for (var step = 0u; step < ${steps}; step++) {
-      let longer = ${end}[0] + (${2 ** (steps - 1)}u >> step);
-      if (longer <= ${selected} && selected[list + min(longer, ${selected}) - 1] >= 0) {
-        ${end}[0] = longer;
-      }
-    }`;
-}
-
 /** Declares the end of the keys of each token, `end[t]`, and where they start, `first[t]`, if that is not always 0. */
 export function keysOfTokens(
   o: AttentionOptions,
-  { token, tokens, run }: TokenRun & { readonly tokens: number },
+  { token, tokens, heads, run }: TokenRun & QueryTile,
 ): KernelText {
   const firstSeen = firstSeenOf(o);
+  const { selected } = o;
   const listed = (end: string) =>
-    o.selected === undefined
+    selected === undefined
       ? wgsl`let ${end}[0] = u32(last[${token}] + 1);`
-      : countSelected(token, o.selected, end);
+      : countSelected(o, { token, selected, heads, end });
   const ends = wgsl`
     @unroll (t < ${tokens}) {
       let end[t] = u32(position[${tokenAt({ token, run })}]) + 1;

@@ -9,7 +9,7 @@ import { registers } from "../../../spec/kernel/registers.ts";
 import { type HalfDType, isHalf } from "../../../spec/dtype.ts";
 import type { Size } from "../../../spec/size.ts";
 import { KEY_BLOCK } from "../../tuning/queries.ts";
-import type { Expr, Grid, Kernel } from "../kernel.ts";
+import type { Expr, Grid, Kernel, KernelText } from "../kernel.ts";
 import {
   bindings,
   foldGrid,
@@ -43,8 +43,28 @@ export function scoreKeysGrid(
 }
 
 /** Heads whose products a lane sums at once. */
-function together(heads: number): number {
+export function together(heads: number): number {
   return [8, 4, 2].find((n) => heads % n === 0) ?? 1;
+}
+
+/** Declares `dot[h]`, the products of the queries from `query_at` on and the key at `key_at`. */
+export function indexDots(
+  { dim, stored, terms }: {
+    readonly dim: number;
+    readonly stored: "f32" | HalfDType;
+    readonly terms: number;
+  },
+): KernelText {
+  return blockedSum(
+    registers("dot", terms),
+    { length: dim, over: "d" },
+    wgsl`
+      let element = key_at + d;
+      let key_d = ${loadStored("keys", stored, local("element", "u32"))};
+      @unroll (h < ${terms}) {
+        dot_block[h] = fma(query[query_at + h * ${dim} + d], key_d, dot_block[h]);
+      }`,
+  );
 }
 
 /** scores[token, key], of the keys up to the last one that the token sees. */
@@ -56,16 +76,7 @@ export function scoreKeys(o: ScoreKeysOptions): Kernel {
     scattered: true,
   });
   const terms = together(heads);
-  const dot = blockedSum(
-    registers("dot", terms),
-    { length: dim, over: "d" },
-    wgsl`
-      let element = key_at + d;
-      let key_d = ${loadStored("keys", stored, local("element", "u32"))};
-      @unroll (h < ${terms}) {
-        dot_block[h] = fma(query[query_at + h * ${dim} + d], key_d, dot_block[h]);
-      }`,
-  );
+  const dot = indexDots({ dim, stored, terms });
   const score = blockedSum(
     "score",
     { length: heads, over: "g", terms },
@@ -104,34 +115,43 @@ export function scoreKeys(o: ScoreKeysOptions): Kernel {
   });
 }
 
-/** Chosen keys. Its grid is `rowsGrid(tokens)`. */
+/** Chosen keys. Its grid is `rowsGrid(tokens)`, and of blocks `rowsGrid(tokens * heads)`. */
 export interface SelectKeysOptions {
   readonly name: string;
+  /** Keys, or blocks of keys, of a sequence. */
   readonly context: number;
   readonly k: number;
   readonly tokens: Expr;
+  /** Scores are of blocks of `size` positions, for each of `heads`. */
+  readonly blocks?: { readonly heads: number; readonly size: number };
 }
 
 /** selected[token, j]: the keys with the k largest scores, in their order; of equal scores the first; -1 after them. */
 export function selectKeys(o: SelectKeysOptions): Kernel {
-  const { context, k } = o;
+  const { context, k, blocks } = o;
   const lanes = lanesOf(context);
+  const [rows, end] = blocks
+    ? [
+      wgsl`${o.tokens} * ${blocks.heads}`,
+      wgsl`u32(last[row / ${blocks.heads}] + ${blocks.size}) / ${blocks.size}`,
+    ]
+    : [wgsl`${o.tokens}`, wgsl`u32(last[row] + 1)`];
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
     bindings: bindings(
-      { scores: "f32 [token, context]", last: "i32 [token]" },
-      { selected: "i32 [token, k]" },
+      { scores: "f32 [row, context]", last: "i32 [token]" },
+      { selected: "i32 [row, k]" },
     ),
     body: wgsl`
       var<workgroup> larger: array<u32, ${lanes}>;
       var<workgroup> equals: array<u32, ${lanes}>;
 
-      let token = ${GROUP_XY};
-      if (token < ${o.tokens}) {
-        let end = min(u32(last[token] + 1), ${context}u);
-        let first = token * ${context};
-        let list = token * ${k};
+      let row = ${GROUP_XY};
+      if (row < ${rows}) {
+        let end = min(${end}, ${context}u);
+        let first = row * ${context};
+        let list = row * ${k};
         if (end <= ${k}) {
           for (var j = lane; j < ${k}; j += ${lanes}) {
             selected[list + j] = select(-1, i32(j), j < end);

@@ -176,7 +176,7 @@ export function attentionMerge(o: AttentionOptions): Kernel {
       let head = group.x;
       let token = group.y;
       if (token < ${o.tokens}) {
-        ${keysOfTokens(o, { token: "token", tokens: 1 })}
+        ${keysOfTokens(o, { token: "token", tokens: 1, heads: 1 })}
         let row = token * ${o.heads} + head;
         let blocks = row * ${keyBlocks(o)};
         ${blocksOnRank(o)}

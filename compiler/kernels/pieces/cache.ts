@@ -27,13 +27,17 @@ export interface Cache {
   readonly hasFullBlocks: boolean;
 }
 
-/** The cache of the sequence of `token`. `scattered`: keys are read in any order instead of in blocks. */
+/**
+ * The cache of the sequence of `token`. `scattered`: keys are read in any order instead of in blocks. `start`: the first
+ * position of a block.
+ */
 export function cacheOf(
   { kvHeads, context, begin, pages, headMajor = false }: CacheShape,
-  { token, kvHead, scattered = false }: {
+  { token, kvHead, scattered = false, start = wgsl`start` }: {
     readonly token: string;
     readonly kvHead: KernelText;
     readonly scattered?: boolean;
+    readonly start?: KernelText;
   },
 ): Cache {
   const vectors = (positions: KernelText) =>
@@ -72,6 +76,6 @@ export function cacheOf(
   }
   const ofBlock = wgsl`
     // All keys of the block are in one page. This is the index of position 0 relative to that page; it may be negative.
-    let cache = ${vectorIn(wgsl`${entryOf(wgsl`start`)} - start`)};`;
+    let cache = ${vectorIn(wgsl`${entryOf(start)} - ${start}`)};`;
   return { begin: prepare, ofBlock, vectorOf: apart, hasFullBlocks: true };
 }

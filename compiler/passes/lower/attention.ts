@@ -60,7 +60,7 @@ function attentionOptions(
 ) {
   const { scale, window, chunk, shared, sinks } = node.params;
   const { token, head, dim, valueDim, kvHead, context } = node.params;
-  const { selected, entries } = node.params;
+  const { selected, entries, selectedBlock, selectedPerHead } = node.params;
   const sparse = "sparse" in node.params && node.params.sparse === true;
   const size = (axis: string) => lowering.placed.axes[axis]!.size;
   const what = "of" in node.params ? `_${node.params.of}` : "";
@@ -77,6 +77,8 @@ function attentionOptions(
     ...(window === undefined ? {} : { window }),
     ...(chunk === undefined ? {} : { chunk }),
     ...(selected === undefined ? {} : { selected: size(selected) }),
+    ...(selectedBlock === undefined ? {} : { selectedBlock }),
+    ...(selectedPerHead ? { selectedPerHead } : {}),
     ...(entries === undefined ? {} : { entries: size(entries) }),
     sparse,
     tokens: tokenCount(lowering, [token]),

@@ -65,6 +65,7 @@ import {
   lowerReduceScatter,
 } from "./collectives/reduce_ranks.ts";
 import { lowerRound } from "./collectives/round.ts";
+import { lowerSelectBlocks } from "./select_blocks.ts";
 import { lowerSelectKeys } from "./select_keys.ts";
 import { lowerRoute, lowerTopK } from "./routing/route.ts";
 import { lowerSend } from "./collectives/send.ts";
@@ -104,6 +105,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   linearScan: lowerLinearScan,
   nextState: lowerNextState,
   selectKeys: lowerSelectKeys,
+  selectBlocks: lowerSelectBlocks,
   shift: lowerShift,
   topK: lowerTopK,
   route: lowerRoute,
