@@ -5,16 +5,21 @@ import { HALF_LIFE } from "../weights/expert_cache.ts";
 /** Bytes of the buffer for direct reads into memory that is not page-aligned with the file. */
 const BOUNCE_BYTES = 1 << 20;
 /** Number of reader threads. */
-const READERS = 4;
+const READERS = 8;
 /** Bytes that one reader reads at a time: few experts, too, use all readers. */
 const CHUNK_BYTES = 1 << 20;
+/** Bytes of a large page. */
+const LARGE_PAGE = 1 << 21;
+/** Bytes of addresses that are reserved for new large pages at once. */
+const FRESH_BYTES = 1 << 30;
 
 /**
  * A streamed weight reserves addresses for all of its experts and memory only for those that were read. A group is the
  * streamed weights of one launch. Before the launch, the leader requests the experts in its list of tiles; readers load
  * them, by direct reads if the file system allows. Tiles of resident experts run first: the list is shortened for each
  * round and restored after the last. Least frequently used experts are evicted; older uses count less. Their pages move
- * to the addresses of the requested expert: fresh pages would be zeroed before each read.
+ * to the addresses of the requested expert: fresh pages would be zeroed before each read. New pages are parts of large
+ * pages, whose memory is contiguous: direct reads into scattered pages reach a third of the rate.
  */
 export const EXPERTS_IN_C = `
 enum { ABSENT, READING, RESIDENT };
@@ -40,7 +45,7 @@ struct streams {
   struct weight *weights;
   struct read_file *files;
   struct expert_group **groups;
-  struct pages *spare;
+  struct pages *spare, fresh;
   uint64_t spares, spare_bytes, places;
   struct job *queue;
   uint64_t head, tail, room;
@@ -168,24 +173,68 @@ static uint32_t spare_for(const struct streams *s, struct pages to) {
   return found;
 }
 
-// Moves spare pages to the addresses of an expert.
-static void use_spares(struct streams *s, struct expert_group *g, uint32_t e) {
-#ifdef MREMAP_DONTUNMAP
-  for (uint32_t w = 0; w < g->weights; w++) {
-    const struct pages to = pages_in(&g->places[w][e]);
-    const uint32_t i = spare_for(s, to);
-    if (i == 0) continue;
-    struct pages from = s->spare[i - 1];
-    const int how = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
-    if (from.start == to.start || mremap(from.start, from.bytes, to.bytes, how, to.start) != MAP_FAILED) {
-      s->spare[i - 1] = s->spare[--s->spares];
-      s->spare_bytes -= to.bytes;
-    } else {
-      // The system may have removed the addresses before it failed.
-      mmap(to.start, to.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-    }
-  }
+// Reserves addresses that start at a large page, in place of the remaining ones. No bytes: there are none.
+static struct pages reserve(struct streams *s, uint64_t bytes) {
+  if (s->fresh.bytes > 0) munmap(s->fresh.start, s->fresh.bytes);
+  s->fresh = (struct pages){ 0 };
+  uint64_t size = (bytes > ${FRESH_BYTES} ? bytes : ${FRESH_BYTES}) + ${LARGE_PAGE};
+  char *start = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (start == MAP_FAILED) return s->fresh;
+  uint64_t skip = -(uintptr_t)start % ${LARGE_PAGE};
+  if (skip > 0) munmap(start, skip);
+#ifdef MADV_HUGEPAGE
+  madvise(start + skip, size - skip, MADV_HUGEPAGE);
 #endif
+  return (struct pages){ start + skip, size - skip };
+}
+
+// Moves pages to addresses. Returns whether they are there.
+static int move_pages(struct pages from, struct pages to, int how) {
+#ifdef MREMAP_DONTUNMAP
+  if (from.start == to.start || mremap(from.start, to.bytes, to.bytes, MREMAP_MAYMOVE | MREMAP_FIXED | how, to.start) != MAP_FAILED) return 1;
+  // The system may have removed the addresses before it failed.
+  mmap(to.start, to.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+#endif
+  return 0;
+}
+
+// Moves spare pages to addresses. Returns whether there were any.
+static int use_spare(struct streams *s, struct pages to) {
+#ifdef MREMAP_DONTUNMAP
+  const uint32_t i = spare_for(s, to);
+  if (i == 0 || !move_pages(s->spare[i - 1], to, MREMAP_DONTUNMAP)) return 0;
+  s->spare[i - 1] = s->spare[--s->spares];
+  s->spare_bytes -= to.bytes;
+  return 1;
+#endif
+  return 0;
+}
+
+// Moves parts of new large pages to addresses. They are zeroed here, without the mutex.
+static void use_fresh(struct streams *s, struct pages to) {
+#ifdef MREMAP_DONTUNMAP
+  if (to.bytes == 0) return;
+  if (s->fresh.bytes < to.bytes) s->fresh = reserve(s, to.bytes);
+  if (s->fresh.bytes < to.bytes) return;
+  struct pages from = { s->fresh.start, to.bytes };
+  s->fresh.start += to.bytes, s->fresh.bytes -= to.bytes;
+  pthread_mutex_unlock(&s->mutex);
+  for (uint64_t at = 0; at < to.bytes; at += page_bytes()) *(volatile char *)(from.start + at) = 0;
+  if (!move_pages(from, to, 0)) munmap(from.start, from.bytes);
+  pthread_mutex_lock(&s->mutex);
+#endif
+}
+
+// Provides pages at the addresses of an expert.
+static void provide(struct streams *s, struct expert_group *g, uint32_t e) {
+  uint64_t has = 0;
+  for (uint32_t w = 0; w < g->weights && w < 64; w++) {
+    if (use_spare(s, pages_in(&g->places[w][e]))) has |= 1ull << w;
+  }
+  free_spares(s, s->limit - s->used);
+  for (uint32_t w = 0; w < g->weights && w < 64; w++) {
+    if (!(has >> w & 1)) use_fresh(s, pages_in(&g->places[w][e]));
+  }
 }
 
 // Evicts the least used expert that no launch needs; with force, also one that only a later launch needs.
@@ -213,11 +262,10 @@ static int request(struct streams *s, struct expert_group *g, uint32_t e, int fo
   while (s->used + bytes > s->limit) {
     if (!evict_one(s, g, force)) return 0;
   }
-  use_spares(s, g, e);
   s->used += bytes;
-  free_spares(s, s->limit - s->used);
-  if (s->jobs++ == 0) s->began = now();
   x->state = READING;
+  provide(s, g, e);
+  if (s->jobs++ == 0) s->began = now();
   x->left = 0;
   for (uint32_t w = 0; w < g->weights; w++) x->left += chunks_of(&g->places[w][e]);
   s->queue[s->tail++ % s->room] = (struct job){ g->number, e, 0, x->left };
@@ -312,6 +360,7 @@ static void close_streams(struct streams *s) {
   pthread_mutex_unlock(&s->mutex);
   for (uint32_t i = 0; i < s->reader_count; i++) pthread_join(s->readers[i], 0);
   for (uint32_t i = 0; i < s->file_count; i++) close(s->files[i].direct), close(s->files[i].buffered);
+  if (s->fresh.bytes > 0) munmap(s->fresh.start, s->fresh.bytes);
   for (uint32_t i = 0; i < s->group_count; i++) free(s->groups[i]->places), free(s->groups[i]->list), free(s->groups[i]->ids), free(s->groups[i]);
   free(s->files); free(s->groups); free(s->weights); free(s->queue); free(s->spare);
   free(s);
