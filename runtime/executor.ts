@@ -62,7 +62,12 @@ import {
 } from "./statistics.ts";
 import { writeTables } from "./tables.ts";
 import { allocateRanks, type Loaded } from "./rank_memories.ts";
-import { loadWeights, preloadFiles, withGivenWeights } from "./weights/load.ts";
+import {
+  loadWeights,
+  type LoadWeightsOptions,
+  preloadFiles,
+  withGivenWeights,
+} from "./weights/load.ts";
 
 /** Loads a plan: prepares kernels, allocates memory, streams weights. */
 export async function createSession(
@@ -92,6 +97,7 @@ export async function createSession(
   const source = options.weightsOf && LOADED.get(options.weightsOf);
   const { shared, ranks } = allocateRanks(plan, {
     devices,
+    tensors,
     source,
     slotBytes: options.slotBytes,
     rankOf: (i) => remote ? remote.rank : i,
@@ -102,17 +108,17 @@ export async function createSession(
   const load = async (
     from: Plan,
     tensors: TensorDirectory,
-    onProgress?: (done: number, total: number) => void,
+    options: LoadWeightsOptions = {},
   ) => {
-    const written = await loadWeights(from, ranks, tensors, { onProgress });
+    const written = await loadWeights(from, ranks, tensors, options);
     for (const device of unique) await device.idle();
     return written;
   };
-  await load(
-    loading,
-    tensors,
-    (done, total) => onProgress?.({ stage: "weights", done, total }),
-  );
+  await load(loading, tensors, {
+    onProgress: (done, total) =>
+      onProgress?.({ stage: "weights", done, total }),
+    areMapped: true,
+  });
   if (options.preload && unique.some(({ map }) => map)) {
     const sources = [...tensors.values()].map(({ source }) => source);
     await preloadFiles(

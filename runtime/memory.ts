@@ -2,6 +2,7 @@
 
 import { invariant } from "../spec/errors.ts";
 import { onRank, type Plan, type PlanBuffer } from "../spec/plan/plan.ts";
+import { sum } from "../spec/sum.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { type ExpertSlots, HostExperts } from "./weights/expert_slots.ts";
 
@@ -19,15 +20,21 @@ export class RankMemory {
   readonly slots: ExpertSlots | undefined;
   readonly #plan: Plan;
   readonly #buffers: Map<string, DeviceBuffer>;
+  /** Names of buffers that share memory with files. */
+  readonly #mapped: ReadonlySet<string>;
   readonly #bytes: number;
 
-  /** Allocates everything that the plan lists for `rank`, except for allocations of only `shared` buffers. */
+  /**
+   * Allocates everything that the plan lists for `rank`, except for allocations of only `shared` buffers, which belong
+   * to others, and `mapped` ones, which are memory of files.
+   */
   constructor(
     plan: Plan,
     device: Device,
     rank: number,
-    { shared = new Map(), slots }: {
+    { shared = new Map(), mapped = new Map(), slots }: {
       readonly shared?: ReadonlyMap<string, DeviceBuffer>;
+      readonly mapped?: ReadonlyMap<string, DeviceBuffer>;
       readonly slots?: ExpertSlots | undefined;
     } = {},
   ) {
@@ -35,10 +42,11 @@ export class RankMemory {
     this.#plan = plan;
     this.device = device;
     this.rank = rank;
-    let bytes = 0;
+    this.#mapped = new Set(mapped.keys());
+    let bytes = sum([...mapped.values()].map((buffer) => buffer.bytes));
     const used = new Set(
       Object.entries(plan.buffers).flatMap(([name, { allocation }]) =>
-        shared.has(name) ? [] : [allocation]
+        shared.has(name) || mapped.has(name) ? [] : [allocation]
       ),
     );
     const allocations = plan.allocations.map((allocation, i) => {
@@ -55,14 +63,14 @@ export class RankMemory {
         const { allocation, offset } = planned;
         const bytes = onRank(planned.bytes, rank);
         if (bytes === 0) return [];
-        const buffer = shared.get(name) ??
+        const buffer = shared.get(name) ?? mapped.get(name) ??
           device.range(allocations[allocation]!, offset, bytes);
         return [[name, buffer] as const];
       }),
     );
   }
 
-  /** Bytes that the device actually allocated, not read from the plan. */
+  /** Bytes that the device actually allocated or mapped, not read from the plan. */
   get allocatedBytes(): number {
     return this.#bytes;
   }
@@ -79,11 +87,9 @@ export class RankMemory {
     return buffer;
   }
 
-  /** Replaces the memory of a buffer before its first use. The planned memory is not used. */
-  replace(name: string, buffer: DeviceBuffer): void {
-    const { bytes } = this.buffer(name);
-    invariant(buffer.bytes === bytes, `'${name}' has ${bytes} bytes`);
-    this.#buffers.set(name, buffer);
+  /** Whether a buffer shares memory with files. */
+  isMapped(name: string): boolean {
+    return this.#mapped.has(name);
   }
 
   /** Writes bytes of a buffer. */

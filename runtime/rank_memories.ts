@@ -1,10 +1,11 @@
 /** Memory of the ranks of a session. */
 
-import type { Plan } from "../spec/plan/plan.ts";
+import { onRank, type Plan } from "../spec/plan/plan.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { ExpertSlots } from "./weights/expert_slots.ts";
-import { hostExperts } from "./weights/mapped.ts";
+import { hostExperts, mapWeights } from "./weights/mapped.ts";
 import { RankMemory } from "./memory.ts";
+import type { TensorDirectory } from "./weights/safetensors.ts";
 import { equalWeights } from "./weights/shared.ts";
 
 /** A session's plan and the memory of its ranks. */
@@ -14,13 +15,14 @@ export interface Loaded {
 }
 
 /**
- * Allocates the buffers of ranks. Weights that `source` lays out equally on the same devices are shared with it: their
- * names are `shared`.
+ * Allocates the buffers of ranks, or maps them from the files of `tensors`. Weights that `source` lays out equally on the
+ * same devices are shared with it: their names are `shared`.
  */
 export function allocateRanks(
   plan: Plan,
-  { devices, source, slotBytes, rankOf }: {
+  { devices, tensors, source, slotBytes, rankOf }: {
     readonly devices: readonly Device[];
+    readonly tensors: TensorDirectory;
     readonly source: Loaded | undefined;
     /** Bytes of expert slots on each device. Undefined: devices have all experts. */
     readonly slotBytes: number | undefined;
@@ -50,8 +52,12 @@ export function allocateRanks(
     for (const name of shared) {
       if (from?.has(name)) buffers.set(name, from.buffer(name));
     }
+    const others = plan.weights.filter(({ buffer }) =>
+      !buffers.has(buffer) && onRank(plan.buffers[buffer]!.bytes, rank) > 0
+    );
     return new RankMemory(plan, device, rank, {
       shared: buffers,
+      mapped: mapWeights(plan, others, { device, rank }, tensors),
       slots: slots.get(device),
     });
   });

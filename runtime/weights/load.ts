@@ -11,7 +11,7 @@ import {
 import { sum } from "../../spec/sum.ts";
 import { groupRankOf } from "../../spec/mesh.ts";
 import { onRank, type Plan, type PlanWeight } from "../../spec/plan/plan.ts";
-import { mapWeight } from "./mapped.ts";
+import { fileExperts } from "./mapped.ts";
 import type { RankMemory } from "../memory.ts";
 import { type FileSource, readExactly } from "./file_source.ts";
 import type { TensorDirectory, TensorEntry } from "./safetensors.ts";
@@ -26,6 +26,8 @@ export interface LoadWeightsOptions {
   readonly pieceBytes?: number;
   /** Bytes read from a file at a time. */
   readonly readBytes?: number;
+  /** Whether buffers that map files have the bytes of these tensors already. Default: they are written. */
+  readonly areMapped?: boolean;
 }
 
 /** Defaults: memory of a rank besides its weights while loading. */
@@ -84,7 +86,11 @@ export async function loadWeights(
     0,
   );
   let done = 0;
-  const { pieceBytes = PIECE_BYTES, readBytes = READ_BYTES } = options;
+  const {
+    pieceBytes = PIECE_BYTES,
+    readBytes = READ_BYTES,
+    areMapped = false,
+  } = options;
   const images = new Images();
   const loading = {
     tensors,
@@ -101,7 +107,10 @@ export async function loadWeights(
     for (const owners of ownersOf(plan, weight, holding)) {
       const others: RankMemory[] = [];
       for (const memory of owners) {
-        if (mapWeight(plan, weight, memory, tensors)) {
+        if (
+          areMapped && memory.isMapped(weight.buffer) ||
+          fileExperts(plan, weight, memory, tensors)
+        ) {
           loading.wrote(memory.buffer(weight.buffer).bytes);
         } else others.push(memory);
       }

@@ -18,36 +18,67 @@ import { weightForm } from "./form.ts";
 /** Minimum bytes of a mapped buffer. */
 const MIN_BYTES = 1 << 20;
 
+/** A rank and its device. */
+type Place = Pick<RankMemory, "device" | "rank">;
+
 /**
- * Maps a weight. Returns false if its layout in the file differs, the files have no descriptor, or the device cannot
- * map; the weight must then be read. Mapped weights are not checked for NaN or Inf.
+ * Maps the weights of a rank whose layout equals that of their files, if the files have descriptors and the device can
+ * map. The others must be read. Mapped weights are not checked for NaN or Inf.
  */
-export function mapWeight(
+export function mapWeights(
+  plan: Plan,
+  weights: readonly PlanWeight[],
+  on: Place,
+  tensors: TensorDirectory,
+): Map<string, DeviceBuffer> {
+  const mapped = new Map<string, DeviceBuffer>();
+  for (const weight of weights) {
+    const buffer = mapWeight(plan, weight, on, tensors);
+    if (buffer) mapped.set(weight.buffer, buffer);
+  }
+  return mapped;
+}
+
+function mapWeight(
+  plan: Plan,
+  weight: PlanWeight,
+  on: Place,
+  tensors: TensorDirectory,
+): DeviceBuffer | undefined {
+  const { device, rank } = on;
+  const small = onRank(plan.buffers[weight.buffer]!.bytes, rank) < MIN_BYTES;
+  if (!device.map || small && !device.streams) return undefined;
+  const parts = completeParts(plan, weight, rank, tensors);
+  const runs = parts && fileRuns(parts);
+  if (!runs) return undefined;
+  const streamed = () => streamExperts(plan, weight, { on, runs });
+  return (device.streams ? streamed() : undefined) ??
+    (small ? undefined : device.map(runs) ?? streamed());
+}
+
+/** Sets the experts of a weight in host memory to those in files. Returns false if they must be written instead. */
+export function fileExperts(
   plan: Plan,
   weight: PlanWeight,
   memory: RankMemory,
   tensors: TensorDirectory,
 ): boolean {
-  const { device } = memory;
   const buffer = memory.buffer(weight.buffer);
-  const { bytes } = buffer;
-  const small = bytes < MIN_BYTES;
-  const inHost = buffer instanceof HostExperts;
-  if (!inHost && (!device.map || small && !device.streams)) return false;
-  const found = fileParts(plan, weight, memory.rank, tensors) ?? [];
-  const parts = sum(found.map((part) => part.bytes)) === bytes
-    ? found
-    : undefined;
-  if (inHost) {
-    return buffer.load(parts && partsOfExperts(parts, buffer.each));
-  }
-  const runs = parts && fileRuns(parts);
-  if (!runs) return false;
-  const streamed = () => streamExperts(plan, weight, { memory, runs });
-  const mapped = (device.streams ? streamed() : undefined) ??
-    (small ? undefined : device.map?.(runs) ?? streamed());
-  if (mapped) memory.replace(weight.buffer, mapped);
-  return mapped !== undefined;
+  if (!(buffer instanceof HostExperts)) return false;
+  const parts = completeParts(plan, weight, memory.rank, tensors);
+  return buffer.load(parts && partsOfExperts(parts, buffer.each));
+}
+
+/** The parts of files that form a weight of a rank. Undefined if its layout differs. */
+function completeParts(
+  plan: Plan,
+  weight: PlanWeight,
+  rank: number,
+  tensors: TensorDirectory,
+): readonly FilePart[] | undefined {
+  const bytes = onRank(plan.buffers[weight.buffer]!.bytes, rank);
+  const parts = fileParts(plan, weight, rank, tensors) ?? [];
+  return sum(parts.map((part) => part.bytes)) === bytes ? parts : undefined;
 }
 
 /**
@@ -57,14 +88,14 @@ export function mapWeight(
 function streamExperts(
   plan: Plan,
   { buffer }: PlanWeight,
-  { memory, runs }: {
-    readonly memory: RankMemory;
+  { on: { device, rank }, runs }: {
+    readonly on: Place;
     readonly runs: readonly FileRun[];
   },
 ): DeviceBuffer | undefined {
-  const { device, rank } = memory;
   if (!device.stream || !streamable(plan).has(buffer)) return undefined;
-  const bytes = memory.buffer(buffer).bytes / expertsOf(plan, buffer, rank);
+  const bytes = onRank(plan.buffers[buffer]!.bytes, rank) /
+    expertsOf(plan, buffer, rank);
   return device.stream(partsOfExperts(runs, bytes));
 }
 
