@@ -11,6 +11,7 @@ import {
   RankMemory,
   weightForm,
 } from "../runtime/mod.ts";
+import { allocateRanks } from "../runtime/rank_memories.ts";
 import { loadWeights } from "../runtime/weights/load.ts";
 import "./helpers/seed.ts";
 import { createNullDevice, type NullBuffer } from "./helpers/null_device.ts";
@@ -292,10 +293,17 @@ for (
       return { bytes: data.length, data } as DeviceBuffer;
     };
     const load = async (device: Device) => {
-      const ranks = [0, 1].map((rank) => new RankMemory(plan, device, rank));
+      const { ranks } = allocateRanks(plan, {
+        devices: [device, device],
+        tensors,
+        source: undefined,
+        slotBytes: undefined,
+        rankOf: (i) => i,
+      });
       let done = 0;
       await loadWeights(plan, ranks, tensors, {
         onProgress: (n) => done = n,
+        areMapped: true,
       });
       t.equal(done, 2 * (elements(0) + elements(1)));
       return ranks.map((rank) => (rank.buffer("w") as NullBuffer).data);
