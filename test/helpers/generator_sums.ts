@@ -45,8 +45,10 @@ import {
   store,
   u32,
 } from "../../spec/kernel/build.ts";
+import { packingOf } from "../../spec/weights/packed.ts";
 import { adjacentInNorm, adjacentInX } from "./adjacent.ts";
 import type { Launch } from "./launch_faults.ts";
+import type { BlocksDType } from "./random_blocks.ts";
 import { waves } from "./waves.ts";
 
 const name = "kernel";
@@ -403,6 +405,33 @@ const TILES: readonly MatmulTile[] = [
   { rows: 3, columns: 2, lanes: 6, split: 3 },
 ];
 
+/** Weights in GGUF blocks: the innermost axis, and k. Some have planes of fewer bits, offsets, or table entries. */
+const BLOCKS = [
+  ["q8_0", "k", 64],
+  ["q5_0", "k", 64],
+  ["iq4_nl", "k", 64],
+  ["q4_k", "k", 256],
+  ["q6_k", "k", 256],
+  ["iq4_xs", "k", 256],
+  ["q4_1_words", "n", 64],
+  ["q6_k_words", "n", 256],
+] as const;
+
+/** Tiles for weights with an innermost axis. */
+const BLOCK_TILES: {
+  readonly [I in "n" | "k"]: readonly MatmulTile[];
+} = {
+  k: [
+    { rows: 2, columns: 2, lanes: 4 },
+    { rows: 3, columns: 2, lanes: 16, split: 4, right: "workgroup" },
+  ],
+  n: [
+    { rows: 2, columns: 2, lanes: 4 },
+    { rows: 1, columns: 4, lanes: 16, split: 8, right: "vector" },
+    { rows: 2, columns: 2, lanes: 8, split: 2, right: "workgroup" },
+  ],
+};
+
 export function* ofMatmul(): Generator<Launch> {
   const ofOneRow: MatmulTile = { rows: 1, columns: 2, lanes: 8, split: 4 };
   for (const rows of [0, 1]) {
@@ -426,7 +455,15 @@ export function* ofMatmul(): Generator<Launch> {
     const shape = { columns, rows: 1, grouped, inside: "k" as const };
     yield productLaunch(ofRuns, { ...shape, k: 512 });
     const ofShortRuns = { ...ofRuns, vector: 2 };
-    yield productLaunch(ofShortRuns, { ...shape, k: 128, halves: true });
+    yield productLaunch(ofShortRuns, { ...shape, k: 128, stored: "bf16" });
+  }
+  for (const [stored, inside, k] of BLOCKS) {
+    for (const tile of BLOCK_TILES[inside]) {
+      const rows = tile.rows * (tile.split ?? 1) + 1;
+      const shape = { k, inside, stored, columns: 5 };
+      yield productLaunch(tile, { ...shape, rows: 1, grouped: false });
+      yield productLaunch(tile, { ...shape, rows, grouped: true });
+    }
   }
   const ofTeams: MatmulTile = { rows: 4, columns: 2, lanes: 8, split: 4 };
   for (const rows of [0, 3, 4, 9]) {
@@ -471,7 +508,7 @@ function productLaunch(
     adjacent = false,
     matrices,
     inside = "n",
-    halves = false,
+    stored: dtype = "f32",
   }: {
     readonly columns: number;
     readonly rows: number;
@@ -487,11 +524,12 @@ function productLaunch(
     readonly matrices?: MatrixShape;
     /** Innermost axis of the weights. */
     readonly inside?: "n" | "k";
-    /** Stores the weights in bf16. */
-    readonly halves?: boolean;
+    /** Encoding of the weights. Default: f32. */
+    readonly stored?: "f32" | "bf16" | BlocksDType;
   },
 ): Launch {
   const counts = grouped ? [rows, 1, 0] : [rows];
+  const { block } = packingOf(dtype) ?? {};
   const all = counts.reduce((a, b) => a + b, 0);
   const rowStride = inside === "k"
     ? k
@@ -509,14 +547,15 @@ function productLaunch(
     tile,
     inTeams,
     bindings: bindings(
-      { x: "f32", w: halves ? "u32" : "f32", tiles: "u32" },
+      { x: "f32", w: dtype === "f32" ? "f32" : "u32", tiles: "u32" },
       { y: "f32", normed: "f32" },
     ),
     weights: [{
       binding: "w",
-      stored: halves ? "bf16" as const : "f32" as const,
+      stored: dtype,
       rowStride,
       inside,
+      ...block ? { scales: "w" } : {},
     }],
     rows: lengthAt(0),
     ...grouped ? { grouped: { tiles: "tiles" } } : {},
@@ -542,6 +581,11 @@ function productLaunch(
     ) => stored(add(mul(row, u32(columns)), column), sum!),
   };
   const elements = counts.length * (inside === "k" ? columns : k) * rowStride;
+  const words = block
+    ? Math.ceil(elements / block.elements * block.bytes / 4)
+    : dtype === "bf16"
+    ? elements / 2
+    : elements;
   const shape = matrices ?? matmulShape(options);
   const tiles: number[] = [];
   let first = 0;
@@ -563,9 +607,9 @@ function productLaunch(
     reads: {
       x: waves(all * k),
       lengths: [all],
-      w: halves
-        ? new Array<number>(elements / 2).fill(0x3f803f80)
-        : waves(elements),
+      w: dtype === "f32"
+        ? waves(words)
+        : new Array<number>(words).fill(0x3f803f80),
       tiles: [tiles.length / 3, ...tiles],
     },
     stores: { y: all * columns, ...normed ? { normed: all * k } : {} },

@@ -19,11 +19,14 @@ import {
   sumsInTeams,
 } from "../../compiler/tuning/mod.ts";
 import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
+import { tileOfWeights } from "../../compiler/tuning/tile.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
+import { packingOf } from "../../spec/weights/packed.ts";
 import { ADJACENT } from "../../compiler/kernels/pieces/adjacent.ts";
 import { adjacentInX } from "./adjacent.ts";
 import { inWords } from "./halves.ts";
 import { blockedRow } from "./kernel_reference.ts";
+import { type BlocksDType, randomMatrices } from "./random_blocks.ts";
 import {
   type KernelTarget,
   randoms,
@@ -49,7 +52,18 @@ export const STORED = [
   "int4x32_bf16",
   "uint4x32_f16_zero",
   "fp8x32",
+  "q5_0",
+  "iq4_nl",
+  "q4_1_words",
 ] as const;
+
+/** GGUF blocks of 32 elements: as bytes with k innermost, or as words. */
+type Blocks = Extract<typeof STORED[number], BlocksDType>;
+
+/** Whether elements are in GGUF blocks. */
+function isInBlocks(stored: typeof STORED[number]): stored is Blocks {
+  return packingOf(stored)?.block !== undefined;
+}
 
 /** Weights with scales: 16 or 32 elements along k share one. */
 const SCALED = {
@@ -62,8 +76,8 @@ const SCALED = {
 /** Whether elements along k share a scale. */
 export function hasScales(
   stored: typeof STORED[number],
-): stored is keyof typeof SCALED {
-  return Object.hasOwn(SCALED, stored);
+): stored is keyof typeof SCALED | Blocks {
+  return isInBlocks(stored) || Object.hasOwn(SCALED, stored);
 }
 
 /** Shape and operands of a product. */
@@ -117,6 +131,15 @@ function makeWeights(product: Product, seed: number): Weights {
   const { stored, k, columns, counts } = product;
   // Experts are stored one after another, as more rows.
   const size = [k * counts.length, columns] as const;
+  if (isInBlocks(stored)) {
+    const { part } = product;
+    const sizes = { columns, k, experts: counts.length };
+    const made = randomMatrices(stored, { ...sizes, seed, part });
+    return {
+      ...made,
+      rowStride: packingOf(stored)!.inWords ? columns : k / (part?.of ?? 1),
+    };
+  }
   if (hasScales(stored)) {
     const { words, scales, ...rest } = SCALED[stored](
       size,
@@ -165,11 +188,21 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
   const names = namesOf(product);
   const weights = weightsOf(product);
   const type = product.stored === "f32" ? "f32" : "u32";
+  const inside = isInBlocks(product.stored) &&
+      !packingOf(product.stored)!.inWords
+    ? "k"
+    : "n";
   const o: MatmulOptions = {
     name: "matmul",
     ...late ? { k: lengthAt(1) } : { k, segments },
     columns,
-    tile,
+    tile: inside === "k"
+      ? tileOfWeights(tile, [{ stored: product.stored, inside }], {
+        grouped,
+        k,
+        columns,
+      })
+      : tile,
     bindings: [
       reads("x"),
       ...names.map((name) => reads(name, type)),
@@ -184,8 +217,13 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
     weights: names.map((binding, i) => ({
       binding,
       stored: product.stored,
+      inside,
       rowStride: weights[i]!.rowStride,
-      ...weights[i]!.scales ? { scales: `scales_${binding}` } : {},
+      ...isInBlocks(product.stored)
+        ? { scales: binding }
+        : weights[i]!.scales
+        ? { scales: `scales_${binding}` }
+        : {},
       ...product.stored === "uint4x32_f16_zero"
         ? { offsets: `scales_${binding}` }
         : {},

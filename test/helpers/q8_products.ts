@@ -1,6 +1,13 @@
 /** Products with quantized activations: random operands, kernels and reference. */
 
 import { evaluateSize } from "../../spec/size.ts";
+import {
+  type BlocksDType,
+  randomBlocks,
+  randomsFrom,
+  transposed,
+  wordsOfBlocks,
+} from "./random_blocks.ts";
 import { inWords } from "./halves.ts";
 import {
   bindings,
@@ -19,12 +26,6 @@ import { q8SumOf } from "../../spec/weights/activations.ts";
 import { q8Dot, quantizeActivations } from "./q8_reference.ts";
 import { load, store, u32 } from "../../spec/kernel/build.ts";
 import { expr } from "../../compiler/kernels/kernel.ts";
-import {
-  type Block,
-  blockDecoder,
-  type BlockName,
-  BLOCKS,
-} from "../../spec/weights/blocks.ts";
 import { isHalf } from "../../spec/dtype.ts";
 import { narrow, widen } from "../../runtime/half.ts";
 import {
@@ -37,20 +38,9 @@ import {
   PACKINGS,
   type ScaleKind,
   SCALES,
+  type WordsDType,
 } from "../../spec/weights/packed.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
-import { rearrangement } from "../../spec/weights/word_blocks.ts";
-
-/** Returns a pseudorandom generator of u32 (xorshift). */
-function randomsFrom(seed: number): () => number {
-  let state = seed | 1;
-  return () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return state >>> 0;
-  };
-}
 
 /** Distributions of activations; the first is always finite. */
 export const KINDS: readonly ((i: number, next: () => number) => number)[] = [
@@ -92,8 +82,12 @@ function matrix(
   const next = randomsFrom(seed);
   const packing: Packing = PACKINGS[stored];
   if (packing.block) {
-    const file = stored.replace("_words", "") as BlockName;
-    return { ...inBlocks(file, { columns, k, next }), stored };
+    return {
+      ...randomBlocks(stored as BlocksDType, { columns, k, next }),
+      stored,
+      columns,
+      k,
+    };
   }
   const { element, perScale = k, scale } = packing;
   const { bits, offset }: PackedElement = PACKED_ELEMENTS[element];
@@ -132,56 +126,6 @@ function matrix(
   };
 }
 
-/** Random blocks with finite factors of all magnitudes. */
-function inBlocks(
-  stored: BlockName,
-  { columns, k, next }: { columns: number; k: number; next: () => number },
-): Matrix {
-  const { elements, bytes, group, scales, offsets }: Block = BLOCKS[stored];
-  const count = columns * k / elements;
-  const blocks = Uint8Array.from({ length: count * bytes }, () => next());
-  const decode = blockDecoder(stored);
-  const groups = elements / group;
-  const decoded = {
-    codes: new Uint8Array(columns * k),
-    scales: new Float32Array(count * groups),
-    offsets: new Float32Array(count * groups),
-  };
-  for (let i = 0; i < count; i++) {
-    const block = blocks.subarray(i * bytes, (i + 1) * bytes);
-    for (const { at, factor } of offsets ? [scales, offsets] : [scales]) {
-      if (factor === "e8m0") block[at] = next() % 165;
-      else if ((block[at + 1]! & 0x7c) === 0x7c) block[at + 1]! &= 0x83;
-    }
-    decode(block, {
-      codes: decoded.codes.subarray(i * elements, (i + 1) * elements),
-      scales: decoded.scales.subarray(i * groups, (i + 1) * groups),
-      offsets: decoded.offsets.subarray(i * groups, (i + 1) * groups),
-    });
-  }
-  const { codes, scales: numbers } = decoded;
-  return {
-    stored,
-    columns,
-    k,
-    blocks,
-    codes,
-    scales: numbers,
-    ...offsets ? { offsets: decoded.offsets } : {},
-  };
-}
-
-/** Transposes values [column, n] to [n, column]. */
-function transposed<T extends Uint32Array | Float32Array>(
-  values: T,
-  columns: number,
-): T {
-  const each = values.length / columns;
-  return values.map((_, i) =>
-    values[(i % columns) * each + Math.floor(i / columns)]!
-  ) as T;
-}
-
 /** Returns the buffers of a matrix. */
 function stored(
   { stored, codes, scales, offsets, zeros, columns, blocks }: Matrix,
@@ -191,9 +135,8 @@ function stored(
   const order = <T extends Uint32Array | Float32Array>(values: T) =>
     inside === "k" ? values : transposed(values, columns);
   if (blocks) {
-    const file = BLOCKS[stored.replace("_words", "") as BlockName];
     const weight = words
-      ? order(inWords(rearrangement(file)(blocks)!))
+      ? order(wordsOfBlocks(stored as WordsDType, blocks))
       : inWords(blocks);
     return { weight, scales: weight, offsets: weight };
   }

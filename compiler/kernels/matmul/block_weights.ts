@@ -4,8 +4,8 @@ import type { Block, Plane } from "../../../spec/weights/blocks.ts";
 import type { FileDType } from "../../../spec/dtype.ts";
 import {
   type PackedDType,
-  type Packing,
   packingOf,
+  PACKINGS,
 } from "../../../spec/weights/packed.ts";
 import {
   letRegister,
@@ -17,35 +17,134 @@ import { range } from "../../../spec/range.ts";
 import { sum } from "../../../spec/sum.ts";
 import type { Expr, Hole, KernelText, Stmt } from "../kernel.ts";
 import { expr, local, wgsl } from "../kernel.ts";
-import { byteTableOf, widthOf } from "./columns.ts";
-import type { MatmulOptions } from "./options.ts";
+import {
+  type LoadedMatmul,
+  type Parts,
+  RUN_TURN,
+  type WeightDecoder,
+  type WeightScales,
+} from "./decoder.ts";
+import { lookedUp } from "./packed_weights.ts";
+import { groupsOfBlock } from "./scales.ts";
 import { blockFactor, spread } from "../pieces/block.ts";
 import { decoderOf } from "../pieces/decode.ts";
 
-/** Blocks of a weight. */
+/** The blocks of weight i, and the loads of the matmul. */
 interface BlockWeight {
+  readonly o: LoadedMatmul;
+  readonly i: number;
   readonly layout: Block;
   /** Bytes of the units in which blocks are stored: bytes or words. */
   readonly unit: 1 | 4;
 }
 
-/** The blocks of an encoding. Undefined: it has none. */
-function blocksOf(stored: FileDType): BlockWeight | undefined {
-  const { block, inWords }: Partial<Packing> = packingOf(stored) ?? {};
-  return block && { layout: block, unit: inWords ? 4 : 1 };
+/** Codes in a word. */
+const CODES = 4;
+
+/** Largest stripe of a plane of one word per sum of 32. */
+const ONE_WORD = 4;
+
+/**
+ * Most indices of a run of a weight: its words are next to each other in every plane with several words per sum.
+ * Undefined: it has no blocks.
+ */
+export function runLengthOf(stored: FileDType): number | undefined {
+  const { block } = packingOf(stored) ?? {};
+  return block && Math.min(
+    EXACT.block,
+    ...block.codes.map(({ stripe }) => stripe).filter((n) => n > ONE_WORD),
+  );
 }
 
-/** Whether a weight has offsets. */
-export function hasOffsets(
-  { stored, offsets }: MatmulOptions["weights"][number],
-): boolean {
-  const blocks = blocksOf(stored);
-  return blocks ? blocks.layout.offsets !== undefined : offsets !== undefined;
+/** The decoder of weight i in blocks. */
+export function blockDecoder(o: LoadedMatmul, i: number): WeightDecoder {
+  const { rowStride } = o.weights[i]!;
+  const stored = o.weights[i]!.stored as PackedDType;
+  const { block, inWords } = PACKINGS[stored];
+  const layout = block!;
+  const unit = inWords ? 4 : 1;
+  const weight: BlockWeight = { o, i, layout, unit };
+  const table = lookedUp(o, i);
+  const { above = 0, elements, bytes } = layout;
+  const elementOf = (code: Hole) =>
+    above > 0
+      ? wgsl`f32(i32(${code}) - ${above}i)`
+      : decoderOf(stored).element(code);
+  const elementInWord = (word: Hole, n: number) =>
+    elementOf(
+      n === CODES - 1
+        ? wgsl`(${word} >> 24u)`
+        : wgsl`((${word} >> ${8 * n}u) & 255)`,
+    );
+  const wordName = "codes";
+  return {
+    perWord: CODES,
+    alongK: CODES,
+    rowWords: rowStride / elements * bytes / unit,
+    wordName,
+    load: (words, columns) => ({
+      before: words.flatMap(({ name, k }) =>
+        o.runLength === undefined
+          ? codesAt(weight, { name, columns, k, codes: CODES })
+          : codesOfRun(weight, { name, columns })
+      ),
+      of: () => [],
+    }),
+    element: (name, { column, n }) =>
+      expr`${elementInWord(register(`${name}${i}`, [column], "u32"), n)}`,
+    single: () => ({
+      loaded: codesAt(weight, {
+        name: wordName,
+        columns: range(o.tile.columns),
+        k: local("k", "u32"),
+        codes: 1,
+      }),
+      element: (column) => {
+        const code = register(`${wordName}${i}`, [column], "u32");
+        return expr`${elementOf(code)}`;
+      },
+    }),
+    word: {
+      elements: (word, names) =>
+        wgsl`${
+          names.map((name, n) => wgsl`let ${name} = ${elementInWord(word, n)};`)
+        }`,
+    },
+    // A word has a code per byte.
+    table: table && {
+      of: (word) => [expr`${table.of(word)[0]}`],
+      at: (n) => [0, n],
+    },
+    beforeRun: (start, columns) => beforeRun(weight, { columns, start }),
+    scales: scalesOfBlocks(weight),
+  };
 }
 
-/** Whether weight i has blocks. */
-export function hasBlocks(o: MatmulOptions, i: number): boolean {
-  return blocksOf(o.weights[i]!.stored) !== undefined;
+/** The scales and offsets in blocks. */
+function scalesOfBlocks(weight: BlockWeight): WeightScales {
+  const { o, i, layout: { group: elements, offsets } } = weight;
+  return {
+    elements,
+    hasOffsets: offsets !== undefined,
+    ofBlock: (count, { columns, start }) => {
+      const { declared, groups } = groupsOfBlock(o, i, {
+        elements,
+        count,
+        start,
+      });
+      return [
+        ...declared,
+        ...groups.flatMap((number, group) =>
+          scalesAt(weight, { columns, group, number })
+        ),
+      ];
+    },
+    ofIteration: (column) => {
+      const shift = Math.log2(elements / o.termCount);
+      const number = expr`${local("k", "u32")} >> ${shift}u`;
+      return scalesAt(weight, { columns: [column], group: 0, number });
+    },
+  };
 }
 
 /** Loads of all columns, each declared once. */
@@ -57,16 +156,14 @@ interface Loads {
 
 /** Loads of weight i, in the registers <prefix><n>_<i>[c]. */
 function loadsOf(
-  o: MatmulOptions,
-  i: number,
+  { o, i, unit }: BlockWeight,
   { prefix, columns }: {
     readonly prefix: string;
     readonly columns: readonly number[];
   },
 ): Loads {
-  const { binding, stored, inside, rowStride } = o.weights[i]!;
-  const { unit } = blocksOf(stored)!;
-  const width = inside === "k" ? 1 : widthOf(o);
+  const { binding, inside, rowStride } = o.weights[i]!;
+  const width = inside === "k" ? 1 : o.width;
   const apart = inside === "k" ? 1 : rowStride / width;
   const { type } = o.bindings.find(({ name }) => name === binding)!;
   const declared: Loads["declared"] = [];
@@ -163,21 +260,18 @@ function joined(
  * Declares <name><i>[c]: the codes of four neighbours from index `k` on, in the bytes of a word, or that of index `k` in
  * the lowest bits.
  */
-export function codesOfBlocks(
-  o: MatmulOptions,
-  i: number,
-  { name, columns = range(o.tile.columns), k, codes = 4 }: {
+function codesAt(
+  weight: BlockWeight,
+  { name, columns, k, codes }: {
     readonly name: string;
-    readonly columns?: readonly number[];
+    readonly columns: readonly number[];
     readonly k: Expr;
-    readonly codes?: 1 | 4;
+    readonly codes: 1 | typeof CODES;
   },
-): readonly (Stmt | KernelText)[] {
-  const blocks = blocksOf(o.weights[i]!.stored)!;
-  const { layout, unit } = blocks;
-  if (runOfBlocks(o)) return codesOfRun(o, i, { name, columns });
-  const { declared, location } = locationOf(blocks, { name: `${name}${i}`, k });
-  const loads = loadsOf(o, i, { prefix: `${name}_plane`, columns });
+): Parts {
+  const { i, layout, unit } = weight;
+  const { declared, location } = locationOf(weight, { name: `${name}${i}`, k });
+  const loads = loadsOf(weight, { prefix: `${name}_plane`, columns });
   const at = layout.codes.map((plane) => bitsAt(plane, location, unit));
   const shifts = at.map((_, plane) => `${name}_shift${plane}_${i}`);
   const values = columns.map((c) =>
@@ -203,64 +297,20 @@ export function codesOfBlocks(
   ];
 }
 
-/** Largest stripe of a plane of one word per sum of 32. */
-const ONE_WORD = 4;
-
-/** Indices of k in a loop of their own, whose words are next to each other in every plane. */
-export interface RunOfBlocks {
-  /** Indices of the run. */
-  readonly length: number;
-  /** Declares the locations of the codes from index `start` on, in the columns of some weights. */
-  before(
-    start: KernelText,
-    sums: readonly {
-      readonly weight: number;
-      readonly columns: readonly number[];
-    }[],
-  ): readonly (Stmt | KernelText)[];
-}
-
-/** The counter of a run: iterations of `CODES` indices. */
-export const RUN_TURN = "run_turn";
-
-/**
- * The runs of a sum whose weights are blocks that a workgroup loads together. Undefined: blocks of the sum do not begin
- * with groups of a block.
- */
-export function runOfBlocks(o: MatmulOptions): RunOfBlocks | undefined {
-  const isAligned = Number(o.k) / (o.segments ?? 1) % EXACT.block === 0;
-  if (!isAligned || o.tile.right !== "workgroup") return undefined;
-  const stripes: number[] = [EXACT.block];
-  for (const { stored } of o.weights) {
-    const { layout } = blocksOf(stored) ?? {};
-    if (!layout) return undefined;
-    stripes.push(...layout.codes.map(({ stripe }) => stripe));
-  }
-  return {
-    length: Math.min(...stripes.filter((stripe) => stripe > ONE_WORD)),
-    before: (start, sums) =>
-      sums.flatMap(({ weight, columns }) =>
-        beforeRun(o, weight, { columns, start })
-      ),
-  };
-}
-
 /**
  * Declares run_at<plane>_<i> and run_shift<plane>_<i> of a run, and run_word<plane>_<i>[c] of planes with one word in
  * it.
  */
 function beforeRun(
-  o: MatmulOptions,
-  i: number,
+  weight: BlockWeight,
   { columns, start }: {
     readonly columns: readonly number[];
     readonly start: KernelText;
   },
-): readonly (Stmt | KernelText)[] {
-  const blocks = blocksOf(o.weights[i]!.stored)!;
-  const { layout: { codes }, unit } = blocks;
+): Parts {
+  const { i, layout: { codes }, unit } = weight;
   const k = local(`run_start${i}`, "u32");
-  const { declared, location } = locationOf(blocks, { name: `run${i}`, k });
+  const { declared, location } = locationOf(weight, { name: `run${i}`, k });
   return [
     wgsl`let run_start${i} = ${start};`,
     declared,
@@ -270,7 +320,7 @@ function beforeRun(
         let run_at${n}_${i} = ${at.unit};
         let run_shift${n}_${i} = ${at.shift};`;
       if (plane.stripe > ONE_WORD) return [declared];
-      const loads = loadsOf(o, i, { prefix: `run_loaded${n}_`, columns });
+      const loads = loadsOf(weight, { prefix: `run_loaded${n}_`, columns });
       const index = local(`run_at${n}_${i}`, "u32");
       const words = columns.map((c) =>
         letRegister(`run_word${n}_${i}`, [c], loads.of(index, c))
@@ -280,86 +330,65 @@ function beforeRun(
   ];
 }
 
-/** `codesOfBlocks` of iteration `RUN_TURN` of a run. */
+/** `codesAt` of iteration `RUN_TURN` of a run. */
 function codesOfRun(
-  o: MatmulOptions,
-  i: number,
+  weight: BlockWeight,
   { name, columns }: {
     readonly name: string;
     readonly columns: readonly number[];
   },
-): readonly (Stmt | KernelText)[] {
-  const { layout: { codes }, unit } = blocksOf(o.weights[i]!.stored)!;
+): Parts {
+  const { i, layout: { codes }, unit } = weight;
   const turn = local(RUN_TURN, "u32");
-  const loads = loadsOf(o, i, { prefix: `${name}_plane`, columns });
+  const loads = loadsOf(weight, { prefix: `${name}_plane`, columns });
   const shifts = codes.map(({ bits, stripe }, n) => {
     const shift = local(`run_shift${n}_${i}`, "u32");
     return stripe > ONE_WORD
       ? shift
-      : expr`${shift} + ${turn} * ${4 * bits / stripe}`;
+      : expr`${shift} + ${turn} * ${CODES * bits / stripe}`;
   });
   const wordOf = (n: number, c: number) => {
     if (codes[n]!.stripe <= ONE_WORD) {
       return register(`run_word${n}_${i}`, [c], "u32");
     }
     const at = local(`run_at${n}_${i}`, "u32");
-    return loads.of(expr`${at} + ${turn} * ${4 / unit}`, c);
+    return loads.of(expr`${at} + ${turn} * ${CODES / unit}`, c);
   };
   const values = columns.map((c) =>
     letRegister(
       `${name}${i}`,
       [c],
-      joined(codes, codes.map((_, n) => wordOf(n, c)), { shifts, codes: 4 }),
+      joined(codes, codes.map((_, n) => wordOf(n, c)), {
+        shifts,
+        codes: CODES,
+      }),
     )
   );
   return [...loads.declared, ...values];
 }
 
-/** The element of a code in the lowest eight bits of `code`, which has no others. */
-export function elementOfBlock(stored: FileDType, code: Hole): KernelText {
-  const { above = 0 } = blocksOf(stored)!.layout;
-  return above > 0
-    ? wgsl`f32(i32(${code}) - ${above}i)`
-    : decoderOf(stored as PackedDType).element(code);
-}
-
-/** Element `n` of four whose codes are the bytes of a word. */
-export function elementInWord(
-  stored: FileDType,
-  word: Hole,
-  n: number,
-): KernelText {
-  const code = n === 3
-    ? wgsl`(${word} >> 24u)`
-    : wgsl`((${word} >> ${8 * n}u) & 255)`;
-  return elementOfBlock(stored, code);
-}
-
 /** Declares factor<g>_<i>[c] and, if there are offsets, offset<g>_<i>[c]: those of group `number` along k. */
-export function scaleOfBlocks(
-  o: MatmulOptions,
-  i: number,
+function scalesAt(
+  weight: BlockWeight,
   { columns, group, number }: {
     readonly columns: readonly number[];
     readonly group: number;
     readonly number: Expr;
   },
-): readonly (Stmt | KernelText)[] {
-  const { stored, binding } = o.weights[i]!;
-  const blocks = blocksOf(stored)!;
-  const { layout, unit } = blocks;
+): Parts {
+  const { o, i, layout, unit } = weight;
   const name = `scale${group}_${i}`;
   const k = expr`${number} * ${layout.group}`;
-  const { declared, location } = locationOf(blocks, { name, k });
-  const loads = loadsOf(o, i, { prefix: `scale${group}_word`, columns });
+  const { declared, location } = locationOf(weight, { name, k });
+  const loads = loadsOf(weight, { prefix: `scale${group}_word`, columns });
   const found = {
-    binding,
+    binding: o.weights[i]!.binding,
     from: location.from,
     ...unit === 4 ? { stride: 1 } : {},
     sum: local(`${name}_sum`, "u32"),
     flushes: (o.arithmetic ?? "guarded") === "guarded",
   };
-  const step = byteTableOf(o, i)?.step ?? 1;
+  const step = lookedUp(o, i)?.step ?? 1;
   const values = columns.flatMap((c) => {
     const load = (index: KernelText) =>
       wgsl`${loads.of(expr`${location.from} + ${index}`, c)}`;

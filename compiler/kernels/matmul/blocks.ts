@@ -7,8 +7,7 @@ import { add, f32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Hole, KernelText, Statements, Stmt } from "../kernel.ts";
 import { expr, wgsl } from "../kernel.ts";
 import { guarded, type Left, u } from "./left.ts";
-import { unitOf } from "./columns.ts";
-import type { MatmulOptions } from "./options.ts";
+import type { DecodedMatmul } from "./decoder.ts";
 import { teamsOf } from "../../tuning/lanes.ts";
 import type { SumBlocks } from "../../tuning/tile.ts";
 import {
@@ -52,7 +51,7 @@ export interface MatmulResult {
  * over the teams: cell[j] is the number of a team's j-th result.
  */
 export function sumsOfTeams(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   { rows, first, blocks, each, left, before, terms, add, finish }: TeamSums,
 ): KernelText {
   const { columns } = o.tile;
@@ -242,7 +241,7 @@ function sumsOfSegments(
  * their segments.
  */
 export function sumsOfBlock(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   { rows, blocks, before, terms, add, addBlock }:
     & Pick<TeamSums, "rows" | "blocks" | "before" | "terms" | "add">
     & { readonly addBlock?: ((isLast: KernelText) => Statements) | undefined },
@@ -365,8 +364,8 @@ export function addedBlocks(
 }
 
 /** The result column of a lane's column whose number is dynamic. */
-export function columnAt(o: MatmulOptions, c: Expr): Expr {
-  const unit = unitOf(o);
+export function columnAt(o: DecodedMatmul, c: Expr): Expr {
+  const { unit } = o;
   const { lanes } = teamsOf(o);
   return expr`(${
     u("lane_unit")

@@ -12,6 +12,7 @@ import { columnsAndWeights } from "./columns.ts";
 import { u } from "./left.ts";
 import { normOfRow } from "./norm.ts";
 import type { MatmulOptions } from "./options.ts";
+import { decoded } from "./weights.ts";
 import type { RouterOptions } from "../routing/router.ts";
 import { choicesByLanes, shareOfLane } from "../routing/router_lanes.ts";
 
@@ -34,7 +35,8 @@ function partsOf(o: MatmulOptions): number {
 }
 
 /** Creates the matmul of one token by its experts. Teams sum different blocks of k. */
-export function matmulOfChoices(o: ChoicesMatmulOptions): Kernel {
+export function matmulOfChoices(options: ChoicesMatmulOptions): Kernel {
+  const o = { ...options, ...decoded(options) };
   const { router, norm, tile } = o;
   const { topK } = router.rule;
   const of: RouterOptions = { ...router, tokens: u32(1) };

@@ -1,14 +1,12 @@
 /** The columns of a lane of a matrix multiplication, and where their weights start. */
 
 import { isHalf } from "../../../spec/dtype.ts";
-import { type Packing, packingOf } from "../../../spec/weights/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { u32 } from "../../../spec/kernel/build.ts";
 import type { KernelText } from "../kernel.ts";
 import { bindingsOf, wgsl } from "../kernel.ts";
+import type { DecodedMatmul } from "./decoder.ts";
 import type { MatmulOptions, MatmulWeight } from "./options.ts";
-import { type Bytes, bytesOf } from "../pieces/bytes.ts";
-import { perWord } from "../pieces/decode.ts";
 
 /** Consecutive columns of one invocation: those of a vector load, two per word for packed weights. */
 export function unitOf(o: MatmulOptions): number {
@@ -38,49 +36,19 @@ function inWords({ stored, inside }: MatmulWeight): boolean {
 }
 
 /**
- * Terms of an iteration of a sum: the number of elements per word along k, if it is innermost, or if a workgroup loads
- * blocks together.
- */
-export function termCount(
-  { weights, tile }: Pick<MatmulOptions, "weights" | "tile">,
-): number {
-  const isBlocks = tile.right === "workgroup" &&
-    weights.every(({ stored }) => packingOf(stored)?.block);
-  return Math.max(
-    ...weights.map(({ inside, stored }) =>
-      inside === "k" || isBlocks ? perWord(stored) : 1
-    ),
-  );
-}
-
-/**
- * The elements of weight i as bytes, if a device whose vectors load along k looks them up in a table of 16, four at a
- * time. `step` is multiplied with the scale, not with each element: the same bits, because it is 1 or a power of two, and
- * so are scales, or they are not tiny.
- */
-export function byteTableOf(o: MatmulOptions, i: number): Bytes | undefined {
-  const { stored, inside } = o.weights[i]!;
-  const packing = packingOf(stored);
-  if (o.tile.right !== "workgroup" || inside !== "k") return undefined;
-  if (packing?.element === "iq4") return bytesOf("iq4", "signed");
-  return packing?.element === "fp4" ? bytesOf("fp4", "signed") : undefined;
-}
-
-/**
  * column[c]: the result column. at<w>[c]: offset of weight w of that column at k = 0, in words of a load; scale<w>[c]:
  * offset of its scales. Adjacent lanes have adjacent units, so their loads are coalesced. Reads after the last column
  * are allowed and unused.
  */
 export function columnsAndWeights(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   { lanes, part = wgsl`group.y` }: {
     readonly lanes: number;
     /** Index of these columns, in units of the columns of `lanes` lanes. Default: of the workgroup. */
     readonly part?: KernelText;
   },
 ): KernelText {
-  const { columns } = o.tile;
-  const unit = unitOf(o);
+  const { unit, tile: { columns } } = o;
   return wgsl`
     let lane_unit = ${part} * ${columns * lanes / unit} + lane % ${lanes};
     @unroll (u < ${columns / unit}) {
@@ -91,33 +59,25 @@ export function columnsAndWeights(
 }
 
 /** Declares at<i>[c], scale<i>[c] if weight i has scales, and row_factor<i>[c] if these have factors. */
-function weightStarts(o: MatmulOptions, i: number): KernelText {
-  const { columns } = o.tile;
-  const { stored, scales, factors, inside, rowStride } = o.weights[i]!;
+function weightStarts(o: DecodedMatmul, i: number): KernelText {
+  const { unit, width, tile: { columns } } = o;
+  const { stored, factors, inside, rowStride } = o.weights[i]!;
+  const { rowWords, rowScales } = o.decoders[i]!;
   const rowFactors = factors !== undefined && wgsl`
     @unroll (c < ${columns}) {
       let row_factor${i}[c] = ${factors}[${ofExpert(o, o.columns)} + column[c]];
     }`;
-  const [unit, width] = [unitOf(o), widthOf(o)];
-  const { block, inWords: isWords }: Partial<Packing> = packingOf(stored) ?? {};
-  const rowWords = block
-    ? rowStride / block.elements * block.bytes / (isWords ? 4 : 1)
-    : rowStride / perWord(stored);
-  const hasScales = scales !== undefined && !block;
   if (inside === "k") {
     const along = (base: string, each: number) =>
       wgsl`
       @unroll (c < ${columns}) {
         let ${base}[c] = ${ofExpert(o, o.columns * each)} + column[c] * ${each};
       }`;
-    const { perScale = Number(o.k) } = packingOf(stored) ?? {};
     return wgsl`
       ${along(`at${i}`, rowWords)}
-      ${hasScales && along(`scale${i}`, Number(o.k) / perScale)}
+      ${rowScales !== undefined && along(`scale${i}`, rowScales)}
       ${rowFactors}`;
   }
-  // Without a group size, all elements along k share a scale.
-  const scaleWords = rowStride / (packingOf(stored)?.perScale ?? Number(o.k));
   const packed = isHalf(stored);
   invariant(!packed || rowStride % 2 === 0, "packed rows are even");
   const apart = packed || width > 1 ? unit : 1;
@@ -129,9 +89,9 @@ function weightStarts(o: MatmulOptions, i: number): KernelText {
   } + ${index};
     }
     ${
-    hasScales && wgsl`
+    rowScales !== undefined && wgsl`
     @unroll (c < ${columns}) {
-      let scale${i}[c] = ${ofExpert(o, Number(o.k) * scaleWords)} + column[c];
+      let scale${i}[c] = ${ofExpert(o, Number(o.k) * rowScales)} + column[c];
     }`
   }
     ${rowFactors}`;

@@ -14,10 +14,11 @@ import { expr, kernelOf, local, wgsl } from "../kernel.ts";
 import type { Matmul } from "./matmul.ts";
 import { productsOfTerms } from "./products.ts";
 import { addedBlocks, columnAt, sumsOfBlock } from "./blocks.ts";
-import { columnsAndWeights, unitOf } from "./columns.ts";
+import { columnsAndWeights } from "./columns.ts";
 import { leftOf, u } from "./left.ts";
 import type { MatmulOptions } from "./options.ts";
 import { scalesOfBlock } from "./scales.ts";
+import { decoded } from "./weights.ts";
 import { beginWords, loadsBlock, termsAtOnce } from "./words.ts";
 import { loadsAtOnce } from "../pieces/at_once.ts";
 
@@ -79,7 +80,10 @@ export function matmulCombined(o: CombinedMatmulOptions): Kernel {
     ? wgsl`${choices}u`
     : wgsl`min(${atOnce}u, ${choices} - first_choice)`;
   const firstChoice = single ? wgsl`0u` : wgsl`first_choice`;
-  const whole: Matmul = { ...o, epilogue: () => [], used: [] };
+  const whole: Matmul = {
+    ...decoded({ ...o, epilogue: () => [] }),
+    used: [],
+  };
   const left = leftOf(whole, {
     rows: 1,
     ofGroup: 1,
@@ -124,7 +128,7 @@ export function matmulCombined(o: CombinedMatmulOptions): Kernel {
   const cellOf = wgsl`
     let cell = of_width / ${lanes};
     let cell_lane = of_width % ${lanes};
-    let lane_unit = group.y * ${width / unitOf(whole)} + cell_lane;
+    let lane_unit = group.y * ${width / whole.unit} + cell_lane;
     let column = ${columnAt(whole, u("cell"))};`;
   const eachTask = wgsl`
     for (var task = team; task < here * ${count}; task += ${teams}) {

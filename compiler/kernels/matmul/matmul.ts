@@ -6,7 +6,6 @@
  */
 
 import { invariant } from "../../../spec/errors.ts";
-import { packingOf } from "../../../spec/weights/packed.ts";
 import { u32 } from "../../../spec/kernel/build.ts";
 import { whereBelow } from "../../../spec/kernel/guards.ts";
 import type { Kernel, KernelText, Stmt } from "../kernel.ts";
@@ -20,22 +19,24 @@ import {
 } from "../kernel.ts";
 import { type MatmulResult, sumsOfTeams } from "./blocks.ts";
 import { leftOf, u } from "./left.ts";
-import { byteTableOf, columnsAndWeights } from "./columns.ts";
+import { columnsAndWeights } from "./columns.ts";
+import { type DecodedMatmul, RUN_TURN } from "./decoder.ts";
 import {
   addProducts,
   allSums,
+  beforeRun,
   products,
   productsOfTerms,
   registersOf,
   type SumsOfWeight,
 } from "./products.ts";
 import { termsOf } from "./right.ts";
-import { RUN_TURN, runOfBlocks } from "./block_weights.ts";
 import { scalesOfBlock } from "./scales.ts";
 import { beginWords, termsAtOnce } from "./words.ts";
 import { sumsByPanels } from "./panels.ts";
 import { rowInLanes, sumsInLanes } from "./row.ts";
 import type { MatmulOptions } from "./options.ts";
+import { decoded } from "./weights.ts";
 import { normOfRow } from "./norm.ts";
 import {
   blocksInPanel,
@@ -55,7 +56,7 @@ import {
 } from "../../../spec/kernel/registers.ts";
 
 /** A matrix multiplication with its tile, and the epilogue: `result<weight>` at `row`, `column`. */
-export interface Matmul extends MatmulOptions {
+export interface Matmul extends DecodedMatmul {
   readonly used: readonly Stmt[];
 }
 
@@ -80,8 +81,9 @@ export function matmul(options: MatmulOptions): Kernel {
     },
     options.weights.map((_, i) => local(`result${i}`, "f32")),
   );
-  const o: Matmul = { ...options, tile, used };
-  return madeOnce([o, left], () => {
+  const tiled = { ...options, tile };
+  return madeOnce([tiled, used, left], () => {
+    const o: Matmul = { ...decoded(tiled), used };
     const tileText = rowsOfTile(o);
     const inside = norm ? wgsl`${normOfRow(o, norm)} ${tileText}` : tileText;
     return makeKernel({
@@ -194,7 +196,7 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
     const inRows = o.weights.every(({ inside }) => inside !== "k");
     // More than half of the rows of a team would decode packed weights; with panels, all teams together decode them once.
     const decodesOnce = blocksInPanel(o) > 0 &&
-      o.weights.some(({ stored }) => packingOf(stored));
+      o.decoders.some(({ scales }) => scales);
     const half = Math.ceil(rows / 2);
     const alongK = decodesOnce ? [half] : [half, rows];
     const parts = inRows
@@ -233,7 +235,7 @@ function rowsInPasses(o: Matmul, rows: number): KernelText {
 function ofFirstTeam(o: Matmul, rows: number): KernelText {
   if (rows === 1 && isByColumn(o) && sumsInLanes(o)) return oneRow(o);
   const { lanes } = teamsOf(o);
-  const looksUp = o.weights.every((_, i) => byteTableOf(o, i) !== undefined);
+  const looksUp = o.decoders.every(({ table }) => table);
   const body = !isByColumn(o)
     ? rowsTimesColumns(o, rows)
     : rows === 1 && looksUp
@@ -262,7 +264,8 @@ function oneRow(o: Matmul): KernelText {
 function columnByColumn(o: Matmul, rows: number): KernelText {
   const { columns } = o.tile;
   const { lanes } = teamsOf(o);
-  const one = { ...o, tile: { ...o.tile, columns: 1 } };
+  const tile = { ...o.tile, columns: 1 };
+  const one: Matmul = { ...decoded({ ...o, tile }), used: o.used };
   const part = columns > 1
     ? wgsl`(group.y * ${columns} + part)`
     : wgsl`group.y`;
@@ -292,7 +295,6 @@ function rowsTimesColumns(
 ): KernelText {
   const teams = joint ? teamsOf(o).teams : 1;
   const blocks = equalBlocks(o);
-  const run = runOfBlocks(o);
   const left = leftOf(o, {
     rows,
     ofGroup: rows * teams,
@@ -307,13 +309,11 @@ function rowsTimesColumns(
         length: o.k,
         segments: o.segments,
         terms: termsOf(o).length,
-        run: run && {
-          length: run.length,
-          counter: RUN_TURN,
-          before: (start) => run.before(start, sums),
-        },
-        before: (start) =>
-          wgsl`
+        run: o.runLength === undefined
+          ? undefined
+          : { length: o.runLength, counter: RUN_TURN },
+        before: (start, of) =>
+          of === "run" ? beforeRun(o, start, sums) : wgsl`
           ${left.before?.(start)}
           ${
             sums.flatMap(({ weight, columns }) =>

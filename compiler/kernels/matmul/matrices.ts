@@ -4,11 +4,10 @@
  */
 
 import { isSame } from "../../../spec/same.ts";
-import { packingOf } from "../../../spec/weights/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { call, id, sharedStore } from "../../../spec/kernel/build.ts";
 import { clamped } from "../../../spec/kernel/guards.ts";
-import { MAX_F16, operand16 } from "../../../spec/kernel/matrices.ts";
+import { operand16 } from "../../../spec/kernel/matrices.ts";
 import {
   letRegister,
   loadRegisters,
@@ -26,11 +25,12 @@ import {
 } from "../kernel.ts";
 import { groupedTile } from "./matmul.ts";
 import { guarded, u } from "./left.ts";
-import type { MatmulOptions, MatmulWeight } from "./options.ts";
-import { columnsAndWeights, unitOf } from "./columns.ts";
+import type { MatmulOptions } from "./options.ts";
+import { columnsAndWeights } from "./columns.ts";
+import type { DecodedMatmul } from "./decoder.ts";
+import { decoded } from "./weights.ts";
 import { indicesOfTerms, rightAt, type Term, termsOf } from "./right.ts";
 import { scalesOfBlock } from "./scales.ts";
-import { largestElement } from "../pieces/decode.ts";
 import { beginWords, nextTerms, termsInWord } from "./words.ts";
 import { matrixTile, storedRow } from "../matrix_tile.ts";
 import { walkExpressions } from "../../../spec/kernel/walk.ts";
@@ -49,38 +49,35 @@ export function matmulMatrices(
   const { k, weights } = options;
   const { depth } = shape;
   invariant(typeof k === "number" && k % depth === 0, "k consists of matrices");
-  const terms = termsOfLoad({
-    ...options,
-    segments: 1,
-    tile: { ...options.tile, right: "vector" },
-  });
-  // Every lane loads some columns of one index of k, or of one word along k.
-  const across = Math.min(shape.columns, MATRIX_LANES * terms / depth);
-  const tile = {
+  const all = {
     rows: 1,
-    columns: shape.columns / across,
+    columns: shape.columns,
     lanes: MATRIX_LANES,
     right: "vector",
   } as const;
-  const o = {
+  const terms = termsOfLoad(decoded({ ...options, segments: 1, tile: all }));
+  // Every lane loads some columns of one index of k, or of one word along k.
+  const across = Math.min(shape.columns, MATRIX_LANES * terms / depth);
+  const tiled = {
     ...options,
-    tile,
+    tile: { ...all, columns: shape.columns / across },
     segments: 1,
-    weights: weights.map((weight) => ({
-      ...weight,
-      largestScale: largestScale(weight),
-    })),
-  };
-  const used = o.epilogue(
+    operands: "f16",
+  } as const;
+  const used = options.epilogue(
     {
       row: u("row"),
       column: u("column"),
-      expert: o.grouped ? u("expert") : expr`0u`,
+      expert: options.grouped ? u("expert") : expr`0u`,
     },
     weights.map((_, i) => local(`result${i}`, "f32")),
   );
-  const left = [o.leftRow(u("row")), o.left(u("base"), u("k"))];
-  return madeOnce([o, shape, left, used], () => {
+  const left = [
+    options.leftRow(u("row")),
+    options.left(u("base"), u("k")),
+  ];
+  return madeOnce([tiled, shape, left, used], () => {
+    const o = decoded(tiled);
     const inside = tileText(o, { shape, across, used });
     return makeKernel({
       name: `${o.name}_f16`,
@@ -103,18 +100,8 @@ export function matmulMatrices(
 }
 
 /** Indices of k that a lane loads at once: those of a word along k. */
-function termsOfLoad(o: MatmulOptions): number {
+function termsOfLoad(o: DecodedMatmul): number {
   return Math.max(termsOf(o).length, termsInWord(o));
-}
-
-/**
- * The limit of the scales of a packed weight, instead of one of each element: no scaled element exceeds the largest f16.
- * Undefined if the weight is not packed, has offsets, or is in blocks.
- */
-function largestScale({ stored, offsets }: MatmulWeight): number | undefined {
-  const packing = packingOf(stored);
-  if (!packing || packing.block || offsets !== undefined) return undefined;
-  return MAX_F16 / largestElement(packing.element);
 }
 
 /** The shape of a tile, and the statements that consume a result. */
@@ -125,7 +112,7 @@ interface Tile {
 
 /** One tile of results, from row `tile_first`. */
 function tileText(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   { shape, across, used }: {
     readonly shape: MatrixShape;
     /** Lanes with different columns of the right operand. */
@@ -163,7 +150,7 @@ const WIDTH = 4;
  * last row, the last one is loaded again.
  */
 function loadLeft(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   { shape: { rows, depth }, used }: Tile,
 ): Panel {
   const most = rows * depth / MATRIX_LANES;
@@ -235,7 +222,7 @@ function loadLeft(
 
 /** The binding of the left operand, if all its loads can be vectors: each row is contiguous, and nothing else loads it. */
 function vectorBinding(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   used: readonly Stmt[],
 ): string | undefined {
   const [base, k] = [u("base"), u("k")];
@@ -264,7 +251,7 @@ function vectorBinding(
 
 /** `right_tile<i>` f16 [k, column] of each weight: each lane loads the columns of one index of k, or of one word. */
 function loadRight(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   { shape: { columns, depth }, across }: {
     readonly shape: MatrixShape;
     readonly across: number;
@@ -273,24 +260,24 @@ function loadRight(
   const { terms, ...words } = wordsOf(o);
   const busy = across * depth / terms.length;
   const each = range(o.tile.columns);
-  const unit = unitOf(o);
+  const { unit } = o;
   const stride = operandStride(columns);
   const to = (c: number, n: number) =>
     expr`${register("right_to", [c - c % unit], "u32")} + ${
       n * stride + c % unit
     }`;
-  const stored = o.weights.flatMap(({ stored, largestScale }, i) =>
+  const stored = o.decoders.flatMap(({ f16 }, i) =>
     terms.flatMap(({ prefix }, n) =>
       each.map((c) => {
         const value = register(`${prefix}b${i}`, [c]);
         return sharedStore(
           `right_tile${i}`,
           to(c, n),
-          stored === "f16"
+          f16 === "exact"
             ? value
-            : largestScale === undefined
-            ? operand16(value)
-            : call("roundF16", value),
+            : f16 === "limited"
+            ? call("roundF16", value)
+            : operand16(value),
         );
       })
     )
@@ -323,7 +310,7 @@ function loadRight(
 }
 
 /** The terms of a lane, and the load of their words: those along k are decoded together. */
-function wordsOf(o: MatmulOptions): {
+function wordsOf(o: DecodedMatmul): {
   readonly terms: readonly Term[];
   readonly begin: readonly KernelText[];
   readonly load: KernelText;

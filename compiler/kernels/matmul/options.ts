@@ -17,8 +17,6 @@ export interface MatmulWeight {
   readonly offsets?: string;
   /** The binding of the factors of columns, f32 [expert,] n, if scales have them. */
   readonly factors?: string;
-  /** Limit of the magnitudes of scales. Default: none. */
-  readonly largestScale?: number | undefined;
   /** The innermost axis. `k` only if `readsAlongK`. Default: n. */
   readonly inside?: "n" | "k";
   /** Stride in elements of the outer axis; even for 16-bit weights. */
@@ -32,6 +30,8 @@ export interface MatmulOptions extends TiledMatmul {
   readonly bindings: readonly Binding[];
   /** One weight, or several that share the left operand (gate and up of an expert). */
   readonly weights: readonly MatmulWeight[];
+  /** Type to which operands are rounded: scales of weights may be limited to its range. Default: f32. */
+  readonly operands?: "f32" | "f16";
   /** Of scales of blocks: drivers of `guarded` devices may treat subnormal f16 numbers as 0. Default: guarded. */
   readonly arithmetic?: BytesArithmetic | undefined;
   /** Dynamic number of rows, uniform; unused if grouped. */

@@ -9,13 +9,12 @@ import { invariant } from "../../../spec/errors.ts";
 import { add as plus, f32 } from "../../../spec/kernel/build.ts";
 import type { KernelText, Statements } from "../kernel.ts";
 import { expr, local, wgsl } from "../kernel.ts";
-import { RUN_TURN, type RunOfBlocks, runOfBlocks } from "./block_weights.ts";
-import { allSums } from "./products.ts";
+import { type DecodedMatmul, RUN_TURN } from "./decoder.ts";
+import { allSums, beforeRun } from "./products.ts";
 import { indicesOfTerms, rightAt, termsOf } from "./right.ts";
 import { scalesOfBlock } from "./scales.ts";
 import { blocksInPanel, teamsOf } from "../../tuning/lanes.ts";
 import { equalBlocks } from "../../tuning/tile.ts";
-import type { MatmulOptions } from "./options.ts";
 import {
   declareEach,
   letRegister,
@@ -39,7 +38,7 @@ export interface PanelSums {
 
 /** Each `team` loads a block of a panel and waits for all. `panel` f32 [k, weight, column, lane]. */
 export function sumsByPanels(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   { sums, add, finish }: PanelSums,
 ): KernelText {
   const blocks = equalBlocks(o);
@@ -64,7 +63,7 @@ export function sumsByPanels(
   };
   const terms = termsOf(o);
   const first = wgsl`k_start + team * ${length}`;
-  const run = runOfBlocks(o);
+  const { runLength: run } = o;
   const stored = terms.flatMap(({ prefix }, n) =>
     o.weights.map((_, i) => {
       const turn = wgsl`${run ? RUN_TURN : "turn"} * ${terms.length} + ${n}`;
@@ -84,10 +83,10 @@ export function sumsByPanels(
       ${o.weights.flatMap((_, i) => rightAt(o, i))}
       ${stored}
     }`;
-  const runs = ({ length: each, before }: RunOfBlocks) =>
+  const runs = (each: number) =>
     wgsl`
     for (var run = 0u; run < ${length}; run += ${each}) {
-      ${before(wgsl`(${first} + run)`, allSums(o))}
+      ${beforeRun(o, wgsl`(${first} + run)`, allSums(o))}
       ${
       turns(
         each,

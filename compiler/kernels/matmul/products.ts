@@ -14,7 +14,7 @@ import { isStaged } from "../../tuning/lanes.ts";
 import type { KernelText, Stmt } from "../kernel.ts";
 import { wgsl } from "../kernel.ts";
 import type { Left } from "./left.ts";
-import type { MatmulOptions } from "./options.ts";
+import type { DecodedMatmul, Parts } from "./decoder.ts";
 import {
   indicesOfTerms,
   rightAt,
@@ -34,14 +34,25 @@ export interface SumsOfWeight {
 
 /** All sums of a lane. */
 export function allSums(
-  { weights, tile }: MatmulOptions,
+  { weights, tile }: Pick<DecodedMatmul, "weights" | "tile">,
 ): readonly SumsOfWeight[] {
   return weights.map((_, weight) => ({ weight, columns: range(tile.columns) }));
 }
 
+/** Declares the locations of the words of a run from index `start` on. */
+export function beforeRun(
+  { decoders }: DecodedMatmul,
+  start: KernelText,
+  sums: readonly SumsOfWeight[],
+): Parts {
+  return sums.flatMap(({ weight, columns }) =>
+    decoders[weight]!.beforeRun?.(start, columns) ?? []
+  );
+}
+
 /** The products of one iteration of a sum, for one index k, or for all indices whose elements share words. */
 export function products(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   left: Pick<Left, "at">,
   { rows, sums = allSums(o) }: {
     readonly rows: number;
@@ -84,7 +95,7 @@ export function products(
  * only these.
  */
 export function productsOfTerms(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   left: Pick<Left, "at" | "adjacent">,
   { rows, count, short }: {
     readonly rows: number;
@@ -126,7 +137,7 @@ export function productsOfTerms(
 
 /** sum<i>_block[r][c] = fma(a[r], b<i>[c], sum<i>_block[r][c]), for each weight and each operand prefix. */
 export function addProducts(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   rows: readonly number[],
   { prefixes, sums = allSums(o) }: {
     readonly prefixes: readonly string[];

@@ -12,7 +12,6 @@ import {
 } from "../../../spec/kernel/registers.ts";
 import { isHalf } from "../../../spec/dtype.ts";
 import { addAsTree } from "../../../spec/numerics.ts";
-import { packingOf } from "../../../spec/weights/packed.ts";
 import { range } from "../../../spec/range.ts";
 import { teamsOf } from "../../tuning/lanes.ts";
 import { equalBlocks } from "../../tuning/tile.ts";
@@ -20,7 +19,8 @@ import type { Expr, KernelText, Statements } from "../kernel.ts";
 import { expr, local, wgsl } from "../kernel.ts";
 import { columnsAndWeights } from "./columns.ts";
 import type { Left } from "./left.ts";
-import type { MatmulOptions } from "./options.ts";
+import { decoded } from "./weights.ts";
+import type { DecodedMatmul } from "./decoder.ts";
 import { rightAt, termsOf } from "./right.ts";
 import { SUM_BLOCK } from "../pieces/blocked_sum.ts";
 import { sumTree } from "../pieces/sum_tree.ts";
@@ -32,7 +32,7 @@ const MAX_LEFT = 4096;
 const MIN_RUNS = 4;
 
 /** Fewest runs of blocks of a column that is read as one stream. */
-function minRuns(o: MatmulOptions): number {
+function minRuns(o: DecodedMatmul): number {
   const { lanes } = teamsOf(o);
   if ((o.tile.vector ?? lanes) >= lanes) return MIN_RUNS;
   return o.weights.every(({ stored }) => isHalf(stored)) ? 1 : Infinity;
@@ -51,7 +51,7 @@ export interface RowSums {
  * Whether the blocks of a column fill vectors, none of which ends within a segment. A workgroup has as many teams as a
  * team has lanes. Packed weights have other loops.
  */
-export function sumsInLanes(o: MatmulOptions): boolean {
+export function sumsInLanes(o: DecodedMatmul): boolean {
   const { lanes, teams } = teamsOf(o);
   const blocks = equalBlocks(o);
   return blocks?.length === SUM_BLOCK && lanes === teams &&
@@ -59,7 +59,7 @@ export function sumsInLanes(o: MatmulOptions): boolean {
     blocks.count >= minRuns(o) * lanes &&
     lanes % blocks.ofSegment === 0 &&
     blocks.count * SUM_BLOCK <= MAX_LEFT &&
-    o.weights.every(({ stored }) => !packingOf(stored));
+    o.decoders.every(({ scales }) => !scales);
 }
 
 /**
@@ -72,14 +72,14 @@ export function sumsInLanes(o: MatmulOptions): boolean {
  * sums, and `run_sums` f32 [weight, column, run of a column] the sums of runs.
  */
 export function rowInLanes(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   { left, add, finish }: RowSums,
 ): KernelText {
   const { count } = equalBlocks(o)!;
   const { lanes } = teamsOf(o);
   const ofColumn = count / lanes;
   const runs = o.tile.columns * count;
-  const one = { ...o, tile: { ...o.tile, columns: 1 } };
+  const one = decoded({ ...o, tile: { ...o.tile, columns: 1 } });
   const terms = termsOf(o);
   const turns = SUM_BLOCK / terms.length;
   const leftAt = (run: KernelText, index: KernelText) =>
@@ -166,7 +166,7 @@ function sumOf(weight: number): Register {
 }
 
 /** Adds the block sums of a lane's run: those of a segment in order, segments as a tree. */
-function runSum(o: MatmulOptions, sum: Register): KernelText {
+function runSum(o: DecodedMatmul, sum: Register): KernelText {
   const { ofSegment } = equalBlocks(o)!;
   const { lanes } = teamsOf(o);
   const segments = lanes / ofSegment;

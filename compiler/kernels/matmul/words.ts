@@ -3,35 +3,15 @@
  * decoded together.
  */
 
-import { type PackedDType, packingOf } from "../../../spec/weights/packed.ts";
 import { sum } from "../../../spec/sum.ts";
-import { register } from "../../../spec/kernel/registers.ts";
+import { letRegister, register } from "../../../spec/kernel/registers.ts";
 import { sumBlocks } from "../../tuning/tile.ts";
-import type { KernelText, Stmt } from "../kernel.ts";
+import type { KernelText } from "../kernel.ts";
 import { local, wgsl } from "../kernel.ts";
-import {
-  codesOfBlocks,
-  elementInWord,
-  hasBlocks,
-  hasOffsets,
-} from "./block_weights.ts";
-import type { MatmulOptions, MatmulWeight } from "./options.ts";
-import {
-  codesAt,
-  rightAt,
-  SINGLE,
-  type Term,
-  termAt,
-  valuesAt,
-  wordsAt,
-} from "./right.ts";
-import { perScaleOf, scaleOf, scalesInBlock } from "./scales.ts";
-import {
-  decoderOf,
-  perWord,
-  type ScaledDecoder,
-  type WordDecoder,
-} from "../pieces/decode.ts";
+import type { DecodedMatmul, Parts } from "./decoder.ts";
+import { allOf, wordOfIndex } from "./dense_weights.ts";
+import { rightAt, SINGLE, type Term, termAt } from "./right.ts";
+import { scaleOf, scalesInBlock } from "./scales.ts";
 import { range } from "../../../spec/range.ts";
 
 /** Most words of weights that a lane of a team loads at once: GPUs have at most 255 registers per lane. */
@@ -41,15 +21,13 @@ const WORDS_AT_ONCE = 16;
  * Indices of k whose elements share a word of packed weights. 1: elements are decoded one after another, because blocks
  * of a sum or groups with a scale are not whole words.
  */
-export function termsInWord(o: MatmulOptions): number {
+export function termsInWord(o: DecodedMatmul): number {
   const { length = 1, last = 1 } = sumBlocks(o) ?? {};
-  const inWord = Math.max(
-    ...o.weights.map(({ stored }) => packingOf(stored)?.perWord ?? 1),
-  );
+  const inWord = Math.max(...o.decoders.map(({ alongK }) => alongK));
   const segment = Number(o.k) / (o.segments ?? 1);
-  const apart = o.weights.some(({ scales }, i) =>
+  const apart = o.decoders.some(({ scales }) =>
     scales !== undefined &&
-    (scalesInBlock(o, i) === 0 || perScaleOf(o, i) % inWord !== 0)
+    (scalesInBlock(o, scales) === 0 || scales.elements % inWord !== 0)
   );
   const whole = [length, last, segment].every((n) => n % inWord === 0);
   return apart || !whole ? 1 : inWord;
@@ -59,15 +37,11 @@ export function termsInWord(o: MatmulOptions): number {
  * Consecutive indices of k whose weights a lane of a team loads at once: a power of two, whole words if several
  * elements along k share one. 1: one after another.
  */
-export function termsAtOnce(o: MatmulOptions): number {
+export function termsAtOnce(o: DecodedMatmul): number {
   const { length = 1, last = 1 } = sumBlocks(o) ?? {};
   const inWord = termsInWord(o);
-  if (inWord === 1 && o.weights.some(({ stored }) => packingOf(stored))) {
-    return 1;
-  }
-  const each = sum(
-    o.weights.map(({ stored }) => o.tile.columns / perWord(stored)),
-  );
+  if (inWord === 1 && o.decoders.some(({ scales }) => scales)) return 1;
+  const each = wordsOfIndex(o);
   let count = Math.min(
     2 ** Math.floor(Math.log2(WORDS_AT_ONCE / each)),
     length,
@@ -77,11 +51,14 @@ export function termsAtOnce(o: MatmulOptions): number {
   return Math.max(inWord, count);
 }
 
+/** Words of an index of k that a lane loads; a part of one if others share it. */
+function wordsOfIndex(o: DecodedMatmul): number {
+  return sum(o.decoders.map(({ perWord }) => o.tile.columns / perWord));
+}
+
 /** Whether a lane of a team loads the weights of a block of k at once. Only packed weights have so few words. */
-export function loadsBlock(o: MatmulOptions): boolean {
-  const words = sum(
-    o.weights.map(({ stored }) => o.tile.columns / perWord(stored)),
-  );
+export function loadsBlock(o: DecodedMatmul): boolean {
+  const words = wordsOfIndex(o);
   const { length = Infinity } = sumBlocks(o) ?? {};
   const inWord = termsInWord(o);
   return inWord > 1 && length / inWord * words <= WORDS_AT_ONCE;
@@ -100,7 +77,7 @@ export interface ShortTerms {
  * loaded at once. Lanes with `short` terms load the first ones again instead of the others.
  */
 export function nextTerms(
-  o: MatmulOptions,
+  o: DecodedMatmul,
   count: number,
   { together, short }: {
     readonly together: number;
@@ -109,22 +86,22 @@ export function nextTerms(
 ): {
   readonly terms: readonly Term[];
   /** Declares their indices and loads the words of all weights. */
-  readonly loaded: readonly (Stmt | KernelText)[];
+  readonly loaded: Parts;
   /** Declares <prefix>b<i>[c] of a term, and of others that share its words. */
-  values(n: number): readonly (Stmt | KernelText)[];
+  values(n: number): Parts;
 } {
   const columns = range(o.tile.columns);
   if (count === 1) {
-    const loaded = o.weights.flatMap((_, i) => rightAt(o, i));
+    const loaded = o.decoders.flatMap((_, i) => rightAt(o, i));
     return { terms: [SINGLE], loaded, values: () => [] };
   }
   const terms = range(count).map(termAt);
-  const isPacked = o.weights.every(({ stored }) => packingOf(stored));
+  const inWords = o.decoders.every(({ alongK }) => alongK > 1);
   return {
     terms,
     loaded: [
       ...terms.flatMap(({ k }, n) =>
-        n % together !== 0 && isPacked ? [] : [
+        n % together !== 0 && inWords ? [] : [
           wgsl`let ${k} = k + ${
             short && n >= short.count
               ? wgsl`select(${n}u, ${n % short.count}, ${short.condition})`
@@ -132,54 +109,55 @@ export function nextTerms(
           };`,
         ]
       ),
-      ...o.weights.flatMap(({ stored }, i) => {
-        const { perWord = 1 } = packingOf(stored) ?? {};
-        return terms.filter((_, n) => n % perWord === 0).flatMap((term) => {
-          const k = local(term.k, "u32");
-          return hasBlocks(o, i)
-            ? codesOfBlocks(o, i, { name: `${term.prefix}codes`, k })
-            : perWord > 1
-            ? codesAt(o, { i, prefix: term.prefix, k })
-            : wordsAt(o, { i, columns, prefix: term.prefix, k });
-        });
-      }),
+      ...o.decoders.flatMap(({ alongK, wordName, load }) =>
+        terms.filter((_, n) => n % alongK === 0).flatMap(({ prefix, k }) => {
+          const word = wordOfIndex(`${prefix}${wordName}`, k, alongK);
+          return allOf(load([word], columns), columns);
+        })
+      ),
     ],
     values: (n) =>
-      o.weights.flatMap(({ stored }, i) => {
-        const { perWord } = packingOf(stored) ?? {};
-        const { prefix } = terms[n]!;
-        if (perWord === undefined) return valuesAt(o, { i, columns, prefix });
-        if (n % perWord !== 0) return [];
-        return elementsOfWord(o, i, terms.slice(n, n + perWord));
-      }),
+      o.decoders.flatMap(({ alongK }, i) =>
+        n % alongK === 0 ? valuesOfWord(o, i, terms.slice(n, n + alongK)) : []
+      ),
   };
 }
 
-/** Declares <prefix>b<i>[c] of the terms whose elements share <prefix of the first>codes<i>[c]. */
-function elementsOfWord(
-  o: MatmulOptions,
+/** Declares <prefix>b<i>[c] of the terms whose elements share the words of the first, unless words are elements. */
+function valuesOfWord(
+  o: DecodedMatmul,
   i: number,
   terms: readonly Term[],
-): readonly (Stmt | KernelText)[] {
-  const offsets = hasOffsets(o.weights[i]!);
-  const decoder = wordDecoderOf(o.weights[i]!);
-  const times = "times" in decoder ? decoder.times : 1;
-  return range(o.tile.columns).flatMap((column) => {
-    const word = register(`${terms[0]!.prefix}codes${i}`, [column], "u32");
+): Parts {
+  const { perWord, wordName, element, word, scales } = o.decoders[i]!;
+  const [first] = terms as readonly [Term];
+  const name = `${first.prefix}${wordName}`;
+  const columns = range(o.tile.columns);
+  if (perWord === 1) return [];
+  if (!word || !scales) {
+    return columns.flatMap((column) =>
+      terms.map(({ prefix }, n) =>
+        letRegister(`${prefix}b${i}`, [column], element(name, { column, n }))
+      )
+    );
+  }
+  const times = "times" in word ? word.times : 1;
+  return columns.flatMap((column) => {
     const names = terms.map(({ prefix }) => `${prefix}element${i}_${column}`);
     // Groups begin at words, so the elements of a word share a scale.
-    const k = local(terms[0]!.k, "u32");
-    const at = { i, column, k };
+    const at = { i, column, k: local(first.k, "u32") };
     const scale = scaleOf(o, "factor", at);
     const [factor, offset] = ["factor", "offset"].map((part) =>
-      `${terms[0]!.prefix}${part}${i}_${column}`
+      `${first.prefix}${part}${i}_${column}`
     );
     return [
-      decoder.elements(word, names),
+      word.elements(register(`${name}${i}`, [column], "u32"), names),
       wgsl`let ${factor} = ${times === 1 ? scale : wgsl`${scale} * ${times}`};`,
-      ...offsets ? [wgsl`let ${offset} = ${scaleOf(o, "offset", at)};`] : [],
+      ...scales.hasOffsets
+        ? [wgsl`let ${offset} = ${scaleOf(o, "offset", at)};`]
+        : [],
       ...terms.map(({ prefix }, n) =>
-        offsets
+        scales.hasOffsets
           ? wgsl`let ${prefix}b${i}[${column}] = ${
             names[n]
           } * ${factor} + ${offset};`
@@ -189,30 +167,10 @@ function elementsOfWord(
   });
 }
 
-/** The decoder of whole words of packed weights. */
-function wordDecoderOf(
-  { stored, largestScale }: MatmulWeight,
-): WordDecoder | ScaledDecoder {
-  if (packingOf(stored)?.block) {
-    return {
-      elements: (word, names) =>
-        wgsl`${
-          names.map((name, n) =>
-            wgsl`let ${name} = ${elementInWord(stored, word, n)};`
-          )
-        }`,
-    };
-  }
-  const { word, scaledWord } = decoderOf(stored as PackedDType);
-  return largestScale === undefined ? word : scaledWord ?? word;
-}
-
 /** Precedes the loops of a kernel that decodes words. */
 export function beginWords(
-  { weights, tile }: MatmulOptions,
+  { decoders, tile }: DecodedMatmul,
 ): readonly KernelText[] {
-  const packed = weights.filter(({ stored }) => packingOf(stored));
-  return [...new Set(packed.map(wordDecoderOf))].flatMap(({ begin }) =>
-    begin ? [begin(tile.lanes)] : []
-  );
+  return [...new Set(decoders.map(({ word }) => word?.begin))]
+    .flatMap((begin) => begin ? [begin(tile.lanes)] : []);
 }

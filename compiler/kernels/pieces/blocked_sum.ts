@@ -41,14 +41,15 @@ export interface BlockedSumOptions {
    * on. Default: 1.
    */
   readonly terms?: number;
-  /** Code before each block, given its first index. */
-  readonly before?: ((start: KernelText) => Statements) | undefined;
-  /** Indices per loop within a block: its iterations are counted by `counter`, and `before` precedes it. */
+  /** Indices per loop within a block, a run, whose iterations are counted by `counter`. Default: blocks have no runs. */
   readonly run?: {
     readonly length: number;
     readonly counter: string;
-    before(start: KernelText): Statements;
   } | undefined;
+  /** Code before each block, and before each run, given its first index. */
+  readonly before?:
+    | ((start: KernelText, of: "block" | "run") => Statements)
+    | undefined;
 }
 
 /**
@@ -122,7 +123,7 @@ function oneSegment(
       const { length, counter } = run;
       const body = (from: KernelText) =>
         wgsl`
-        ${run.before(from)}
+        ${before?.(from, "run")}
         let ${k}_groups = (${from}) >> ${Math.log2(terms)}u;
         for (var ${counter} = 0u; ${counter} < ${
           length / terms
@@ -149,7 +150,7 @@ function oneSegment(
     wgsl`for (var ${k} = ${start}; ${k} < ${end}; ${k}++) { ${add} }`;
   const block = (start: KernelText, end: Hole, count: number) =>
     wgsl`
-      ${before?.(start)}
+      ${before?.(start, "block")}
       ${declareEach(totals, "_block")}
       ${terms > 1 ? inGroups(start, count) : each(start, end)}
       // Also for a single block: the contract's 0 + block differs from block if that is -0.

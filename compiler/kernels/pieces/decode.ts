@@ -17,11 +17,13 @@ import {
 } from "../../../spec/weights/packed.ts";
 import { range } from "../../../spec/range.ts";
 export { unpackHalves } from "../../../spec/kernel/build.ts";
+import { expr } from "../../../spec/kernel/text/resolve.ts";
 import {
   type Hole,
   type KernelText,
   wgsl,
 } from "../../../spec/kernel/text/text.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
 
 /** Elements of a weight in one word of its binding. */
 export function perWord(stored: FileDType): number {
@@ -216,6 +218,29 @@ export function decoderOf(stored: PackedDType): Decoder {
     offset: (loaded, scale) =>
       beforeZero ? wgsl`-(f32(${loaded} >> 16u) * ${scale})` : wgsl`${loaded}`,
   };
+}
+
+/** The scale of an element, and its offset if it has one. */
+interface ElementScale {
+  readonly factor: Expr;
+  readonly offset?: Expr | undefined;
+}
+
+/** An element times its scale, plus its offset. */
+export function scaled(
+  element: Hole,
+  { factor, offset }: ElementScale,
+): Expr {
+  const product = expr`${element} * ${factor}`;
+  return offset ? expr`${product} + ${offset}` : product;
+}
+
+/** An element from its code in the lowest bits, with its scale. */
+export function packedElement(
+  stored: PackedDType,
+  { bits, ...of }: { readonly bits: Expr } & ElementScale,
+): Expr {
+  return scaled(decoderOf(stored).element(wgsl`(${bits})`), of);
 }
 
 /** The value of a loaded scale: a float, a byte, or a word with a zero point. */

@@ -31,9 +31,8 @@ import { cachedJson } from "../../../spec/kernel/exact_json.ts";
 import { expr, exprIn } from "../../../spec/kernel/text/resolve.ts";
 import { type KernelText, wgsl } from "../../../spec/kernel/text/text.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
-import { packedElement } from "../../kernels/matmul/right.ts";
 import { blockCode, blockFactor } from "../../kernels/pieces/block.ts";
-import { decoderOf } from "../../kernels/pieces/decode.ts";
+import { decoderOf, packedElement } from "../../kernels/pieces/decode.ts";
 import { mapOperands } from "../../../spec/kernel/walk.ts";
 import type {
   Node,
