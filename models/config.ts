@@ -281,12 +281,19 @@ export function fixedWindowField(
   },
 ): number {
   const key = "sliding_window";
-  const some = Array.from({ length: layers }, (_, layer) => layer)
-    .some(hasWindow);
+  const some = layersWhere(layers, hasWindow).length > 0;
   if (some && anyField(config, key) === null) {
     throw fieldError(key, null, "an integer, because layers have a window");
   }
   return integerField(config, key, options);
+}
+
+/** Returns the layers, of `count`, that have a property. */
+export function layersWhere(
+  count: number,
+  has: (layer: number) => boolean,
+): readonly number[] {
+  return Array.from({ length: count }, (_, layer) => layer).filter(has);
 }
 
 /** Returns which layers end a group of `every` layers. Those after the last whole group do, too. */

@@ -52,6 +52,7 @@ export {
   innerConfig,
   integerField,
   integersField,
+  layersWhere,
   layerTypes,
   numbersField,
   objectField,

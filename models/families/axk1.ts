@@ -10,6 +10,7 @@ import {
   defineFamily,
   feedShared,
   latentAxes,
+  layersWhere,
   predictorTensors,
   requireField,
 } from "switchyard-moe/models";
@@ -45,8 +46,7 @@ function readConfig(config: Config): DeepseekConfig {
 
 /** Returns the norms that published checkpoints have in layers without experts. */
 function unusedNorms({ layers, kindOf }: DeepseekConfig): string[] {
-  return Array.from({ length: layers }, (_, layer) => layer)
-    .filter((layer) => !kindOf(layer).experts)
+  return layersWhere(layers, (layer) => !kindOf(layer).experts)
     .map((layer) => `model.layers.${layer}.post_mlp_layernorm.`);
 }
 

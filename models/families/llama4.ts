@@ -20,6 +20,7 @@ import {
   integerField,
   integersField,
   type Layer,
+  layersWhere,
   mlp,
   plainNorm,
   positiveField,
@@ -75,8 +76,7 @@ function readConfig(config: Config): Llama4Config {
     default: 1,
   });
   const sparse = integersField(config, "moe_layers") ??
-    Array.from({ length: fields.layers }, (_, i) => i)
-      .filter((i) => (i + 1) % step === 0);
+    layersWhere(fields.layers, (layer) => (layer + 1) % step === 0);
   const layers = integersField(config, "no_rope_layers") ?? [];
   const every = integerField(config, "no_rope_layer_interval", { default: 4 });
   // The name of this field means the opposite of its value: 1 marks layers with positions.

@@ -23,6 +23,7 @@ import {
   innerConfig,
   integerField,
   integersField,
+  layersWhere,
   layerTypes,
   mlp,
   normHeads,
@@ -120,7 +121,7 @@ function readConfig(document: Config): MiniMaxM3Config {
   return {
     ...fields,
     ...blocks,
-    maxPositions: isSome(layers, blocks.isSparse)
+    maxPositions: layersWhere(layers, blocks.isSparse).length > 0
       ? Math.min(maxPositions, blocks.chosenKeys)
       : maxPositions,
     wrapped,
@@ -211,8 +212,7 @@ function blocksOf(
 /** Returns the prefixes of the tensors of indexers. */
 function indexers({ layers, isSparse, wrapped }: MiniMaxM3Config): string[] {
   const start = wrapped ? WRAPPED_CAUSAL.layer : "model.layers";
-  return Array.from({ length: layers }, (_, layer) => layer)
-    .filter(isSparse)
+  return layersWhere(layers, isSparse)
     .map((layer) => `${start}.${layer}.self_attn.index_`);
 }
 
@@ -264,13 +264,9 @@ function requireAllBlocks(
   { layers, isSparse, chosenKeys }: MiniMaxM3Config,
   { maxContext }: DecoderOptions,
 ): void {
-  if (!isSome(layers, isSparse) || maxContext <= chosenKeys) return;
+  const sparse = layersWhere(layers, isSparse);
+  if (sparse.length === 0 || maxContext <= chosenKeys) return;
   throw new DataError(
     `Cannot build MiniMax-M3 for a context of ${maxContext}: its indexers choose ${chosenKeys} keys, and a choice among more keys is not built. Use a context of at most ${chosenKeys}`,
   );
-}
-
-/** Whether a condition holds for one of the layers. */
-function isSome(layers: number, of: (layer: number) => boolean): boolean {
-  return Array.from({ length: layers }, (_, layer) => layer).some(of);
 }

@@ -23,6 +23,7 @@ import {
   ignoreFields,
   integerField,
   type Layer,
+  layersWhere,
   layerTypes,
   limitedGlu,
   mlp,
@@ -125,9 +126,11 @@ function readConfig(document: Config): StepConfig {
       { name: "num_attention_groups", value: kvHeads },
     );
     requireField(sizes, "head_dim", headDim);
-    const first = Array.from({ length: fields.layers }, (_, layer) => layer)
-      .findIndex((layer) => typeOf(layer) === type);
-    const rotary = readRotations(config, type, Math.max(0, first), headDim);
+    const [first = 0] = layersWhere(
+      fields.layers,
+      (layer) => typeOf(layer) === type,
+    );
+    const rotary = readRotations(config, type, first, headDim);
     return { heads, kvHeads, headDim, rotary };
   };
   const full = attention("full_attention", config);
