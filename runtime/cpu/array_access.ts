@@ -12,26 +12,24 @@ export interface MemoryView {
   readonly vectorEnd: number;
 }
 
-/** Converts the index on the stack to the address of an element; an index out of bounds becomes 0. */
-export function checkAddress(f: WasmFunction, view: MemoryView): void {
+/**
+ * Converts the index on the stack to the address of an element, or of four consecutive ones, of which some may be out of
+ * bounds; an index of which all are out of bounds becomes 0.
+ */
+export function checkAddress(
+  f: WasmFunction,
+  view: MemoryView,
+  elements: 1 | 4,
+): void {
   const i = f.local("i32");
   f.tee(i);
   f.i32(0);
   f.get(i);
-  f.get(view.length);
-  f.op("i32.lt_u", "select");
-  scaleAddress(f, view);
-}
-
-/** Converts the index on the stack to the address of four consecutive elements, some of which may be out of bounds. */
-export function checkRunAddress(f: WasmFunction, view: MemoryView): void {
-  const i = f.local("i32");
-  f.tee(i);
-  f.i32(0);
-  f.get(i);
-  f.i32(4);
-  f.op("i32.add");
-  f.get(view.vectorEnd);
+  if (elements === 4) {
+    f.i32(4);
+    f.op("i32.add");
+  }
+  f.get(elements === 4 ? view.vectorEnd : view.length);
   f.op("i32.lt_u", "select");
   scaleAddress(f, view);
 }

@@ -13,7 +13,6 @@ import {
 import { MATH } from "../vector/math.ts";
 import {
   checkAddress,
-  checkRunAddress,
   gather,
   type MemoryView,
   storeOne,
@@ -163,8 +162,7 @@ export class Emitter {
         const view = this.#view(value.from);
         this.#value(a);
         if (value.form === "anywhere") return gather(f, view);
-        if (value.form === "run") checkRunAddress(f, view);
-        else checkAddress(f, view);
+        checkAddress(f, view, value.form === "run" ? 4 : 1);
         return this.#load(value.form, 0);
       }
       case "read":

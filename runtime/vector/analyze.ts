@@ -8,6 +8,7 @@ import {
   walkExpressions,
   walkStatements,
 } from "../../spec/kernel/walk.ts";
+import type { Loop } from "./accesses.ts";
 import {
   join,
   sameShape,
@@ -16,8 +17,6 @@ import {
   type Variable,
   VARYING,
 } from "./shape.ts";
-
-type ForStmt = Extract<Stmt, { op: "for" }>;
 
 /** Whether a statement contains a barrier. */
 export function hasBarrier(s: Stmt): boolean {
@@ -115,7 +114,7 @@ function renameBody(
 }
 
 /** Whether all lanes of a vector run a loop equally often. */
-export function hasUniformTrip(s: ForStmt, shapes: Shapes): boolean {
+export function hasUniformTrip(s: Loop, shapes: Shapes): boolean {
   const variable = shapes.variables.get(s.name)!.shape;
   const to = shapes.of(s.to);
   if (!shapes.isUniform(s.step) || to.stride !== 0) return false;
@@ -232,7 +231,7 @@ export function analyzeShapes(
 }
 
 /** The iteration range of a loop: a number, or NaN if it is dynamic. */
-export function spanOf({ from, to }: Extract<Stmt, { op: "for" }>): number {
+export function spanOf({ from, to }: Loop): number {
   if (from.op === "const" && to.op === "const") {
     return Number(to.value) - Number(from.value);
   }

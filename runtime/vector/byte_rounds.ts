@@ -6,10 +6,10 @@
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
 import { addLocals } from "../../spec/kernel/walk.ts";
 import { range } from "../../spec/range.ts";
+import type { Loop } from "./accesses.ts";
 import { get, type Local, newLocal, u, v, type Value } from "./ir.ts";
 import type { Statements } from "./statement.ts";
 
-type ForStmt = Extract<Stmt, { op: "for" }>;
 type LetStmt = Extract<Stmt, { op: "let" }>;
 
 /** The body of such a loop. */
@@ -22,7 +22,7 @@ export interface ByteSums {
 
 /** The sums of a loop. Undefined if it does anything else, or if some lanes may be inactive. */
 export function byteSums(
-  { name, body }: ForStmt,
+  { name, body }: Loop,
   on: Statements,
 ): ByteSums | undefined {
   if (on.isMasked) return undefined;

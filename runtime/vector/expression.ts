@@ -11,6 +11,7 @@ import type {
   ScalarType,
   Stmt,
 } from "../../spec/kernel/tree.ts";
+import { arrayOf, isOfBytes, type Load } from "./accesses.ts";
 import type { ByteBounds } from "./byte_bounds.ts";
 import {
   apply,
@@ -30,7 +31,6 @@ import {
 import type { Shapes } from "./shape.ts";
 
 type Binary = Extract<Expr, { op: "binary" }>;
-type Load = Extract<Expr, { op: "load" | "shared" }>;
 
 /** Operators that differ for signed and unsigned integers. */
 const SIGNED: ReadonlySet<BinaryOp> = new Set<BinaryOp>(
@@ -332,16 +332,11 @@ export class Expressions {
     const index = form === "anywhere"
       ? this.vector(e.index)
       : this.word(e.index);
-    const from = this.memory(e.op === "load" ? e.binding : e.array);
+    const from = this.memory(arrayOf(e));
     const isKnown = this.inRange.has(e) && (form !== "anywhere" || bytes);
     const check = isKnown ? "none" : this.rare ? "called" : "inline";
     return { op: "load", type, from, form, bytes, check, args: [index] };
   }
-}
-
-/** Whether the index of a load is that of a byte. */
-export function isOfBytes(e: Load): boolean {
-  return e.op === "load" && e.bytes === true;
 }
 
 function lookup(indices: Value, words: readonly Expr[]): Value {

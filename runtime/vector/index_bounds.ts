@@ -4,12 +4,12 @@
  */
 
 import { mul, u32 } from "../../spec/kernel/build.ts";
-import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
+import type { Expr } from "../../spec/kernel/tree.ts";
 import { sum } from "../../spec/sum.ts";
+import type { Loop } from "./accesses.ts";
 import { spanOf } from "./analyze.ts";
-import { type Invariants, MAX_PARTS } from "./pointers.ts";
+import { FormsOfNames, type Invariants, MAX_PARTS } from "./pointers.ts";
 
-type ForStmt = Extract<Stmt, { op: "for" }>;
 type Binary = Extract<Expr, { op: "binary" }>;
 
 /** Exclusive limit of the constant of a bound, and of that of a bounds check. */
@@ -25,8 +25,7 @@ export interface IndexBound {
 export class IndexBounds {
   readonly #invariants: Invariants;
   /** Of counters and definitions. */
-  readonly #known = new Map<string, IndexBound | undefined>();
-  #depth = 0;
+  readonly #bounds = new FormsOfNames<IndexBound>();
 
   /** `invariants`: those of the outermost loop. */
   constructor(invariants: Invariants) {
@@ -34,7 +33,7 @@ export class IndexBounds {
   }
 
   /** Adds the counter of a loop, outer loops first. */
-  addCounter(s: ForStmt): void {
+  addCounter(s: Loop): void {
     const [from, to] = [this.of(s.from), this.of(s.to)];
     const span = spanOf(s);
     const step = s.step.op === "const" ? Number(s.step.value) : NaN;
@@ -44,7 +43,7 @@ export class IndexBounds {
       : to?.terms.length === 0
       ? { terms: [], max: Math.max(0, to.max - 1) }
       : undefined;
-    this.#known.set(s.name, limited(bound));
+    this.#bounds.known.set(s.name, limited(bound));
   }
 
   /** The bound of an integer. Undefined if it is unknown. */
@@ -77,14 +76,10 @@ export class IndexBounds {
   }
 
   #ofLocal(name: string): IndexBound | undefined {
-    if (this.#known.has(name)) return this.#known.get(name);
-    if (this.#depth >= MAX_PARTS) return undefined;
-    const definition = this.#invariants.definition(name);
-    this.#depth++;
-    const bound = definition && this.of(definition);
-    this.#depth--;
-    this.#known.set(name, bound);
-    return bound;
+    return this.#bounds.of(name, () => {
+      const definition = this.#invariants.definition(name);
+      return definition && this.of(definition);
+    });
   }
 
   #ofBinary(e: Binary): IndexBound | undefined {

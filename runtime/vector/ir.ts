@@ -328,9 +328,17 @@ export function addressOf(
     ? { op: "address", type: "pointer", bytes, args: [of, index] }
     : { op: "address", type: "pointer", bytes, of, args: [index] };
 }
-/** Whether all conditions hold. */
-export function allOf(first: Value, ...rest: readonly Value[]): Value {
-  return rest.reduce((a, b) => u.and(a, b), first);
+/** Whether all of one or more conditions hold. */
+export function allOf(conditions: readonly Value[]): Value {
+  return conditions.reduce((a, b) => u.and(a, b));
+}
+/** Whether base + constant, or base + constant + stride * last, is in bounds. `args`: base, and perhaps stride and last. */
+export function isWithin(
+  of: Memory,
+  args: readonly Value[],
+  { constant, bytes }: { readonly constant: number; readonly bytes: boolean },
+): Value {
+  return { op: "within", type: "u", of, constant, bytes, args };
 }
 
 /** Nodes with operands that are used more than once in values. */

@@ -4,13 +4,15 @@
  */
 
 import { endOf, mul } from "../../spec/kernel/build.ts";
-import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
+import type { Expr } from "../../spec/kernel/tree.ts";
 import { someExpression } from "../../spec/kernel/walk.ts";
+import type { Loop } from "./accesses.ts";
 import { spanOf } from "./analyze.ts";
 import {
   addressOf,
   allOf,
   get,
+  isWithin,
   type Local,
   newLocal,
   u,
@@ -19,13 +21,12 @@ import {
 } from "./ir.ts";
 import { coursesIn, extentOf, findPointers, Invariants } from "./pointers.ts";
 import type { PointerGroup } from "./pointers.ts";
+import type { Expressions } from "./expression.ts";
 import { addRound, byteSums } from "./byte_rounds.ts";
 import { LINE, prefetchesRows, prefetchRows } from "./prefetch.ts";
 import { nestedLoop, rarely } from "./ranges.ts";
 import { iterationsOf } from "./rounds.ts";
 import type { Statements } from "./statement.ts";
-
-type ForStmt = Extract<Stmt, { op: "for" }>;
 
 /** Iterations that a compiler unrolls. */
 const UNROLL = 4;
@@ -78,7 +79,7 @@ interface Pointer {
 }
 
 /** Lowers a loop that all lanes run equally often. */
-export function countedLoop(s: ForStmt, on: Statements): void {
+export function countedLoop(s: Loop, on: Statements): void {
   const { around } = on;
   if (around) on.around = { ...around, isInner: true };
   else if (on.loops === "tiles" && prefetchesRows(s)) {
@@ -89,7 +90,7 @@ export function countedLoop(s: ForStmt, on: Statements): void {
   on.around = around;
 }
 
-function lowerLoop(s: ForStmt, on: Statements): void {
+function lowerLoop(s: Loop, on: Statements): void {
   const [from, to] = [on.keepWord(s.from), on.keepWord(endOf(s))];
   const step = on.keepWord(s.step);
   const counter = on.localOf(s.name);
@@ -107,7 +108,7 @@ function lowerLoop(s: ForStmt, on: Statements): void {
 }
 
 /** The loads and stores of an innermost loop whose range can be checked once, before it. */
-function pointersOf(s: ForStmt, on: Statements): readonly PointerGroup[] {
+function pointersOf(s: Loop, on: Statements): readonly PointerGroup[] {
   const { shapes } = on.x;
   if (!isStraight(s) || s.step.op !== "const" || !shapes.isUniform(s.from)) {
     return [];
@@ -129,7 +130,7 @@ export function tileWidths(lanes: number): readonly number[] {
  * Iterations of a loop whose loads are transposed at once, at most `max`. Undefined if its length does not allow it.
  */
 function tiledWords(
-  s: ForStmt,
+  s: Loop,
   { x }: Statements,
   max = Infinity,
 ): number | undefined {
@@ -139,7 +140,7 @@ function tiledWords(
 }
 
 /** Whether a loop contains neither loops nor branches. */
-function isStraight(s: ForStmt): boolean {
+function isStraight(s: Loop): boolean {
   return s.body.every(({ op }) => op !== "for" && op !== "if");
 }
 
@@ -165,11 +166,10 @@ function within(
   { base, stride }: Pointer,
   { last, on }: { readonly last: Value; readonly on: Statements },
 ): Value {
-  const { bytes } = group;
-  const constant = extentOf(group, on.x.shapes.lanes);
-  const of = on.x.memory(group.array);
-  const args = [base, stride, last];
-  return { op: "within", type: "u", of, constant, bytes, args };
+  return isWithin(on.x.memory(group.array), [base, stride, last], {
+    constant: extentOf(group, on.x.shapes.lanes),
+    bytes: group.bytes,
+  });
 }
 
 function advance(
@@ -178,6 +178,22 @@ function advance(
   { on, bytes }: { readonly on: Statements; readonly bytes: boolean },
 ): void {
   on.set(pointer, addressOf(get(pointer), elements, bytes), false);
+}
+
+/** Sets the loads of an iteration after that of the pointers, which advance `by` elements in each. */
+function pointLoads(
+  groups: readonly (Pick<PointerGroup, "loads" | "apart"> & {
+    readonly pointer: Local;
+    readonly by: number;
+  })[],
+  iteration: number,
+  { pointed }: Expressions,
+): void {
+  for (const { loads, apart, pointer, by } of groups) {
+    for (const [load, constant] of loads) {
+      pointed.set(load, { pointer, offset: constant + iteration * by, apart });
+    }
+  }
 }
 
 /** Removes pointers of loads and stores. */
@@ -199,7 +215,7 @@ function lastOf({ from, to, step }: Bounds): Value {
 
 /** A loop for compilers to unroll, or one with checked accesses if its range is not in bounds. */
 function tiledLoop(
-  s: ForStmt,
+  s: Loop,
   on: Statements,
   { bounds, groups }: {
     readonly bounds: Bounds;
@@ -210,32 +226,25 @@ function tiledLoop(
   const { from, to, step, long } = bounds;
   const checked = () => on.count(bounds, () => on.list(s.body));
   if (groups.length === 0 && !isStraight(s)) {
-    const groupsOf = (inner: ForStmt) => pointersOf(inner, on);
+    const groupsOf = (inner: Loop) => pointersOf(inner, on);
     return nestedLoop(s, on, { lower: checked, groupsOf });
   }
   if (groups.length === 0 || x.rare) return checked();
   const pointers = groups.map((group) => setPointer(group, from, on));
   const fast = () => {
-    const rows = groups.flatMap((group, i) =>
-      group.transposed ? [] : [{ ...group, ...pointers[i]! }]
-    );
-    /** Sets the loads of an iteration after that of the pointers. */
-    const setLoads = (iteration: number) => {
-      for (const { loads, apart, local: pointer, stride } of rows) {
-        const by = stride.op === "const" ? Number(stride.value) : 0;
-        for (const [load, constant] of loads) {
-          const offset = constant + iteration * by;
-          x.pointed.set(load, { pointer, offset, apart });
-        }
-      }
-    };
+    const rows = groups.flatMap((group, i) => {
+      const { local: pointer, stride } = pointers[i]!;
+      const by = stride.op === "const" ? Number(stride.value) : 0;
+      return group.transposed ? [] : [{ ...group, pointer, stride, by }];
+    });
+    const setLoads = (iteration: number) => pointLoads(rows, iteration, x);
     const advanceRows = (by: Value) => {
-      for (const { local, stride, bytes } of rows) {
-        advance(local, u.mul(stride, by), { on, bytes });
+      for (const { pointer, stride, bytes } of rows) {
+        advance(pointer, u.mul(stride, by), { on, bytes });
       }
     };
     setLoads(0);
-    for (const { stores, local: pointer } of rows) {
+    for (const { stores, pointer } of rows) {
       for (const [store, offset] of stores) {
         on.stored.set(store, { pointer, offset });
       }
@@ -341,14 +350,14 @@ function tiledLoop(
     within(group, pointers[i]!, { last, on })
   );
   on.if(
-    allOf(u.lt_u(from, to), ...inRange),
+    allOf([u.lt_u(from, to), ...inRange]),
     unchecked,
     () => rarely(checked, on),
   );
 }
 
 /** Whether lanes are loaded one by one. */
-function gathers({ body }: ForStmt, { x }: Statements): boolean {
+function gathers({ body }: Loop, { x }: Statements): boolean {
   return someExpression(body, (node) => {
     if (node.op !== "load" && node.op !== "shared") return false;
     const { stride } = x.shapes.of(node.index);
@@ -361,7 +370,7 @@ function gathers({ body }: ForStmt, { x }: Statements): boolean {
  * nothing remains.
  */
 function unrolledLoop(
-  s: ForStmt,
+  s: Loop,
   on: Statements,
   { bounds, groups, label }: {
     readonly bounds: Bounds;
@@ -382,17 +391,14 @@ function unrolledLoop(
   const end = on.keep("end", u.add(from, roundsEnd));
   const fast = (inRange: Value, pointers: readonly Local[]) =>
     on.if(inRange, () => {
+      const rows = groups.map((group, i) => ({
+        ...group,
+        pointer: pointers[i]!,
+        by: typeof group.stride === "number" ? step * group.stride : 0,
+      }));
       const body = on.listOf(() => {
         for (let copy = 0; copy < unrolled; copy++) {
-          groups.forEach(({ loads, stride }, i) => {
-            for (const [load, constant] of loads) {
-              const steps = typeof stride === "number"
-                ? copy * step * stride
-                : 0;
-              const offset = constant + steps;
-              x.pointed.set(load, { pointer: pointers[i]!, offset });
-            }
-          });
+          pointLoads(rows, copy, x);
           on.list(s.body);
           groups.forEach(({ stride }, i) => {
             const last = copy === unrolled - 1;
@@ -422,8 +428,7 @@ function unrolledLoop(
     });
     return fast(get(ahead.inRange), pointers);
   }
-  const some = allOf(u.lt_u(from, to), u.ne(from, end));
-  on.if(some, () => {
+  on.if(allOf([u.lt_u(from, to), u.ne(from, end)]), () => {
     const last = u.sub(end, 1);
     const pointers = groups.map((group) => setPointer(group, from, on));
     const inRange = groups.map((group, i) =>
@@ -435,13 +440,12 @@ function unrolledLoop(
         stride.op === "const" ? stride : on.keep("stride", elements),
       );
     }
-    const [first, ...rest] = inRange;
-    fast(allOf(first!, ...rest), pointers.map(({ local }) => local));
+    fast(allOf(inRange), pointers.map(({ local }) => local));
   });
 }
 
 /** Computes addresses for inner loops before a loop of known length starts. */
-function lookAhead(outer: ForStmt, counter: Local, on: Statements): void {
+function lookAhead(outer: Loop, counter: Local, on: Statements): void {
   const { x, writable } = on;
   const { from, to } = outer;
   if (from.op !== "const" || to.op !== "const") return;
@@ -469,23 +473,11 @@ function lookAhead(outer: ForStmt, counter: Local, on: Statements): void {
       const pointer = newLocal("start", "pointer");
       const first = u.add(base, constant);
       on.set(pointer, addressOf(of, first));
-      const constantLast = lasts[i]!;
-      const args = [base];
-      ranges.push(
-        {
-          op: "within",
-          type: "u",
-          of,
-          constant: constantLast,
-          bytes: false,
-          args,
-        },
-      );
+      ranges.push(isWithin(of, [base], { constant: lasts[i]!, bytes: false }));
       return { pointer, stride };
     });
     const inRange = newLocal("range", "u", on.take());
-    const [first, ...rest] = ranges;
-    on.set(inRange, allOf(first!, ...rest));
+    on.set(inRange, allOf(ranges));
     on.ahead.set(inner, { groups, inRange, starts, counter });
   }
 }

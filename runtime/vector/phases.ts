@@ -13,6 +13,7 @@ import {
   walkExpression,
   walkExpressions,
 } from "../../spec/kernel/walk.ts";
+import type { Loop } from "./accesses.ts";
 import { hasBarrier, namesIn } from "./analyze.ts";
 import type { Shapes } from "./shape.ts";
 
@@ -32,7 +33,7 @@ export type Outer =
   | { readonly op: "zero"; readonly arrays: ReadonlySet<string> }
   | {
     readonly op: "for";
-    readonly loop: Extract<Stmt, { op: "for" }>;
+    readonly loop: Loop;
     readonly body: readonly Outer[];
   }
   | {

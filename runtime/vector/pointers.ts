@@ -4,21 +4,17 @@
  */
 
 import { cachedJson } from "../../spec/kernel/exact_json.ts";
-import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
+import type { Expr } from "../../spec/kernel/tree.ts";
 import { mul, u32 } from "../../spec/kernel/build.ts";
+import { someNode, walkStatements } from "../../spec/kernel/walk.ts";
 import {
-  expressionsOf,
-  someNode,
-  walkExpression,
-  walkStatements,
-} from "../../spec/kernel/walk.ts";
-import { isOfBytes } from "./expression.ts";
+  arrayOf,
+  isOfBytes,
+  type Loop,
+  type Store,
+  walkLoads,
+} from "./accesses.ts";
 import type { Shapes } from "./shape.ts";
-
-type ForStmt = Extract<Stmt, { op: "for" }>;
-
-/** A store to a binding or to workgroup memory. */
-export type Store = Extract<Stmt, { op: "store" | "sharedStore" }>;
 
 /** Loads with the same invariant part and stride, and stores between them. */
 export interface PointerGroup {
@@ -66,12 +62,26 @@ interface Linear {
 /** Maximum terms and factors of an index, and definitions that are followed, before it is not analyzed further. */
 export const MAX_PARTS = 32;
 
+/** Forms of definitions, each derived once: many others may refer to one. */
+export class FormsOfNames<T> {
+  readonly known = new Map<string, T | undefined>();
+  #depth = 0;
+
+  /** The form of a name. Undefined if there is none, or if too many definitions were followed. */
+  of(name: string, derive: () => T | undefined): T | undefined {
+    if (this.known.has(name)) return this.known.get(name);
+    if (this.#depth >= MAX_PARTS) return undefined;
+    this.#depth++;
+    const form = derive();
+    this.#depth--;
+    this.known.set(name, form);
+    return form;
+  }
+}
+
 /** Invariants of a loop. */
 export class Invariants {
-  /** Linear forms of earlier definitions: many others may refer to one. */
-  readonly known = new Map<string, Linear | undefined>();
-  /** Depth of followed definitions. */
-  depth = 0;
+  readonly forms = new FormsOfNames<Linear>();
   readonly #changing: Set<string>;
   readonly #stored = new Set<string>();
   readonly #writable: ReadonlySet<string>;
@@ -80,7 +90,7 @@ export class Invariants {
 
   /** `writable`: bindings that the kernel writes. */
   constructor(
-    loop: ForStmt,
+    loop: Loop,
     shapes: Shapes,
     writable: ReadonlySet<string>,
   ) {
@@ -145,21 +155,6 @@ function atomOf(e: Expr, known: Invariants): Linear | undefined {
     : undefined;
 }
 
-/** The form of a local's definition. Undefined if there is none, or if it is too deep. */
-function linearDefinition(
-  name: string,
-  known: Invariants,
-): Linear | undefined {
-  if (known.known.has(name)) return known.known.get(name);
-  if (known.depth >= MAX_PARTS) return undefined;
-  const definition = known.definition(name);
-  known.depth++;
-  const form = definition && linear(definition, known);
-  known.depth--;
-  known.known.set(name, form);
-  return form;
-}
-
 function linearParts(e: Expr, known: Invariants): Linear | undefined {
   const atom = () => atomOf(e, known);
   if (e.type !== "u32" && e.type !== "i32") return undefined;
@@ -173,7 +168,11 @@ function linearParts(e: Expr, known: Invariants): Linear | undefined {
     if (e.name === known.counter) {
       return { constant: 0, terms: [], stride: 1, factors: [] };
     }
-    return linearDefinition(e.name, known) ?? atom();
+    const form = known.forms.of(e.name, () => {
+      const definition = known.definition(e.name);
+      return definition && linear(definition, known);
+    });
+    return form ?? atom();
   }
   if (e.op !== "binary") return atom();
   const a = linear(e.a, known);
@@ -235,7 +234,7 @@ export interface PointerOptions {
 
 /** The loads and stores of an innermost loop that can use pointers, grouped by common parts. */
 export function findPointers(
-  loop: ForStmt,
+  loop: Loop,
   shapes: Shapes,
   { writable, apart = false, turns = false, stores = false }: PointerOptions,
 ): PointerGroup[] {
@@ -265,42 +264,38 @@ export function findPointers(
     return { form, key, lane };
   };
   for (const s of loop.body) {
-    for (const top of expressionsOf(s)) {
-      walkExpression(top, (e) => {
-        if (e.op !== "load" && e.op !== "shared") return;
-        const array = e.op === "load" ? e.binding : e.array;
-        const bytes = isOfBytes(e);
-        const found = keyed(array, e.index, bytes);
-        if (!found) return;
-        const { form, key, lane } = found;
-        const fixed = form.factors.length === 0;
-        const transposed = lane > 1 && turns && fixed &&
-          form.stride === (bytes ? 4 : 1) &&
-          known.keeps(array);
-        if (lane > 1 && !transposed && !bytes) return;
-        let group = groups.get(key);
-        if (!group) {
-          group = {
-            array,
-            apart: lane,
-            bytes,
-            transposed,
-            terms: form.terms,
-            stride: fixed ? form.stride : form.factors,
-            loads: new Map(),
-            stores: new Map(),
-          };
-          groups.set(key, group);
-        }
-        group.loads.set(e, form.constant);
-      }, seen);
-    }
+    walkLoads(s, (e) => {
+      const array = arrayOf(e);
+      const bytes = isOfBytes(e);
+      const found = keyed(array, e.index, bytes);
+      if (!found) return;
+      const { form, key, lane } = found;
+      const fixed = form.factors.length === 0;
+      const transposed = lane > 1 && turns && fixed &&
+        form.stride === (bytes ? 4 : 1) &&
+        known.keeps(array);
+      if (lane > 1 && !transposed && !bytes) return;
+      let group = groups.get(key);
+      if (!group) {
+        group = {
+          array,
+          apart: lane,
+          bytes,
+          transposed,
+          terms: form.terms,
+          stride: fixed ? form.stride : form.factors,
+          loads: new Map(),
+          stores: new Map(),
+        };
+        groups.set(key, group);
+      }
+      group.loads.set(e, form.constant);
+    }, seen);
   }
   if (stores) {
     for (const s of loop.body) {
       if (s.op !== "store" && s.op !== "sharedStore") continue;
-      const array = s.op === "store" ? s.binding : s.array;
-      const found = keyed(array, s.index, false);
+      const found = keyed(arrayOf(s), s.index, false);
       if (!found || found.lane > 1) continue;
       groups.get(found.key)?.stores.set(s, found.form.constant);
     }
@@ -327,8 +322,8 @@ export interface Course {
 
 /** The courses of groups of a nested loop. Undefined if one has none, or if its start is unknown. */
 export function coursesIn(
-  outer: ForStmt,
-  inner: ForStmt,
+  outer: Loop,
+  inner: Loop,
   { groups, shapes, writable, max }: {
     readonly groups: readonly PointerGroup[];
     readonly shapes: Shapes;

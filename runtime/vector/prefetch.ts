@@ -5,17 +5,12 @@
  */
 
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import {
-  expressionsOf,
-  someStatement,
-  walkExpression,
-} from "../../spec/kernel/walk.ts";
+import { someStatement } from "../../spec/kernel/walk.ts";
+import { type Loop, walkLoads } from "./accesses.ts";
 import { spanOf } from "./analyze.ts";
 import { addressOf, get, type Local, u, type Value, word } from "./ir.ts";
 import { type Invariants, linearIn, type PointerGroup } from "./pointers.ts";
 import type { Statements } from "./statement.ts";
-
-type ForStmt = Extract<Stmt, { op: "for" }>;
 
 /** Bytes of a cache line. */
 export const LINE = 64;
@@ -37,7 +32,7 @@ export interface PrefetchLoop {
 }
 
 /** Whether a loop contains loops, also in branches, and has enough iterations to prefetch for. */
-export function prefetchesRows(s: ForStmt): boolean {
+export function prefetchesRows(s: Loop): boolean {
   return s.step.op === "const" && Number(s.step.value) === 1 &&
     !(spanOf(s) <= AHEAD) && someStatement(s.body, ({ op }) => op === "for");
 }
@@ -63,11 +58,9 @@ export function prefetchAccesses(
     const ahead = u.add(x.word(index), AHEAD * form.stride);
     prefetch(addressOf(x.memory(array), ahead), write, on);
   };
-  for (const top of expressionsOf(s)) {
-    walkExpression(top, (e) => {
-      if (e.op === "load") later(e.binding, e.index, false);
-    });
-  }
+  walkLoads(s, (e) => {
+    if (e.op === "load") later(e.binding, e.index, false);
+  });
   if (s.op === "store") later(s.binding, s.index, true);
 }
 

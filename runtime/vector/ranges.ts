@@ -3,13 +3,15 @@
 import { local } from "../../spec/kernel/build.ts";
 import { cachedJson } from "../../spec/kernel/exact_json.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
+import { someStatement } from "../../spec/kernel/walk.ts";
 import {
-  expressionsOf,
-  someStatement,
-  walkExpression,
-} from "../../spec/kernel/walk.ts";
-import { isOfBytes } from "./expression.ts";
-import { allOf, type Value } from "./ir.ts";
+  arrayOf,
+  isOfBytes,
+  type Load,
+  type Loop,
+  walkLoads,
+} from "./accesses.ts";
+import { allOf, isWithin } from "./ir.ts";
 import { extentOf, Invariants, type PointerGroup } from "./pointers.ts";
 import {
   CONSTANT_LIMIT,
@@ -17,9 +19,6 @@ import {
   IndexBounds,
 } from "./index_bounds.ts";
 import type { Statements } from "./statement.ts";
-
-type ForStmt = Extract<Stmt, { op: "for" }>;
-type Load = Extract<Expr, { op: "load" | "shared" }>;
 
 /** Maximum depth of nested loops. */
 const MAX_DEPTH = 4;
@@ -31,14 +30,14 @@ interface Range extends IndexBound {
 }
 
 /** Returns the groups of an innermost loop, none for other loops. */
-type GroupsOf = (loop: ForStmt) => readonly PointerGroup[];
+type GroupsOf = (loop: Loop) => readonly PointerGroup[];
 
 /**
  * Lowers a loop around loops: without checks if its loads are in range, otherwise with a check per access. A nest whose
  * ranges are unknown, or that loads in innermost loops only, has checks before each of these.
  */
 export function nestedLoop(
-  s: ForStmt,
+  s: Loop,
   on: Statements,
   { lower, groupsOf }: {
     readonly lower: () => void;
@@ -49,13 +48,10 @@ export function nestedLoop(
   if (x.rare || x.inRange.size > 0) return lower();
   const nest = new Nest(s, on, groupsOf);
   if (!nest.add(s) || !nest.loadsOutside) return lower();
-  const [first, ...rest] = nest.ranges.map((range): Value => {
-    const { array, bytes, terms, max: constant } = range;
-    const args = [on.keepSum("base", terms)];
-    const of = x.memory(array);
-    return { op: "within", type: "u", of, constant, bytes, args };
-  });
-  on.if(allOf(first!, ...rest), () => {
+  const inRange = nest.ranges.map(({ array, bytes, terms, max: constant }) =>
+    isWithin(x.memory(array), [on.keepSum("base", terms)], { constant, bytes })
+  );
+  on.if(allOf(inRange), () => {
     x.inRange = nest.inRange;
     lower();
     x.inRange = new Set();
@@ -73,14 +69,14 @@ export function rarely(lower: () => void, { x }: Statements): void {
 /** The ranges of nested loops. */
 class Nest {
   /** Loads outside of innermost loops, and innermost loops. */
-  readonly inRange = new Set<Expr | ForStmt>();
+  readonly inRange = new Set<Expr | Loop>();
   loadsOutside = false;
   readonly #ranges = new Map<string, Range>();
   readonly #bounds: IndexBounds;
   readonly #on: Statements;
   readonly #groupsOf: GroupsOf;
 
-  constructor(outer: ForStmt, on: Statements, groupsOf: GroupsOf) {
+  constructor(outer: Loop, on: Statements, groupsOf: GroupsOf) {
     const invariants = new Invariants(outer, on.x.shapes, on.writable);
     this.#bounds = new IndexBounds(invariants);
     this.#on = on;
@@ -94,11 +90,7 @@ class Nest {
   /** Adds the accesses of a statement. Returns whether those of its innermost loops have a range. */
   add(s: Stmt, depth = 0): boolean {
     if (s.op === "if") return !someStatement([s], ({ op }) => op === "for");
-    for (const top of expressionsOf(s)) {
-      walkExpression(top, (e) => {
-        if (e.op === "load" || e.op === "shared") this.#addLoad(e);
-      });
-    }
+    walkLoads(s, (e) => this.#addLoad(e));
     if (s.op !== "for") return true;
     this.#bounds.addCounter(s);
     const groups = this.#groupsOf(s);
@@ -130,7 +122,7 @@ class Nest {
     if (!bound) return;
     // Vectors of consecutive words may extend past the end, into guard bytes.
     const extent = bytes ? stride * (shapes.lanes - 1) + 3 : 0;
-    const array = e.op === "load" ? e.binding : e.array;
+    const array = arrayOf(e);
     if (!this.#addRange({ ...bound, array, bytes, max: bound.max + extent })) {
       return;
     }

@@ -2,9 +2,8 @@
 
 import type { Stmt } from "../../spec/kernel/tree.ts";
 import { walkExpressions, walkStatements } from "../../spec/kernel/walk.ts";
+import type { Loop } from "./accesses.ts";
 import type { PointerGroup } from "./pointers.ts";
-
-type ForStmt = Extract<Stmt, { op: "for" }>;
 
 /** Maximum expressions of a loop body for unrolling four times, and twice. */
 const UNROLL_FOUR = 220;
@@ -37,7 +36,7 @@ function iterationsInRegisters(
 
 /** Iterations in an unrolled round of a loop. */
 export function iterationsOf(
-  s: ForStmt,
+  s: Loop,
   step: number,
   groups: readonly PointerGroup[],
 ): number {

@@ -219,21 +219,17 @@ export class Shapes {
           }
           : plain;
       case "div":
-        return e.type === "u32" && this.isAlignedRun(a) &&
-            b.value !== undefined &&
-            b.value > 0 && b.value % this.lanes === 0
-          ? { stride: 0, align: 1, group: false }
-          : plain;
-      case "rem":
-        return e.type === "u32" && this.isAlignedRun(a) &&
-            b.value !== undefined &&
-            b.value > 0 && b.value % this.lanes === 0
-          ? {
-            stride: 1,
-            align: Math.min(a.align, lowBit(b.value)),
-            group: false,
-          }
-          : plain;
+      case "rem": {
+        const { value = 0 } = b;
+        const isWhole = e.type === "u32" && this.isAlignedRun(a) &&
+          value > 0 && value % this.lanes === 0;
+        if (!isWhole) return plain;
+        return e.fn === "div" ? { stride: 0, align: 1, group: false } : {
+          stride: 1,
+          align: Math.min(a.align, lowBit(value)),
+          group: false,
+        };
+      }
       case "and": {
         const span = (b.value ?? 0) + 1;
         return this.isAlignedRun(a) && span >= this.lanes &&

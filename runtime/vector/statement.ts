@@ -6,6 +6,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { endOf } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
+import { arrayOf, type Loop, type Store } from "./accesses.ts";
 import { hasUniformTrip, spanOf } from "./analyze.ts";
 import type { ByteBounds } from "./byte_bounds.ts";
 import { Expressions, vectorType } from "./expression.ts";
@@ -25,11 +26,8 @@ import {
   word,
 } from "./ir.ts";
 import { type Ahead, countedLoop } from "./loops.ts";
-import type { Store } from "./pointers.ts";
 import { prefetchAccesses, type PrefetchLoop } from "./prefetch.ts";
 import type { Shapes } from "./shape.ts";
-
-type ForStmt = Extract<Stmt, { op: "for" }>;
 
 /** Maximum known iterations of a loop that does not check for termination requests. */
 const SHORT_LOOP = 4096;
@@ -51,7 +49,7 @@ export class Statements {
   readonly writable: ReadonlySet<string>;
   /** Reserves memory for a vector. */
   readonly take: () => ScratchSlot;
-  readonly ahead = new Map<ForStmt, Ahead>();
+  readonly ahead = new Map<Loop, Ahead>();
   /** Stores that are known to be in bounds. */
   readonly stored = new Map<
     Store,
@@ -188,7 +186,7 @@ export class Statements {
   }
 
   /** Whether a loop may be so long that it checks for termination requests. */
-  isLong(s: ForStmt): boolean {
+  isLong(s: Loop): boolean {
     return !(spanOf(s) <= SHORT_LOOP);
   }
 
@@ -278,7 +276,7 @@ export class Statements {
     this.#mask = outer;
   }
 
-  #maskedFor(s: ForStmt): void {
+  #maskedFor(s: Loop): void {
     const { x } = this;
     const counter = this.localOf(s.name);
     const scalar = this.isWord(s.name);
@@ -305,7 +303,7 @@ export class Statements {
 
   #store(s: Store): void {
     const { x } = this;
-    const to = x.memory(s.op === "store" ? s.binding : s.array);
+    const to = x.memory(arrayOf(s));
     const { stride } = x.shapes.of(s.index);
     const same = x.shapes.isUniform(s.value);
     const stored = this.stored.get(s);
