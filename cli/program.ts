@@ -48,7 +48,8 @@ const COMMANDS = {
     (await import("./commands/quantize.ts")).quantizeCommand,
   replay: async () => (await import("./commands/replay.ts")).replayCommand,
   routers: async () => (await import("./commands/routers.ts")).routersCommand,
-  search: async () => (await import("./commands/search.ts")).searchCommand,
+  search: async () =>
+    (await import("./commands/start_search.ts")).searchCommand,
   run: async () => (await import("./commands/run.ts")).runCommand,
   serve: async () => (await import("./commands/serve.ts")).serveCommand,
   train: async () => (await import("./commands/train.ts")).trainCommand,

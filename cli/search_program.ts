@@ -1,21 +1,23 @@
 /** The program of a thread that takes tasks of a search. */
 
-import { parentPort, workerData } from "node:worker_threads";
+import { parentPort } from "node:worker_threads";
 import { helpSearch, knownOf } from "../engine/mod.ts";
 import { searchTask } from "./commands/search.ts";
 import { processIo } from "./io.ts";
 import type {
   SearchAnswer,
   SearchRequest,
-  SearchThreadData,
+  SearchStart,
 } from "./search_thread.ts";
 
-const { model, flags } = workerData as SearchThreadData;
-const task = await searchTask(processIo(), model, flags);
-const known = await knownOf(task);
-parentPort!.on("message", ({ number, batch }: SearchRequest) => {
-  void helpSearch(task, { known, batch }).then((results) => {
+const port = parentPort!;
+port.once("message", ({ model, flags }: SearchStart) => {
+  const search = searchTask(processIo(), model, flags)
+    .then(async (task) => ({ task, known: await knownOf(task) }));
+  port.on("message", async ({ number, batch }: SearchRequest) => {
+    const { task, known } = await search;
+    const results = await helpSearch(task, { known, batch });
     const answer: SearchAnswer = { number, results };
-    parentPort!.postMessage(answer);
+    port.postMessage(answer);
   });
 });

@@ -9,8 +9,8 @@ import type {
 import { RUNNING_ROOT } from "../spec/running.ts";
 import type { SearchFlags } from "./commands/search.ts";
 
-/** What the thread reads first. */
-export interface SearchThreadData {
+/** The search of a thread: its first message. */
+export interface SearchStart {
   readonly model: string;
   readonly flags: SearchFlags;
 }
@@ -29,17 +29,14 @@ export interface SearchAnswer {
 
 /** A helper that is a thread. */
 export interface SearchThread extends SearchHelper {
+  /** Tells the thread its search. */
+  begin(start: SearchStart): void;
   close(): void;
 }
 
-/** Starts the thread. If it fails, it has no results, and the caller executes the tasks. */
-export function startSearchThread(
-  model: string,
-  flags: SearchFlags,
-): SearchThread {
-  const data: SearchThreadData = { model, flags };
+/** Starts the thread, which loads its modules. If it fails, it has no results, and the caller executes the tasks. */
+export function startSearchThread(): SearchThread {
   const worker = new Worker(new URL("cli/search_program.js", RUNNING_ROOT), {
-    workerData: data,
     execArgv: [],
     stdout: true,
     stderr: true,
@@ -49,6 +46,7 @@ export function startSearchThread(
   });
   let count = 0;
   return {
+    begin: (start) => worker.postMessage(start),
     help: async (batch) => {
       const number = count++;
       const done = new Promise<ClaimedResults>((resolve) => {

@@ -384,7 +384,7 @@ t.test("two threads find the same as one, even if one fails", async (t) => {
       return helper.help(batch);
     };
     const { out } = await withOutput((io) => main(words, io), {
-      searchThread: () => ({ help, close: () => {} }),
+      searchThread: () => ({ begin: () => {}, help, close: () => {} }),
     });
     t.ok(asked > 0);
     return out;

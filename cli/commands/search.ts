@@ -18,6 +18,7 @@ import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { findMachine } from "../machines.ts";
 import { formatSearch, searchDocument } from "../search_text.ts";
+import type { SearchThread } from "../search_thread.ts";
 import { expertLoad } from "./experts.ts";
 import { targetOf } from "./options.ts";
 import { trainedFlag } from "./summarized.ts";
@@ -47,11 +48,14 @@ export interface SearchFlags extends ModelFlags, SearchNumerics {
 /** Default number of positions of a sequence. */
 const CONTEXT = 4096;
 
-/** Prints the result of the search. Exit code 3: nothing fits. */
-export async function searchCommand(
+/** Prints the result of the search, which a thread helps with. Exit code 3: nothing fits. */
+export async function searchWith(
   base: CliIo,
-  name: string,
-  flags: SearchFlags,
+  { name, flags, thread }: {
+    readonly name: string;
+    readonly flags: SearchFlags;
+    readonly thread: SearchThread | undefined;
+  },
 ): Promise<number> {
   const { revision } = flags;
   const { io, model } = await locate(base, name, {
@@ -59,18 +63,15 @@ export async function searchCommand(
     extent: "headers",
   });
   const { objective = "throughput", ranks } = flags;
-  const thread = io.threads > 1 ? io.searchThread?.(model, flags) : undefined;
-  const task = await searchTask(io, model, flags).catch((error) => {
-    thread?.close();
-    throw error;
-  });
+  thread?.begin({ model, flags });
+  const task = await searchTask(io, model, flags);
   const { machine, phase } = task;
   const searched = await search(task, {
     objective,
     ranks,
     curve: flags.svg !== undefined,
     helper: thread,
-  }).finally(() => thread?.close());
+  });
   const terms = {
     machine,
     phase,
