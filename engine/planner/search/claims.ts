@@ -1,8 +1,9 @@
-/** Tasks of a search, shared by two threads: the main thread starts with the first task, the helper with the last. */
+/** Tasks of a search, shared by two threads: the main thread takes them in order, the helper in the opposite order. */
 
+import { affinity, claimOrder, meshOfTask } from "./claim_order.ts";
 import {
   compileReplica,
-  type Replica,
+  hasCompiled,
   type ReplicaStep,
   type SearchTask,
   stepReplica,
@@ -12,6 +13,7 @@ import {
   firstThatFits,
   type Known,
   otherStrategies,
+  type StepsOfReplica,
   stepsOverNodes,
   stepsWithSlices,
 } from "./fit.ts";
@@ -20,13 +22,12 @@ import type { ReplicaMesh } from "./meshes.ts";
 /** A task: the steps of a mesh; those of a replica with other strategies or sliced experts; or those of given loads. */
 export type Claimable =
   | { readonly kind: "mesh"; readonly mesh: ReplicaMesh }
-  | {
+  | StepsOfReplica & {
     readonly kind: "strategies";
-    readonly of: Replica;
     /** Ranks per host. */
     readonly host: number;
   }
-  | { readonly kind: "slices"; readonly of: Replica }
+  | StepsOfReplica & { readonly kind: "slices" }
   | {
     readonly kind: "loads";
     readonly mesh: ReplicaMesh;
@@ -49,11 +50,17 @@ export interface Batch {
 
 /** Another thread with the same search. */
 export interface SearchHelper {
-  /** Executes free tasks, from the last to the first. Resolves to the results; failed tasks have none. */
+  /** Executes free tasks. Resolves to the results; failed tasks have none. */
   help(batch: Batch): Promise<ClaimedResults>;
 }
 
-/** Executes the free tasks in this order. Omits failed tasks if `skipsFailed`. */
+/** Meshes whose tasks this thread has executed. */
+const executed = new WeakMap<SearchTask, ReplicaMesh[]>();
+
+/**
+ * Executes the free tasks in this order, those first of which this thread has compiled more. Omits failed tasks if
+ * `skipsFailed`.
+ */
 async function claim(
   task: SearchTask,
   known: Known,
@@ -64,8 +71,16 @@ async function claim(
   },
 ): Promise<[number, Claimed][]> {
   const results: [number, Claimed][] = [];
-  for (const i of order) {
+  const meshes = executed.get(task) ?? [];
+  executed.set(task, meshes);
+  for (const _ of order) {
+    const free = order.filter((i) => Atomics.load(taken, i) === 0)
+      .map((i) => ({ i, known: affinity(tasks[i]!, meshes) }));
+    const most = Math.max(...free.map(({ known }) => known));
+    const i = free.find(({ known }) => known === most)?.i;
+    if (i === undefined) break;
     if (Atomics.exchange(taken, i, 1) !== 0) continue;
+    meshes.push(meshOfTask(tasks[i]!));
     try {
       results.push([i, await execute(task, known, tasks[i]!)]);
     } catch (error) {
@@ -84,7 +99,7 @@ async function execute(
     return await firstThatFits(task, claimed.mesh, known);
   }
   if (claimed.kind === "slices") {
-    return await stepsWithSlices(task, claimed.of);
+    return await stepsWithSlices(task, claimed, known);
   }
   if (claimed.kind === "loads") {
     const { mesh, capacity, loads } = claimed;
@@ -95,7 +110,7 @@ async function execute(
   }
   const { of, host } = claimed;
   return [
-    ...await otherStrategies(task, of),
+    ...await otherStrategies(task, claimed, { known }),
     ...await stepsOverNodes(task, of, host),
   ];
 }
@@ -111,25 +126,32 @@ export async function executeAll(
 ): Promise<Claimed[]> {
   const taken = new Int32Array(new SharedArrayBuffer(4 * tasks.length));
   const batch = { tasks, taken };
-  const order = [...tasks.keys()];
-  const helped = tasks.length > 1 ? helper?.help(batch) : undefined;
+  const order = claimOrder(tasks, known);
+  const shares = tasks.length > 1 && !tasks.every((one) => isQuick(task, one));
+  const helped = shares ? helper?.help(batch) : undefined;
   const results = new Map(await claim(task, known, { batch, order }));
   // The helper may not even have started.
   const others = results.size < tasks.length ? await helped ?? [] : [];
   for (const [i, result] of others) results.set(i, result);
   // Tasks that failed in the helper are executed again: they fail here with their error.
-  const failed = order.filter((i) => !results.has(i));
+  const failed = [...tasks.keys()].filter((i) => !results.has(i));
   for (const i of failed) {
     results.set(i, await execute(task, known, tasks[i]!));
   }
-  return order.map((i) => results.get(i)!);
+  return tasks.map((_, i) => results.get(i)!);
 }
 
-/** Executes free tasks as a helper, from the last to the first. */
+/** Whether a task is one step of a plan that this thread has. */
+function isQuick(task: SearchTask, claimed: Claimable): boolean {
+  if (claimed.kind !== "loads" || claimed.loads.length > 1) return false;
+  return hasCompiled(task, claimed.mesh, { load: claimed.capacity });
+}
+
+/** Executes free tasks as a helper. */
 export async function helpSearch(
   task: SearchTask,
   { known, batch }: { readonly known: Known; readonly batch: Batch },
 ): Promise<ClaimedResults> {
-  const order = [...batch.tasks.keys()].reverse();
+  const order = claimOrder(batch.tasks, known).reverse();
   return await claim(task, known, { batch, order, skipsFailed: true });
 }

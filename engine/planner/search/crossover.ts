@@ -1,6 +1,12 @@
 /** Compares replicas with expert parallelism: the loads from which the other one is faster. */
 
-import { executeAll, type SearchHelper } from "./claims.ts";
+import { isSame } from "../../../spec/same.ts";
+import {
+  type Claimable,
+  type Claimed,
+  executeAll,
+  type SearchHelper,
+} from "./claims.ts";
 import type { SearchTask } from "./evaluate.ts";
 import type { Known } from "./fit.ts";
 import { type ReplicaMesh, replicaRanks } from "./meshes.ts";
@@ -41,45 +47,110 @@ export interface Crossover {
 /** Maximum compared loads, unless kernels could not index that much. Memory is checked elsewhere. */
 const MAX_LOAD = { decode: 256, prefill: 2048, train: 1 } as const;
 
-/** Compares the smallest replica that fits with the best one with more ranks. */
-export async function findCrossover(
+/** The compared meshes. */
+interface Compared {
+  /** The smallest replica that fits, and the best one with more ranks. */
+  readonly small: Found;
+  readonly large: Found;
+  /** The first compared load, and the others. */
+  readonly from: number;
+  readonly compared: readonly number[];
+  /** That of the smallest replica. */
+  readonly load: number;
+}
+
+function comparedOf(
   task: SearchTask,
   found: readonly Found[],
-  { known, helper, max = Math.min(MAX_LOAD[task.phase], task.context) }: {
-    readonly known: Known;
-    readonly helper: SearchHelper | undefined;
-    /** Maximum compared load. */
-    readonly max?: number;
-  },
-): Promise<Crossover | undefined> {
+  max: number,
+): Compared | undefined {
   const min = Math.min(...found.map(({ mesh }) => replicaRanks(mesh)));
   const small = found.find(({ mesh }) => replicaRanks(mesh) === min);
   const large = found.find(({ mesh }) =>
     mesh.ep > (small?.mesh.ep ?? 0) && mesh.tp === small?.mesh.tp
   );
   if (!small || !large) return undefined;
+  const from = task.phase === "decode" ? 1 : Math.min(16, max);
+  const load = Math.min(max, Math.max(1, small.step.of.load));
+  return { small, large, from, compared: loadsBetween(from, max), load };
+}
+
+/** Tasks that predict steps of both meshes. */
+function loadTasks(
+  { small, large }: Compared,
+  capacity: number,
+  loads: readonly number[],
+): Claimable[] {
+  return [large, small].map(({ mesh }) =>
+    ({ kind: "loads", mesh, capacity, loads }) as const
+  );
+}
+
+function maxLoadOf({ phase, context }: SearchTask): number {
+  return Math.min(MAX_LOAD[phase], context);
+}
+
+/** The tasks with which `findCrossover` starts. None for training. */
+export function crossoverTasks(
+  task: SearchTask,
+  found: readonly Found[],
+): Claimable[] {
+  const max = maxLoadOf(task);
+  const between = task.phase === "train"
+    ? undefined
+    : comparedOf(task, found, max);
+  return between ? loadTasks(between, max, firstLoads(between)) : [];
+}
+
+function firstLoads({ compared, load }: Compared): number[] {
+  return [...new Set([...compared, load])];
+}
+
+/** An executed task. */
+export interface ExecutedTask {
+  readonly task: Claimable;
+  readonly result: Claimed;
+}
+
+/** Compares the smallest replica that fits with the best one with more ranks. */
+export async function findCrossover(
+  task: SearchTask,
+  found: readonly Found[],
+  { known, helper, executed, max = maxLoadOf(task) }: {
+    readonly known: Known;
+    readonly helper: SearchHelper | undefined;
+    /** Tasks that need not be executed again. */
+    readonly executed: readonly ExecutedTask[];
+    /** Maximum compared load. */
+    readonly max?: number;
+  },
+): Promise<Crossover | undefined> {
+  const between = comparedOf(task, found, max);
+  if (!between) return undefined;
+  const { small, large, from, compared, load } = between;
   const steps = new Map<number, readonly [Prediction, Prediction]>();
   /** Predicts steps of both meshes. Returns false if one cannot be compiled. */
   const predict = async (loads: readonly number[]): Promise<boolean> => {
-    // This thread has compiled the best mesh.
-    const tasks = [large, small].map(({ mesh }) =>
-      ({ kind: "loads", mesh, capacity: max, loads }) as const
+    const tasks = loadTasks(between, max, loads);
+    const results = tasks.flatMap((one) =>
+      executed.filter(({ task }) => isSame(task, one))
+        .map(({ result }) => result)
     );
-    const [y, x] = await executeAll(task, known, { tasks, helper });
+    const [y, x] = results.length === tasks.length
+      ? results
+      : await executeAll(task, known, { tasks, helper });
     if ("why" in x! || "why" in y!) return false;
     for (const [i, load] of loads.entries()) {
       steps.set(load, [x![i]!.step, y![i]!.step]);
     }
     return true;
   };
-  const from = task.phase === "decode" ? 1 : Math.min(16, max);
-  const load = Math.min(max, Math.max(1, small.step.of.load));
-  const compared = loadsBetween(from, max);
-  if (!await predict([...new Set([...compared, load])])) {
+  if (!await predict(firstLoads(between))) {
     return max > 1
       ? await findCrossover(task, found, {
         known,
         helper,
+        executed,
         max: Math.floor(max / 2),
       })
       : undefined;

@@ -132,6 +132,8 @@ interface ReplicaOptions {
   readonly load: number;
 }
 
+const DEFAULT_STRATEGY: SearchStrategy = { chunks: 1 };
+
 type Compiled = ReplicaPlan | ThrownOut;
 
 /** The replicas of a search, by mesh, strategy and load. */
@@ -144,12 +146,28 @@ const compiled = new WeakMap<SearchTask, Map<string, Promise<Compiled>>>();
 export async function compileReplica(
   task: SearchTask,
   mesh: ReplicaMesh,
-  { strategy = { chunks: 1 }, load }: ReplicaOptions,
+  { strategy = DEFAULT_STRATEGY, load }: ReplicaOptions,
 ): Promise<Compiled> {
   return await cachedWith(compiled, task, {
-    key: JSON.stringify([meshOf(mesh), strategy, load]),
+    key: replicaKey(mesh, { strategy, load }),
     create: () => compileOrReject(task, mesh, { strategy, load }),
   });
+}
+
+/** Whether this thread has compiled a replica. */
+export function hasCompiled(
+  task: SearchTask,
+  mesh: ReplicaMesh,
+  options: ReplicaOptions,
+): boolean {
+  return compiled.get(task)?.has(replicaKey(mesh, options)) ?? false;
+}
+
+function replicaKey(
+  mesh: ReplicaMesh,
+  { strategy = DEFAULT_STRATEGY, load }: ReplicaOptions,
+): string {
+  return JSON.stringify([meshOf(mesh), strategy, load]);
 }
 
 async function compileOrReject(

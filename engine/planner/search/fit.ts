@@ -19,6 +19,7 @@ import {
   stepReplica,
   type ThrownOut,
 } from "./evaluate.ts";
+import { beatGathering } from "./gathered.ts";
 import {
   expertRanks,
   minTrainingBytes,
@@ -238,11 +239,23 @@ function rounded(value: number): number {
   return value >= 1.5 * power && power > 1 ? 1.5 * power : power;
 }
 
-/** Steps of a mesh with other strategies than that of a plan, if they change anything and fit. */
+/** A plan with its steps. */
+export interface StepsOfReplica {
+  readonly of: Replica;
+  readonly steps: readonly ReplicaStep[];
+}
+
+/**
+ * Steps of a mesh with other strategies than that of a plan, if they change anything and fit. Omits those that are known
+ * to be slower than the steps of the plan.
+ */
 export async function otherStrategies(
   task: SearchTask,
-  of: Replica,
-  strategies = strategiesOf(task),
+  { of, steps: base }: StepsOfReplica,
+  { known: { weights }, strategies = strategiesOf(task) }: {
+    readonly known: Known;
+    readonly strategies?: readonly SearchStrategy[];
+  },
 ): Promise<ReplicaStep[]> {
   const { mesh, load } = of;
   const steps: ReplicaStep[] = [];
@@ -255,7 +268,7 @@ export async function otherStrategies(
       isSame(strategy, plan.strategy) ||
       deduplicate && isSame(others, plan.strategy) && plan.deduplicates
     );
-    if (isKnown) continue;
+    if (isKnown || beatGathering(base, { strategy, task, weights })) continue;
     const plan = await compileReplica(task, mesh, { strategy, load });
     if (!("why" in plan)) compiled.push(plan);
     if ("why" in plan || !fits(plan)) continue;
@@ -270,9 +283,11 @@ export async function otherStrategies(
 /** Steps of a mesh with sliced experts. */
 export async function stepsWithSlices(
   task: SearchTask,
-  of: Replica,
+  of: StepsOfReplica,
+  known: Known,
 ): Promise<ReplicaStep[]> {
-  return await otherStrategies(task, of, [{ chunks: 1, sliceExperts: true }]);
+  const strategies = [{ chunks: 1, sliceExperts: true }];
+  return await otherStrategies(task, of, { known, strategies });
 }
 
 /** Steps with exchanges in two levels, between hosts and within a host, if experts are on several and it fits. */

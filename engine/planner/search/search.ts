@@ -5,9 +5,11 @@
 
 import { placeRanks, usableMemory } from "../../../spec/machine.ts";
 import { DataError } from "../../../spec/errors.ts";
-import { type Crossover, findCrossover } from "./crossover.ts";
+import { isSame } from "../../../spec/same.ts";
+import { type Crossover, crossoverTasks, findCrossover } from "./crossover.ts";
 import { curveOf, type CurvePoint, trainingCurve } from "./curve.ts";
 import {
+  type Replica,
   type ReplicaStep,
   type SearchTask,
   type ThrownOut,
@@ -135,16 +137,36 @@ export async function search(
   const sliced = last.find(({ mesh, strategy }) =>
     sizes.slices && mesh.tp > 1 && !strategy.sliceExperts
   );
+  const withSteps = ({ step: { of } }: Found) => ({
+    of,
+    steps: steps.filter((step) => isSamePlan(step.of, of)),
+  });
   const tasks: Claimable[] = finalists
     .filter(({ mesh }) => replicaRanks(mesh) > 1)
-    .map(({ step: { of } }) => ({ kind: "strategies", of, host: sizes.host }));
+    .map((found) => ({
+      kind: "strategies",
+      ...withSteps(found),
+      host: sizes.host,
+    }));
   // Finalists try slices among other strategies.
   if (sliced && !finalists.includes(sliced)) {
-    tasks.push({ kind: "slices", of: sliced.step.of });
+    tasks.push({ kind: "slices", ...withSteps(sliced) });
   }
-  for (const found of await executeAll(task, known, { tasks, helper })) {
+  const entire = (found: readonly Found[]) =>
+    bestOfMeshes(found).filter(({ mesh }) => hasEntireExperts(mesh, known));
+  // Other strategies rarely change the compared meshes.
+  const compared = crossoverTasks(task, entire(last));
+  const results = await executeAll(task, known, {
+    tasks: [...tasks, ...compared],
+    helper,
+  });
+  for (const found of results.slice(0, tasks.length)) {
     if (!("why" in found)) steps.push(...found);
   }
+  const executed = compared.map((task, i) => ({
+    task,
+    result: results[tasks.length + i]!,
+  }));
   const all = within();
   const front = paretoOf(all);
   const [best] = all;
@@ -162,8 +184,8 @@ export async function search(
     thrownOut,
     crossover: trains ? undefined : await findCrossover(
       task,
-      bestOfMeshes(all).filter(({ mesh }) => hasEntireExperts(mesh, known)),
-      { known, helper },
+      entire(all),
+      { known, helper, executed },
     ),
     curve: !trains
       ? curveOf(steps, better)
@@ -176,4 +198,9 @@ export async function search(
       })
       : [],
   };
+}
+
+/** Whether two replicas have one plan: an equal mesh, strategy and load. */
+function isSamePlan(a: Replica, b: Replica): boolean {
+  return isSame([a.mesh, a.strategy, a.load], [b.mesh, b.strategy, b.load]);
 }
