@@ -2,7 +2,8 @@
  * Prefill and decode of a GGUF file of OLMoE's or gpt-oss-20b's width: activations in f32, in q8, and llama.cpp,
  * interleaved. `--type Q8_0`, `--width olmoe|gpt-oss`, `--layers N`, `--tokens N` (of a prompt), `--batch N` (prompts),
  * `--runs N` after `--warm-up N`, `--threads N`, `--llama-threads N` (default: `--threads`), `--clock cpu|wall` (processor
- * time or the clock: waiting threads of llama.cpp spin), `--only f32|q8`, `--no-llama`, `--out FILE`.
+ * time or the clock: waiting threads of llama.cpp spin), `--only f32|q8`, `--kv-cache-dtype f32,f16` (one or several;
+ * llama.cpp's are f16), `--no-llama`, `--out FILE`.
  */
 
 import process from "node:process";
@@ -36,6 +37,7 @@ const { values: flags } = parseArgs({
     clock: { type: "string", default: "cpu" },
     "no-llama": { type: "boolean", default: false },
     only: { type: "string" },
+    "kv-cache-dtype": { type: "string", default: "f32" },
     adapter: { type: "string", default: "native" },
     out: { type: "string" },
   },
@@ -62,12 +64,19 @@ const prompts = Array.from({ length: batch }, (_, sequence) =>
 const target = await loadTarget(file, nodeFiles());
 const sides: { [side: string]: () => Promise<Timed> } = {};
 const opened: Opened[] = [];
-for (const activations of ["f32", "q8"] as const) {
+const modes = (["f32", "q8"] as const).flatMap((activations) =>
+  flags["kv-cache-dtype"].split(",").map((dtype) => ({
+    activations,
+    kvCacheDtype: dtype as "f32" | "f16" | "bf16",
+  }))
+);
+for (const { activations, kvCacheDtype } of modes) {
   if (only !== undefined && only !== activations) continue;
   const one = await openOurs(target, {
     adapter: flags.adapter as "native" | "cpu",
     threads,
     activations,
+    kvCacheDtype,
     next: { candidates: 1 },
     need: {
       tokens: length * batch,
@@ -77,7 +86,10 @@ for (const activations of ["f32", "q8"] as const) {
   });
   opened.push(one);
   const decoder = new Decoder(one.session, decoderShape(one.plan)!);
-  sides[activations] = async () => {
+  const side = kvCacheDtype === "f32"
+    ? activations
+    : `${activations}, ${kvCacheDtype} caches`;
+  sides[side] = async () => {
     one.session.reset();
     const { sequences, prefillMs, decodeMs } = await generate(
       decoder,

@@ -21,6 +21,7 @@ import {
 import { nearestCode } from "../engine/encodings/nearest.ts";
 import { ARCHITECTURES } from "../engine/gguf/architectures.ts";
 import { joinedLatent } from "../engine/gguf/latent.ts";
+import { ggufName } from "../engine/gguf/names.ts";
 import { readTensor, type TensorEntry } from "../runtime/mod.ts";
 import { type BlockType, isBlockType } from "../engine/gguf/blocks.ts";
 import { ropeScalingKeys, ropeScalingOf } from "../engine/gguf/rope_scaling.ts";
@@ -662,6 +663,21 @@ t.test("other rotary scalings are rejected by name", (t) => {
       dim: 8,
     }),
     undefined,
+  );
+  t.end();
+});
+
+t.test("names of an architecture precede those of all", (t) => {
+  const nameOf = (architecture: string, tensor: string) =>
+    ggufName(ARCHITECTURES[architecture]!, tensor)?.gguf;
+  t.equal(nameOf("olmoe", "model.norm.weight"), "output_norm.weight");
+  t.equal(
+    nameOf("lfm2moe", "model.embedding_norm.weight"),
+    "token_embd_norm.weight",
+  );
+  t.equal(
+    nameOf("lfm2moe", "model.embed_tokens.weight"),
+    "token_embd.weight",
   );
   t.end();
 });

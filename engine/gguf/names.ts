@@ -120,7 +120,7 @@ export function ggufName(
   name: string,
   has: (other: string) => boolean = () => false,
 ): GgufName | undefined {
-  const [outer, of] = Object.entries({ ...OUTER, ...row.outer })
+  const [outer, of] = Object.entries(over(row.outer ?? {}, OUTER))
     .find(([, ours]) =>
       [entryOf(ours).name, entryOf(ours).also].includes(textName(name))
     ) ??
@@ -130,14 +130,7 @@ export function ggufName(
   }
   const { start: block = "", layer, rest } = inLayer(row, name) ??
     { rest: "" };
-  // Names of the architecture precede those of all.
-  const names: GgufArchitecture["tensors"] = {
-    ...row.tensors,
-    ...Object.fromEntries(
-      Object.entries(ATTENTION).filter(([name]) => !(name in row.tensors)),
-    ),
-  };
-  for (const [gguf, found] of Object.entries(names)) {
+  for (const [gguf, found] of Object.entries(over(row.tensors, ATTENTION))) {
     const entry = entryOf(found);
     const { beside, otherwise } = entry;
     const inBlock = beside === undefined || has(`${block}${beside}`)
@@ -162,4 +155,13 @@ export function ggufName(
     };
   }
   return undefined;
+}
+
+/** The names of an architecture, then those of all that it does not have. */
+function over<T>(
+  names: { readonly [name: string]: T },
+  all: { readonly [name: string]: T },
+): { readonly [name: string]: T } {
+  const others = Object.entries(all).filter(([name]) => !(name in names));
+  return { ...names, ...Object.fromEntries(others) };
 }
