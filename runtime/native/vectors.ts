@@ -398,7 +398,7 @@ const MATH_IN_C = Object.entries(MATH).map(
   },
 ).join("");
 
-/** Widens halves of words by the instruction for eight of them; other vectors by `others`. */
+/** Widens halves of words by the instruction for 8 or 16 of them; other vectors by `others`. */
 function unpackedInC(
   { name, shift, others }: {
     readonly name: string;
@@ -411,6 +411,12 @@ INLINE vf math_${name}(vu x) {
   typedef uint16_t halves __attribute__((vector_size(16)));
   typedef int16_t operand __attribute__((vector_size(16)));
   return (vf)__builtin_ia32_vcvtph2ps256((operand)__builtin_convertvector(x >> ${shift}, halves));
+}
+#elif LANES == 16 && defined __AVX512F__
+INLINE vf math_${name}(vu x) {
+  typedef uint16_t halves __attribute__((vector_size(32)));
+  typedef int16_t operand __attribute__((vector_size(32)));
+  return (vf)__builtin_ia32_vcvtph2ps512_mask((operand)__builtin_convertvector(x >> ${shift}, halves), splatf(0), -1, 4);
 }
 #else
 ${others}#endif
