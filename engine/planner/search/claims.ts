@@ -1,5 +1,6 @@
 /** Tasks of a search, shared by two threads: the main thread takes them in order, the helper in the opposite order. */
 
+import { isSame } from "../../../spec/same.ts";
 import { affinity, claimOrder, meshOfTask } from "./claim_order.ts";
 import {
   compileReplica,
@@ -53,6 +54,9 @@ export interface SearchHelper {
   /** Executes free tasks. Resolves to the results; failed tasks have none. */
   help(batch: Batch): Promise<ClaimedResults>;
 }
+
+/** Tasks that the helper has executed. */
+const helped = new WeakMap<SearchTask, Claimable[]>();
 
 /** Meshes whose tasks this thread has executed. */
 const executed = new WeakMap<SearchTask, ReplicaMesh[]>();
@@ -126,13 +130,16 @@ export async function executeAll(
 ): Promise<Claimed[]> {
   const taken = new Int32Array(new SharedArrayBuffer(4 * tasks.length));
   const batch = { tasks, taken };
-  const order = claimOrder(tasks, known);
   const shares = tasks.length > 1 && !tasks.every((one) => isQuick(task, one));
-  const helped = shares ? helper?.help(batch) : undefined;
+  const answer = shares ? helper?.help(batch) : undefined;
+  const order = claimOrder(tasks, known)
+    .filter((i) => !answer || !isLeft(task, tasks[i]!));
   const results = new Map(await claim(task, known, { batch, order }));
   // The helper may not even have started.
-  const others = results.size < tasks.length ? await helped ?? [] : [];
+  const others = results.size < tasks.length ? await answer ?? [] : [];
   for (const [i, result] of others) results.set(i, result);
+  const byHelper = others.map(([i]) => tasks[i]!);
+  helped.set(task, [...helped.get(task) ?? [], ...byHelper]);
   // Tasks that failed in the helper are executed again: they fail here with their error.
   const failed = [...tasks.keys()].filter((i) => !results.has(i));
   for (const i of failed) {
@@ -145,6 +152,17 @@ export async function executeAll(
 function isQuick(task: SearchTask, claimed: Claimable): boolean {
   if (claimed.kind !== "loads" || claimed.loads.length > 1) return false;
   return hasCompiled(task, claimed.mesh, { load: claimed.capacity });
+}
+
+/** Whether a task is one step of a plan that only the helper has. */
+function isLeft(task: SearchTask, claimed: Claimable): boolean {
+  if (claimed.kind !== "loads" || claimed.loads.length > 1) return false;
+  const { mesh, capacity } = claimed;
+  return !hasCompiled(task, mesh, { load: capacity }) &&
+    (helped.get(task) ?? []).some((other) =>
+      other.kind === "loads" && other.capacity === capacity &&
+      isSame(other.mesh, mesh)
+    );
 }
 
 /** Executes free tasks as a helper. */

@@ -156,17 +156,13 @@ export async function search(
     bestOfMeshes(found).filter(({ mesh }) => hasEntireExperts(mesh, known));
   // Other strategies rarely change the compared meshes.
   const compared = crossoverTasks(task, entire(last));
-  const results = await executeAll(task, known, {
-    tasks: [...tasks, ...compared],
-    helper,
-  });
-  for (const found of results.slice(0, tasks.length)) {
-    if (!("why" in found)) steps.push(...found);
+  // The threads start with different strategies.
+  const batch = [...tasks.slice(0, 1), ...compared, ...tasks.slice(1)];
+  const results = await executeAll(task, known, { tasks: batch, helper });
+  const executed = batch.map((task, i) => ({ task, result: results[i]! }));
+  for (const { task: { kind }, result } of executed) {
+    if (kind !== "loads" && !("why" in result)) steps.push(...result);
   }
-  const executed = compared.map((task, i) => ({
-    task,
-    result: results[tasks.length + i]!,
-  }));
   const all = within();
   const front = paretoOf(all);
   const [best] = all;
