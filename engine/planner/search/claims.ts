@@ -154,12 +154,19 @@ function isQuick(task: SearchTask, claimed: Claimable): boolean {
   return hasCompiled(task, claimed.mesh, { load: claimed.capacity });
 }
 
-/** Whether a task is one step of a plan that only the helper has. */
+/**
+ * Whether the helper has the plan of a task with one step, or kernels for one with more steps, and this thread has none.
+ */
 function isLeft(task: SearchTask, claimed: Claimable): boolean {
-  if (claimed.kind !== "loads" || claimed.loads.length > 1) return false;
-  const { mesh, capacity } = claimed;
+  if (claimed.kind !== "loads") return false;
+  const { mesh, capacity, loads } = claimed;
+  const others = helped.get(task) ?? [];
+  if (loads.length > 1) {
+    return affinity(claimed, executed.get(task) ?? []) === 0 &&
+      affinity(claimed, others.map(meshOfTask)) > 0;
+  }
   return !hasCompiled(task, mesh, { load: capacity }) &&
-    (helped.get(task) ?? []).some((other) =>
+    others.some((other) =>
       other.kind === "loads" && other.capacity === capacity &&
       isSame(other.mesh, mesh)
     );
