@@ -253,6 +253,10 @@ function prepare(traced: Graph, scalars: Scalars, options: CompileOptions) {
       maxBinding: limits.maxStorageBufferBindingSize,
       maxBindings: limits.maxStorageBuffersPerShaderStage,
       maxShared: limits.maxComputeWorkgroupStorageSize,
+      maxLanes: Math.min(
+        limits.maxComputeInvocationsPerWorkgroup,
+        limits.maxComputeWorkgroupSizeX,
+      ),
     },
   });
   return { lowering, limits, pipeline: scheduled.pipeline };

@@ -25,7 +25,7 @@ import {
   splitGrids,
   splitTile,
 } from "../compiler/tuning/queries.ts";
-import { add, load, mul, u32 } from "../spec/kernel/build.ts";
+import { add, f32, let_, load, local, mul, u32 } from "../spec/kernel/build.ts";
 import { narrow, widen } from "../runtime/half.ts";
 import type { HalfDType } from "../spec/dtype.ts";
 import { attentionOf } from "./helpers/kernel_reference.ts";
@@ -293,9 +293,25 @@ testKernels(
         block: NEW_SQUARES.map((name, n) =>
           wgsl`let ${name} = ${x}[new_head * ${dim} + (new_first + ${n})];`
         ),
-        element: wgsl`
-          let of_head = ${x}[new_head * ${dim} + new_d];
-          let new_element = ${valueOf(wgsl`of_head`, "new_scale")};`,
+        element: [
+          let_(
+            "of_head",
+            load(
+              x,
+              add(
+                mul(local("new_head", "u32"), u32(dim)),
+                local("new_d", "u32"),
+              ),
+            ),
+          ),
+          let_(
+            "new_element",
+            epsilon === undefined ? mul(f32(2), local("of_head", "f32")) : mul(
+              f32(0.5),
+              mul(local("of_head", "f32"), local("new_scale", "f32")),
+            ),
+          ),
+        ],
       });
       for (const position of positions) {
         const nth = size === undefined

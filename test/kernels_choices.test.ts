@@ -39,6 +39,8 @@ const floats = (n: number) => new Float32Array(n);
 
 const TILES: readonly MatmulTile[] = [
   { ...TUNING.gpu.matmul!, rows: 1 },
+  // If a device has as many lanes.
+  { ...TUNING.gpu.matmul!, rows: 1, lanes: 512, split: 128 },
   { rows: 1, columns: 2, lanes: 128, split: 8 },
 ];
 

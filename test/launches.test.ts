@@ -152,6 +152,26 @@ for (const name of inTurn(CONFIG_NAMES, 11)) {
   });
 }
 
+t.test("launches for one token that are alone have more lanes if the device has", async (t) => {
+  const lanesOf = async (lanes: number) => {
+    const limits = {
+      ...UNLIMITED,
+      maxComputeInvocationsPerWorkgroup: lanes,
+      maxComputeWorkgroupSizeX: lanes,
+    };
+    const plan = await gpuPlan("qwen3-30b-a3b", { layers: 2, limits });
+    t.strictSame(verifyPlan(plan), []);
+    const trees = Object.values(plan.kernels).map(({ tree }) => tree);
+    return trees.filter(({ workgroupSize }) => workgroupSize > 256)
+      .map(({ name }) => name.replace(/_\d$/, ""));
+  };
+  t.strictSame(await lanesOf(256), []);
+  t.strictSame(
+    [...new Set(await lanesOf(1024))].toSorted(),
+    ["combined_matmul_768x2048", "matmul_4096x2048"],
+  );
+});
+
 /** Launches of a layer with experts for one token. Ranks of DeepSeek-V3 exchange rows. */
 const OF_ONE_TOKEN = {
   "qwen3-30b-a3b": 7,

@@ -26,7 +26,10 @@ export interface SplitSteps {
   readonly steps: readonly Step[];
   /** Whether a step is a launch for one token. */
   isForOne(step: Step): boolean;
-  /** The steps after `merged` has taken some launches for one token: others are not split. */
+  /**
+   * The steps after `merged` has taken some launches for one token. Others are split only if they have another kernel when
+   * they are alone.
+   */
   rejoin(merged: readonly Step[]): Step[];
 }
 
@@ -49,13 +52,25 @@ export function splitForOne(
     rejoin: (merged) => {
       const dropped = new Set<Step>();
       const left = new Set(merged);
-      for (const [one, { more }] of parts) {
+      const replaced = new Map<Step, Step>();
+      for (const { one, more, step } of parts.values()) {
         if (!more) continue;
-        if (left.has(one)) dropped.add(more);
-        else changeWriters(lowering, writesOf(lowering, more), 1);
+        const alone = lowering.draft.alone.get(step.kernel);
+        if (left.has(one) && !alone) {
+          dropped.add(more);
+          continue;
+        }
+        changeWriters(lowering, writesOf(lowering, more), 1);
+        if (!left.has(one)) continue;
+        const { kernel, groups } = alone!;
+        replaced.set(one, {
+          ...one,
+          kernel: addKernel(lowering, kernel),
+          workgroups: [one.workgroups[0], groups, 1],
+        });
       }
       return merged.filter((step) => !dropped.has(step))
-        .map((step) => parts.get(step)?.step ?? step);
+        .map((step) => replaced.get(step) ?? parts.get(step)?.step ?? step);
     },
   };
 }

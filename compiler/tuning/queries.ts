@@ -141,6 +141,12 @@ const TEAMS = 4;
 /** Number of workgroups that fill a wide device with one team each. */
 const MANY_GROUPS = 2048;
 
+/**
+ * Number of workgroups with teams below which a workgroup has fewer heads: the latency of its instructions then takes
+ * longer than loading keys and values again.
+ */
+const FEW_GROUPS = 512;
+
 /** Maximum words of workgroup memory for the block sums of teams. */
 const MAX_SUM_WORDS = 3072;
 
@@ -161,9 +167,9 @@ export function splitTile(o: KeySpan): QueryTile {
   const fits = dim % KEY_BLOCK === 0 && lanes <= dim &&
     heads * dim <= MAX_SUM_WORDS &&
     (stored === "f32" ? lanes <= valueDim : valueDim % (2 * lanes) === 0);
-  return fits
-    ? { heads, tokens: 1, teams: TEAMS }
-    : { heads: headsOf(2), tokens: 1 };
+  if (!fits) return { heads: headsOf(2), tokens: 1 };
+  const isFew = o.heads / heads * keyBlocks(o) < FEW_GROUPS;
+  return { heads: isFew ? headsOf(2) : heads, tokens: 1, teams: TEAMS };
 }
 
 /** The grids of `attentionParts` and `attentionMerge`. */

@@ -210,9 +210,13 @@ function narrowed(
     : tile;
 }
 
+/** Most lanes of a workgroup for one row: a lane then has 128 registers of an NVIDIA GPU, twice as many as it loads. */
+const ROW_LANES = 512;
+
 /**
  * A tile of one row with fewer columns per workgroup, so that few columns have more of them: twice as many teams of half
- * the lanes, while there are more blocks than teams. The words of adjacent columns remain whole sectors.
+ * the lanes, while there are more blocks than teams. The words of adjacent columns remain whole sectors. If workgroups
+ * are fewer than cores nevertheless, each has more lanes, so that more loads are in flight.
  */
 export function narrowedRow(
   tile: MatmulTile,
@@ -221,6 +225,8 @@ export function narrowedRow(
     readonly columns: number;
     /** Blocks of all sums. */
     readonly blocks: number;
+    /** Maximum number of lanes of the device. */
+    readonly maxLanes: number;
   },
 ): MatmulTile {
   const { split = 1, lanes, columns } = tile;
@@ -229,7 +235,12 @@ export function narrowedRow(
   const narrower = Number.isInteger(lanes / split / 2) &&
     words >= SECTOR_WORDS && sizes.columns < 2 * each * FEW_WORKGROUPS &&
     sizes.blocks > split;
-  return narrower ? narrowedRow({ ...tile, split: 2 * split }, sizes) : tile;
+  if (narrower) return narrowedRow({ ...tile, split: 2 * split }, sizes);
+  const isFew = sizes.columns < lanes / split * columns * FEW_WORKGROUPS;
+  const fits = 2 * lanes <= Math.min(ROW_LANES, sizes.maxLanes);
+  return isFew && fits && sizes.blocks > split
+    ? narrowedRow({ ...tile, lanes: 2 * lanes, split: 2 * split }, sizes)
+    : tile;
 }
 
 /** Columns of a result below which weights are cheap to load again, as those of routers. */

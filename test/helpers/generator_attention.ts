@@ -41,7 +41,7 @@ import {
   selectKeys,
 } from "../../compiler/kernels/attention/select_keys.ts";
 import type { AttentionOptions } from "../../compiler/kernels/attention/block.ts";
-import { u32 } from "../../spec/kernel/build.ts";
+import { add, let_, load, local, mul, u32 } from "../../spec/kernel/build.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { bindings, lengthAt, wgsl } from "../../compiler/kernels/kernel.ts";
 import { product } from "./generator_sums.ts";
@@ -621,7 +621,18 @@ function* ofNewToken(): Generator<Launch> {
       block: NEW_SQUARES.map((name, n) =>
         wgsl`let ${name} = ${x}[new_head * ${dim} + (new_first + ${n})];`
       ),
-      element: wgsl`let new_element = ${x}[new_head * ${dim} + new_d];`,
+      element: [
+        let_(
+          "new_element",
+          load(
+            x,
+            add(
+              mul(local("new_head", "u32"), u32(dim)),
+              local("new_d", "u32"),
+            ),
+          ),
+        ),
+      ],
     });
     const token: NewToken = {
       bindings: bindings({

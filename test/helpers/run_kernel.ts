@@ -71,6 +71,9 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
         adapter.limits.maxComputeWorkgroupStorageSize,
       maxStorageBuffersPerShaderStage:
         adapter.limits.maxStorageBuffersPerShaderStage,
+      maxComputeInvocationsPerWorkgroup:
+        adapter.limits.maxComputeInvocationsPerWorkgroup,
+      maxComputeWorkgroupSizeX: adapter.limits.maxComputeWorkgroupSizeX,
     },
   }));
   const pipelines = new Map<string, GPUComputePipeline>();

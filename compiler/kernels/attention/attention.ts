@@ -165,6 +165,7 @@ function entriesOf(of: Queries, size: number): Queries {
       begin: wgsl``,
       vectorOf: (key) =>
         wgsl`u32(sequence[${of.token}]) * ${size} + ${entry(key)}`,
+      step: undefined,
       hasFullBlocks: false,
     },
   };

@@ -295,18 +295,20 @@ export function weights(of: Queries): KernelText {
 export function weightsInTeams(of: Queries): KernelText {
   const { heads, lanes } = of;
   return wgsl`
-    ${visibleKeys(of)}
     for (var cell = lane; cell < ${heads * KEY_BLOCK}; cell += ${lanes}) {
       let of_head = cell / ${KEY_BLOCK} * ${KEY_BLOCK};
-      var top = scores[low[0] + of_head];
-      for (var j = low[0]; j < high[0]; j++) { top = max(top, scores[j + of_head]); }
+      @unroll (n < ${KEY_BLOCK}) { let of_key[n] = scores[of_head + n]; }
+      let top = ${
+    range(KEY_BLOCK).map((n) => wgsl`of_key[${n}]`)
+      .reduce((a, b) => wgsl`max(${a}, ${b})`)
+  };
       weights[cell] = exp(scores[cell] - top);
       if (cell == of_head) { block_tops[cell / ${KEY_BLOCK}] = top; }
     }`;
 }
 
 /** Declares the keys of the block that tokens attend to: `low[t]` to before `high[t]`, and those of all tokens. */
-function visibleKeys(of: Queries): KernelText {
+export function visibleKeys(of: Queries): KernelText {
   const { tokens, firstSeen } = of;
   const first = firstSeen ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
   // A block that is completely masked for one of several tokens has low >= high for it.
@@ -406,6 +408,45 @@ export function blockSums(of: Queries): KernelText {
   }
       }
     }`;
+  // All keys of a block are visible to most queries: then no addition has a condition.
+  const { step } = of.cache;
+  const isRegular = tokens === 1 && step !== undefined && together > 1 &&
+    KEY_BLOCK % together === 0;
+  const whole = () =>
+    wgsl`
+    for (var turn = 0u; turn < ${KEY_BLOCK / together}; turn++) {
+      let first_j = turn * ${together};
+      let value_from = (${of.cache.vectorOf(wgsl`(start + first_j)`)}) * ${
+      pairs ? length / 2 : length
+    };
+      ${
+      range(together).map((n) =>
+        wgsl`
+      let value_at_${n} = value_from + ${
+          n * step! * (pairs ? length / 2 : length)
+        };
+      ${value(`_${n}`)}`
+      )
+    }
+      @unroll (${each}) {
+        let weight_from[t][h] = first_j + ${offsetOf(of)};
+        @unroll (n < ${together}) { let weight_of[n][t][h] = weights[weight_from[t][h] + n]; }
+      }
+      ${
+      range(together).map((n) =>
+        wgsl`
+      @unroll (${each}) {
+        block_sum[t][h] = block_sum[t][h] + weight_of[${n}][t][h];
+        @unroll (c < ${parts}) {
+          block[t][h][c] = fma(weight_of[${n}][t][h], value_${n}[c], block[t][h][c]);
+        }
+      }`
+      )
+    }
+    }`;
+  const turns = isRegular
+    ? wgsl`if (shared_high - shared_low == ${KEY_BLOCK}) { ${whole()} } else { ${inTurns} }`
+    : inTurns;
   const first = ofTokens("min", "low", of);
   const last = ofTokens("max", "high", of);
   const before = keys("some", first, wgsl`min(shared_low, ${last})`);
@@ -416,7 +457,7 @@ export function blockSums(of: Queries): KernelText {
       @unroll (c < ${parts}) { var block[t][h][c] = 0.0; }
     }
     ${tokens > 1 && of.firstSeen && before}
-    ${together > 1 ? inTurns : keys("all", "shared_low", "shared_high")}
+    ${together > 1 ? turns : keys("all", "shared_low", "shared_high")}
     ${tokens > 1 && behind}`;
 }
 

@@ -15,11 +15,18 @@ import {
   setEach,
 } from "../../../spec/kernel/registers.ts";
 import { KEY_BLOCK } from "../../tuning/queries.ts";
-import { offsetOf, ofTokens, pairsOf, type Queries } from "./block.ts";
+import {
+  offsetOf,
+  ofTokens,
+  pairsOf,
+  type Queries,
+  visibleKeys,
+} from "./block.ts";
 import { newDot } from "./new_token.ts";
 import type { Expr, KernelText, Statements, Stmt } from "../kernel.ts";
 import { expr, local, wgsl } from "../kernel.ts";
 import { blockedSum, SUM_BLOCK } from "../pieces/blocked_sum.ts";
+import { LOWEST } from "../pieces/numbers.ts";
 import { range } from "../../../spec/range.ts";
 
 /** Lane j scores key j of the block: q · k * scale. */
@@ -116,6 +123,7 @@ function dotsInTeams(
       }
     }
     workgroupBarrier();
+    ${visibleKeys(of)}
     for (var cell = lane; cell < ${cells}; cell += ${lanes}) {
       @unroll (n < ${blocks}) { let of_block[n] = dot_sums[n * ${cells} + cell]; }
       var dot = 0.0;
@@ -127,7 +135,9 @@ function dotsInTeams(
       key: wgsl`cell % ${KEY_BLOCK}`,
     })
   }
-      scores[cell] = dot * ${o.scale};
+      // Scores of other keys do not change the maximum.
+      let is_visible = low[0] <= cell % ${KEY_BLOCK} && cell % ${KEY_BLOCK} < high[0];
+      scores[cell] = select(${LOWEST}, dot * ${o.scale}, is_visible);
     }`;
 }
 
@@ -188,13 +198,13 @@ function productsAtOnce(
     @unroll (${each}) {
       let q_from[t][h] = q_vector[t][h] + d * ${count / WIDTH};
     }
+    let key_from = key_at + d * ${words};
     ${
     range(words).map((n) => {
-      const element = wgsl`let element_${n} = key_at + d * ${words} + ${n};`;
-      const index = local(`element_${n}`, "u32");
+      const index = expr`${local("key_from", "u32")} + ${n}`;
       return pairs
-        ? wgsl`${element} let key_pair_${n} = ${keys}[${index}];`
-        : wgsl`${element} let key_${n} = ${loadStored(keys, stored, index)};`;
+        ? wgsl`let key_pair_${n} = ${keys}[${index}];`
+        : wgsl`let key_${n} = ${loadStored(keys, stored, index)};`;
     })
   }
     ${

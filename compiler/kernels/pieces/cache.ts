@@ -23,6 +23,8 @@ export interface Cache {
   readonly ofBlock?: KernelText;
   /** The cached vector at a position, or in a prepared block. */
   vectorOf(position: KernelText): KernelText;
+  /** Vectors from a position of a prepared block to the next one. Undefined: it varies. */
+  readonly step: number | undefined;
   /** Each block is memory of the sequence, even after the last key. */
   readonly hasFullBlocks: boolean;
 }
@@ -42,6 +44,7 @@ export function cacheOf(
 ): Cache {
   const vectors = (positions: KernelText) =>
     headMajor ? positions : wgsl`${positions} * ${kvHeads}`;
+  const step = scattered ? undefined : headMajor ? 1 : kvHeads;
   const apart = (position: KernelText) => wgsl`cache + ${vectors(position)}`;
   if (!pages) {
     const head = headMajor ? wgsl`${kvHead} * ${context}` : kvHead;
@@ -54,6 +57,7 @@ export function cacheOf(
         // The cached vector of position 0; it may be negative.
         let cache = ${zero};`,
       vectorOf: apart,
+      step,
       hasFullBlocks: context % KEY_BLOCK === 0 && !scattered,
     };
   }
@@ -72,10 +76,16 @@ export function cacheOf(
     headMajor ? entry : wgsl`(${entry}) * ${kvHeads} + kv_head`;
   if (size % KEY_BLOCK !== 0 || scattered) {
     const vectorOf = (position: KernelText) => vectorIn(entryOf(position));
-    return { begin: prepare, vectorOf, hasFullBlocks: false };
+    return { begin: prepare, vectorOf, step: undefined, hasFullBlocks: false };
   }
   const ofBlock = wgsl`
     // All keys of the block are in one page. This is the index of position 0 relative to that page; it may be negative.
     let cache = ${vectorIn(wgsl`${entryOf(start)} - ${start}`)};`;
-  return { begin: prepare, ofBlock, vectorOf: apart, hasFullBlocks: true };
+  return {
+    begin: prepare,
+    ofBlock,
+    vectorOf: apart,
+    step,
+    hasFullBlocks: true,
+  };
 }

@@ -57,6 +57,7 @@ export function startLowering(input: LoweringInput): Lowering {
       checks: [],
       blockAxes: new Map(),
       kernelNames: new Map(),
+      alone: new Map(),
       names: new Set([LENGTHS, ...leafNames(input.model.graph)]),
       numbers: new Map(),
     },

@@ -428,14 +428,16 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       ? binary("eq", rem(j, u32(2)), u32(1))
       : binary("ge", j, u32(half));
     const step = interleaved ? 1 : half;
-    const partner = select(second, sub(j, u32(step)), add(j, u32(step)));
+    const partner = scope.bindValue(
+      select(second, sub(j, u32(step)), add(j, u32(step))),
+    );
     const x = input(inline);
     const table = scope.lowering.values.ropeTables.get(ropeKey(node))!;
     const row = mul(convert("u32", input(inline, { i: 1 })), u32(half * 2));
     const binding = scope.read(table);
     const cos = load(binding, add(row, pair));
     const sin = load(binding, add(row, u32(half), pair));
-    const other = inputWith(inline, over, () => partner);
+    const other = scope.bindValue(inputWith(inline, over, () => partner));
     // (x0 cos - x1 sin, x1 cos + x0 sin)
     const signed = select(second, other, {
       op: "unary",

@@ -113,8 +113,16 @@ export interface LoweringOptions {
   /** Maximum bytes of a binding, and number of bindings of a kernel. */
   readonly maxBinding: number;
   readonly maxBindings: number;
-  /** Maximum bytes of workgroup memory. */
+  /** Maximum bytes of workgroup memory, and lanes of a workgroup. */
   readonly maxShared: number;
+  readonly maxLanes: number;
+}
+
+/** A launch for one token, with the bindings of the kernel that it replaces. */
+export interface LaunchAlone {
+  readonly kernel: Kernel;
+  /** Workgroups along y. */
+  readonly groups: number;
 }
 
 /** The parts of the plan so far. */
@@ -129,6 +137,8 @@ export interface PlanDraft {
   readonly blockAxes: Map<string, PlanAxis>;
   /** Kernel or its text -> its name, so that equal kernels are shared. */
   readonly kernelNames: Map<Kernel | string, string>;
+  /** By the name of a kernel, the launch that takes its place for one token if it is not merged with another. */
+  readonly alone: Map<string, LaunchAlone>;
   /** Used buffer names, including those of the model's tensors. */
   readonly names: Set<string>;
   /** Index of the length and start of each sharded axis in the buffer of parts, if it exists. */

@@ -27,18 +27,26 @@ import {
   blocksInRound,
   DECODE_ROWS,
   matmulGrid,
+  matmulShape,
   sumsInTeams,
   tileOfFewRows,
 } from "../../../tuning/lanes.ts";
 import { matrixGrid, matrixTiling } from "../../../tuning/matrices.ts";
 import { WORDS_AT_ONCE } from "../../../tuning/queries.ts";
 import { tileFor } from "../../../tuning/table.ts";
-import { tileHeight, tileOfRow, tileOfWeights } from "../../../tuning/tile.ts";
+import {
+  narrowedRow,
+  sumBlocks,
+  tileHeight,
+  tileOfRow,
+  tileOfWeights,
+} from "../../../tuning/tile.ts";
 import { adjacentOf } from "../adjacent.ts";
 import { routeOf } from "../routing/assign.ts";
 import type { GroupedRows } from "../routing/group.ts";
 import { type At, atFlat, atJoined } from "../indices.ts";
 import {
+  addKernel,
   amendBuffer,
   fixedProduct,
   type Lowering,
@@ -46,6 +54,7 @@ import {
   sizeOf,
   type Storage,
 } from "../context.ts";
+import type { LaunchAlone } from "../lowering.ts";
 import { contractForm, launchContract } from "./contractions.ts";
 import { emitValue, loadFrom, rowIn } from "../emit.ts";
 import { resultOf, targetStorage, writeTarget } from "../epilogue.ts";
@@ -140,8 +149,11 @@ export function lowerMatmul(
   if (launches.length > 1) {
     amendBuffer(lowering, storage.buffer, { writers: launches.length });
   }
-  for (const { scope, kernel, grid } of launches) {
+  for (const { scope, kernel, grid, alone } of launches) {
     scope.launch(target, kernel, grid);
+    if (alone) {
+      lowering.draft.alone.set(addKernel(lowering, kernel), alone);
+    }
   }
 }
 
@@ -159,6 +171,8 @@ interface MatmulLaunch {
   readonly scope: KernelScope;
   readonly kernel: Kernel;
   readonly grid: Grid;
+  /** The kernel for one row, if its launch is not merged. Default: this one. */
+  readonly alone?: LaunchAlone | undefined;
 }
 
 /** The axes and sizes of a matmul. */
@@ -332,13 +346,38 @@ function matmulOf(
     const shared = only === "few"
       ? { ...options, tile: fewTile!, inTeams: true }
       : { ...options, inTeams: sumsInTeams(options) };
-    return { scope, kernel: matmul(shared), grid: matmulGrid(shared, tiles) };
+    return {
+      scope,
+      kernel: matmul(shared),
+      grid: matmulGrid(shared, tiles),
+      alone: only === "few" && !norm ? aloneOf(lowering, options) : undefined,
+    };
   }
   const tile = tileOfRow(options);
   const of = { ...options, ...normOperands(scope, norm, first!), tile };
   if (!contiguous || blocksInRound(of, 1) === 0) return undefined;
   const normed = { ...of, name: `${of.name}_norm` };
   return { scope, kernel: matmul(normed), grid: matmulGrid(normed, tiles) };
+}
+
+/** The kernel of a matmul for one row that has few columns: its workgroups have more lanes. Undefined: it is no faster. */
+function aloneOf(
+  { options: { maxLanes } }: Lowering,
+  options: MatmulOptions,
+): LaunchAlone | undefined {
+  const { tile, columns, weights } = options;
+  const blocks = sumBlocks(options);
+  if (!blocks) return undefined;
+  const wider = narrowedRow({ ...tile, rows: 1 }, {
+    stored: weights[0]!.stored,
+    columns,
+    blocks: blocks.count,
+    maxLanes,
+  });
+  const one = { ...options, tile: wider };
+  if (wider.lanes === tile.lanes || blocksInRound(one, 1) === 0) return;
+  const { columns: each } = matmulShape(one);
+  return { kernel: matmul(one), groups: Math.ceil(columns / each) };
 }
 
 /** The right operands of dots that one kernel computes. */

@@ -207,6 +207,7 @@ export function combineKernel(
       stored: wider.weights[0]!.stored,
       columns: wider.columns,
       blocks: topK * sumBlocks(wider)!.count,
+      maxLanes: lowering.options.maxLanes,
     }),
   };
   const { index, weight } = choices;
