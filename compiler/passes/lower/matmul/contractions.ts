@@ -170,3 +170,12 @@ function launchOthers(
     elementwiseGrid(forRows(size, { rows: by, most: above }).more),
   );
 }
+
+/** Results of a token below which a lane per result leaves most of a wide device idle. */
+export const FEW_RESULTS = 32_768;
+
+/** The product of the constant axes of a value. */
+export function resultsOfToken({ placed }: Lowering, { axes }: Node): number {
+  return axes.map((axis) => placed.axes[axis]!)
+    .reduce((n, { dynamic, size }) => dynamic ? n : n * size, 1);
+}

@@ -27,20 +27,13 @@ import {
   blocksInRound,
   DECODE_ROWS,
   matmulGrid,
-  matmulShape,
   sumsInTeams,
   tileOfFewRows,
 } from "../../../tuning/lanes.ts";
 import { matrixGrid, matrixTiling } from "../../../tuning/matrices.ts";
 import { WORDS_AT_ONCE } from "../../../tuning/queries.ts";
 import { tileFor } from "../../../tuning/table.ts";
-import {
-  narrowedRow,
-  sumBlocks,
-  tileHeight,
-  tileOfRow,
-  tileOfWeights,
-} from "../../../tuning/tile.ts";
+import { tileHeight, tileOfRow, tileOfWeights } from "../../../tuning/tile.ts";
 import { adjacentOf } from "../adjacent.ts";
 import { routeOf } from "../routing/assign.ts";
 import type { GroupedRows } from "../routing/group.ts";
@@ -55,7 +48,13 @@ import {
   type Storage,
 } from "../context.ts";
 import type { LaunchAlone } from "../lowering.ts";
-import { contractForm, launchContract } from "./contractions.ts";
+import { aloneOf } from "./alone.ts";
+import {
+  contractForm,
+  FEW_RESULTS,
+  launchContract,
+  resultsOfToken,
+} from "./contractions.ts";
 import { emitValue, loadFrom, rowIn } from "../emit.ts";
 import { resultOf, targetStorage, writeTarget } from "../epilogue.ts";
 import { rowMajorStorage } from "../elementwise.ts";
@@ -151,9 +150,7 @@ export function lowerMatmul(
   }
   for (const { scope, kernel, grid, alone } of launches) {
     scope.launch(target, kernel, grid);
-    if (alone) {
-      lowering.draft.alone.set(addKernel(lowering, kernel), alone);
-    }
+    if (alone) lowering.draft.alone.set(addKernel(lowering, kernel), alone);
   }
 }
 
@@ -360,26 +357,6 @@ function matmulOf(
   return { scope, kernel: matmul(normed), grid: matmulGrid(normed, tiles) };
 }
 
-/** The kernel of a matmul for one row that has few columns: its workgroups have more lanes. Undefined: it is no faster. */
-function aloneOf(
-  { options: { maxLanes } }: Lowering,
-  options: MatmulOptions,
-): LaunchAlone | undefined {
-  const { tile, columns, weights } = options;
-  const blocks = sumBlocks(options);
-  if (!blocks) return undefined;
-  const wider = narrowedRow({ ...tile, rows: 1 }, {
-    stored: weights[0]!.stored,
-    columns,
-    blocks: blocks.count,
-    maxLanes,
-  });
-  const one = { ...options, tile: wider };
-  if (wider.lanes === tile.lanes || blocksInRound(one, 1) === 0) return;
-  const { columns: each } = matmulShape(one);
-  return { kernel: matmul(one), groups: Math.ceil(columns / each) };
-}
-
 /** The right operands of dots that one kernel computes. */
 export function weightsOf(
   scope: KernelScope,
@@ -518,13 +495,4 @@ export function lowerContract(
     joined,
   });
   amendBuffer(lowering, storage.buffer, { writers: 1 + launches });
-}
-
-/** Results of a token below which a lane per result leaves most of a wide device idle. */
-const FEW_RESULTS = 32_768;
-
-/** The product of the constant axes of a value. */
-function resultsOfToken({ placed }: Lowering, { axes }: Node): number {
-  return axes.map((axis) => placed.axes[axis]!)
-    .reduce((n, { dynamic, size }) => dynamic ? n : n * size, 1);
 }
