@@ -190,6 +190,9 @@ export function attendHeads(
   options: {
     readonly window?: number | undefined;
     readonly chunk?: number;
+    /** The positions that a token attends to, or blocks of `selectedBlock` positions. */
+    readonly selected?: Tensor<string, "i32">;
+    readonly selectedBlock?: number;
     readonly sinks?: Tensor<"head", "f32">;
     readonly scale?: number;
     readonly bias?: boolean;

@@ -78,6 +78,7 @@ const CHECKPOINTS = [
   "mellum-12e",
   "axk1-12e",
   "minimaxm3-12e",
+  "minimaxm3-12e-long",
 ];
 
 /** Tensors of a checkpoint, from the headers of its files. */
@@ -302,23 +303,33 @@ t.test("lists of Kimi's layers that contradict each other", (t) => {
   t.end();
 });
 
-t.test("MiniMax-M3 is built while its indexers choose all blocks", (t) => {
+t.test("the indexers of MiniMax-M3", (t) => {
   const config = configOf("minimaxm3-12e");
   const read = (change: object) =>
     publishedModel({
       ...config,
       text_config: { ...config["text_config"] as object, ...change },
     });
-  const { decoder, build } = read({ index_block_size: 4 });
-  t.equal(decoder.maxPositions, 64);
-  t.doesNotThrow(() => build({ ...BOUNDS, maxContext: 64 }));
-  t.throws(() => build({ ...BOUNDS, maxContext: 65 }), {
-    name: "DataError",
+  const params = (change: object) =>
+    trace(read(change).build(BOUNDS)).nodes.flatMap((node) =>
+      node.primitive === "param" && node.params.name.includes(".index_")
+        ? [node.params.name]
+        : []
+    );
+  t.equal(params({}).length, 3 * 4);
+  const dense = {
+    layer_types: Array(4).fill("full_attention"),
+    index_n_heads: 1,
+  };
+  t.equal(params(dense).length, 0);
+  t.throws(() => read({ index_n_heads: 1 }), {
     message:
-      "Cannot build MiniMax-M3 for a context of 65: its indexers choose 64 keys, and a choice among more keys is not built. Use a context of at most 64",
+      "Cannot read config.json: 'index_n_heads' is 1. It must be 2, one for each of the 'num_key_value_heads'",
   });
-  const dense = read({ layer_types: Array(4).fill("full_attention") });
-  t.equal(dense.decoder.maxPositions, 256);
+  t.throws(() => read({ index_topk_blocks: 2, index_local_blocks: 3 }), {
+    message:
+      "Cannot read config.json: 'index_topk_blocks' is 2. It must be at least 3, the number of blocks that are always chosen",
+  });
   for (
     const [change, state] of [
       [

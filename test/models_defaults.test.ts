@@ -464,7 +464,7 @@ const DEFAULTS: { readonly [architecture: string]: object } = {
     limit: 7,
     alpha: 1.702,
     routedScale: 2,
-    chosenKeys: 2048,
+    indexer: { dim: 128, size: 128, blocks: 16, first: 0, local: 1 },
     epsilon: 1e-6,
     maxPositions: 524288,
   },

@@ -73,15 +73,14 @@ const VISION = 34 * (4 * 1408 * 1408 + 2 * 1408 * 5632);
 /** The vocabulary matrices of Kimi-Linear, which its name leaves out. */
 const VOCABULARY = 2 * 163840 * 2304;
 
-/** The indexers and the vision part of MiniMax-M3, which are not built: 32 layers of 1280 with 5120; four projections. */
-const INDEXERS = 57 * (6144 * (512 + 128) + 2 * 128);
+/** The vision part of MiniMax-M3, which is not built: 32 layers of 1280 with 5120; four projections. */
 const M3_VISION = 32 * (4 * 1280 * 1280 + 2 * 1280 * 5120) +
   6144 * (1280 + 6144 + 4 * 6144 + 6144);
 
 /** Elements that a publisher counts besides those of the model. */
 function others(name: string): number {
   if (name.startsWith("llama-4")) return VISION;
-  if (name === "minimax-m3") return INDEXERS + M3_VISION;
+  if (name === "minimax-m3") return M3_VISION;
   return name.startsWith("kimi-linear") ? -VOCABULARY : 0;
 }
 

@@ -702,6 +702,7 @@ for (
     ...["mimov2-12e", "step3p5-12e", "nemotronhlatent-12e", "kimik25-12e"],
     ...["mistral4-12e", "laguna-12e", "bailingmoev3-12e"],
     ...["cohere2moe-12e", "cohere2moe-12e-wrapped", "mellum-12e"],
+    ...["minimaxm3-12e-long"],
   ].entries()
 ) {
   if (!isInTurn(i, 9)) {

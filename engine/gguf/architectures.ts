@@ -32,6 +32,7 @@ import { LLAMA4 } from "./rows/llama4.ts";
 import { GRANITE_HYBRID, NEMOTRON_H } from "./rows/mamba.ts";
 import { MELLUM } from "./rows/mellum.ts";
 import { MIMO2 } from "./rows/mimo2.ts";
+import { MINIMAX_M3 } from "./rows/minimax_m3.ts";
 import { QWEN3_VL_MOE } from "./rows/qwen3_vl.ts";
 import { TEMPERATURE } from "./rope_scaling.ts";
 import {
@@ -379,6 +380,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       "output_norm.weight": "model.embedding_norm.weight",
     },
   },
+  "minimax-m3": MINIMAX_M3,
   "minimax-m2": {
     architecture: "MiniMaxM2ForCausalLM",
     fields: {

@@ -1,10 +1,19 @@
 /**
  * MiniMax-M3: grouped-query attention with norms per head, the activation of gpt-oss, and the experts of DeepSeek-V3. Its
- * sparse layers attend to blocks of keys that an indexer chooses (arXiv 2606.13392). They are built for contexts in which
- * every block is chosen.
+ * sparse layers attend to blocks of keys that an indexer chooses for each key head (arXiv 2606.13392).
  */
 
-import { add, DataError, type Model, swigluOai } from "switchyard-moe";
+import {
+  add,
+  dot,
+  type Model,
+  rmsNorm,
+  rope,
+  selectBlocks,
+  split,
+  swigluOai,
+  type Tensor,
+} from "switchyard-moe";
 import {
   anyField,
   attendHeads,
@@ -12,6 +21,7 @@ import {
   type Config,
   decoderModel,
   type DecoderOptions,
+  type DecoderScope,
   defineFamily,
   experts,
   fieldError,
@@ -23,6 +33,7 @@ import {
   innerConfig,
   integerField,
   integersField,
+  type Layer,
   layersWhere,
   layerTypes,
   mlp,
@@ -33,24 +44,23 @@ import {
   requireField,
   rotate,
   routeLayer,
+  type Rows,
   textConfig,
   WRAPPED_CAUSAL,
 } from "switchyard-moe/models";
 
-/** The family of `MiniMaxM3SparseForConditionalGeneration`, text part, and of its text model alone. */
+/**
+ * The family of `MiniMaxM3SparseForConditionalGeneration`, text part, of its other name, and of its text model alone.
+ */
 export const family = defineFamily({
   architectures: [
     "MiniMaxM3SparseForConditionalGeneration",
+    "MiniMaxM3VLForConditionalGeneration",
     "MiniMaxM3SparseForCausalLM",
   ],
   config: readConfig,
   build,
-  unused: (config) => [
-    "vision_tower.",
-    "multi_modal_projector.",
-    "patch_merge_mlp.",
-    ...indexers(config),
-  ],
+  unused: () => ["vision_tower.", "multi_modal_projector.", "patch_merge_mlp."],
 });
 
 /** A MiniMax-M3 configuration. */
@@ -65,10 +75,16 @@ interface MiniMaxM3Config extends GroupedDecoder {
   readonly alpha: number;
   /** Factor of expert weights. */
   readonly routedScale: number;
-  /** Whether a layer has an indexer. */
-  readonly isSparse: (layer: number) => boolean;
-  /** Keys in the blocks that a token attends to. */
-  readonly chosenKeys: number;
+  readonly indexer: Indexer;
+}
+
+/** The choice of blocks in sparse layers: `blocks` of `size` keys, among them always some first and last ones. */
+interface Indexer {
+  readonly dim: number;
+  readonly size: number;
+  readonly blocks: number;
+  readonly first: number;
+  readonly local: number;
 }
 
 const SPARSE = "minimax_m3_sparse";
@@ -101,7 +117,6 @@ function readConfig(document: Config): MiniMaxM3Config {
     (layer) => sparse(layer) ?? true ? "sparse" : "dense",
     "mlp_layer_types",
   );
-  const blocks = blocksOf(config);
   const fields = groupedFields({ ...config, hidden_act: "silu" }, {
     layers: 60,
     vocabulary: 200064,
@@ -117,20 +132,20 @@ function readConfig(document: Config): MiniMaxM3Config {
     part: 0.5,
     maxPositions: 524288,
   }, { experts: "num_local_experts", ffn: "intermediate_size" });
-  const { layers, maxPositions } = fields;
+  const { mixerOf, ...indexer } = indexerOf(config, fields);
   return {
     ...fields,
-    ...blocks,
-    maxPositions: layersWhere(layers, blocks.isSparse).length > 0
-      ? Math.min(maxPositions, blocks.chosenKeys)
-      : maxPositions,
+    indexer,
     wrapped,
     sharedFfn: field("shared_intermediate_size", 3072),
     denseFfn: field("dense_intermediate_size", 12288),
     limit: positive("swiglu_limit", 7),
     alpha: positive("swiglu_alpha", 1.702),
     routedScale: positive("routed_scaling_factor", 2),
-    kindOf: (layer) => ({ experts: feedOf(layer) === "sparse" }),
+    kindOf: (layer) => ({
+      experts: feedOf(layer) === "sparse",
+      mixer: mixerOf(layer),
+    }),
   };
 }
 
@@ -146,79 +161,91 @@ function flags(
   return (layer) => list[layer] === undefined ? undefined : list[layer] === 1;
 }
 
-/** Fields of the indexer in `sparse_attention_config` that change no result while every block is chosen. */
-const UNUSED = [
+/** Fields of `sparse_attention_config`. */
+const FIELDS = [
+  "use_sparse_attention",
+  "sparse_score_type",
+  "sparse_attention_freq",
+  "sparse_disable_index_value",
   "sparse_index_dim",
   "sparse_num_index_heads",
+  "sparse_topk_blocks",
+  "sparse_block_size",
   "sparse_init_block",
   "sparse_local_block",
 ];
 
-/** Reads which layers have an indexer, and how many keys it chooses. transformers 5 has other names than published files. */
-function blocksOf(
+/** Reads which layers have an indexer, and its sizes. transformers 5 has other names than published files. */
+function indexerOf(
   config: Config,
-): Pick<MiniMaxM3Config, "isSparse" | "chosenKeys"> {
+  { layers, kvHeads }: { readonly layers: number; readonly kvHeads: number },
+): Indexer & { readonly mixerOf: (layer: number) => string } {
   const key = "sparse_attention_config";
   const inner = innerConfig(config, key) ?? {};
   requireField(inner, "use_sparse_attention", true);
   requireField(inner, "sparse_score_type", "max");
-  ignoreFields(inner, UNUSED);
-  ignoreFields(config, [
-    "index_n_heads",
-    "index_head_dim",
-    "index_local_blocks",
-  ]);
-  const known = [
-    ...UNUSED,
-    "use_sparse_attention",
-    "sparse_score_type",
-    "sparse_attention_freq",
-    "sparse_disable_index_value",
-    "sparse_topk_blocks",
-    "sparse_block_size",
-  ];
-  const unknown = Object.keys(inner).find((name) => !known.includes(name));
+  const unknown = Object.keys(inner).find((name) => !FIELDS.includes(name));
   if (unknown !== undefined) {
     throw fieldError(unknown, inner[unknown], `absent from '${key}'`);
   }
   const listed = flags(inner, "sparse_attention_freq");
   const withoutValues = flags(inner, "sparse_disable_index_value");
-  const typeOf = layerTypes(
+  const mixerOf = layerTypes(
     config,
     ["full_attention", SPARSE],
     (layer) => listed(layer) ? SPARSE : "full_attention",
   );
-  const isSparse = (layer: number) => typeOf(layer) === SPARSE;
-  const layers = integerField(config, "num_hidden_layers", { default: 60 });
-  for (let layer = 0; layer < layers; layer++) {
-    if (!isSparse(layer) || withoutValues(layer) !== false) continue;
+  const isSparse = (layer: number) => mixerOf(layer) === SPARSE;
+  const sparse = layersWhere(layers, isSparse);
+  if (sparse.some((layer) => withoutValues(layer) === false)) {
     throw fieldError(
       "sparse_disable_index_value",
       anyField(inner, "sparse_disable_index_value"),
       "1 in layers with an indexer, the only one built",
     );
   }
-  const size = (published: string, name: string, value: number) =>
+  const size = (published: string, name: string, value: number, min = 1) =>
     integerField(inner, published, {
-      default: integerField(config, name, { default: value }),
+      default: integerField(config, name, { default: value, min }),
+      min,
     });
+  const heads = size("sparse_num_index_heads", "index_n_heads", 4);
+  const blocks = size("sparse_topk_blocks", "index_topk_blocks", 16);
+  const first = integerField(inner, "sparse_init_block", {
+    default: 0,
+    min: 0,
+  });
+  const local = size("sparse_local_block", "index_local_blocks", 1, 0);
+  const isSome = sparse.length > 0;
+  if (isSome && heads !== kvHeads) {
+    throw fieldError(
+      "index_n_heads",
+      heads,
+      `${kvHeads}, one for each of the 'num_key_value_heads'`,
+    );
+  }
+  if (isSome && first + local > blocks) {
+    throw fieldError(
+      "index_topk_blocks",
+      blocks,
+      `at least ${first + local}, the number of blocks that are always chosen`,
+    );
+  }
   return {
-    isSparse,
-    chosenKeys: size("sparse_topk_blocks", "index_topk_blocks", 16) *
-      size("sparse_block_size", "index_block_size", 128),
+    mixerOf,
+    dim: size("sparse_index_dim", "index_head_dim", 128),
+    size: size("sparse_block_size", "index_block_size", 128),
+    blocks,
+    first,
+    local,
   };
 }
 
-/** Returns the prefixes of the tensors of indexers. */
-function indexers({ layers, isSparse, wrapped }: MiniMaxM3Config): string[] {
-  const start = wrapped ? WRAPPED_CAUSAL.layer : "model.layers";
-  return layersWhere(layers, isSparse)
-    .map((layer) => `${start}.${layer}.self_attn.index_`);
-}
+/** Axes of the indexer of a layer. */
+type IndexAxis = "indexDim" | "indexAll";
 
-/** Builds the model of a configuration. Throws DataError for a context in which indexers choose keys. */
+/** Builds the model of a configuration. */
 function build(config: MiniMaxM3Config, options: DecoderOptions): Model {
-  requireAllBlocks(config, options);
   const { ffn, sharedFfn, denseFfn, limit, alpha } = config;
   const glu: Glu = (gate, up) =>
     swigluOai(gate, up as typeof gate, { limit, alpha }) as typeof gate;
@@ -226,14 +253,24 @@ function build(config: MiniMaxM3Config, options: DecoderOptions): Model {
     axes: groupedAxes(config),
     centred: true,
     ...config.wrapped ? { names: WRAPPED_CAUSAL } : {},
-    attend: (m, rows, layer) =>
-      m.block("self_attn", {}, (m) => {
+    attend(m, rows, layer) {
+      const { dim, size } = config.indexer;
+      const axes = { indexDim: dim, indexAll: config.kvHeads * dim };
+      return m.block("self_attn", axes, (m) => {
+        const chosen = layer.kind.mixer === SPARSE
+          ? {
+            selected: chooseBlocks(m, rows, layer, config),
+            selectedBlock: size,
+          }
+          : {};
         const heads = normHeads(m, projectHeads(m, rows), {
           epsilon: config.epsilon,
           centred: true,
         });
-        return attendHeads(m, rotate(heads, config.rotary, layer), layer);
-      }),
+        const turned = rotate(heads, config.rotary, layer);
+        return attendHeads(m, turned, layer, chosen);
+      });
+    },
     feed(m, rows, layer) {
       if (!layer.kind.experts) {
         return mlp(m, rows, { name: "mlp", ffn: denseFfn, glu });
@@ -259,14 +296,45 @@ function build(config: MiniMaxM3Config, options: DecoderOptions): Model {
   }, options);
 }
 
-/** Rejects a context with more keys than the indexers of sparse layers choose. */
-function requireAllBlocks(
-  { layers, isSparse, chosenKeys }: MiniMaxM3Config,
-  { maxContext }: DecoderOptions,
-): void {
-  const sparse = layersWhere(layers, isSparse);
-  if (sparse.length === 0 || maxContext <= chosenKeys) return;
-  throw new DataError(
-    `Cannot build MiniMax-M3 for a context of ${maxContext}: its indexers choose ${chosenKeys} keys, and a choice among more keys is not built. Use a context of at most ${chosenKeys}`,
+/** Chooses the blocks of keys that tokens attend to, for each key head. */
+function chooseBlocks(
+  m: DecoderScope<"kvHead" | IndexAxis>,
+  rows: Rows,
+  layer: Layer,
+  { epsilon, rotary, indexer }: MiniMaxM3Config,
+): Tensor<"token kvHead selected", "i32"> {
+  const { size, blocks, first, local } = indexer;
+  const { sequence, position } = layer;
+  const turned = <A extends string>(x: Tensor<A, "f32">, name: string) => {
+    const gain = add(m.param(`${name}.weight`, "indexDim"), 1);
+    const any = x as Tensor as Tensor<"token indexDim", "f32">;
+    const normed = rmsNorm(any, gain, "indexDim", { epsilon });
+    const y = rope(normed, "indexDim", { position, ...rotary });
+    return y as Tensor as Tensor<A, "f32">;
+  };
+  const queries = dot(
+    rows,
+    m.param("index_q_proj.weight", "indexAll embed"),
+    "embed",
   );
+  const key = dot(
+    rows,
+    m.param("index_k_proj.weight", "indexDim embed"),
+    "embed",
+  );
+  const { selected, keys } = selectBlocks(
+    turned(split(queries, "indexAll", "kvHead indexDim"), "index_q_norm"),
+    {
+      key: turned(key, "index_k_norm"),
+      keys: m.state("index_keys", "sequence context indexDim"),
+      sequence,
+      position,
+      block: size,
+      k: blocks,
+      first,
+      local,
+    },
+  );
+  layer.keep(`${layer.name}.self_attn.index_keys`, keys);
+  return selected;
 }

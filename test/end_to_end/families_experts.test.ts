@@ -31,4 +31,5 @@ testInTurns([
   "mellum-12e",
   "axk1-12e",
   "minimaxm3-12e",
+  "minimaxm3-12e-long",
 ]);
