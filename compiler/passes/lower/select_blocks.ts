@@ -41,7 +41,7 @@ export function lowerSelectBlocks(
   const scores = addScratch(lowering, "scores", "f32", [
     token,
     head,
-    { axis: "block", size: blocks },
+    { axis: "scored block", size: blocks },
   ]);
   const last = operandBuffers(lowering, { last: [position, [token]] });
   addLaunch(lowering, node, scoreBlocks(options), {
