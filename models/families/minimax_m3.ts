@@ -267,8 +267,8 @@ function build(config: MiniMaxM3Config, options: DecoderOptions): Model {
           epsilon: config.epsilon,
           centred: true,
         });
-        const turned = rotate(heads, config.rotary, layer);
-        return attendHeads(m, turned, layer, chosen);
+        const rotated = rotate(heads, config.rotary, layer);
+        return attendHeads(m, rotated, layer, chosen);
       });
     },
     feed(m, rows, layer) {
@@ -305,7 +305,7 @@ function chooseBlocks(
 ): Tensor<"token kvHead selected", "i32"> {
   const { size, blocks, first, local } = indexer;
   const { sequence, position } = layer;
-  const turned = <A extends string>(x: Tensor<A, "f32">, name: string) => {
+  const rotated = <A extends string>(x: Tensor<A, "f32">, name: string) => {
     const gain = add(m.param(`${name}.weight`, "indexDim"), 1);
     const any = x as Tensor as Tensor<"token indexDim", "f32">;
     const normed = rmsNorm(any, gain, "indexDim", { epsilon });
@@ -323,9 +323,9 @@ function chooseBlocks(
     "embed",
   );
   const { selected, keys } = selectBlocks(
-    turned(split(queries, "indexAll", "kvHead indexDim"), "index_q_norm"),
+    rotated(split(queries, "indexAll", "kvHead indexDim"), "index_q_norm"),
     {
-      key: turned(key, "index_k_norm"),
+      key: rotated(key, "index_k_norm"),
       keys: m.state("index_keys", "sequence context indexDim"),
       sequence,
       position,
