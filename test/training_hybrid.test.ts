@@ -94,6 +94,7 @@ for (const [name, meshes] of inTurn(Object.entries(MESHES), 3)) {
     t.strictSame(indexers, [], "indexers are constant");
     const file = `${checkpointFolder(name)}/model.safetensors`;
     const source = { name: file, ...await files.open(file) };
+    t.teardown(() => source.close());
     const inputs = batch(columns);
     const losses: number[][] = [];
     const turn = inTurn(meshes, meshes.length);

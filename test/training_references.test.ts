@@ -60,6 +60,7 @@ function compiled(mesh: { readonly [axis: string]: number }): Runner {
     if (error) throw new Error(`illegal plan: ${JSON.stringify(error)}`);
     const file = `${checkpointFolder(name)}/model.safetensors`;
     const source = { name: file, ...await files.open(file) };
+    t.teardown(() => source.close());
     const device = await (opened ??= createCpuDevice());
     const session = await createSession(plan, {
       devices: new Array<Device>(plan.ranks).fill(device),
