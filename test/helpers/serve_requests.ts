@@ -100,10 +100,15 @@ export async function answerOf(
     .map(([, event]) => event).join("\n");
 }
 
+/** What an answer contains whatever other requests there are: not its id, its time and its cached prompt tokens. */
 function stable(
-  { id: _, created: __, ...rest }: { readonly [field: string]: unknown },
+  { id: _, created: __, usage, ...rest }: { readonly [field: string]: unknown },
 ): { readonly [field: string]: unknown } {
-  return rest;
+  if (!usage) return rest;
+  const { prompt_tokens_details: ___, ...counts } = usage as {
+    readonly [field: string]: unknown;
+  };
+  return { ...rest, usage: counts };
 }
 
 /** Sends requests in sequence. No client disconnects. */
