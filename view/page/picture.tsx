@@ -1,7 +1,13 @@
 /** A picture, and the frame of a view: a question, its answer, and the picture. */
 
 import type { ComponentChildren, VNode } from "preact";
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import {
+  useEffect,
+  useLayoutEffect,
+  useMemo,
+  useRef,
+  useState,
+} from "preact/hooks";
 import { DARK, LIGHT } from "../palette.ts";
 import { type Figure, figureSvg, type Point } from "../pictures/figure.ts";
 import {
@@ -48,7 +54,8 @@ export function Picture(props: PictureProps): VNode {
   const canvas = useRef<HTMLDivElement>(null);
   const pressed = useRef<number | undefined>(undefined);
   const [at, show] = useState<number>();
-  useEffect(() => show(undefined), [figure]);
+  // Before the next key, which selects a shape of the new figure.
+  useLayoutEffect(() => show(undefined), [figure]);
   const titles = () => [...frame.current!.querySelectorAll("title")];
   const noteAt = (target: EventTarget | null) =>
     titles().findIndex(({ parentElement }) => parentElement === target);
