@@ -9,12 +9,10 @@ import { LINE } from "../vector/prefetch.ts";
 export const BLOCKS = 64, ARRAYS = 128, STREAM = 256;
 
 /**
- * Shapes of prefetches. The first is used unless another is measured to be faster; on Zen 4 with 16 lanes, the last one,
- * whose steps of a bf16 checkpoint take 0.8 of the time of the first. `ahead`: bytes from a load to its
- * prefetch in the same rows; 0: the following rows are prefetched line after line, as one stream. `near`: into the
- * first-level cache, where rows whose distance is a power of two share a set and may evict each other. `stream`: bytes
- * from a load to its prefetch if the loads of all lanes are one stream; 0: the loaded lines themselves. `far`: streams are
- * prefetched into the second-level cache.
+ * Shapes of prefetches. `ahead`: bytes from a load to its prefetch in the same rows; 0: the following rows are prefetched
+ * line after line, as one stream. `near`: into the first-level cache, where rows whose distance is a power of two share a
+ * set and may evict each other. `stream`: bytes from a load to its prefetch if the loads of all lanes are one stream; 0:
+ * the loaded lines themselves. `far`: streams are prefetched into the second-level cache.
  */
 export const SHAPES = [
   { ahead: 1024, near: 0, stream: 8192, far: 0 },
@@ -25,10 +23,17 @@ export const SHAPES = [
   { ahead: 4096, near: 0, stream: 8192, far: 1 },
 ] as const;
 
-/** An element of the table of shapes. */
-function shapeInC({ ahead, near, stream, far }: typeof SHAPES[number]): string {
-  return `{ ${ahead}, ${near}, ${stream}, ${far} },`;
-}
+/**
+ * C text of the runtime: FIRST_SHAPE, the index of the shape that is used unless another is measured to be faster. Steps
+ * of a bf16 checkpoint on Zen 4 with 16 lanes take 0.8 of the time with that into the second-level cache.
+ */
+export const FIRST_SHAPE_IN_C = `
+#if defined __AVX512F__ && defined __znver4__
+enum { FIRST_SHAPE = ${SHAPES.findIndex(({ far }) => far === 1)} };
+#else
+enum { FIRST_SHAPE = 0 };
+#endif
+`;
 
 /**
  * Prefetches a line of each lane's row next to a transposed load. Past the end of the rows it continues with the
@@ -42,13 +47,11 @@ function shapeInC({ ahead, near, stream, far }: typeof SHAPES[number]): string {
  */
 export const ALONG_IN_C = `
 struct along { const char *array, *next, *other, *start; uint64_t run; u ahead, near, stream, far; };
-static const struct { u ahead, near, stream, far; } SHAPES[] = {
-#if LANES == 16 && defined __znver4__
-${[...SHAPES.slice(-1), ...SHAPES.slice(0, -1)].map(shapeInC).join("")}
-#else
-${SHAPES.map(shapeInC).join("")}
-#endif
-};
+static const struct { u ahead, near, stream, far; } SHAPES[] = { ${
+  SHAPES.map(({ ahead, near, stream, far }) =>
+    `{ ${ahead}, ${near}, ${stream}, ${far} }`
+  ).join(", ")
+} };
 #define SHAPE_OF(i) .ahead = SHAPES[i].ahead, .near = SHAPES[i].near, .stream = SHAPES[i].stream, .far = SHAPES[i].far
 INLINE const char *stream_line(const char *array, const char *from, uint64_t at, uint64_t apart, struct along *s) {
   const char *line = from + s->stream;

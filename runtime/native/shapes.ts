@@ -4,14 +4,14 @@
  */
 
 import { cpus } from "node:os";
-import { ALONG_IN_C, SHAPES } from "./along.ts";
+import { ALONG_IN_C, FIRST_SHAPE_IN_C, SHAPES } from "./along.ts";
 import type { ObjectCache } from "./objects.ts";
 
 /** Measured launches of each shape. */
 export const ROUNDS = 7;
 
 /**
- * Another shape replaces the first if its median and its minimum are at most this part of those of the first: on a busy
+ * Another shape replaces FIRST_SHAPE if its median and its minimum are at most this part of those of it: on a busy
  * machine, medians differ by chance, but a slow shape has no fast launch.
  */
 const MAX_TIME = 0.95;
@@ -49,7 +49,7 @@ const UNKNOWN = 255;
  * random shapes. Their times are compared per workgroup of the leader. Whether a launch uses the shape for one or for
  * several rows, or none, is known when it ends. `TIMED` launches after it are timed.
  */
-export const SHAPES_IN_C = `
+export const SHAPES_IN_C = `${FIRST_SHAPE_IN_C}
 enum { UNKNOWN = ${UNKNOWN}, SHAPE_COUNT = ${SHAPES.length}, ROUNDS = ${ROUNDS}, MAX_SHAPES = ${MAX_SHAPES}, TIMED = ${TIMED} };
 struct shape { uint32_t words, apart, align, shape; };
 struct times { uint32_t kernel, tries, counts[SHAPE_COUNT]; double list[SHAPE_COUNT][ROUNDS]; };
@@ -104,9 +104,9 @@ static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct 
   struct shape *x = s->list;
   uint32_t i = 0, align = (uintptr_t)l->bindings[b->binding].address % 64;
   while (i < s->count && (x[i].words != b->words || x[i].apart != b->apart || x[i].align != align)) i++;
-  if (i == MAX_SHAPES) return 0;
+  if (i == MAX_SHAPES) return FIRST_SHAPE * 257;
   if (i == s->count) x[s->count++] = (struct shape){ b->words, b->apart, align, UNKNOWN * 257 };
-  uint32_t one = x[i].shape & 255, several = x[i].shape >> 8, other = 0;
+  uint32_t one = x[i].shape & 255, several = x[i].shape >> 8, other = FIRST_SHAPE;
   if (one != UNKNOWN && several != UNKNOWN) return x[i].shape;
   if (!l->experts && 4 * l->bindings[b->binding].length >= ${MIN_BYTES}) {
     s->now.kind = i + 1;
@@ -131,7 +131,7 @@ static int is_steady(const struct times *t) {
 // Adds a time to those of a shape. When all are complete, selects a shape or discards them.
 static void add_time(struct shapes *s, uint32_t kind, uint32_t used, uint32_t shape, double time) {
   struct times *t = &s->times[kind][used - 1];
-  uint32_t shift = 8 * (used - 1), best = 0, at = t->counts[shape];
+  uint32_t shift = 8 * (used - 1), best = FIRST_SHAPE, at = t->counts[shape];
   if (at == ROUNDS) return;
   // Sorted.
   double *list = t->list[shape];
@@ -144,8 +144,8 @@ static void add_time(struct shapes *s, uint32_t kind, uint32_t used, uint32_t sh
     return;
   }
   for (int i = 0; i < SHAPE_COUNT; i++) {
-    if (t->list[i][ROUNDS / 2] < t->list[0][ROUNDS / 2] * ${MAX_TIME} &&
-        t->list[i][0] < t->list[best][0] * (best ? 1 : ${MAX_TIME})) best = i;
+    if (t->list[i][ROUNDS / 2] < t->list[FIRST_SHAPE][ROUNDS / 2] * ${MAX_TIME} &&
+        t->list[i][0] < t->list[best][0] * (best == FIRST_SHAPE ? ${MAX_TIME} : 1)) best = i;
   }
   struct shape *x = &s->list[kind];
   x->shape = (x->shape & ~(UNKNOWN << shift)) | best << shift;
