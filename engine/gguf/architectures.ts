@@ -14,6 +14,7 @@ import {
   LATENT,
   LATENT_FIELDS,
   NEXT,
+  NUMBERED_EXPERTS,
   partsOf,
   SHARED,
   SHARED_FIELDS,
@@ -118,10 +119,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
     ties: true,
     tensors: {
       ...INTERLEAVED,
-      ffn_gate_inp: "block_sparse_moe.gate",
-      ffn_gate_exps: "block_sparse_moe.experts.{expert}.w1",
-      ffn_up_exps: "block_sparse_moe.experts.{expert}.w3",
-      ffn_down_exps: "block_sparse_moe.experts.{expert}.w2",
+      ...NUMBERED_EXPERTS,
     },
   },
   olmoe: {
@@ -390,10 +388,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
     keys: { expert_gating_func: SIGMOID },
     rotatesPart: true,
     tensors: {
-      ffn_gate_inp: "block_sparse_moe.gate",
-      ffn_gate_exps: "block_sparse_moe.experts.{expert}.w1",
-      ffn_up_exps: "block_sparse_moe.experts.{expert}.w3",
-      ffn_down_exps: "block_sparse_moe.experts.{expert}.w2",
+      ...NUMBERED_EXPERTS,
       exp_probs_b: {
         name: "block_sparse_moe.e_score_correction_bias",
         bare: "bias",

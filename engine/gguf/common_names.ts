@@ -33,6 +33,21 @@ export const DENSE = {
   ffn_down: "mlp.down_proj",
 } as const;
 
+/** Routers and experts under the names of Mixtral. */
+export const NUMBERED_EXPERTS = {
+  ffn_gate_inp: "block_sparse_moe.gate",
+  ffn_gate_exps: "block_sparse_moe.experts.{expert}.w1",
+  ffn_up_exps: "block_sparse_moe.experts.{expert}.w3",
+  ffn_down_exps: "block_sparse_moe.experts.{expert}.w2",
+} as const;
+
+/** Shared experts beside `NUMBERED_EXPERTS`. */
+export const NUMBERED_SHARED = {
+  ffn_gate_shexp: "block_sparse_moe.shared_experts.gate_proj",
+  ffn_up_shexp: "block_sparse_moe.shared_experts.up_proj",
+  ffn_down_shexp: "block_sparse_moe.shared_experts.down_proj",
+} as const;
+
 /** Shared experts. */
 export const SHARED = {
   ffn_gate_shexp: "mlp.shared_experts.gate_proj",

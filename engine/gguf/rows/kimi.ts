@@ -1,7 +1,14 @@
 /** Rows of Kimi-Linear and Kimi-K3: layers of Kimi Delta Attention, and latent attention without positions. */
 
 import type { GgufArchitecture } from "../architecture.ts";
-import { DENSE, LATENT, LATENT_FIELDS, SIGMOID } from "../common_names.ts";
+import {
+  DENSE,
+  LATENT,
+  LATENT_FIELDS,
+  NUMBERED_EXPERTS,
+  NUMBERED_SHARED,
+  SIGMOID,
+} from "../common_names.ts";
 import { type GgufHeader, numberOf, numbersOf, valueOf } from "../header.ts";
 import { unrepresentable } from "../unrepresentable.ts";
 import type { GgufValues } from "../write.ts";
@@ -47,17 +54,12 @@ const TENSORS = {
   ssm_beta: "self_attn.b_proj",
   ssm_dt: { name: "self_attn.dt_bias", bare: "bias" },
   ssm_norm: "self_attn.o_norm",
-  ffn_gate_inp: "block_sparse_moe.gate",
+  ...NUMBERED_EXPERTS,
+  ...NUMBERED_SHARED,
   exp_probs_b: {
     name: "block_sparse_moe.gate.e_score_correction_bias",
     bare: "bias",
   },
-  ffn_gate_exps: "block_sparse_moe.experts.{expert}.w1",
-  ffn_up_exps: "block_sparse_moe.experts.{expert}.w3",
-  ffn_down_exps: "block_sparse_moe.experts.{expert}.w2",
-  ffn_gate_shexp: "block_sparse_moe.shared_experts.gate_proj",
-  ffn_up_shexp: "block_sparse_moe.shared_experts.up_proj",
-  ffn_down_shexp: "block_sparse_moe.shared_experts.down_proj",
 } as const;
 
 /** Kimi-Linear. */

@@ -1,7 +1,12 @@
 /** The row of MiniMax-M3. Gains of norms are stored plus 1. Layers with experts are those with an indexer. */
 
 import type { GgufArchitecture, TensorName } from "../architecture.ts";
-import { DENSE, SIGMOID } from "../common_names.ts";
+import {
+  DENSE,
+  NUMBERED_EXPERTS,
+  NUMBERED_SHARED,
+  SIGMOID,
+} from "../common_names.ts";
 import { type GgufHeader, layerCount, numberOf } from "../header.ts";
 import { unrepresentable } from "../unrepresentable.ts";
 import type { GgufValues } from "../write.ts";
@@ -54,13 +59,8 @@ export const MINIMAX_M3: GgufArchitecture = {
     "indexer.k_proj": "self_attn.index_k_proj",
     "indexer.q_norm": gain("self_attn.index_q_norm"),
     "indexer.k_norm": gain("self_attn.index_k_norm"),
-    ffn_gate_inp: "block_sparse_moe.gate",
-    ffn_gate_exps: "block_sparse_moe.experts.{expert}.w1",
-    ffn_up_exps: "block_sparse_moe.experts.{expert}.w3",
-    ffn_down_exps: "block_sparse_moe.experts.{expert}.w2",
-    ffn_gate_shexp: "block_sparse_moe.shared_experts.gate_proj",
-    ffn_up_shexp: "block_sparse_moe.shared_experts.up_proj",
-    ffn_down_shexp: "block_sparse_moe.shared_experts.down_proj",
+    ...NUMBERED_EXPERTS,
+    ...NUMBERED_SHARED,
     exp_probs_b: {
       name: "block_sparse_moe.e_score_correction_bias",
       bare: "bias",
