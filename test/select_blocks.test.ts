@@ -27,12 +27,11 @@ import {
   closeDevices,
   digest,
   holds,
+  keepsBits,
   matches,
-  othersInTurn,
   runCase,
   waves,
 } from "./helpers/run_model.ts";
-import { repeatWith } from "./helpers/seed.ts";
 import { tokenRuns } from "./helpers/token_runs.ts";
 
 t.teardown(closeDevices);
@@ -140,15 +139,7 @@ t.test("split blocks of keys have the same bits", {
   );
 });
 
-t.test("bits of one rank", { skip: skipUnasked("cpu") }, async (t) => {
-  const of = { model: FEW, calls: CALLS };
-  const [one, ...others] = await Promise.all(
-    [{}, ...othersInTurn(MESHES, "cpu")].map(async (options) =>
-      digest(await runCase(of, "cpu", options))
-    ),
-  );
-  for (const found of others) t.equal(found, one, repeatWith());
-});
+keepsBits("bits of one rank", { model: FEW, calls: CALLS }, MESHES);
 
 t.test("steps of one token and of many have the same bits", {
   skip: skipUnasked("cpu"),

@@ -30,14 +30,12 @@ import { GUARANTEED_LIMITS } from "../spec/limits.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 import {
   closeDevices,
-  digest,
   holds,
+  keepsBits,
   matches,
-  othersInTurn,
   runCase,
   waves,
 } from "./helpers/run_model.ts";
-import { repeatWith } from "./helpers/seed.ts";
 import { tokenRuns } from "./helpers/token_runs.ts";
 
 t.teardown(closeDevices);
@@ -132,15 +130,10 @@ holds("more than a block of keys and elements", {
   calls: CALLS,
 }, [{}]);
 
-t.test("bits of one rank", { skip: skipUnasked("cpu") }, async (t) => {
-  const of = { model: netOf({ k: 5, context: 80 }), calls: CALLS };
-  const [one, ...others] = await Promise.all(
-    [{}, ...othersInTurn(MESHES, "cpu")].map(async (options) =>
-      digest(await runCase(of, "cpu", options))
-    ),
-  );
-  for (const found of others) t.equal(found, one, repeatWith());
-});
+keepsBits("bits of one rank", {
+  model: netOf({ k: 5, context: 80 }),
+  calls: CALLS,
+}, MESHES);
 
 t.test("selection of all keys equals attention to all keys", {
   skip: skipUnasked("cpu"),
@@ -220,16 +213,7 @@ for (const indexed of [true, false]) {
   const of = { model: windowsOf(indexed), calls: CALLS };
   const title = indexed ? "selected entries" : "all entries";
   holds(`a window and ${title}`, of, MESHES);
-  t.test(`a window and ${title}: bits of one rank`, {
-    skip: skipUnasked("cpu"),
-  }, async (t) => {
-    const [one, ...others] = await Promise.all(
-      [{}, ...othersInTurn(MESHES, "cpu")].map(async (options) =>
-        digest(await runCase(of, "cpu", options))
-      ),
-    );
-    for (const found of others) t.equal(found, one, repeatWith());
-  });
+  keepsBits(`a window and ${title}: bits of one rank`, of, MESHES);
 }
 
 t.test("among equal scores, the first keys are selected", {

@@ -34,7 +34,7 @@ import {
   skipUnasked,
   skipWithoutGpu,
 } from "./needs.ts";
-import { inTurn, oneInTurn } from "./seed.ts";
+import { inTurn, oneInTurn, repeatWith } from "./seed.ts";
 import { watchDevice } from "./sessions.ts";
 import { value16 } from "./stored_weights.ts";
 
@@ -493,6 +493,22 @@ export function holds(
   if (!isInGpuTurn(name)) return;
   t.test(`${name}, on a GPU`, { skip }, async (t) => {
     await matches(t, of, "gpu", meshes);
+  });
+}
+
+/** Creates a test that meshes, in rotation, have the bits of the first one on the CPU device. */
+export function keepsBits(
+  name: string,
+  of: Case,
+  meshes: readonly CompileOptions[],
+): void {
+  t.test(name, { skip: skipUnasked("cpu") }, async (t) => {
+    const [one, ...others] = await Promise.all(
+      [meshes[0]!, ...othersInTurn(meshes, "cpu")].map(async (options) =>
+        digest(await runCase(of, "cpu", options))
+      ),
+    );
+    for (const found of others) t.equal(found, one, repeatWith());
   });
 }
 

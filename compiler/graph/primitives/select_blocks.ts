@@ -3,13 +3,13 @@
 import { ModelError } from "../../../spec/errors.ts";
 import { MAX_AXIS } from "../../../spec/limits.ts";
 import { operands } from "../evaluate/rows.ts";
-import { put, rounding, type Value, zeros } from "../evaluate/value.ts";
+import { rounding, type Value, zeros } from "../evaluate/value.ts";
 import { LINEAR } from "../gradients/linear.ts";
 import { operand } from "../operands.ts";
 import { ofCache } from "../sharding_rule.ts";
 import { bind, fixed } from "../size_of.ts";
 import type { Definition } from "./definition.ts";
-import { blocked, checkOperands } from "./select_keys.ts";
+import { blocked, checkOperands, putBest } from "./select_keys.ts";
 
 /**
  * query [token, head, dim], keys [sequence, context, dim] after writing, sequence and position [token] -> i32 [token,
@@ -97,10 +97,7 @@ export const selectBlocks: Definition<"selectBlocks"> = {
         }
         return best;
       });
-      const best = scores.map((_, b) => b)
-        .sort((a, b) => scores[b]! - scores[a]! || a - b)
-        .slice(0, k).sort((a, b) => a - b);
-      for (let j = 0; j < k; j++) put(y, row * k + j, best[j] ?? -1);
+      putBest(y, row, { scores, k });
     }
     return y;
   },

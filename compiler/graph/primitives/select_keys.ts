@@ -83,10 +83,7 @@ export const selectKeys: Definition<"selectKeys"> = {
           });
         },
       );
-      const best = scores.map((_, c) => c)
-        .sort((a, b) => scores[b]! - scores[a]! || a - b)
-        .slice(0, k).sort((a, b) => a - b);
-      for (let j = 0; j < k; j++) put(y, t * k + j, best[j] ?? -1);
+      putBest(y, t, { scores, k });
     }
     return y;
   },
@@ -136,6 +133,18 @@ export function checkOperands(
   wantType(what, keys, "f32");
   for (const [, x] of floats) wantType(what, x, "f32");
   for (const [, x] of integers) wantType(what, x, "i32");
+}
+
+/** Sets row `row` of `y` to the indices of the `k` largest scores, ascending, and -1 after them. Of equal ones the first. */
+export function putBest(
+  y: Value,
+  row: number,
+  { scores, k }: { readonly scores: readonly number[]; readonly k: number },
+): void {
+  const best = scores.map((_, i) => i)
+    .sort((a, b) => scores[b]! - scores[a]! || a - b)
+    .slice(0, k).sort((a, b) => a - b);
+  for (let j = 0; j < k; j++) put(y, row * k + j, best[j] ?? -1);
 }
 
 /** A sum in the blocks of the numeric contract. */

@@ -334,6 +334,8 @@ export function blockSums(of: Queries): KernelText {
     ? plainDimension(of)
     : wgsl`min(${plainDimension(of)}, ${width - 1})`;
   const pairs = pairsOf(o);
+  /** Words of a vector. */
+  const words = pairs ? length / 2 : length;
   /** Declares value[c] of the key at value_at; names have a suffix. */
   const value = (n: string) => {
     const [even, odd] = unpackHalves(
@@ -365,9 +367,7 @@ export function blockSums(of: Queries): KernelText {
   const weightSum = wgsl`block_sum[t][h] + weight[t][h]`;
   const vectorAt = (n: string) =>
     wgsl`
-    let value_at${n} = (${of.cache.vectorOf(wgsl`(start + j${n})`)}) * ${
-      pairs ? length / 2 : length
-    };
+    let value_at${n} = (${of.cache.vectorOf(wgsl`(start + j${n})`)}) * ${words};
     ${value(n)}`;
   const add = (seenBy: "all" | "some", n = "") => {
     const sum = wgsl`fma(weight[t][h], value${n}[c], block[t][h][c])`;
@@ -416,15 +416,13 @@ export function blockSums(of: Queries): KernelText {
     wgsl`
     for (var turn = 0u; turn < ${KEY_BLOCK / together}; turn++) {
       let first_j = turn * ${together};
-      let value_from = (${of.cache.vectorOf(wgsl`(start + first_j)`)}) * ${
-      pairs ? length / 2 : length
-    };
+      let value_from = (${
+      of.cache.vectorOf(wgsl`(start + first_j)`)
+    }) * ${words};
       ${
       range(together).map((n) =>
         wgsl`
-      let value_at_${n} = value_from + ${
-          n * step! * (pairs ? length / 2 : length)
-        };
+      let value_at_${n} = value_from + ${n * step! * words};
       ${value(`_${n}`)}`
       )
     }

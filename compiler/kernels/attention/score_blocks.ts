@@ -1,7 +1,6 @@
 /**
- * The scores of blocks of keys, by which a token chooses those that it attends to (MiniMax-M3, arXiv 2606.13392): the
- * largest product of an index query and a key of the block. A workgroup scores a block for all heads of a token, a key per
- * lane.
+ * Scores of blocks of keys for `selectBlocks`: the largest product of an index query and a key of the block (MiniMax-M3,
+ * arXiv 2606.13392). A workgroup scores one block for all heads of a token. Each lane has a key.
  */
 
 import { type HalfDType, isHalf } from "../../../spec/dtype.ts";

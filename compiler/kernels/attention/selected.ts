@@ -13,7 +13,7 @@ export function kvHeadOf(
   return wgsl`group.x / ${all / kvHeads / heads}`;
 }
 
-/** The cache as the keys of a token: all of the sequence, or those that are selected. */
+/** The keys that a token attends to, numbered from 0: all keys of its sequence, or the selected ones. */
 export function selectedOf(
   o: AttentionOptions,
   { begin, ...of }: {

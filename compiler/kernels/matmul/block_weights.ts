@@ -36,6 +36,8 @@ interface BlockWeight {
   readonly layout: Block;
   /** Bytes of the units in which blocks are stored: bytes or words. */
   readonly unit: 1 | 4;
+  /** Factor of each scale. */
+  readonly step: number;
 }
 
 /** Codes in a word. */
@@ -63,8 +65,8 @@ export function blockDecoder(o: LoadedMatmul, i: number): WeightDecoder {
   const { block, inWords } = PACKINGS[stored];
   const layout = block!;
   const unit = inWords ? 4 : 1;
-  const weight: BlockWeight = { o, i, layout, unit };
   const table = lookedUp(o, i);
+  const weight = { o, i, layout, unit, step: table?.step ?? 1 } as const;
   const { above = 0, elements, bytes } = layout;
   const elementOf = (code: Hole) =>
     above > 0
@@ -376,7 +378,7 @@ function scalesAt(
     readonly number: Expr;
   },
 ): Parts {
-  const { o, i, layout, unit } = weight;
+  const { o, i, layout, unit, step } = weight;
   const name = `scale${group}_${i}`;
   const k = expr`${number} * ${layout.group}`;
   const { declared, location } = locationOf(weight, { name, k });
@@ -388,7 +390,6 @@ function scalesAt(
     sum: local(`${name}_sum`, "u32"),
     flushes: (o.arithmetic ?? "guarded") === "guarded",
   };
-  const step = lookedUp(o, i)?.step ?? 1;
   const values = columns.flatMap((c) => {
     const load = (index: KernelText) =>
       wgsl`${loads.of(expr`${location.from} + ${index}`, c)}`;

@@ -61,7 +61,7 @@ export interface WeightScales {
 export interface WeightDecoder {
   /** Elements in a word. */
   readonly perWord: number;
-  /** Those that are adjacent along k: all of them, or 1 if a word has adjacent columns. */
+  /** Elements of a column in a word: all of its elements, or 1 if they belong to adjacent columns. */
   readonly alongK: number;
   /** Words of a row as it is stored. */
   readonly rowWords: number;

@@ -10,6 +10,7 @@ import { selectKeys } from "../../kernels/attention/select_keys.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import { operandBuffers } from "./attention.ts";
 import { addLaunch, addScratch, type Lowering, sizeOf } from "./context.ts";
+import { readsOfIndex } from "./select_keys.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
 
@@ -22,7 +23,12 @@ export function lowerSelectBlocks(
     .inputs as [Node, Node, Node, Node, Node?];
   const { token, head, dim, context, k, block, first, local } = node.params;
   const size = (axis: string) => lowering.placed.axes[axis]!.size;
-  const { buffer, dtype: stored } = lowering.values.storages.get(keys)!;
+  const { stored, bindings } = readsOfIndex(lowering, {
+    query: [query, [token, head, dim]],
+    keys,
+    sequence: [sequence, [token]],
+    pages,
+  });
   const tokens = tokenCount(lowering, [token]);
   const blocks = Math.ceil(size(context) / block);
   const options = {
@@ -46,13 +52,7 @@ export function lowerSelectBlocks(
   const last = operandBuffers(lowering, { last: [position, [token]] });
   addLaunch(lowering, node, scoreBlocks(options), {
     bindings: {
-      ...operandBuffers(lowering, {
-        query: [query, [token, head, dim]],
-        sequence: [sequence, [token]],
-        pages: pages && [pages, pages.axes],
-        keys: !isHalf(stored) && [keys, keys.axes],
-      }),
-      ...isHalf(stored) ? { keys: buffer } : {},
+      ...bindings,
       ...last,
       scores,
     },

@@ -1,6 +1,6 @@
 /** The selection of the keys that a token attends to. */
 
-import { isHalf } from "../../../spec/dtype.ts";
+import { isHalf, type StoredDType } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import {
@@ -22,7 +22,12 @@ export function lowerSelectKeys(
     .inputs as [Node, Node, Node, Node, Node, Node?];
   const { token, head, dim, context, k } = node.params;
   const size = (axis: string) => lowering.placed.axes[axis]!.size;
-  const { buffer, dtype: stored } = lowering.values.storages.get(keys)!;
+  const { stored, bindings } = readsOfIndex(lowering, {
+    query: [query, [token, head, dim]],
+    keys,
+    sequence: [sequence, [token]],
+    pages,
+  });
   const common = {
     context: size(context),
     tokens: tokenCount(lowering, [token]),
@@ -40,14 +45,8 @@ export function lowerSelectKeys(
   const at = operandBuffers(lowering, { last: [last, [token]] });
   addLaunch(lowering, node, scoreKeys(options), {
     bindings: {
-      ...operandBuffers(lowering, {
-        query: [query, [token, head, dim]],
-        weights: [weights, [token, head]],
-        sequence: [sequence, [token]],
-        pages: pages && [pages, pages.axes],
-        keys: !isHalf(stored) && [keys, keys.axes],
-      }),
-      ...isHalf(stored) ? { keys: buffer } : {},
+      ...bindings,
+      ...operandBuffers(lowering, { weights: [weights, [token, head]] }),
       ...at,
       scores,
     },
@@ -66,4 +65,33 @@ export function lowerSelectKeys(
       workgroups: rowsGrid(tokens),
     },
   );
+}
+
+/** An operand and its axes. */
+type Operand = readonly [node: Node, axes: readonly string[]];
+
+/** What scores of keys, or of blocks of keys, read. `stored`: what the cache is stored as. */
+export function readsOfIndex(
+  lowering: Lowering,
+  { query, keys, sequence, pages }: {
+    readonly query: Operand;
+    readonly keys: Node;
+    readonly sequence: Operand;
+    readonly pages: Node | undefined;
+  },
+): {
+  readonly stored: StoredDType;
+  readonly bindings: { readonly [binding: string]: string };
+} {
+  const { buffer, dtype: stored } = lowering.values.storages.get(keys)!;
+  const bindings = {
+    ...operandBuffers(lowering, {
+      query,
+      sequence,
+      pages: pages && [pages, pages.axes],
+      keys: !isHalf(stored) && [keys, keys.axes],
+    }),
+    ...isHalf(stored) ? { keys: buffer } : {},
+  };
+  return { stored, bindings };
 }

@@ -246,8 +246,8 @@ export interface StepsOfReplica {
 }
 
 /**
- * Steps of a mesh with other strategies than that of a plan, if they change anything and fit. Omits those that are known
- * to be slower than the steps of the plan.
+ * Steps of the mesh of a plan with each other strategy that changes the plan and fits. A strategy that is known to be
+ * slower and to need no less memory is omitted.
  */
 export async function otherStrategies(
   task: SearchTask,
