@@ -14,6 +14,7 @@ import {
 } from "./flags/options.ts";
 import type { Prompt } from "./flags/flags.ts";
 import { samplingFlags } from "./flags/generation.ts";
+import { requireOnce } from "./flags/once.ts";
 import { perplexityFlags, quantizeFlags } from "./flags/quantize.ts";
 import { serveFlags } from "./flags/serve.ts";
 import { speculationFlags } from "./flags/speculation.ts";
@@ -21,7 +22,6 @@ import { trainFlags } from "./flags/train.ts";
 import type { Rule } from "../engine/mod.ts";
 import { VERSION } from "../engine/version.ts";
 import { MAX_RANKS } from "../spec/limits.ts";
-import type { Mesh } from "../spec/mod.ts";
 import { PICTURE_NAMES } from "../view/pictures/names.ts";
 import {
   integer,
@@ -82,6 +82,7 @@ export function createProgram(io: CliIo, hooks: ProgramHooks): Command {
   addInspectCommands(program, io, hooks);
   addRunCommands(program, io, hooks);
   addTrainCommand(program, io, hooks);
+  requireOnce(program);
   return program;
 }
 
@@ -131,7 +132,6 @@ function addInspectCommands(
     .action(async (model, flags) =>
       finish(await (await COMMANDS.check())(io, model, flags))
     );
-  const meshes: Mesh[] = [];
   summaryFlags(
     program.command("plan")
       .description(
@@ -142,7 +142,6 @@ function addInspectCommands(
         "Model file, checkpoint folder, hub name, config.json or plan file.",
       )
       .argument("[other]", "With --diff, the model or plan to compare with."),
-    meshes,
   )
     .option("--full", "Print the whole plan.")
     .option("--layer <n>", "Show only this layer.", integer("--layer", 0))
@@ -156,9 +155,8 @@ function addInspectCommands(
     .option("--json", "Print the summary as JSON; with --full, the plan.")
     .action(async (model, other, flags) => {
       const planCommand = await COMMANDS.plan();
-      finish(await planCommand(io, model, { ...flags, other, meshes }));
+      finish(await planCommand(io, model, { ...flags, other }));
     });
-  const viewed: Mesh[] = [];
   summaryFlags(
     program.command("view")
       .description(
@@ -168,7 +166,6 @@ function addInspectCommands(
         "<model>",
         "Model file, checkpoint folder, hub name, config.json or plan file.",
       ),
-    viewed,
   )
     .option(
       "--svg <picture>",
@@ -193,7 +190,7 @@ function addInspectCommands(
     )
     .action(async (model, flags) => {
       const viewCommand = await COMMANDS.view();
-      finish(await viewCommand(io, model, { ...flags, meshes: viewed }));
+      finish(await viewCommand(io, model, flags));
     });
   searchFlags(
     program.command("search")
@@ -316,7 +313,7 @@ function addRunCommands(
     )
     .option(
       "--prompts <file>",
-      "File with one prompt per line. Blank lines are skipped; prompts beyond capacity are queued.",
+      "File with one prompt per line. Blank lines are skipped; prompts beyond capacity are queued. Repeatable.",
       (lines) => {
         prompts.push({ lines });
       },

@@ -235,6 +235,18 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot use --seed '-1'. Give a whole number from 0 to 4294967295",
   ],
   [
+    "plan x --mesh ep=1 --mesh ep=2",
+    "Cannot use --mesh several times: it has one value. Give it once",
+  ],
+  [
+    "serve x --name one --name=two",
+    "Cannot use --name several times: it has one value. Give it once",
+  ],
+  [
+    "generate x --stop a --stop b -n 1 -n 2",
+    "Cannot use --max-new-tokens several times: it has one value. Give it once",
+  ],
+  [
     `plan ${LAYER} --max-tokens 3`,
     "Cannot use --max-tokens with a model file: its bounds are in the file. Leave it out",
   ],

@@ -128,11 +128,6 @@ t.test("incompatible flags, and files that are not machines", async (t) => {
   const file = path.join(scratch, "m.json");
   await writeFile(file, '{ "version": 1 }');
   const cases: [argv: string[], code: number, message: RegExp][] = [
-    [
-      ["plan", DEMO, "--mesh", "ep=1", "--mesh", "ep=2"],
-      2,
-      /--mesh several times: a plan has one mesh/,
-    ],
     [["plan", DEMO, "--target", file], 1, /'.*m\.json': '\/' has no field/],
     [["plan", DEMO, "--target", "no.json"], 1, /machine 'no\.json'/],
     [["devices", "--out", file], 2, /--out without --all/],

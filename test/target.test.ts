@@ -59,7 +59,7 @@ t.test("only --target this is measured, with the ranks of the mesh", async (t) =
   const measured: number[] = [];
   const find = (target: string, mesh: Mesh) =>
     findMachine(io, target, {
-      ...ranksOf({ mesh, meshes: [mesh] }),
+      ...ranksOf({ mesh }),
       measure: (_, ranks) => {
         measured.push(ranks);
         return Promise.resolve(machine);

@@ -56,8 +56,7 @@ export async function launchCommand(
   const ranks = [
     // The exit code of a launcher is unreliable. Rank 0 reports the end itself.
     command!,
-    "--devices",
-    "mpi",
+    ...valueOf(rest, "--devices") === undefined ? ["--devices", "mpi"] : [],
     "--job",
     folder,
     ...flags.json ? ["--json"] : [],

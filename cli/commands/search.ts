@@ -170,10 +170,8 @@ function planFlags(
 ): ViewCommandFlags {
   const { target, experts, dtype, limits, phase } = flags;
   const { zero, recompute, ...sent } = strategy;
-  const axes = replicaMesh(mesh);
   return {
-    meshes: [axes],
-    mesh: axes,
+    mesh: replicaMesh(mesh),
     target,
     maxContext,
     ...given(flags, SEARCH_NUMERICS),

@@ -45,8 +45,6 @@ export interface SummaryFlags extends PlanFlags {
   /** Mesh of rollouts beside the training. */
   readonly rolloutMesh?: Mesh;
   readonly dtype?: EncodingName;
-  /** All meshes of the command line. */
-  readonly meshes: readonly Mesh[];
 }
 
 /** The flag that sets the bound of each axis of a checkpoint's model. */
@@ -58,11 +56,6 @@ const BOUND_FLAGS = {
 
 /** Throws UsageError for flags that do not apply to a plan. */
 export function checkSummaryFlags(flags: SummaryFlags): void {
-  if (flags.meshes.length > 1) {
-    throw new UsageError(
-      "Cannot use --mesh several times: a plan has one mesh. Give its axes in one, such as ep=4,dp=2",
-    );
-  }
   if (flags.experts !== undefined && flags.target === undefined) {
     throw new UsageError(
       "Cannot use --experts without --target: it sets the choice of experts in predicted steps. Leave it out, or name a machine",

@@ -5,7 +5,6 @@ import { type Command, Option } from "commander";
 import { MAX_NATIVE_THREADS } from "../../runtime/available_cores.ts";
 import { STORED_NAMES } from "../../spec/weights/encoding.ts";
 import { MAX_AXIS, MAX_MICRO_BATCHES, MAX_RANKS } from "../../spec/limits.ts";
-import type { Mesh } from "../../spec/mod.ts";
 import {
   type Strategy,
   STRATEGY_NAMES,
@@ -46,9 +45,9 @@ function cacheOption(): Option {
   ).argParser(oneOf("--kv-cache-dtype", ["f32", "f16", "bf16"]));
 }
 
-/** Adds the compile flags. `meshes` accepts several meshes. */
-export function planFlags(command: Command, meshes: Mesh[] = []): Command {
-  const placed = meshFlags(command, meshes)
+/** Adds the compile flags. */
+export function planFlags(command: Command): Command {
+  const placed = meshFlags(command)
     .option(
       "--max-tokens <n>",
       "Maximum tokens per step.",
@@ -140,16 +139,12 @@ export function revisionOption(): Option {
 }
 
 /** Adds the flags that place a model on a mesh. */
-export function meshFlags(command: Command, meshes: Mesh[] = []): Command {
+export function meshFlags(command: Command): Command {
   return modelFlags(command)
     .option(
       "--mesh <axes>",
       "Mesh axes and sizes, for example ep=4,dp=2.",
-      (text) => {
-        const mesh = parseMesh(text);
-        meshes.push(mesh);
-        return mesh;
-      },
+      parseMesh,
     )
     .option(
       "--place <axes>",
@@ -196,9 +191,9 @@ export function deviceFlags(command: Command): Command {
 }
 
 /** Adds the flags that select a plan and the machine to compare it with. */
-export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
+export function summaryFlags(command: Command): Command {
   return loraFlag(
-    planFlags(command, meshes),
+    planFlags(command),
     "With --train, adapters to train, such as rank=16,alpha=32,targets=attention+experts. ",
   )
     .option(
