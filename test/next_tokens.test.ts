@@ -1,10 +1,11 @@
 /** Plans that return logits of some tokens only: the same bits and the same tokens as plans that return all logits. */
 // needs: cpu, gpu
-// rotates with: engine/generation/decoder.ts, engine/generation/ahead.ts, engine/generation/sampling.ts, runtime/executor.ts
+// rotates with: engine/server/step_times.ts, engine/generation/decoder.ts, engine/generation/ahead.ts, engine/generation/sampling.ts, runtime/executor.ts
 
 import t, { type Test } from "tap";
 import { Decoder, decoderShape, generate, packPrompts } from "../engine/mod.ts";
 import type { Runs } from "../engine/generation/decoder.ts";
+import { BatchLoop } from "../engine/server/loop.ts";
 import {
   loadCheckpoint,
   type Loaded,
@@ -219,3 +220,39 @@ for (const { name, pages } of inTurn(SERIES, 2)) {
     });
   });
 }
+
+t.test("a server divides the time of a series among its steps", async (t) => {
+  await use("mixtral-6e", {
+    mesh: "ep=1",
+    adapter: "cpu",
+    next: { candidates: 1 },
+    bounds: { maxContext: 32 },
+  }, async ({ plan, session }) => {
+    let clock = 100;
+    const took = <R>(ms: number, result: R): R => {
+      clock += ms;
+      return result;
+    };
+    const decoder = new Decoder({
+      run: (...args) => took(7, session.run(...args)),
+      concurrentRuns: 1,
+      runsAhead: false,
+      series: {
+        length: 4,
+        run: (program, runs, options) =>
+          took(3 * runs.length, session.series!.run(program, runs, options)),
+      },
+    }, decoderShape(plan)!);
+    const times: { at: number; ms: number }[] = [];
+    const loop = new BatchLoop(decoder, {
+      now: () => clock,
+      onStep: (_, { at, ms }) => times.push({ at, ms }),
+    });
+    loop.add([5, 9, 2], { maxNewTokens: 9, stop: new Set() });
+    loop.close();
+    await loop.run();
+    const each = [7, ...Array<number>(8).fill(3)];
+    t.strictSame(times.map(({ ms }) => ms), each);
+    t.equal(times.at(-1)!.at, clock);
+  });
+});

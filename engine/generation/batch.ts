@@ -43,6 +43,8 @@ export interface BatchStep {
   readonly prompted: number;
   /** New tokens. */
   readonly chosen: number;
+  /** Number of later steps that the device ran with this one, without the host between them. */
+  readonly following: number;
   /** Experts of the tokens before new ones, if they were read. */
   readonly experts?: readonly RoutedExperts[];
 }
@@ -53,6 +55,7 @@ interface StepInFlight extends StepTokens {
   readonly growing: readonly Growing[];
   /** Whether its tokens are results of the step before. */
   readonly isAhead: boolean;
+  readonly following: BatchStep["following"];
   /** Whether the choices of routers are read. */
   readonly experts: boolean;
   readonly next: Promise<readonly Candidates[]>;
@@ -154,7 +157,7 @@ export class Batch {
     this.#startAhead();
     const step = this.#flight.shift();
     if (!step) return this.#endStuck();
-    const { tokens, ends, growing, experts, prompted } = step;
+    const { tokens, ends, growing, experts, prompted, following } = step;
     const next = await step.next;
     // The ends of a sequence are consecutive.
     const bySlot = new Map<number, Candidates[]>();
@@ -176,6 +179,7 @@ export class Batch {
       tokens: tokens.ids.length,
       prompted,
       chosen,
+      following,
       ...experts ? { experts: next.map(({ experts }) => experts!) } : {},
     };
     this.#speculation?.end({ ...done, sequences: bySlot.size });
@@ -231,6 +235,7 @@ export class Batch {
         growing,
         experts: false,
         isAhead: i > 0,
+        following: steps.length - 1 - i,
         next,
       });
     }
@@ -291,7 +296,8 @@ export class Batch {
     // An earlier step may fail first.
     next.catch(() => {});
     const isAhead = fed !== undefined;
-    this.#flight.push({ ...step, growing, experts, isAhead, next });
+    const following = 0;
+    this.#flight.push({ ...step, growing, experts, isAhead, following, next });
   }
 
   /** Drafts tokens of decoding sequences, where neither their rows nor their pages displace others. */
@@ -362,7 +368,7 @@ export class Batch {
     if (slot >= 0) this.#free(slot);
     sequence.ending = "context";
     sequence.options.onEnd?.(sequence.ending);
-    return { tokens: 0, prompted: 0, chosen: 0 };
+    return { tokens: 0, prompted: 0, chosen: 0, following: 0 };
   }
 
   #removeCancelled(): void {

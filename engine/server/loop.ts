@@ -6,14 +6,15 @@ import { Batch, type BatchStep } from "../generation/batch.ts";
 import type { Decoder } from "../generation/decoder.ts";
 import type { BatchSequence, SequenceOptions } from "../generation/sequence.ts";
 import type { Speculation } from "../generation/speculation/speculation.ts";
+import { createStepTimer, type StepTime } from "./step_times.ts";
 
 /** Experts are counted in one of this many steps. */
 const EXPERT_STEPS = 16;
 
 /** Callbacks of a loop. */
 export interface LoopOptions {
-  /** Called after each step, with its duration in milliseconds. */
-  readonly onStep?: (step: BatchStep, ms: number) => void;
+  /** Called after each step. */
+  readonly onStep?: (step: BatchStep, time: StepTime) => void;
   /** Called if the loop fails, with the error. */
   readonly onFail?: (error: unknown) => void;
   /** Called after each period of so many milliseconds without sequences. */
@@ -99,11 +100,12 @@ export class BatchLoop {
 
   async #run(): Promise<void> {
     const { now, onStep } = this.#options;
+    const timeOf = createStepTimer();
     while (!this.#failure) {
       const looks = this.#looks.splice(0);
       const begun = now();
       const step = await this.#batch.step();
-      if (step) onStep?.(step, now() - begun);
+      if (step) onStep?.(step, timeOf(step, { begun, ended: now() }));
       for (const look of looks) look();
       if (step) {
         // Lets the event loop handle messages.

@@ -170,13 +170,13 @@ export function createLoop(
   };
   const loop = new BatchLoop(decoder, {
     ...options,
-    onStep: (step, ms) => {
+    onStep: (step, { at, ms }) => {
       for (const one of step.experts ?? []) load.add(one);
       metrics.step(step, ms);
       const now = options.now();
       for (const one of grown) {
-        metrics.token(now - one.last, { first: one.first });
-        one.last = now;
+        metrics.token(at - one.last, { first: one.first });
+        one.last = at;
         one.first = false;
       }
       grown = [];
