@@ -15,6 +15,8 @@ import type {
 import { repeatedIn } from "../vector/ir.ts";
 import { STREAM_APART } from "../vector/loops.ts";
 import { ARRAYS, BLOCKS, STREAM } from "./along.ts";
+import { sharedBroadcasts } from "./broadcast.ts";
+import { constantInC } from "./constant.ts";
 import { Writer } from "./writer.ts";
 
 /** An array in memory: its address and its length. */
@@ -53,17 +55,6 @@ const TEXTS: { readonly [O in Op]?: (...args: string[]) => string } = {
   "l.shr_u": (a, b) => `(vl)((vul)${a} >> ${b})`,
 };
 
-/** An f32 or f64 constant in C, with the same bits. */
-function floatInC(value: number, type: "vf" | "vd"): string {
-  const x = type === "vf" ? Math.fround(value) : value;
-  if (Number.isNaN(x)) return "number(0x7fc00000u)";
-  if (!Number.isFinite(x)) return x > 0 ? "INFINITY" : "-INFINITY";
-  const digits = type === "vf"
-    ? `${Math.abs(x).toExponential(9)}f`
-    : Math.abs(x).toExponential();
-  return `${x < 0 || Object.is(x, -0) ? "-" : ""}${digits}`;
-}
-
 /** Nesting depth of brackets in a text. */
 function nesting(text: string): number {
   let [depth, max] = [0, 0];
@@ -91,6 +82,7 @@ export class Emitter {
   #program: Program | undefined;
   #repeated = new Set<Value>();
   #saved = new Map<Value, string>();
+  #shared: ReadonlySet<Value> = new Set();
 
   constructor(writer: Writer, along?: Along) {
     this.writer = writer;
@@ -168,7 +160,7 @@ export class Emitter {
             ? `strided(ON(${address}, ${first}), ${strided.apart})`
             : `strided_bytes(${address}, ${length}, ${first}, ${strided.apart})`;
         }
-        if (value.check === "none") return readAt(value, address, a!);
+        if (value.check === "none") return this.#readAt(value, address, a!);
         const at = `${
           value.bytes ? "_bytes" : ""
         }(${address}, ${length}, ${a})`;
@@ -182,7 +174,7 @@ export class Emitter {
       case "read":
         return value.bytes && value.form === "anywhere"
           ? `strided(ON(${a}, ${value.offset}), ${value.apart})`
-          : readAt(value, a!, `${value.offset}`);
+          : this.#readAt(value, a!, `${value.offset}`);
       case "address": {
         const from = value.of
           ? this.arrays.get(value.of)!.address
@@ -200,6 +192,25 @@ export class Emitter {
       case "tile":
         return `(${cast}${this.name(value.tile)}[${a}])`;
     }
+  }
+
+  /** Elements from `index` on, in bounds: one, one for all lanes, or consecutive words. */
+  #readAt(
+    value: Extract<Value, { op: "load" | "read" }>,
+    from: string,
+    index: string,
+  ): string {
+    const { type, form, bytes } = value;
+    const word = bytes
+      ? `*(const bytes *)ON(${from}, ${index})`
+      : `${from}[${index}]`;
+    if (form === "one") return word;
+    if (form === "run") {
+      return `((${type})*(const run_of_words *)(${from} + ${index}))`;
+    }
+    return type === "vf" && !this.#shared.has(value)
+      ? `splatf(number(${word}))`
+      : `((${type})splat(${word}))`;
   }
 
   /** An index in 64 bits: compilers find induction pointers only without wrapping. */
@@ -293,7 +304,10 @@ export class Emitter {
 
   /** Emits statements. */
   list(body: readonly Statement[]): void {
+    const outer = this.#shared;
+    this.#shared = sharedBroadcasts(body);
     for (const s of body) this.#statement(s);
+    this.#shared = outer;
   }
 
   #block(head: string, body: readonly Statement[], long = false): void {
@@ -447,23 +461,6 @@ export class Emitter {
   }
 }
 
-/** Elements from `index` on, in bounds: one, one for all lanes, or consecutive words. */
-function readAt(
-  { type, form, bytes }: Extract<Value, { op: "load" | "read" }>,
-  from: string,
-  index: string,
-): string {
-  const word = bytes
-    ? `*(const bytes *)ON(${from}, ${index})`
-    : `${from}[${index}]`;
-  if (form === "one") return word;
-  if (form === "run") {
-    return `((${type})*(const run_of_words *)(${from} + ${index}))`;
-  }
-  // Processors multiply by a float in memory, not by a word.
-  return type === "vf" ? `splatf(number(${word}))` : `splat(${word})`;
-}
-
 /** The first byte of a load of bytes at a known distance, and the distance. */
 function stridedBytes(
   { form, bytes, check, args: [index] }: Extract<Value, { op: "load" }>,
@@ -478,21 +475,4 @@ function stridedBytes(
 
 function declared(type: Type, name: string): string {
   return type === "pointer" ? `const word *${name}` : `${type} ${name}`;
-}
-
-/** A constant: one element if `plain`, else all lanes. */
-function constantInC(
-  { type, value }: Extract<Value, { op: "const" }>,
-  plain: boolean,
-): string {
-  if (type === "u" || type === "vu") {
-    const word = `${Number(value) >>> 0}u`;
-    return plain || type === "u" ? word : `splat(${word})`;
-  }
-  if (type === "vl") {
-    const long = `(int64_t)${BigInt.asUintN(64, BigInt(value))}u`;
-    return plain ? `(${long})` : `splatl(${long})`;
-  }
-  const float = floatInC(Number(value), type as "vf" | "vd");
-  return plain ? float : `splat${type[1]}(${float})`;
 }
