@@ -13,6 +13,7 @@ import {
   for_,
   id,
   if_,
+  let_,
   load,
   local,
   lt,
@@ -117,5 +118,26 @@ t.test("a loop over rows prefetches two rows ahead", (t) => {
   t.strictSame(fetches(overRows(2, 100)), [], "there is no such row");
   t.strictSame(fetches(overRows(10, 8)), [], "rows share lines");
   t.strictSame(fetches(overRows(10, 32)), [], "rows follow each other");
+  t.end();
+});
+
+t.test("floats with several uses are broadcast as words", (t) => {
+  // `x[i]` times each of `count` factors.
+  const products = (count: number) => {
+    const factor = local("factor", "f32");
+    return kernelOf([for_("i", u32(0), u32(32), [
+      let_("factor", load("x", i, "f32")),
+      ...Array.from({ length: count }, (_, at) =>
+        store(
+          "y",
+          add(mul(i, u32(64)), add(u32(32 * at), id("local"))),
+          mul(factor, load("y", add(u32(32 * at), id("local")), "f32")),
+        )),
+    ])]);
+  };
+  const text = (count: number) =>
+    printKernel(products(count), { lanes: 8 })[0]!.text;
+  t.match(text(1), /vf factor_\d+ = splatf\(number\(p/);
+  t.match(text(2), /vf factor_\d+ = \(\(vf\)splat\(p/);
   t.end();
 });

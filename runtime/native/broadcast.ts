@@ -18,9 +18,12 @@ export function sharedBroadcasts(body: readonly Statement[]): Set<Value> {
     used.add(value.local);
   };
   for (const s of body) {
-    if (s.op !== "set") continue;
+    if (s.op === "store") visit(s.index);
+    if (s.op !== "set" && s.op !== "store" && s.op !== "write") continue;
     visit(s.value);
-    if (s.declares && isBroadcast(s.value)) loads.set(s.local, s.value);
+    if (s.op === "set" && s.declares && isBroadcast(s.value)) {
+      loads.set(s.local, s.value);
+    }
   }
   return shared;
 }
