@@ -197,7 +197,7 @@ if (only === "streamed") {
       `${name}: a token ${text(one)}; ${
         one.coresMs.toFixed(0)
       } ms of cores, reads ${one.readMs.toFixed(0)} ms at ${
-        (one.bytes / one.readMs / 1e6).toFixed(2)
+        (one.bytes / (one.readMs || Infinity) / 1e6).toFixed(2)
       } GB/s, waits ${one.waitedMs.toFixed(0)} ms; ${
         predicted.map((one) => `predicted from ${one.from} ${text(one)}`).join(
           "; ",

@@ -28,6 +28,15 @@ const ROUTINGS = {
   "Zipf 1.2": { exponent: 1.2, stays: 0 },
 } as const;
 
+/** Statistics before the first step that reads experts. */
+const NOTHING_READ = {
+  bytesRead: 0,
+  hits: 0,
+  misses: 0,
+  readMs: 0,
+  waitedMs: 0,
+};
+
 /** Repetitions of each measurement of this machine. */
 const REPETITIONS = 3;
 
@@ -98,9 +107,12 @@ export async function measureStreamed(
     });
     const rates = [await disk.measure()];
     const steps: { ms: number; coresMs: number }[] = [];
-    let start = session.statistics().streaming!;
+    let start: typeof NOTHING_READ = session.statistics().streaming ??
+      NOTHING_READ;
     for (let token = 0; token < tokens; token++) {
-      if (token === tokens >> 1) start = session.statistics().streaming!;
+      if (token === tokens >> 1) {
+        start = session.statistics().streaming ?? NOTHING_READ;
+      }
       const [before, began] = [process.cpuUsage(), now()];
       const cell = Int32Array.of(position++);
       await decoder.outputs(
@@ -138,7 +150,10 @@ export async function measureStreamed(
     const { exponent } = routing;
     const measured = median(rates);
     const readMs = end.readMs - start.readMs;
-    const used = (bytesRead - start.bytesRead) / readMs * 1000;
+    // Without reads, their rate is unknown.
+    const used = readMs > 0
+      ? (bytesRead - start.bytesRead) / readMs * 1000
+      : measured;
     const cases: readonly (readonly [string, ExpertLoad, number])[] = [
       ["choices", recorded, measured],
       [`zipf:${exponent}`, { kind: "zipf", exponent }, measured],
