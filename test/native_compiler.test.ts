@@ -104,10 +104,8 @@ t.test("a compiler without headers is not used", { skip }, (t) => {
     encoding: "utf8",
     env: { ...process.env, CC },
   });
-  t.match(
-    stdout,
-    /^native {2}not on this machine: no C compiler with headers/m,
-  );
+  const state = `'${CC}' in the environment variable CC is no C compiler`;
+  t.ok(stdout.includes(`native  not on this machine: ${state}`), stdout);
   t.end();
 });
 

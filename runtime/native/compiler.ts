@@ -136,10 +136,23 @@ function run(
   });
 }
 
-/** The words of `CC`, a command and options, or the default commands. */
+/** The value of `CC`, a command and options. Undefined if it is not set. */
+function namedCompiler(): string | undefined {
+  return process.env["CC"]?.trim() || undefined;
+}
+
+/** The words of `CC`, or the default commands. */
 function candidates(): readonly (readonly string[])[] {
-  const named = process.env["CC"]?.trim();
+  const named = namedCompiler();
   return named ? [named.split(/\s+/)] : COMMANDS.map((command) => [command]);
+}
+
+/** Why `findCompiler` finds none, with the commands that it tries. */
+export function whyNoCompiler(): string {
+  const named = namedCompiler();
+  return named === undefined
+    ? `no C compiler with headers was found (${COMMANDS.join(", ")})`
+    : `'${named}' in the environment variable CC is no C compiler with headers`;
 }
 
 let found: Promise<Compiler | undefined> | undefined;

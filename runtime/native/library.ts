@@ -4,7 +4,7 @@ import type { LibraryHandle } from "koffi";
 import { MachineError } from "../../spec/errors.ts";
 import type { Streaming } from "../device.ts";
 import { importKoffi } from "../koffi.ts";
-import { findCompiler } from "./compiler.ts";
+import { findCompiler, whyNoCompiler } from "./compiler.ts";
 import { ObjectCache } from "./objects.ts";
 import { MAX_SHAPES, SHAPE_WORDS } from "./shapes.ts";
 import { NO_END, THREADS_IN_C } from "./threads.ts";
@@ -102,7 +102,7 @@ export function loadNative(): Promise<NativeLibrary> {
 /** Why there is no native device on this machine, or undefined. */
 export async function whyNotNative(): Promise<string | undefined> {
   if (await findCompiler() === undefined) {
-    return "no C compiler with headers was found (cc, clang or gcc)";
+    return whyNoCompiler();
   }
   try {
     await importKoffi();
