@@ -224,6 +224,37 @@ t.test("tokens of log-probabilities have bytes, also parts of characters", async
   }
 });
 
+t.test("a completion names parts of characters by their bytes", async (t) => {
+  // The first bytes of "é" and of "ĉ": both have the text U+FFFD.
+  const { choices: [choice] } = await client.completions.create({
+    model,
+    prompt: PROMPT,
+    max_tokens: 2,
+    temperature: 0,
+    logprobs: 3,
+    logit_bias: { 128: 100, 129: 99 },
+  });
+  const { tokens, top_logprobs, text_offset } = choice!.logprobs!;
+  t.strictSame(tokens, ["bytes:\\xc3", "bytes:\\xc3"]);
+  t.equal(Object.keys(top_logprobs![0]!).length, 4);
+  t.strictSame(text_offset, [0, 1]);
+  // Both bytes of "é" are one character.
+  const { choices: [echoed] } = await client.completions.create({
+    model,
+    prompt: "é!",
+    max_tokens: 0,
+    echo: true,
+    logprobs: 0,
+  });
+  t.equal(echoed!.text, "é!");
+  t.strictSame(echoed!.logprobs!.tokens, [
+    "bytes:\\xc3",
+    "bytes:\\xa9",
+    "!",
+  ]);
+  t.strictSame(echoed!.logprobs!.text_offset, [0, 1, 1]);
+});
+
 t.test("echo has the log-probabilities of the prompt", async (t) => {
   const { choices: [all] } = await client.completions.create({
     model,

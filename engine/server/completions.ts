@@ -135,16 +135,15 @@ async function logprobsOf(
     text_offset: [] as number[],
   };
   for (const { token, logprobs: known } of pieces) {
-    const text = await tokenTexts.of(token);
     const top: { [token: string]: number } = {};
     for (const one of known ? [...known.top, known] : []) {
-      top[await tokenTexts.of(one.token)] ??= one.logprob;
+      top[await tokenTexts.nameOf(one.token)] ??= one.logprob;
     }
-    logprobs.tokens.push(text);
+    logprobs.tokens.push(await tokenTexts.nameOf(token));
     logprobs.token_logprobs.push(known?.logprob ?? null);
     logprobs.top_logprobs.push(known ? top : null);
     logprobs.text_offset.push(offsets[index]!);
-    offsets[index]! += text.length;
+    offsets[index]! += await tokenTexts.lengthOf(token);
   }
   return logprobs;
 }
