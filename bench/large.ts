@@ -121,7 +121,8 @@ if (flags.check) {
   process.exit(good ? 0 : 1);
 }
 
-const { size } = statSync(join(folder, "model.safetensors"));
+const weights = join(folder, "model.safetensors");
+const { size } = statSync(weights);
 console.log(`${machine()}, ${adapter}, weights of ${gb(size)}`);
 const found: { [what: string]: unknown } = {
   program: "large",
@@ -182,11 +183,15 @@ if (only === "prefill") {
 }
 if (only === "streamed") {
   const expertMemory = parseMemory(flags["expert-memory"]);
-  const streamed = await measureStreamed(target, {
+  const routings: { [routing: string]: Streamed } = {};
+  const streamed = measureStreamed(target, {
     expertMemory,
     tokens: tokens.length,
+    file: { name: weights, descriptor: openSync(weights, "r"), bytes: size },
   });
-  for (const [name, { predicted, ...one }] of Object.entries(streamed)) {
+  for await (const [name, measured] of streamed) {
+    routings[name] = measured;
+    const { predicted, ...one } = measured;
     const text = (
       { ms, bytes, hitRate }: Pick<Streamed, "ms" | "bytes" | "hitRate">,
     ) =>
@@ -207,7 +212,7 @@ if (only === "streamed") {
       } GB/s`,
     );
   }
-  found["streamed"] = { expertMemory, routings: streamed };
+  found["streamed"] = { expertMemory, routings };
 }
 if (only === undefined || only === "decode") {
   const prompt = Number(flags.prompt);

@@ -22,7 +22,10 @@ import {
   expertBytesFor,
   MIN_EXPERTS,
 } from "../engine/expert_bytes.ts";
-import { READ_EXPERTS } from "../engine/planner/machine/measure_disk.ts";
+import {
+  openDiskMeter,
+  READ_EXPERTS,
+} from "../engine/planner/machine/measure_disk.ts";
 import { uniformsFrom } from "../engine/planner/simulate/loads.ts";
 import { simulate } from "../engine/planner/simulate/mod.ts";
 import { resolveTarget } from "../engine/target.ts";
@@ -383,6 +386,14 @@ t.test("unreadable experts end a run, also without a memory limit", {
   await t.rejects(device.idle(), /^Cannot read experts: a file of weights/);
   device.destroy();
   await handle.close();
+});
+
+t.test("the disk's rate is that of the reads alone", { skip }, async (t) => {
+  // A clock that stands still: times of launches are not counted.
+  const disk = await openDiskMeter({ now: () => 0, repetitions: 2 });
+  t.teardown(() => disk?.close());
+  const rate = await disk?.measure();
+  t.ok(rate !== undefined && rate > 1e6 && rate < 1e12, `${rate} bytes/s`);
 });
 
 t.test("--stats of streamed experts, and a progress bar of --preload", {

@@ -6,7 +6,10 @@
 import { availableParallelism } from "node:os";
 import process from "node:process";
 import { Decoder, decoderShape, openMachineMeter } from "../../engine/mod.ts";
-import { openDiskMeter } from "../../engine/planner/machine/measure_disk.ts";
+import {
+  type DiskOptions,
+  openDiskMeter,
+} from "../../engine/planner/machine/measure_disk.ts";
 import { withDevices } from "../../engine/planner/machine/meter.ts";
 import {
   type ExpertLoad,
@@ -63,14 +66,16 @@ export interface Streamed {
 /** Choices of experts per layer, [token][choice]. */
 type Choices = readonly (readonly number[])[][];
 
-/** Measures `tokens` decode steps of each routing; the second half counts. */
-export async function measureStreamed(
+/** Measures `tokens` decode steps of each routing; the second half counts. Yields each routing once it is measured. */
+export async function* measureStreamed(
   target: Extract<Target, { readonly kind: "checkpoint" }>,
-  { expertMemory, tokens }: {
+  { expertMemory, tokens, file }: {
     readonly expertMemory: number | "auto";
+    /** The file of the experts, for measurements of the disk. */
+    readonly file: NonNullable<DiskOptions["file"]>;
     readonly tokens: number;
   },
-): Promise<{ [routing: string]: Streamed }> {
+): AsyncGenerator<readonly [routing: string, Streamed]> {
   const now = () => performance.now();
   const threads = availableParallelism();
   const context = tokens * Object.keys(ROUTINGS).length;
@@ -93,8 +98,7 @@ export async function measureStreamed(
   });
   const { plan, session } = opened;
   const decoder = new Decoder(session, decoderShape(plan)!);
-  const disk = (await openDiskMeter({ now, repetitions: REPETITIONS }))!;
-  const found: { [routing: string]: Streamed } = {};
+  const disk = (await openDiskMeter({ now, repetitions: REPETITIONS, file }))!;
   let position = 0;
   for (const [name, routing] of Object.entries(ROUTINGS)) {
     const names = decoder.shape.choices.map(([name]) => name);
@@ -160,7 +164,7 @@ export async function measureStreamed(
       ["choices and the rate of these reads", recorded, used],
     ];
     const resident = end.residentBytes / streamableBytes(plan, 0);
-    found[name] = {
+    yield [name, {
       ms: median(steps.map(({ ms }) => ms)),
       coresMs: median(steps.map(({ coresMs }) => coresMs)),
       readMs: readMs / steps.length,
@@ -177,11 +181,10 @@ export async function measureStreamed(
         return { from, ms: 1000 * seconds, bytes, hitRate };
       }),
       disk: rates,
-    };
+    }];
   }
   await disk.close();
   await opened.close();
-  return found;
 }
 
 /** Random choices without repetition; the experts of each layer have their own order of popularity. */

@@ -1,11 +1,14 @@
 /** Measures the disk by streaming experts from a file, as runs do. */
 
 import { scratchFile } from "../../../runtime/cache/scratch_file.ts";
+import type { FileRun } from "../../../runtime/device.ts";
 import { HostDevice } from "../../../runtime/host/device.ts";
 import { NativePool } from "../../../runtime/native/mod.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { load, store, u32 } from "../../../spec/kernel/build.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
+import { range } from "../../../spec/range.ts";
+import { uniformsFrom } from "../simulate/loads.ts";
 import {
   isRepeated,
   type MeasureOptions,
@@ -14,10 +17,10 @@ import {
 } from "./meter.ts";
 
 /**
- * Bytes of an expert, their number in the file, and the number of them in memory. Readers of few experts wait for the
- * last one of each round; those of a run continue with experts of the next launch.
+ * Bytes of an expert, their number in the file, the number of them in memory, and those that a launch reads: a few, as
+ * in a decode step.
  */
-const BYTES = 1 << 23, EXPERTS = 32, RESIDENT = 16;
+const BYTES = 1 << 23, EXPERTS = 32, RESIDENT = 16, READ_AT_ONCE = 4;
 
 /** Reads a value of the first expert. */
 export const READ_EXPERTS: Kernel = {
@@ -32,26 +35,34 @@ export const READ_EXPERTS: Kernel = {
   body: [store("y", u32(0), load("weight", u32(0), "u32"))],
 };
 
+/** Options of a measurement of the disk. */
+export interface DiskOptions extends MeasureOptions {
+  /** A file to read, of at least 256 MiB. Default: a temporary file. A virtual disk may cache it. */
+  readonly file?: Pick<FileRun, "name" | "descriptor" | "bytes">;
+}
+
 /**
- * Writes a file of experts to the cache folder of this user and prepares to stream it: bytes per second. Undefined if
- * the folder accepts no file of this size, or the system cannot stream it.
+ * Prepares to stream experts: bytes per second in the time of the reads. Without `file`, writes one to the cache folder
+ * of this user. Undefined if the folder accepts no file of this size, or the system cannot stream it.
  */
 export async function openDiskMeter(
-  options: MeasureOptions,
+  { file: given, ...options }: DiskOptions,
 ): Promise<Meter<number> | undefined> {
-  const { now } = options;
-  const file = await scratchFile(BYTES, EXPERTS);
+  const scratch = given ? undefined : await scratchFile(BYTES, EXPERTS);
+  const file = given ?? scratch;
   if (file === undefined) return undefined;
   const { name, descriptor } = file;
+  const experts = given ? Math.floor(given.bytes / BYTES) : EXPERTS;
+  invariant(experts >= EXPERTS, "the file has enough experts");
   const pool = await NativePool.open(1, { expertBytes: RESIDENT * BYTES });
   const device = new HostDevice(pool, { closesPool: true });
   const close = async () => {
     await device.idle();
     device.destroy();
-    await file.close();
+    await scratch?.close();
   };
   const weight = device.stream?.(
-    Array.from({ length: EXPERTS }, (_, e) => ({
+    range(experts).map((e) => ({
       name,
       descriptor,
       offset: e * BYTES,
@@ -63,24 +74,32 @@ export async function openDiskMeter(
     return undefined;
   }
   await device.prepare({ [READ_EXPERTS.name]: { tree: READ_EXPERTS } });
-  const list = Uint32Array.from([
-    EXPERTS,
-    ...Array.from({ length: EXPERTS }, (_, e) => [e, 0, 0]).flat(),
-  ]);
-  const tiles = device.createBuffer(list.byteLength, "tiles");
-  device.write(tiles, 0, new Uint8Array(list.buffer));
+  const order = scattered(experts);
+  let next = 0;
+  const tiles = device.createBuffer(4 * (1 + 3 * READ_AT_ONCE), "tiles");
   const buffers = Object.freeze([tiles, weight, device.createBuffer(4, "y")]);
   device.streamFor(buffers, 0);
-  const bytesRead = () => {
+  const launch = () => {
+    const list = range(READ_AT_ONCE).flatMap(() => [
+      order[next++ % experts]!,
+      0,
+      0,
+    ]);
+    const words = Uint32Array.of(READ_AT_ONCE, ...list);
+    device.write(tiles, 0, new Uint8Array(words.buffer));
+    device.launch(READ_EXPERTS.name, buffers, [1, 1, 1]);
+  };
+  const statistics = () => {
     const { streaming } = device;
     invariant(streaming, "a device that streams has statistics");
-    return streaming().bytesRead;
+    return streaming();
   };
   const rate = async () => {
-    const [start, before] = [now(), bytesRead()];
-    device.launch(READ_EXPERTS.name, buffers, [1, 1, 1]);
+    const before = statistics();
+    for (let read = 0; read < EXPERTS; read += READ_AT_ONCE) launch();
     await device.idle();
-    return (bytesRead() - before) / (now() - start) * 1000;
+    const { bytesRead, readMs } = statistics();
+    return (bytesRead - before.bytesRead) / (readMs - before.readMs) * 1000;
   };
   return {
     measure: async () => {
@@ -90,4 +109,11 @@ export async function openDiskMeter(
     },
     close,
   };
+}
+
+/** The numbers below `count` in random order. */
+function scattered(count: number): number[] {
+  const random = uniformsFrom(count);
+  return range(count).map((e) => ({ e, at: random() }))
+    .sort((a, b) => a.at - b.at).map(({ e }) => e);
 }
