@@ -403,6 +403,9 @@ t.test("bad requests give errors with the field", async (t) => {
   t.match(await create({ guided_json: {} }), {
     message: "'guided_json': it is not supported. Use 'json_schema'",
   });
+  t.match(await create({ repeat_penalty: 1.1 }), {
+    message: "'repeat_penalty': it is not supported. Use 'repetition_penalty'",
+  });
   t.match(await create({ response_format: { type: "json_schema" } }), {
     message: "'response_format.json_schema': it is missing. ",
   });

@@ -60,6 +60,8 @@ const UNSUPPORTED: {
   continue_final_message: isOff,
   conversation: never,
   documents: isEmpty,
+  dry_multiplier: isOff,
+  dynatemp_range: isOff,
   functions: isEmpty,
   guided_choice: never,
   guided_grammar: never,
@@ -71,15 +73,22 @@ const UNSUPPORTED: {
   mirostat: isOff,
   n_predict: never,
   previous_response_id: never,
+  prompt_embeds: never,
   prompt_logprobs: never,
+  repeat_penalty: (value) => value === 1,
+  return_token_ids: isOff,
+  return_tokens_as_token_ids: isOff,
   skip_special_tokens: (value) => value === true,
   stop_token_ids: isEmpty,
   structured_outputs: never,
   suffix: (value) => value === "",
   truncate_prompt_tokens: never,
+  top_n_sigma: (value) => typeof value === "number" && value <= 0,
+  typ_p: (value) => value === 1,
   typical_p: (value) => value === 1,
   use_beam_search: isOff,
   web_search_options: never,
+  xtc_probability: isOff,
 };
 
 /** Supported fields with the same effect. */
@@ -89,6 +98,7 @@ const INSTEAD: { readonly [field: string]: string } = {
   guided_json: "json_schema",
   guided_regex: "grammar",
   n_predict: "max_tokens",
+  repeat_penalty: "repetition_penalty",
   structured_outputs: "response_format",
 };
 
