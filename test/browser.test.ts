@@ -214,6 +214,21 @@ t.test("a page runs plans", { skip: skipWithoutBrowser }, async (t) => {
     }
   }
   t.strictSame(complaints, []);
+
+  const { page: planless } = await openPage(browser, "about:blank");
+  await planless.route(
+    "**/plan.json",
+    (route) => route.fulfill({ status: 404 }),
+  );
+  await planless.goto(address);
+  await planless.locator("#go").click();
+  await planless.locator("#status", { hasText: "Cannot" }).waitFor();
+  t.match(
+    await text(planless, "#status"),
+    /^Cannot fetch plan\.json: status 404\. Write it with 'switchyard plan/,
+  );
+  await planless.close();
+
   const malformed = await fetch(new URL("/%ff", address));
   t.equal(malformed.status, 400, "the server answers malformed requests");
 
