@@ -1,6 +1,12 @@
 // Bad input: exact messages and exit codes; outputs are unchanged.
 // needs: cpu, gpu
-import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  readFileSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import path from "node:path";
 import t from "tap";
 import { fileError, nodeFiles } from "../cli/files.ts";
@@ -142,6 +148,16 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
     damage: file("config.json", (f) => rmSync(f)),
     message:
       "Cannot read 'FOLDER': it has no config.json. Give a checkpoint folder, a model file or a plan",
+  },
+  {
+    title: "adapters instead of a model",
+    damage: (folder) =>
+      renameSync(
+        path.join(folder, "config.json"),
+        path.join(folder, "adapter_config.json"),
+      ),
+    message:
+      "Cannot read 'FOLDER': it has low-rank adapters and no model. Give their checkpoint, and this folder with --lora",
   },
   {
     title: "a configuration that is not JSON",

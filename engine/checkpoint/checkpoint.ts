@@ -74,6 +74,9 @@ export async function openCheckpoint(
   };
 }
 
+/** The configuration of low-rank adapters in PEFT's layout. */
+export const ADAPTER_CONFIG = "adapter_config.json";
+
 /** Reads the configuration of a folder that may have no weights. */
 export async function openConfiguration(
   folder: string,
@@ -82,6 +85,11 @@ export async function openConfiguration(
 ): Promise<Omit<Checkpoint, "weightFiles">> {
   const names = new Set(await files.list(folder));
   if (!names.has("config.json")) {
+    if (names.has(ADAPTER_CONFIG)) {
+      throw new DataError(
+        `Cannot read '${folder}': it has low-rank adapters and no model. Give their checkpoint, and this folder with --lora`,
+      );
+    }
     const found = [...names].filter(isGguf).sort()[0];
     throw new DataError(
       `Cannot read '${folder}': it has no config.json. Give ${

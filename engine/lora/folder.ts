@@ -11,7 +11,7 @@ import {
 import { safetensorsHead, type TensorDirectory } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
-import type { Checkpoint } from "../checkpoint/checkpoint.ts";
+import { ADAPTER_CONFIG, type Checkpoint } from "../checkpoint/checkpoint.ts";
 import type { FileSystem } from "../files.ts";
 import { readJsonObject } from "../json_file.ts";
 import { withTensors } from "../checkpoint/tensors.ts";
@@ -21,7 +21,7 @@ import {
   type LoraSettings,
 } from "./targets.ts";
 
-const CONFIG = "adapter_config.json", WEIGHTS = "adapter_model.safetensors";
+const WEIGHTS = "adapter_model.safetensors";
 
 /** Adapters of a folder. */
 export interface LoraFolder {
@@ -61,7 +61,10 @@ export async function readLora(
   folder: string,
   files: FileSystem,
 ): Promise<LoraFolder> {
-  const config = await readJsonObject(files.join(folder, CONFIG), files);
+  const config = await readJsonObject(
+    files.join(folder, ADAPTER_CONFIG),
+    files,
+  );
   const refuse = (state: string, fix: string) =>
     new DataError(`Cannot use the adapters of '${folder}': ${state}. ${fix}`);
   const { peft_type: method, r: rank, lora_alpha: alpha } = config;
@@ -72,7 +75,7 @@ export async function readLora(
     const value = config[option];
     if (value === undefined || value === null || isNeutral(value)) continue;
     throw refuse(
-      `${CONFIG} has '${option}' ${shown(JSON.stringify(value))}`,
+      `${ADAPTER_CONFIG} has '${option}' ${shown(JSON.stringify(value))}`,
       "Merge them with PEFT, and give the merged checkpoint",
     );
   }
@@ -81,7 +84,7 @@ export async function readLora(
     typeof alpha !== "number" || !Number.isFinite(alpha)
   ) {
     throw refuse(
-      `'r' or 'lora_alpha' of ${CONFIG} is missing`,
+      `'r' or 'lora_alpha' of ${ADAPTER_CONFIG} is missing`,
       "Copy it again",
     );
   }
@@ -241,7 +244,7 @@ export async function writeLoraConfig(
     use_rslora: false,
     inference_mode: true,
   };
-  await files.write(files.join(folder, CONFIG), [
+  await files.write(files.join(folder, ADAPTER_CONFIG), [
     new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`),
   ]);
 }
