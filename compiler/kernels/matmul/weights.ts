@@ -2,8 +2,9 @@
 
 import type { FileDType } from "../../../spec/dtype.ts";
 import { EXACT } from "../../../spec/numerics.ts";
-import { packingOf } from "../../../spec/weights/packed.ts";
+import { isPackedDType } from "../../../spec/weights/packed.ts";
 import { perWord } from "../pieces/decode.ts";
+import { byLayout } from "../pieces/layout.ts";
 import { blockDecoder, runLengthOf } from "./block_weights.ts";
 import { unitOf, widthOf } from "./columns.ts";
 import type { DecodedMatmul, LoadedMatmul, WeightDecoder } from "./decoder.ts";
@@ -15,9 +16,11 @@ import { packedDecoder } from "./packed_weights.ts";
 function decoderFor(
   stored: FileDType,
 ): (o: LoadedMatmul, i: number) => WeightDecoder {
-  const packing = packingOf(stored);
-  if (!packing) return denseDecoder;
-  return packing.block ? blockDecoder : packedDecoder;
+  if (!isPackedDType(stored)) return denseDecoder;
+  return byLayout(stored, {
+    words: () => packedDecoder,
+    blocks: () => blockDecoder,
+  });
 }
 
 /** A matrix multiplication with the decoders of its weights. */

@@ -1,12 +1,5 @@
 /** Expressions: the value of a node at an index, with elementwise nodes inlined down to loads of stored values. */
 
-import type { StoredDType } from "../../../spec/dtype.ts";
-import {
-  type Packing,
-  PACKINGS,
-  type ScaleKind,
-  SCALES,
-} from "../../../spec/weights/packed.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import {
   add,
@@ -26,13 +19,9 @@ import {
   sub,
   u32,
 } from "../../../spec/kernel/build.ts";
-import type { BlockScales } from "../../../spec/weights/blocks.ts";
 import { cachedJson } from "../../../spec/kernel/exact_json.ts";
-import { expr, exprIn } from "../../../spec/kernel/text/resolve.ts";
-import { type KernelText, wgsl } from "../../../spec/kernel/text/text.ts";
+import { exprIn } from "../../../spec/kernel/text/resolve.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
-import { blockCode, blockFactor } from "../../kernels/pieces/block.ts";
-import { decoderOf, packedElement } from "../../kernels/pieces/decode.ts";
 import { mapOperands } from "../../../spec/kernel/walk.ts";
 import type {
   Node,
@@ -44,6 +33,7 @@ import { type At, atWith, flatIndex, ROW } from "./indices.ts";
 import { lengthOf, productOf, type Storage } from "./context.ts";
 import type { BucketLayout } from "./lowering.ts";
 import { heldIndex, heldStart } from "./shard_offset.ts";
+import { packedElementAt } from "./packed_element.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** Values that the current kernel has already computed, or computes at an index of its row. */
@@ -98,81 +88,31 @@ export function loadFrom(
 function loadPacked(
   scope: KernelScope,
   { buffer, axes }: Storage,
-  { stored, along, scales, offsets, factors }: NonNullable<Storage["packed"]>,
+  { stored, along, ...others }: NonNullable<Storage["packed"]>,
   at: At,
 ): Expr {
-  const { block, inWords, perWord, perScale, scale }: Packing =
-    PACKINGS[stored];
+  const { placed } = scope.lowering;
   const k = scope.bindValue(at.get(along));
-  /** The index with the elements of `along` in groups; by default, all of them are one. */
-  const groupAt = (per?: number) =>
-    scope.bindValue(axes.reduce<Expr>((index, axis) => {
-      const { size } = scope.lowering.placed.axes[axis]!;
-      if (axis !== along) return add(mul(index, u32(size)), at.get(axis));
-      return per === undefined
-        ? index
-        : add(mul(index, u32(size / per)), div(k, u32(per)));
-    }, u32(0)));
-  if (block) {
-    const { elements, bytes, group } = block;
-    // The axes inside of `along` are those of adjacent words.
-    const inside = axes.slice(axes.indexOf(along) + 1);
-    const stride = inside.reduce(
-      (n, axis) => n * scope.lowering.placed.axes[axis]!.size,
-      1,
-    );
-    const nth = groupAt(elements);
-    const from = scope.bindValue(
-      inWords
-        ? add(
-          mul(div(nth, u32(stride)), u32(stride * bytes / 4)),
-          rem(nth, u32(stride)),
-        )
-        : mul(nth, u32(bytes)),
-    );
-    const index = scope.bindValue(rem(k, u32(elements)));
-    const binding = scope.read(buffer);
-    const at = { binding, from, ...inWords ? { stride } : {} };
-    const sum = scope.bindValue(div(index, u32(group)));
-    const valueOf = (text: KernelText) => exprIn(scope.bindings, text);
-    const factor = (part: BlockScales) =>
-      valueOf(blockFactor(block, part, {
-        ...at,
-        sum,
-        flushes: true,
-        header: (word) => wgsl`bytesAt(${binding}, ${from} + ${4 * word})`,
-      }));
-    return packedElement(stored, {
-      bits: scope.bindValue(valueOf(blockCode(block, { ...at, index }))),
-      factor: factor(block.scales),
-      offset: block.offsets && factor(block.offsets),
-    });
-  }
-  const load = (binding: string, dtype: StoredDType, per?: number) =>
-    loadStored(scope.read(binding), dtype, groupAt(per));
-  const word = scope.bindValue(load(buffer, "u32", perWord));
-  const rowAt = () =>
-    flatIndex(scope, axes.filter((axis) => axis !== along), { get: at.get });
-  const shift = mul(rem(k, u32(perWord)), u32(32 / perWord));
-  const decoder = decoderOf(stored);
-  const { stored: scaleType, beforeZero }: ScaleKind = SCALES[scale];
-  const factor = scope.bindValue(expr`${
-    decoder.scale(
-      load(scales, scaleType, perScale),
-      factors === undefined
-        ? undefined
-        : loadStored(scope.read(factors), "f32", rowAt()),
-    )
-  }`);
-  return packedElement(stored, {
-    bits: scope.bindValue(expr`${word} >> ${shift}`),
-    factor,
-    offset: offsets === undefined ? undefined : expr`${
-      decoder.offset(
-        load(offsets, beforeZero ? "u32" : "f32", perScale),
-        factor,
-      )
-    }`,
+  // The axes inside of `along` are those of adjacent words.
+  const inside = axes.slice(axes.indexOf(along) + 1);
+  return packedElementAt({
+    stored,
+    buffers: { codes: buffer, ...others },
+    k,
+    stride: inside.reduce((n, axis) => n * placed.axes[axis]!.size, 1),
+    groupAt: (per) =>
+      scope.bindValue(axes.reduce<Expr>((index, axis) => {
+        const { size } = placed.axes[axis]!;
+        if (axis !== along) return add(mul(index, u32(size)), at.get(axis));
+        return per === undefined
+          ? index
+          : add(mul(index, u32(size / per)), div(k, u32(per)));
+      }, u32(0))),
+    row: () =>
+      flatIndex(scope, axes.filter((axis) => axis !== along), { get: at.get }),
+    read: (name) => scope.read(name),
+    bind: (value) => scope.bindValue(value),
+    resolve: (text) => exprIn(scope.bindings, text),
   });
 }
 
