@@ -367,6 +367,26 @@ t.test("wide devices have fewer launches, and the same bits", {
   }
 });
 
+t.test("the row of one token is sent without its assignment, same bits", {
+  skip: skipUnasked("cpu"),
+}, async (t) => {
+  const name = "qwen2moe-8e";
+  const strategies = {
+    "choices": {},
+    "tokens once": { deduplicate: true },
+    "two chunks": { deduplicate: true, chunks: 2 },
+    "encoded rows": { wire: "fp8" },
+  } as const;
+  for (const [what, strategy] of Object.entries(strategies)) {
+    const options = { mesh: "ep=2", ...strategy };
+    const { logits, kernels } = await logitsOf(name, options);
+    t.notMatch(kernels, /permute_one/);
+    const wide = await logitsOf(name, { ...options, tuning: TUNING.gpu });
+    t.match(wide.kernels, /permute_one/, what);
+    t.ok(wide.logits.every((x, i) => Object.is(x, logits[i])), what);
+  }
+});
+
 t.test(
   "launches with other grids for several tokens are one, with the same bits",
   {

@@ -24,6 +24,8 @@ import {
   combine,
   combineTranspose,
   permute,
+  permuteOne,
+  permuteOneGroups,
 } from "../../compiler/kernels/routing/permute.ts";
 import {
   regroup,
@@ -221,6 +223,20 @@ export function* ofPermute(): Generator<Launch> {
           lengths: [count],
         },
         stores: { send: kept.filter(Boolean).length * row },
+      };
+    }
+  }
+}
+
+/** The row of one token, with fewer and more elements than a workgroup has lanes. */
+export function* ofPermuteOne(): Generator<Launch> {
+  for (const row of [3, 257]) {
+    for (const rows of [1, 3]) {
+      yield {
+        kernel: () => permuteOne({ name, row, rows }),
+        grid: [1, permuteOneGroups({ row }), 1],
+        reads: { x: waves(row) },
+        stores: { send: rows * row },
       };
     }
   }

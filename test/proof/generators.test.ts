@@ -49,6 +49,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   moveRows: dispatch.ofMoveRows,
   nodeCounts: dispatch.ofNodeCounts,
   permute: dispatch.ofPermute,
+  permuteOne: dispatch.ofPermuteOne,
   quantize: bytes.ofQuantize,
   queryGrad: heads.ofQueryGrad,
   reduce: sums.ofReduce,

@@ -1,7 +1,15 @@
 /** Permutes token rows into send order, and combines returned rows into tokens. */
 
 import type { Binding, Expr, Kernel, Stmt } from "../kernel.ts";
-import { elementwise, INDEX, local, reads, wgsl, writes } from "../kernel.ts";
+import {
+  elementwise,
+  INDEX,
+  kernelOf,
+  local,
+  reads,
+  wgsl,
+  writes,
+} from "../kernel.ts";
 import { DROPPED } from "./assign.ts";
 import type { ResultOptions } from "../reduce.ts";
 import { encodedElement, type WireRows } from "../wire.ts";
@@ -50,6 +58,39 @@ export function permute(o: PermuteOptions): Kernel {
       if (to != ${DROPPED}) {
         let source = choice / ${k} * ${row} + element;
         send[to * ${row} + element] = ${value};
+      }`,
+  });
+}
+
+/** Lanes of a permute of one token: those of matmuls and routers of many experts, which may share its launch. */
+const LANES = 256;
+
+/** A permute of one token: its row is sent for each choice, so it does not wait for their assignment. */
+export interface PermuteOneOptions
+  extends Pick<PermuteOptions, "name" | "row" | "type"> {
+  /** Rows to store: at least as many as are sent. */
+  readonly rows: number;
+}
+
+/** Workgroups of `permuteOne` along y. */
+export function permuteOneGroups(
+  { row }: Pick<PermuteOneOptions, "row">,
+): number {
+  return Math.ceil(row / LANES);
+}
+
+/** send[r] = x[0]. Its grid is 1 and `permuteOneGroups`. */
+export function permuteOne(o: PermuteOneOptions): Kernel {
+  const { row, rows, type = "f32" } = o;
+  return kernelOf({
+    name: o.name,
+    workgroupSize: LANES,
+    bindings: [reads("x", type), writes("send", type)],
+    body: wgsl`
+      let element = group.y * ${LANES} + lane;
+      if (element < ${row}) {
+        let value = x[element];
+        for (var r = 0u; r < ${rows}; r++) { send[r * ${row} + element] = value; }
       }`,
   });
 }

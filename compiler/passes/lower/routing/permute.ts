@@ -1,15 +1,23 @@
 /** Permutes tokens into send order, and combines returned rows into tokens. */
 
+import type { Size } from "../../../../spec/size.ts";
 import type { Node, NodeOf } from "../../../graph/graph.ts";
+import { unitSplits } from "../../expert_ranges.ts";
 import { elementwiseGrid } from "../../../../spec/kernel/elementwise.ts";
 import { reads } from "../../../kernels/kernel.ts";
-import { combine, permute } from "../../../kernels/routing/permute.ts";
+import {
+  combine,
+  permute,
+  permuteOne,
+  permuteOneGroups,
+} from "../../../kernels/routing/permute.ts";
 import { div, load, mul, rem, u32 } from "../../../../spec/kernel/build.ts";
 import { partOf, routeOf, sentBy } from "./assign.ts";
 import { atFlat, atJoined } from "../indices.ts";
 import {
   addLaunch,
   addScratch,
+  amendBuffer,
   fixedProduct,
   type Lowering,
   productOf,
@@ -18,6 +26,7 @@ import {
 import { writeTarget } from "../epilogue.ts";
 import { rowMajorBuffer } from "../elementwise.ts";
 import { finish } from "../emit.ts";
+import { forRows } from "../matmul/inline_norms.ts";
 import { lowerOneToken } from "./one_token.ts";
 import { routeResults } from "./route.ts";
 import { KernelScope, wordType } from "../scope.ts";
@@ -58,18 +67,39 @@ export function lowerPermute(
       }
       : {},
   });
+  const from = wire
+    ? lowering.values.storages.get(x)!.buffer
+    : rowMajorBuffer(lowering, x, x.axes);
+  const all = sizeOf(lowering, tokens);
+  const isApart = lowering.options.tuning.wideRows === true && !weighted &&
+    typeof all !== "number";
+  if (isApart) {
+    const one = {
+      name: `permute_one_${words}`,
+      row: words,
+      rows: once ? Math.min(topK, unitSplits(rows.chunks).length - 1) : topK,
+      type: wordType(dtype),
+    };
+    amendBuffer(lowering, send, { writers: 2 });
+    // Without a part, it may share the launch of another step before the exchange.
+    addLaunch(lowering, node, permuteOne(one), {
+      bindings: { x: from, send },
+      workgroups: [forRows(all, { rows: all }).few, permuteOneGroups(one), 1],
+    });
+  }
+  const sent: Size = { mul: [rows.size, words] };
   addLaunch(lowering, node, kernel, {
     bindings: {
       send,
-      x: wire
-        ? lowering.values.storages.get(x)!.buffer
-        : rowMajorBuffer(lowering, x, x.axes),
+      x: from,
       ...weighted
         ? { weight: routeResults(lowering, routeOf(rows)).weight }
         : {},
       sendRow: once ? rows.tokens!.tokenRow : rows.sendRow,
     },
-    workgroups: elementwiseGrid({ mul: [rows.size, words] }),
+    workgroups: elementwiseGrid(
+      isApart ? forRows(sent, { rows: all }).more : sent,
+    ),
     part: partOf(rows, "permute"),
   });
   lowering.values.storages.set(node, {
