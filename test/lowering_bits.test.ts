@@ -414,6 +414,34 @@ t.test(
   },
 );
 
+t.test("matrices after latent attention merge its blocks, same bits", {
+  skip: skipUnasked("cpu"),
+}, async (t) => {
+  const name = "deepseekv3-16e";
+  const file = `${checkpointFolder(name)}/config.json`;
+  const config = JSON.parse(readFileSync(file, "utf8"));
+  const folder = t.testdir({
+    "config.json": JSON.stringify({ ...config, kv_lora_rank: 256 }),
+  });
+  const options = { random: 1 };
+  const changed = `${folder}/config.json`;
+  const { logits } = await logitsOf(
+    name,
+    { ...options, mesh: "ep=1" },
+    changed,
+  );
+  for (const mesh of ["ep=1", "tp=2,ep=2"]) {
+    const wide = await logitsOf(
+      name,
+      { ...options, mesh, tuning: TUNING.gpu },
+      changed,
+    );
+    t.match(wide.kernels, /merge_contract/, mesh);
+    t.notMatch(wide.kernels, /attention_\w*_merge/, mesh);
+    t.ok(wide.logits.every((x, i) => Object.is(x, logits[i])), mesh);
+  }
+});
+
 t.test(
   "blocks of keys compute the query and key of one token, with the same bits",
   {

@@ -158,8 +158,9 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
       /^\d+/.exec(title)![0]
     ),
     // Includes steps for few tokens, which do not run here: attention split over keys, with and without the new key,
-    // norms, assignment of choices, a router that assigns, matmuls of at most 16 rows, and one of one row.
-    Array.from({ length: 29 }, (_, i) => `${1 + 30 * 29 + i}`),
+    // norms, assignment of choices, a router that assigns, the row of one token, matmuls of at most 16 rows, and one of
+    // one row.
+    Array.from({ length: 30 }, (_, i) => `${1 + 30 * 30 + i}`),
   );
   t.strictSame(await accessibilityProblems(page), []);
   await page.emulateMedia({ colorScheme: "dark" });

@@ -8,7 +8,7 @@ import {
   INDEX,
 } from "../../spec/kernel/elementwise.ts";
 import { declareEach, registers } from "../../spec/kernel/registers.ts";
-import type { Kernel } from "./kernel.ts";
+import type { Expr, Kernel, KernelText } from "./kernel.ts";
 import { expr, GROUP_XY, kernelOf, local, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
@@ -16,6 +16,9 @@ import { productsAtOnce, type ReduceOptions } from "./reduce.ts";
 
 /** Teams of a workgroup, each with a lane per result. */
 export const REDUCE_TEAMS = 4;
+
+/** Results of a team, and lanes of a workgroup. */
+export const TEAM_RESULTS = LANES, TEAM_LANES = LANES * REDUCE_TEAMS;
 
 const SEGMENT = local("segment", "u32");
 
@@ -27,6 +30,16 @@ export interface TeamReduceOptions extends ReduceOptions {
 
 /** Sums the products of every i. Its grid is `elementwiseGrid(count)`. */
 export function reduceInTeams(o: TeamReduceOptions): Kernel {
+  return kernelOf({
+    name: o.name,
+    workgroupSize: TEAM_LANES,
+    bindings: o.bindings,
+    body: teamSums(o, expr`${GROUP_XY} * ${LANES}`),
+  });
+}
+
+/** Sums the products of result `i` of each lane of a team, from `first` on, in a workgroup of `TEAM_LANES`. */
+export function teamSums(o: TeamReduceOptions, first: Expr): KernelText {
   const { segments } = o;
   const ofSegment = o.length / segments;
   const { terms, add } = productsAtOnce(o, {
@@ -35,14 +48,10 @@ export function reduceInTeams(o: TeamReduceOptions): Kernel {
   });
   const sums = registers("sum");
   const tree = sumTree(sums, segments);
-  return kernelOf({
-    name: o.name,
-    workgroupSize: LANES * REDUCE_TEAMS,
-    bindings: o.bindings,
-    body: wgsl`
+  return wgsl`
       var<workgroup> segment_sums: array<f32, ${segments * LANES}>;
       let result = lane % ${LANES};
-      let i = ${GROUP_XY} * ${LANES} + result;
+      let i = ${first} + result;
       if (i < ${o.count}) {
         for (var segment = lane / ${LANES}; segment < ${segments}; segment += ${REDUCE_TEAMS}) {
           ${blockedSum("part", { length: ofSegment, terms }, add)}
@@ -58,6 +67,5 @@ export function reduceInTeams(o: TeamReduceOptions): Kernel {
           ${tree.add(SEGMENT)}
         }
         ${o.epilogue(INDEX, local("sum", "f32"))}
-      }`,
-  });
+      }`;
 }

@@ -8,6 +8,12 @@ import {
   type NewVector,
 } from "../../compiler/kernels/attention/new_token.ts";
 import {
+  mergeContract,
+  mergeContractGroups,
+  MERGED_HEAD,
+  MERGED_TOKEN,
+} from "../../compiler/kernels/attention/merge_contract.ts";
+import {
   attentionMerge,
   attentionParts,
   attentionResult,
@@ -41,7 +47,16 @@ import {
   selectKeys,
 } from "../../compiler/kernels/attention/select_keys.ts";
 import type { AttentionOptions } from "../../compiler/kernels/attention/block.ts";
-import { add, let_, load, local, mul, u32 } from "../../spec/kernel/build.ts";
+import {
+  add,
+  let_,
+  load,
+  local,
+  mul,
+  store,
+  u32,
+} from "../../spec/kernel/build.ts";
+import { range } from "../../spec/range.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { bindings, lengthAt, wgsl } from "../../compiler/kernels/kernel.ts";
 import { product } from "./generator_sums.ts";
@@ -724,6 +739,83 @@ export function* ofAttentionMerge(): Generator<Launch> {
       },
       stores: resultsOf(options, tokens),
     };
+  }
+}
+
+/** No, one and two tokens, with one block of keys and several; 3 and 65 columns. */
+export function* ofMergeContract(): Generator<Launch> {
+  for (const columns of [3, 65]) {
+    for (const positions of [[], [0], [40, 70]]) {
+      const tokens = positions.length;
+      const [heads, width] = [2, 256];
+      const options: AttentionOptions = {
+        name,
+        heads,
+        kvHeads: 1,
+        dim: 288,
+        valueDim: width,
+        shared: true,
+        context: 128,
+        scale: 0.5,
+        tokens: lengthAt(0),
+      };
+      const blocks = keyBlocks(options);
+      const known = positions.flatMap((position, token) =>
+        range(heads).flatMap((head) =>
+          range(Math.floor(position / KEY_BLOCK) + 1).map((block) =>
+            (token * heads + head) * blocks + block
+          )
+        )
+      );
+      const written = (width: number) => {
+        const x = new Array<number>(tokens * heads * blocks * width).fill(NaN);
+        for (const i of elementsOf(known, width)) x[i] = Math.sin(i);
+        return x;
+      };
+      yield {
+        kernel: () =>
+          mergeContract({
+            name,
+            attention: options,
+            columns,
+            segments: 4,
+            bindings: bindings({ w: "f32" }, { y: "f32" }),
+            right: (column, k) =>
+              load(
+                "w",
+                add(
+                  mul(
+                    add(mul(MERGED_HEAD, u32(columns)), column),
+                    u32(width),
+                  ),
+                  k,
+                ),
+              ),
+            epilogue: (column, value) => [
+              store(
+                "y",
+                add(
+                  mul(
+                    add(mul(MERGED_TOKEN, u32(heads)), MERGED_HEAD),
+                    u32(columns),
+                  ),
+                  column,
+                ),
+                value,
+              ),
+            ],
+          }),
+        grid: [heads, tokens, mergeContractGroups({ columns })],
+        reads: {
+          tops: written(2),
+          sums: written(width),
+          position: positions,
+          w: waves(heads * columns * width),
+          lengths: [tokens],
+        },
+        stores: { y: tokens * heads * columns },
+      };
+    }
   }
 }
 

@@ -45,6 +45,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   contractMatrices: ofContractMatrices,
   matmulMatrices: sums.ofMatmulMatrices,
   matmulOfChoices: choices.ofMatmulOfChoices,
+  mergeContract: heads.ofMergeContract,
   mergeRuns: routing.ofMergeRuns,
   moveRows: dispatch.ofMoveRows,
   nodeCounts: dispatch.ofNodeCounts,

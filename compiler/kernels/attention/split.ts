@@ -30,7 +30,7 @@ import {
 } from "./block.ts";
 import { type NewToken, newToken } from "./new_token.ts";
 import { scores } from "./scores.ts";
-import type { Kernel, KernelText } from "../kernel.ts";
+import type { Binding, Kernel, KernelText } from "../kernel.ts";
 import { bindings, elementwise, kernelOf, local, wgsl } from "../kernel.ts";
 import { range } from "../../../spec/range.ts";
 import { LOWEST } from "../pieces/numbers.ts";
@@ -123,6 +123,55 @@ const TOPS_OF_GROUP = 16;
  */
 export function attentionMerge(o: AttentionOptions): Kernel {
   const { valueDim: width = o.dim } = o;
+  const after = sumsOf("row", width);
+  return kernelOf({
+    name: `${o.name}_merge`,
+    workgroupSize: mergeLanes(width),
+    bindings: [
+      ...mergeOperands(o),
+      ...bindings({}, {
+        ...o.shard
+          ? { sumsAfter: "f32 [token, head, sums]" }
+          : { y: "f32 [token, head, valueDim]" },
+      }),
+    ],
+    body: mergedBlocks(o, {
+      store: (dimension) =>
+        o.shard
+          ? wgsl`sumsAfter[${after} + (${dimension})] = value_sum[c];`
+          : wgsl`y[row * ${width} + (${dimension})] = value_sum[c] / sum;`,
+      after: o.shard && wgsl`
+        if (lane == 0) {
+          sumsAfter[${after} + ${width}] = top;
+          sumsAfter[${after} + ${width + 1}] = sum;
+        }`,
+    }),
+  });
+}
+
+/** The operands of a merge. */
+export function mergeOperands(o: AttentionOptions): readonly Binding[] {
+  return [
+    ...bindings({
+      tops: "f32 [token, head, block, 2]",
+      sums: "f32 [token, head, block, valueDim]",
+    }),
+    ...operandsOf(o),
+  ];
+}
+
+/**
+ * Declares `head` and `token`, group.x and group.y, and merges their blocks in the lanes of `attentionMerge`: `store`
+ * consumes `value_sum[c] / sum` of a dimension, `after` the running maximum and sum of weights.
+ */
+export function mergedBlocks(
+  o: AttentionOptions,
+  { store, after = false }: {
+    readonly store: (dimension: KernelText) => KernelText;
+    readonly after?: KernelText | false | undefined;
+  },
+): KernelText {
+  const { valueDim: width = o.dim } = o;
   const lanes = mergeLanes(width);
   const parts = Math.ceil(width / lanes);
   const groups = lanes / TOPS_OF_GROUP;
@@ -149,22 +198,7 @@ export function attentionMerge(o: AttentionOptions): Kernel {
           value_sum[c] = fma(value[n][c], block_scale[n], value_sum[c] * old_scale[n]);
         }
       }`;
-  return kernelOf({
-    name: `${o.name}_merge`,
-    workgroupSize: lanes,
-    bindings: [
-      ...bindings({
-        tops: "f32 [token, head, block, 2]",
-        sums: "f32 [token, head, block, valueDim]",
-      }),
-      ...operandsOf(o),
-      ...bindings({}, {
-        ...o.shard
-          ? { sumsAfter: "f32 [token, head, sums]" }
-          : { y: "f32 [token, head, valueDim]" },
-      }),
-    ],
-    body: wgsl`
+  return wgsl`
       var<workgroup> block_tops: array<f32, ${lanes}>;
       var<workgroup> group_tops: array<f32, ${groups}>;
       var<workgroup> block_sums: array<f32, ${lanes}>;
@@ -194,9 +228,9 @@ export function attentionMerge(o: AttentionOptions): Kernel {
           if (lane < ${groups}) {
             @unroll (n < ${TOPS_OF_GROUP}) { let of_group[n] = block_tops[lane * ${TOPS_OF_GROUP} + n]; }
             group_tops[lane] = ${
-      range(TOPS_OF_GROUP).map((n) => wgsl`of_group[${n}]`)
-        .reduce((a, b) => wgsl`max(${a}, ${b})`)
-    };
+    range(TOPS_OF_GROUP).map((n) => wgsl`of_group[${n}]`)
+      .reduce((a, b) => wgsl`max(${a}, ${b})`)
+  };
           }
           workgroupBarrier();
           if (lane < count) {
@@ -221,26 +255,9 @@ export function attentionMerge(o: AttentionOptions): Kernel {
           for (var j = whole; j < count; j++) { ${blocksFrom(1)} }
           top = tops_after[count - 1];
         }
-        @unroll (c < ${parts}) {
-          ${
-      inside(
-        o.shard
-          ? wgsl`sumsAfter[${
-            sumsOf("row", width)
-          } + (${dimension})] = value_sum[c];`
-          : wgsl`y[row * ${width} + (${dimension})] = value_sum[c] / sum;`,
-      )
-    }
-        }
-        ${
-      o.shard && wgsl`
-        if (lane == 0) {
-          sumsAfter[${sumsOf("row", width)} + ${width}] = top;
-          sumsAfter[${sumsOf("row", width)} + ${width + 1}] = sum;
-        }`
-    }
-      }`,
-  });
+        @unroll (c < ${parts}) { ${inside(store(dimension))} }
+        ${after}
+      }`;
 }
 
 /**

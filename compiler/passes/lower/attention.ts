@@ -290,6 +290,16 @@ function addSums(
       bindings: { ...operands, ...split.bindings },
       workgroups: split.grid,
     });
+    if (!options.shard) {
+      lowering.values.merges.set(node, {
+        options,
+        launch: lowering.draft.steps.at(-1)!,
+        bindings: mergedOperands(operands, split.bindings),
+        tokens,
+        few: split.grid[1],
+        upTo: split.upTo,
+      });
+    }
     // Tokens that there cannot be have no launch.
     if (split.upTo === undefined) return;
   }
@@ -309,6 +319,14 @@ function addSums(
     bindings: operands,
     workgroups: matrixQueriesGrid(options, { tile, tokens: many }),
   });
+}
+
+/** The operands of a merge without its result. */
+function mergedOperands(
+  { y: _, ...operands }: Attended["operands"],
+  sums: SplitKeys["bindings"],
+): Attended["operands"] {
+  return { ...operands, ...sums };
 }
 
 /**

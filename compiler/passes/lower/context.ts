@@ -69,6 +69,7 @@ export function startLowering(input: LoweringInput): Lowering {
       rowStarts: new Map(),
       results: new Map(),
       norms: new Map(),
+      merges: new Map(),
       ropeTables: new Map(),
       quantized: new Map(),
       bucketStorage: new Map(),

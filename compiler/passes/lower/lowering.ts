@@ -28,6 +28,7 @@ import type { Fusion } from "../fuse.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import type { Placed } from "../../sharding/placed.ts";
 import type { Bucket } from "../buckets.ts";
+import type { AttentionOptions } from "../../kernels/attention/block.ts";
 import type { RouterOptions } from "../../kernels/routing/router.ts";
 import type { WireRows } from "../../kernels/wire.ts";
 import type { SentRows } from "./routing/assign.ts";
@@ -159,6 +160,8 @@ export interface Values {
   readonly results: Map<Node, RouteResults>;
   /** Norms that matmuls of one row compute themselves. */
   readonly norms: Map<Node, InlineNorm>;
+  /** Attention whose blocks of keys are merged by a launch of their own. */
+  readonly merges: Map<Node, PendingMerge>;
   /** Rotary tables by `ropeKey`. */
   readonly ropeTables: Map<string, string>;
   /** Buffers of values that were quantized, by the layout. */
@@ -197,6 +200,17 @@ export interface RouteResults {
   readonly slot?: string;
   /** The router, if its launch waits for the assignment of its choices. */
   readonly pending?: PendingRouter;
+}
+
+/** A merge of blocks of keys, which another launch may compute. */
+export interface PendingMerge {
+  readonly options: AttentionOptions;
+  readonly launch: Step;
+  readonly bindings: { readonly [binding: string]: string };
+  readonly tokens: Size;
+  /** The tokens of the launch, and their maximum. Undefined: all. */
+  readonly few: Size;
+  readonly upTo: number | undefined;
 }
 
 /** A router and its launch. */

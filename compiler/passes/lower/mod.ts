@@ -44,7 +44,8 @@ import {
   type Lowering,
   ranksOf,
 } from "./context.ts";
-import { lowerContract, lowerMatmul, reorderedRight } from "./matmul/dot.ts";
+import { lowerContract } from "./matmul/contract.ts";
+import { lowerMatmul, reorderedRight } from "./matmul/dot.ts";
 import { isMatmul } from "./matmul/is_matmul.ts";
 import {
   lowerCacheWrite,

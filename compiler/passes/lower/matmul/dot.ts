@@ -1,16 +1,13 @@
-/** Contractions: the tiled matmul if the right operand is a parameter in its layout, else a general kernel. */
+/** Contractions whose right operand is a parameter in its layout: the tiled matmul. */
 
 import type { PackedDType } from "../../../../spec/weights/packed.ts";
 import { invariant } from "../../../../spec/errors.ts";
 import { add, loadStored, mul, u32 } from "../../../../spec/kernel/build.ts";
-import { elementwiseGrid } from "../../../../spec/kernel/elementwise.ts";
 import type { Expr, Kernel } from "../../../../spec/kernel/tree.ts";
 import type { Grid } from "../../../../spec/kernel/make.ts";
 import { segmentsOf } from "../../../../spec/numerics.ts";
 import type { Size } from "../../../../spec/size.ts";
 import type { Node, NodeOf } from "../../../graph/graph.ts";
-import { reduce, type ReduceOptions } from "../../../kernels/reduce.ts";
-import { REDUCE_TEAMS, reduceInTeams } from "../../../kernels/reduce_teams.ts";
 import { matmul } from "../../../kernels/matmul/matmul.ts";
 import { matmulMatrices } from "../../../kernels/matmul/matrices.ts";
 import { matmulBytes } from "../../../kernels/matmul/bytes.ts";
@@ -31,7 +28,6 @@ import {
   tileOfFewRows,
 } from "../../../tuning/lanes.ts";
 import { matrixGrid, matrixTiling } from "../../../tuning/matrices.ts";
-import { WORDS_AT_ONCE } from "../../../tuning/queries.ts";
 import { tileFor } from "../../../tuning/table.ts";
 import { tileHeight, tileOfRow, tileOfWeights } from "../../../tuning/tile.ts";
 import { adjacentOf } from "../adjacent.ts";
@@ -49,22 +45,14 @@ import {
 } from "../context.ts";
 import type { LaunchAlone } from "../lowering.ts";
 import { aloneOf } from "./alone.ts";
-import {
-  contractForm,
-  FEW_RESULTS,
-  launchContract,
-  resultsOfToken,
-} from "./contractions.ts";
-import { emitValue, loadFrom, rowIn } from "../emit.ts";
-import { resultOf, targetStorage, writeTarget } from "../epilogue.ts";
+import { loadFrom, rowIn } from "../emit.ts";
+import { targetStorage, writeTarget } from "../epilogue.ts";
 import { rowMajorStorage } from "../elementwise.ts";
 import { type DotShape, dotShape } from "./dot_shape.ts";
-import { joinedPart } from "../joined.ts";
 import { hasMatmulShape } from "./is_matmul.ts";
 import { filedAxes, isGathered, rightAxes } from "../params/params.ts";
 import { atRow } from "../index_space.ts";
 import {
-  forRows,
   type InlineNorm,
   inlineNormOf,
   launchForAllRows,
@@ -424,75 +412,4 @@ export function matmulAt(
     ...atJoined(columns, inner, atFlat(scope, rows, row)),
     flat: { order, index: add(mul(row, u32(width)), column) },
   };
-}
-
-/** The number of products of a dot; in segments if it is fixed. */
-function contracted(
-  scope: KernelScope,
-  { over, segments }: NodeOf<"dot">["params"],
-): { readonly length: number | Expr; readonly segments?: number } {
-  const length = productOf(scope, over);
-  if (length.op !== "const") return { length };
-  const k = Number(length.value);
-  return { length: k, segments: segments ?? segmentsOf(k) };
-}
-
-/**
- * Lowers a dot that the tiled kernel does not support: one invocation per element. `joined`: the concatenation that
- * contains it, whose kernel computes all parts.
- */
-export function lowerContract(
-  lowering: Lowering,
-  node: NodeOf<"dot">,
-  joined?: NodeOf<"concat">,
-): void {
-  const { over } = node.params;
-  const target = joined ?? node;
-  const { scope, space, storage, epilogue, launch } = resultOf(
-    lowering,
-    target,
-  );
-  const part = joined && joinedPart(scope, joined, node);
-  const wide = lowering.options.tuning.wideRows === true;
-  const { length, segments = 1 } = contracted(scope, node.params);
-  const options: ReduceOptions = {
-    name: `contract_${over.join("_")}`,
-    kind: "sum",
-    count: space.count,
-    length,
-    segments,
-    bindings: scope.bindings,
-    epilogue,
-    ...wide ? { atOnce: WORDS_AT_ONCE } : {},
-    ...part
-      ? {
-        others: {
-          isResult: (i) => part.contains(space.at(i)),
-          store: (i) => epilogue(i, (at) => part.outside(at)),
-        },
-      }
-      : {},
-    terms: (i, k) => {
-      const at = space.at(i);
-      const inner = part ? part.within(at) : at;
-      const all = atJoined(over, atFlat(scope, over, k), inner);
-      return node.inputs.map((input) => emitValue(scope, input, all));
-    },
-  };
-  const inTeams = wide && !part && typeof length === "number" &&
-    segments >= REDUCE_TEAMS && resultsOfToken(lowering, node) < FEW_RESULTS;
-  const kernel = inTeams
-    ? reduceInTeams({ ...options, length, segments })
-    : reduce(options);
-  const form = contractForm(lowering, node);
-  if (!form) return launch(kernel);
-  const { by: rows, above: most } = form;
-  const { few } = forRows(space.size, { rows, most });
-  scope.launch(target, kernel, elementwiseGrid(few));
-  const launches = launchContract(lowering, node, {
-    form,
-    target: { node: target, storage },
-    joined,
-  });
-  amendBuffer(lowering, storage.buffer, { writers: 1 + launches });
 }
