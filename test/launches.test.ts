@@ -177,8 +177,8 @@ const OF_ONE_TOKEN = {
   "qwen3-30b-a3b": 7,
   "gpt-oss-20b": 7,
   "glm-4.5-air": 7,
-  "deepseek-v2-lite": 9,
-  "deepseek-v3": 14,
+  "deepseek-v2-lite": 8,
+  "deepseek-v3": 12,
 };
 
 for (const [name, count] of Object.entries(OF_ONE_TOKEN)) {
