@@ -34,7 +34,7 @@ export interface OpenModelOptions {
   readonly cache?: boolean;
   /** Compile the plan's model for another mesh, such as `{ ep: 4 }`. Default: run the plan unchanged. */
   readonly mesh?: { readonly [meshAxis: string]: number };
-  /** Default: auto. */
+  /** Device of the ranks. Default: auto. */
   readonly device?: BrowserDevice;
   /** Records runs, which makes them slower. */
   readonly tracer?: Tracer;

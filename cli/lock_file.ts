@@ -22,7 +22,7 @@ export interface Locking {
     Disk,
     "link" | "readFile" | "rename" | "rm" | "writeFile"
   >;
-  /** Default: the processes of this machine. */
+  /** Reads which processes run. Default: those of this machine. */
   readonly processes?: Processes;
 }
 

@@ -16,9 +16,9 @@ const REPETITIONS = 3;
 
 /** Options for measuring this machine. */
 export interface FindMachineOptions {
-  /** Default: 1. */
+  /** Number of ranks on this machine. Default: 1. */
   readonly ranks?: number;
-  /** Default: the measurement of `devices --all`. */
+  /** Measures this machine. Default: as `devices --all`. */
   readonly measure?: (io: CliIo, ranks: number) => Promise<Machine>;
 }
 

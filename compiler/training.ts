@@ -94,7 +94,7 @@ export interface TrainingOptions<Name extends string = string> {
   readonly data: Batches;
   /** Validation batches, `validationBatches` of them. They are not trained on. */
   readonly validation?: Batches;
-  /** Default: 1. */
+  /** Number of validation batches. Default: 1. */
   readonly validationBatches?: number;
   /** Sizes of mesh axes, in order. Default: one rank. */
   readonly mesh?: { readonly [axis: string]: number };

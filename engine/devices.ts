@@ -111,9 +111,9 @@ export function chooseAdapter(
 
 /** Options of device selection. */
 export interface SelectDevicesOptions {
-  /** Default: shared. */
+  /** Whether ranks share a device, have one each, or are processes. Default: shared. */
   readonly sharing?: DeviceSharing;
-  /** Default: auto. */
+  /** Kind of device, or adapter numbers. Default: auto. */
   readonly adapter?: AdapterChoice;
   /** Receives a notice for the user. */
   readonly notice?: (text: string) => void;

@@ -31,7 +31,7 @@ export interface CompareRoutersOptions {
   readonly capacityFactor?: number;
   /** Drop rule of presets that can drop. Default: that of each preset. */
   readonly drop?: "position" | "score";
-  /** Default: all. */
+  /** Names of the compared presets. Default: all. */
   readonly presets?: readonly string[];
 }
 

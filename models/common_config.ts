@@ -28,11 +28,11 @@ export type DecoderDefaults = Omit<DecoderFields, "tied" | "kindOf"> & {
 export interface FieldNames {
   readonly experts: string;
   readonly ffn: string;
-  /** Default: "num_experts_per_tok". */
+  /** Field with the number of experts per token. Default: "num_experts_per_tok". */
   readonly expertsPerToken?: string;
-  /** Default: "rms_norm_eps". */
+  /** Field with the epsilon of norms. Default: "rms_norm_eps". */
   readonly epsilon?: string;
-  /** Default: "max_position_embeddings". */
+  /** Field with the maximum number of positions. Default: "max_position_embeddings". */
   readonly maxPositions?: string;
 }
 

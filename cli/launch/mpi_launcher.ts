@@ -16,7 +16,7 @@ export function mpiFamily(version: string): MpiFamily | undefined {
 export interface LauncherOptions {
   readonly ranks: number;
   readonly root: boolean;
-  /** Default: this machine. */
+  /** Hosts of the ranks. Default: this machine. */
   readonly hosts?: readonly Host[];
 }
 

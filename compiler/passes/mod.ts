@@ -7,19 +7,19 @@
  * | `readPlacement` | graph, mesh | the mesh axes that axes of the model are sharded over |
  * | `shard` | graph, placement | graph: every value has a sharding, and resharding is explicit |
  * | `localize` | sharded graph | graph over local axes: what one rank holds |
- * | `storeCaches` | local graph | local graph: caches in 16 bits, where asked |
- * | `paginate` | local graph | local graph: caches in pages, where asked |
+ * | `storeCaches` | local graph | local graph: caches in 16 bits, if requested |
+ * | `paginate` | local graph | local graph: caches in pages, if requested |
  * | `addGatheredForm` | local graph | local graph: attention over shared positions can also read gathered keys |
- * | `expand` | graph | graph: dispatch and combine are their parts, in chunks where asked, with explicit exchanges |
- * | `layoutParams` | graph, places | every parameter has a memory layout |
+ * | `expand` | graph | graph: dispatch and combine are their parts, in chunks if requested, with explicit exchanges |
+ * | `layoutParams` | graph, mesh | every parameter has a memory layout |
  * | `fillBuckets` | graph | graph: collectives of one kind and group are one |
  * | `fuse` | graph | every node is stored, a view, or part of another's kernel |
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
- * | `waitForExchanges` | steps | steps: what is started is waited for where it is needed |
- * | `overlap` | kernels, steps | steps: what does not depend on an exchange is done while it is in flight |
- * | `mergeLaunches` | kernels, steps | steps: launches that do not depend on each other are one; inputs behind the lengths where bindings are few |
- * | `allocate` | buffers, steps | memory: scratch buffers at offsets in an arena, shared where they are not live at once |
- * | `assemble` | all of these | the plan, its kernels declared for the memory that they are bound to |
+ * | `waitForExchanges` | steps | steps: an asynchronous exchange is awaited before its result is used |
+ * | `overlap` | kernels, steps | steps: launches independent of an exchange run while it is in flight |
+ * | `mergeLaunches` | kernels, steps | steps: independent launches are merged; inputs are stored after the lengths if bindings do not suffice |
+ * | `allocate` | buffers, steps | memory: offsets of scratch buffers in an arena; buffers share memory unless they are live at once |
+ * | `assemble` | all of these | the plan, with kernels declared for the memory that they are bound to |
  */
 
 export { allocate } from "./allocate.ts";

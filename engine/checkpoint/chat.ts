@@ -47,7 +47,7 @@ export interface ChatTemplate {
 export interface OpenTemplateOptions {
   /** Whether `MARKS` enclose the text of `{% generation %}` blocks. Default: false. */
   readonly mark?: boolean;
-  /** Default: those of `generate`. */
+  /** Remedies in error messages. Default: those of `generate`. */
   readonly remedies?: ChatRemedies;
 }
 

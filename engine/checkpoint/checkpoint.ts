@@ -139,8 +139,8 @@ async function describeFiles(
   if ([...names].some((name) => name.endsWith(".safetensors"))) {
     const paths = await listWeightFiles(folder, files);
     return await withTensors(paths, files, (tensors) => {
-      // What a view stands for counts once, as the first view of it.
-      const behind = new Set(
+      // The sources of a view are counted once, with the first view of them.
+      const sources = new Set(
         [...tensors.values()].flatMap(({ of = [] }) => of),
       );
       const seen = new Set<string>();
@@ -148,7 +148,7 @@ async function describeFiles(
       const counted = [...tensors.values()].filter(({ name, of, packed }) =>
         packed !== undefined
           ? isFirst(of?.[0] ?? name)
-          : of === undefined && !behind.has(name)
+          : of === undefined && !sources.has(name)
       );
       const parameters = sum(
         counted.map(({ shape }) => shape.reduce((n, size) => n * size, 1)),

@@ -74,7 +74,7 @@ export function checkTensors(
   }
   for (const [name, { of = [name] }] of tensors) {
     if (wanted.has(name) || HARMLESS.test(name)) continue;
-    if (of.some((behind) => viewed.has(behind))) continue;
+    if (of.some((source) => viewed.has(source))) continue;
     if (unused.some((start) => name.startsWith(start))) continue;
     throw new DataError(
       `Cannot load '${where}': tensor '${

@@ -7,7 +7,7 @@ import { TextStream, type Tokenizer } from "../text/tokenizer.ts";
 
 /** Options of generation. */
 export interface GenerateTextOptions extends Partial<SamplingOptions> {
-  /** Default: 64. */
+  /** Maximum number of new tokens. Default: 64. */
   readonly maxNewTokens?: number;
   /** Called with each piece of text. */
   readonly onText?: (piece: string) => void | Promise<void>;

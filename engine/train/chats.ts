@@ -40,7 +40,7 @@ export interface OpenChatsOptions extends FamilyOption {
   readonly split?: number;
   /** Maximum tokens of a conversation. Longer ones are truncated. */
   readonly length: number;
-  /** Default: the assistant's tokens. */
+  /** Tokens with a loss. Default: those of the assistant. */
   readonly trainOn?: TrainOn;
   /** Folder of the tokenizer and the chat template. Default: that of the checkpoint. */
   readonly tokenizer?: string;

@@ -16,7 +16,7 @@ export interface InitialOptions {
   readonly seed: number;
   /** Standard deviation of matrices, `initializer_range` of config.json. */
   readonly deviation: number;
-  /** Default: all parameters. */
+  /** Parameters that are trained. Default: all. */
   readonly trained?: TrainedParameters | undefined;
 }
 

@@ -111,7 +111,7 @@ function howOf(
 export interface PlanTrainingOptions extends PlanOptions, FamilyOption {
   /** Compiles for this machine, without its limits. */
   readonly machine?: Machine | undefined;
-  /** Default: as declared, else AdamW. */
+  /** Optimizer and its settings. Default: as declared; otherwise AdamW. */
   readonly optimizer?: StepSettings["optimizer"];
   /** Maximum norm of all gradients, for clipping. Default: as declared; otherwise 1. */
   readonly clipNorm?: number;

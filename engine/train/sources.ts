@@ -17,7 +17,7 @@ import { openTokens, type Tokenizing } from "./tokens.ts";
 export interface Source
   extends Pick<Task, "text" | "taken" | "validation" | "batch" | "close"> {
   readonly bounds: Bounds;
-  /** Default: the mean over labels. */
+  /** Loss to minimize. Default: the mean over labels. */
   readonly objective: Objective | undefined;
 }
 

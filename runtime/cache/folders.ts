@@ -7,7 +7,7 @@ import process from "node:process";
 
 /** Options of `makeFolder`. */
 export interface MakeFolderOptions {
-  /** Default: the file system. */
+  /** File system, for tests. Default: that of the machine. */
   readonly disk?: Pick<typeof fs, "mkdir" | "stat">;
   /** Permissions of new folders. */
   readonly mode?: number;

@@ -22,7 +22,7 @@ import { ProgressEngine, type Purpose } from "./progress_engine.ts";
 /** Purpose of a collective for messages, and its deadline. */
 export interface Wait {
   readonly what: string;
-  /** Default: the deadline of the world. */
+  /** Time limit in milliseconds. Default: the deadline of the world. */
   readonly deadlineMs?: number;
 }
 

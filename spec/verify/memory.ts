@@ -19,8 +19,8 @@ import { isCollective } from "../plan/members.ts";
 import type { Facts, Report } from "../plan/facts.ts";
 
 /**
- * Checks that each buffer's bytes follow from its axes and are inside its allocation at an aligned offset, and that no
- * allocation is without a buffer.
+ * Checks that each buffer's bytes follow from its axes and are inside its allocation at an aligned offset, and that every
+ * allocation has a buffer.
  */
 export function checkBytes(
   { plan, buffers, everyRank }: Facts,
@@ -106,7 +106,7 @@ export function checkPeak({ plan, everyRank }: Facts, report: Report): void {
   }
 }
 
-/** Checks that the stated staging is what the collectives need. */
+/** Checks that the stated bytes of staging equal those that collectives need. */
 export function checkStaging({ plan, everyRank }: Facts, report: Report): void {
   const needed = predictStaging(plan);
   for (const kind of ["local", "host"] as const) {

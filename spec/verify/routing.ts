@@ -341,9 +341,9 @@ function checkTokens(
   ) return;
   report(
     titleOf(routing),
-    `it sends tokens once by counts split at [${
+    `it sends deduplicated tokens by counts split at [${
       splits.join(", ")
-    }], which is not one for each rank and chunk behind those of ${
+    }], which is not one per rank and chunk after those of ${
       experts.at(-1)
     } experts`,
     at,

@@ -275,7 +275,7 @@ export function weights(of: Queries): KernelText {
     wgsl`largest[t][h] = max(largest[t][h], scores[j + ${offset}]);`;
   const before = wgsl`
     for (var j = low[t]; j < min(shared_low, high[t]); j++) { ${larger} }`;
-  const behind = wgsl`
+  const after = wgsl`
     for (var j = max(shared_high, low[t]); j < high[t]; j++) { ${larger} }`;
   return wgsl`
     ${visibleKeys(of)}
@@ -285,7 +285,7 @@ export function weights(of: Queries): KernelText {
     }
     @unroll (${each}) {
       ${many && firstSeen && before}
-      ${many && behind}
+      ${many && after}
       let block_top[t][h] = largest[t][h];
       weights[lane + ${offset}] = exp(score[t][h] - block_top[t][h]);
     }`;
@@ -448,7 +448,7 @@ export function blockSums(of: Queries): KernelText {
   const first = ofTokens("min", "low", of);
   const last = ofTokens("max", "high", of);
   const before = keys("some", first, wgsl`min(shared_low, ${last})`);
-  const behind = keys("some", wgsl`max(shared_low, shared_high)`, last);
+  const after = keys("some", wgsl`max(shared_low, shared_high)`, last);
   return wgsl`
     @unroll (${each}) {
       var block_sum[t][h] = 0.0;
@@ -456,7 +456,7 @@ export function blockSums(of: Queries): KernelText {
     }
     ${tokens > 1 && of.firstSeen && before}
     ${together > 1 ? turns : keys("all", "shared_low", "shared_high")}
-    ${tokens > 1 && behind}`;
+    ${tokens > 1 && after}`;
 }
 
 /** The dimension of a lane in part c. */

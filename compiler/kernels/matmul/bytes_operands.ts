@@ -55,7 +55,7 @@ export interface BytesMatmulOptions extends TiledMatmul {
   readonly rows: Expr;
   /** The row of the left operand for a row of the result. */
   leftRow(row: Expr): Expr;
-  /** Default: guarded. */
+  /** Form of byte multiplication. Default: guarded. */
   readonly arithmetic?: BytesArithmetic | undefined;
   /** Uses one result: one sum for each weight. */
   epilogue(

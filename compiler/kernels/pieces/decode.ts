@@ -125,7 +125,7 @@ const FP4_WORD: WordDecoder = {
 
 /**
  * Two floats at once, as f16: its exponent has a bias of 15 instead of 1, so they are 2^14 times smaller. 0.5 is subnormal
- * in both formats. No load, and two instructions more per float.
+ * in both formats. Needs no load and two more instructions per float.
  */
 const FP4_HALVES: ScaledDecoder = {
   times: 2 ** 14,

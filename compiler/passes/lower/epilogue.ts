@@ -30,7 +30,7 @@ export interface Target {
   readonly scope: KernelScope;
   readonly node: Node;
   readonly storage: Storage;
-  /** Default: `node` itself. */
+  /** Nodes whose results the kernel computes first. Default: `node` itself. */
   readonly roots?: readonly Node[];
 }
 

@@ -51,7 +51,7 @@ export type SearchPhase = "prefill" | "decode" | "train";
 /** Dispatch strategy, and for training ZeRO stage and recomputation. */
 export interface SearchStrategy extends Strategy {
   readonly chunks: number;
-  /** Default: 0, no sharding. */
+  /** ZeRO stage. Default: 0, no sharding. */
   readonly zero?: ZeroStage;
   readonly recompute?: boolean;
 }
@@ -127,7 +127,7 @@ export interface ReplicaStep {
 
 /** Options of `compileReplica`. */
 interface ReplicaOptions {
-  /** Default: without chunks. */
+  /** Strategy of the replica. Default: one without chunks. */
   readonly strategy?: SearchStrategy;
   readonly load: number;
 }

@@ -25,7 +25,7 @@ export interface MoreAxes {
  * replica.
  */
 export interface ReplicaMesh extends MoreAxes {
-  /** Default: 1. */
+  /** Size of the mesh axis `dp`. Default: 1. */
   readonly dp?: number;
   readonly ep: number;
   readonly tp: number;

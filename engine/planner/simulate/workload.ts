@@ -20,7 +20,7 @@ export interface Workload {
   readonly sequences?: number;
   /** Earlier tokens of each sequence. Default: 0. */
   readonly past?: number;
-  /** Default: even. */
+  /** Distribution of choices over experts. Default: even. */
   readonly experts?: ExpertLoad;
 }
 

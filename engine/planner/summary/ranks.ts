@@ -22,7 +22,7 @@ export interface RankOptions {
   readonly experts: readonly string[];
   /** Memory of streamed experts. Default: all experts are in memory. */
   readonly expertMemory?: ExpertLimit | undefined;
-  /** Default: all ranks. */
+  /** Ranks to summarize. Default: all. */
   readonly only?: readonly number[];
 }
 

@@ -15,7 +15,9 @@ import {
   type Token,
 } from "./text.ts";
 
-/** Statements of a text. Like the others, it throws KernelTextError for text outside the subset. */
+/**
+ * Parses a text as statements. All functions of this file throw KernelTextError for text outside the subset.
+ */
 export const statementsOf: (text: KernelText) => readonly StmtSyntax[] = onceOf(
   statements,
 );
@@ -90,9 +92,9 @@ function statement(s: Scanner): StmtSyntax {
 }
 
 /** Whether a hole is the target of an assignment, by the following token. */
-function isTarget(behind: Token): boolean {
-  if (behind.kind !== "operator") return false;
-  const { text } = behind;
+function isTarget(next: Token): boolean {
+  if (next.kind !== "operator") return false;
+  const { text } = next;
   return text === "[" || text === "(" || text === "++" || text.endsWith("=");
 }
 
@@ -205,9 +207,9 @@ function assignment(s: Scanner): StmtSyntax {
 /** `@unroll (r < 4, c < 8 by 2) { … }` */
 function unrolled(s: Scanner): StmtSyntax {
   s.skip("@", "unroll", "(");
-  const behind = s.peek(1);
-  const given = s.peek().kind === "hole" && behind.kind === "operator" &&
-      behind.text === ")"
+  const next = s.peek(1);
+  const given = s.peek().kind === "hole" && next.kind === "operator" &&
+      next.text === ")"
     ? s.next()
     : undefined;
   const of = given ? [] : ranges(s);
