@@ -14,7 +14,6 @@ import {
 } from "./flags/options.ts";
 import type { Prompt } from "./flags/flags.ts";
 import { samplingFlags } from "./flags/generation.ts";
-import { requireOnce } from "./flags/once.ts";
 import { perplexityFlags, quantizeFlags } from "./flags/quantize.ts";
 import { serveFlags } from "./flags/serve.ts";
 import { speculationFlags } from "./flags/speculation.ts";
@@ -82,7 +81,6 @@ export function createProgram(io: CliIo, hooks: ProgramHooks): Command {
   addInspectCommands(program, io, hooks);
   addRunCommands(program, io, hooks);
   addTrainCommand(program, io, hooks);
-  requireOnce(program);
   return program;
 }
 

@@ -15,7 +15,8 @@ const INTRODUCTION =
 \`npx switchyard ARGS\`. This page is made from the program by \`npm run docs\`.
 
 Exit codes: 0 success; 1 an error in the model, plan or data; 2 an error in the
-command line; 3 the machine cannot run it.`;
+command line; 3 the machine cannot run it. If an option is given several times
+and is not repeatable, its last value counts.`;
 
 /** Formats a table cell: on one line, with escaped separators. */
 function cell(text) {

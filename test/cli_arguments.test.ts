@@ -236,15 +236,11 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "plan x --mesh ep=1 --mesh ep=2",
-    "Cannot use --mesh several times: it has one value. Give it once",
+    "Cannot use --mesh several times: there is one mesh. Give its axes in one, such as ep=4,dp=2",
   ],
   [
-    "serve x --name one --name=two",
-    "Cannot use --name several times: it has one value. Give it once",
-  ],
-  [
-    "generate x --stop a --stop b -n 1 -n 2",
-    "Cannot use --max-new-tokens several times: it has one value. Give it once",
+    "generate x --tokens 1 -n 1 -n 2 --mesh ep=2 --mesh dp=2",
+    "Cannot use --mesh several times: there is one mesh. Give its axes in one, such as ep=4,dp=2",
   ],
   [
     `plan ${LAYER} --max-tokens 3`,

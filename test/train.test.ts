@@ -28,15 +28,6 @@ const RESUME = ["--resume", ...FLAGS];
 /** The training text. */
 const ON_TEXT = ["--data", TEXT];
 
-/** A command line with another value of an option. */
-function withValue(
-  argv: readonly string[],
-  option: string,
-  value: string,
-): readonly string[] {
-  return argv.with(argv.indexOf(option) + 1, value);
-}
-
 /** Runs a command that must succeed; returns its output. */
 async function succeed(argv: readonly string[]): Promise<string> {
   const { code, out, err } = await switchyard(argv);
@@ -170,7 +161,7 @@ t.test("trainings that cannot be resumed", async (t) => {
     code: 1,
     err: /has a checkpoint already\. Resume it \(--resume\)/,
   });
-  t.strictSame(await switchyard(withValue(resume, "--lr", "1")), {
+  t.strictSame(await switchyard([...resume, "--lr", "1"]), {
     code: 2,
     out: "",
     err:
@@ -178,7 +169,7 @@ t.test("trainings that cannot be resumed", async (t) => {
   });
   const other = path.join(path.dirname(out), "other.txt");
   await writeFile(other, "A fox and a crow. ".repeat(100));
-  t.match(await switchyard(withValue(resume, "--data", other)), {
+  t.match(await switchyard([...resume, "--data", other]), {
     code: 1,
     err: /its text was another one\. Give the same data/,
   });

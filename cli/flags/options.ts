@@ -3,6 +3,7 @@
 import { ACTIVATIONS } from "../../spec/weights/activations.ts";
 import { type Command, Option } from "commander";
 import { MAX_NATIVE_THREADS } from "../../runtime/available_cores.ts";
+import type { Mesh } from "../../spec/mod.ts";
 import { STORED_NAMES } from "../../spec/weights/encoding.ts";
 import { MAX_AXIS, MAX_MICRO_BATCHES, MAX_RANKS } from "../../spec/limits.ts";
 import {
@@ -22,6 +23,7 @@ import {
   parsePages,
   parsePlace,
   positive,
+  UsageError,
 } from "./values.ts";
 
 /** Description of `--experts`. */
@@ -138,13 +140,23 @@ export function revisionOption(): Option {
   );
 }
 
+/** The mesh of a command line. Throws UsageError for a second one: it would replace the first, not add axes. */
+function onlyMesh(text: string, previous: Mesh | undefined): Mesh {
+  if (previous !== undefined) {
+    throw new UsageError(
+      "Cannot use --mesh several times: there is one mesh. Give its axes in one, such as ep=4,dp=2",
+    );
+  }
+  return parseMesh(text);
+}
+
 /** Adds the flags that place a model on a mesh. */
 export function meshFlags(command: Command): Command {
   return modelFlags(command)
     .option(
       "--mesh <axes>",
       "Mesh axes and sizes, for example ep=4,dp=2.",
-      parseMesh,
+      onlyMesh,
     )
     .option(
       "--place <axes>",
