@@ -396,6 +396,35 @@ t.test("the disk's rate is that of the reads alone", { skip }, async (t) => {
   t.ok(rate !== undefined && rate > 1e6 && rate < 1e12, `${rate} bytes/s`);
 });
 
+t.test("the disk's rate is that of a given file of 256 MiB", {
+  skip,
+}, async (t) => {
+  const name = join(t.testdir(), "weights");
+  writeFileSync(name, "");
+  const handle = await openFile(name, "r");
+  t.teardown(() => handle.close());
+  const measure = async (bytes: number, left: number) => {
+    truncateSync(name, bytes);
+    const disk = await openDiskMeter({
+      now: () => 0,
+      repetitions: 1,
+      file: { name, descriptor: handle.fd, bytes },
+    });
+    truncateSync(name, left);
+    try {
+      return await disk?.measure();
+    } finally {
+      await disk?.close();
+    }
+  };
+  t.ok(await measure(2 ** 28, 2 ** 28), "a complete file");
+  await t.rejects(
+    measure(2 ** 28, 0),
+    /^Cannot read experts: a file of weights/,
+  );
+  t.ok(await measure(2 ** 20, 0), "too small: a temporary file");
+});
+
 t.test("--stats of streamed experts, and a progress bar of --preload", {
   skip,
 }, async (t) => {

@@ -60,7 +60,7 @@ t.test("only --target this is measured, with the ranks of the mesh", async (t) =
   const find = (target: string, mesh: Mesh) =>
     findMachine(io, target, {
       ...ranksOf({ mesh }),
-      measure: (_, ranks) => {
+      measure: (_, { ranks }) => {
         measured.push(ranks);
         return Promise.resolve(machine);
       },
@@ -74,4 +74,29 @@ t.test("only --target this is measured, with the ranks of the mesh", async (t) =
       /Cannot find machine 'that': .* or 'this' to measure this machine$/,
   });
   t.strictSame(measured, [4, 1]);
+});
+
+t.test("--target this reads the largest file of the model's weights", async (t) => {
+  const io = { files: nodeFiles() } as CliIo;
+  const machine = await findMachine(io, "1x24gb");
+  const folder = temporaryFolder(t);
+  const [first, second] = ["a", "b"].map((name) =>
+    path.join(folder, `${name}.safetensors`)
+  ) as [string, string];
+  await writeRaw(first, { x: integers([8], Array<number>(8).fill(1)) });
+  await writeRaw(second, { x: integers([99], Array<number>(99).fill(1)) });
+  const fileOf = async (model: string) => {
+    let found: string | undefined;
+    await findMachine(io, "this", {
+      model,
+      measure: (_, { file }) => {
+        found = file?.name;
+        return Promise.resolve(machine);
+      },
+    });
+    return found;
+  };
+  t.equal(await fileOf(folder), second);
+  t.equal(await fileOf(first), first);
+  t.equal(await fileOf(GRANITE), undefined, "a configuration");
 });

@@ -132,6 +132,12 @@ function formatMachine(
       ],
       ...Object.entries(machine.devices).map(deviceRow),
     ]),
+    ...Object.values(machine.devices).some(({ disk }) => disk !== undefined)
+      ? [
+        "",
+        "disk: a temporary file. Weights may be read at another rate: measure theirs by 'plan MODEL --target this'",
+      ]
+      : [],
     "",
     `spread of the middle half of the times: ${spreadsText(spreads)}`,
     ...measured

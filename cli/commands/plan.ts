@@ -48,7 +48,7 @@ export async function planCommand(
   });
   const found = flags.target === undefined
     ? undefined
-    : await findMachine(io, flags.target, ranksOf(flags));
+    : await findMachine(io, flags.target, { ...ranksOf(flags), model });
   const made = await summarized(io, model, flags, { machine: found });
   if (flags.other !== undefined) {
     const compared = await locate(io, flags.other, { extent: "headers" });

@@ -117,6 +117,7 @@ export async function searchTask(
 ): Promise<SearchTask> {
   const { phase = "decode" } = flags;
   const machine = await findMachine(io, flags.target, {
+    model,
     ...flags.ranks === undefined ? {} : { ranks: flags.ranks },
   });
   const target = await targetOf(io, model, {

@@ -96,7 +96,7 @@ export async function writePage(
 async function madeOf(io: CliIo, model: string, flags: ViewCommandFlags) {
   const machine = flags.target === undefined
     ? undefined
-    : await findMachine(io, flags.target, ranksOf(flags));
+    : await findMachine(io, flags.target, { ...ranksOf(flags), model });
   return { machine, made: await summarized(io, model, flags, { machine }) };
 }
 

@@ -8,7 +8,7 @@ import { HOSTS, type SelectedDevices } from "../../devices.ts";
 import { OPERATIONS_PER_MULTIPLY_ADD } from "../simulate/device_time.ts";
 import { countStep, type StepWork } from "../simulate/step_work.ts";
 import { computerOf } from "../../tune/tuning.ts";
-import { openDiskMeter } from "./measure_disk.ts";
+import { type DiskOptions, openDiskMeter } from "./measure_disk.ts";
 import { type MemoryRates, openMemoryMeter } from "./measure_memory.ts";
 import {
   isRepeated,
@@ -59,10 +59,10 @@ const TURN = 1e-2, STEPS = 3;
 /** Matmuls per step of the narrow model. */
 const NARROW = 32;
 
-/** Opens the device of `selected` for one rank, and prepares its measurement. */
+/** Opens the device of `selected` for one rank, and prepares its measurement. `file`: for the rate of the disk. */
 export async function openDeviceMeter(
   selected: SelectedDevices,
-  options: MeasureOptions,
+  { file, ...options }: DiskOptions,
 ): Promise<Meter<MachineDevice>> {
   const opened: Pick<SmallModel, "close">[] = [];
   const open = async (
@@ -84,7 +84,7 @@ export async function openDeviceMeter(
     const memory = await openMemoryMeter(selected, options);
     opened.push(memory);
     const disk = computerOf(selected) === "native"
-      ? await openDiskMeter(options)
+      ? await openDiskMeter({ ...options, file })
       : undefined;
     if (disk) opened.push(disk);
     const [short, middle, long] = [

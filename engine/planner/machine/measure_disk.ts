@@ -35,25 +35,31 @@ export const READ_EXPERTS: Kernel = {
   body: [store("y", u32(0), load("weight", u32(0), "u32"))],
 };
 
+/** A file that is read, and its bytes. */
+export type DiskFile = Pick<FileRun, "name" | "descriptor" | "bytes">;
+
 /** Options of a measurement of the disk. */
 export interface DiskOptions extends MeasureOptions {
-  /** A file to read, of at least 256 MiB. Default: a temporary file. A virtual disk may cache it. */
-  readonly file?: Pick<FileRun, "name" | "descriptor" | "bytes">;
+  /**
+   * A file of at least 256 MiB whose random parts are read. Without it, or if it is smaller: a temporary file, which a
+   * virtual disk may cache.
+   */
+  readonly file?: DiskFile | undefined;
 }
 
 /**
- * Prepares to stream experts: bytes per second in the time of the reads. Without `file`, writes one to the cache folder
- * of this user. Undefined if the folder accepts no file of this size, or the system cannot stream it.
+ * Prepares to stream experts: bytes per second in the time of the reads. A temporary file is in the cache folder of this
+ * user. Undefined if the folder accepts no file of this size, or the system cannot stream it.
  */
 export async function openDiskMeter(
-  { file: given, ...options }: DiskOptions,
+  { file: asked, ...options }: DiskOptions,
 ): Promise<Meter<number> | undefined> {
+  const given = asked && asked.bytes >= EXPERTS * BYTES ? asked : undefined;
   const scratch = given ? undefined : await scratchFile(BYTES, EXPERTS);
   const file = given ?? scratch;
   if (file === undefined) return undefined;
   const { name, descriptor } = file;
   const experts = given ? Math.floor(given.bytes / BYTES) : EXPERTS;
-  invariant(experts >= EXPERTS, "the file has enough experts");
   const pool = await NativePool.open(1, { expertBytes: RESIDENT * BYTES });
   const device = new HostDevice(pool, { closesPool: true });
   const close = async () => {

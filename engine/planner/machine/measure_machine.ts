@@ -18,6 +18,7 @@ import {
 } from "../../devices.ts";
 import type { MpiWorld } from "../../../runtime/mpi/mod.ts";
 import { openDeviceMeter } from "./measure_device.ts";
+import type { DiskOptions } from "./measure_disk.ts";
 import {
   exchangeRates,
   type ExchangeWorks,
@@ -30,16 +31,11 @@ import {
   SIZES,
 } from "./measure_links.ts";
 import { openSyncMeter, type SyncMeter } from "./measure_sync.ts";
-import {
-  type MeasureOptions,
-  median,
-  type Meter,
-  withDevices,
-} from "./meter.ts";
+import { median, type Meter, withDevices } from "./meter.ts";
 
 /** Options of measuring a machine. */
 export interface MeasureMachineOptions
-  extends SelectDevicesOptions, MeasureOptions {
+  extends SelectDevicesOptions, DiskOptions {
   /** Ranks in this process. Default: 1, or the number of listed adapters. In a job, one per process. */
   readonly ranks?: number;
   /** Name of this host. */
