@@ -41,7 +41,7 @@ export function randomsFrom(seed: number): () => number {
 }
 
 /** The blocks of files in an encoding. */
-function fileOf(stored: BlocksDType): BlockName {
+export function fileOf(stored: BlocksDType): BlockName {
   return stored.replace("_words", "") as BlockName;
 }
 

@@ -4,13 +4,16 @@ import { Q8_BLOCK, q8SumOf } from "../../../../spec/weights/activations.ts";
 import { ModelError } from "../../../../spec/errors.ts";
 import type { FileDType, StoredDType } from "../../../../spec/dtype.ts";
 import {
+  BLOCK_DTYPES,
+  isPackedDType,
   type PackedDType,
   packedDTypesOf,
   type Packing,
-  packingOf,
   PACKINGS,
+  repackedDTypes,
   type ScaleKind,
   SCALES,
+  wordsDType,
 } from "../../../../spec/weights/packed.ts";
 import type { NodeOf } from "../../../graph/graph.ts";
 import { localName } from "../../../graph/sharding.ts";
@@ -37,19 +40,38 @@ export function inGroups(
     : table !== "cyclic";
 }
 
-/** The encoding with the largest groups of which each rank has whole ones. Without any: `stored`. */
+/** Adjacent elements of the contracted axis that ranks do not split: a block, or the elements of a scale or a word. */
+function undivided(stored: PackedDType): number {
+  const { block, perWord, perScale = perWord }: Packing = PACKINGS[stored];
+  return block?.elements ?? perScale;
+}
+
+/** The encodings of a matrix for ranks that split its groups or blocks: with smaller groups, or repacked. */
+function dividedDTypes(
+  stored: PackedDType,
+  columns: number,
+): readonly PackedDType[] {
+  const { element, perScale, scale, block }: Packing = PACKINGS[stored];
+  const file = block &&
+    BLOCK_DTYPES.find((name) =>
+      name === stored || wordsDType(name, columns) === stored
+    );
+  if (file) return repackedDTypes(file, columns);
+  return perScale === undefined
+    ? []
+    : packedDTypesOf(element, { columns, group: perScale, scale });
+}
+
+/** The encoding with the largest groups or blocks of which each rank has whole ones. Without any: `stored`. */
 export function inWholeGroups(
   stored: FileDType,
   [along = ""]: readonly string[],
   placed: Placed,
 ): FileDType {
   const axis = placed.axes[along];
-  const { element, perScale, scale, block }: Partial<Packing> =
-    packingOf(stored) ?? {};
-  if (!axis || !element || perScale === undefined || block) return stored;
-  const sizes = { columns: axis.total, group: perScale, scale: scale! };
-  return packedDTypesOf(element, sizes).find((dtype) =>
-    inGroups(placed, axis, PACKINGS[dtype].perScale!)
+  if (!axis || !isPackedDType(stored)) return stored;
+  return [stored, ...dividedDTypes(stored, axis.total)].find((dtype) =>
+    inGroups(placed, axis, undivided(dtype))
   ) ?? stored;
 }
 
@@ -69,10 +91,11 @@ export function packedAxis(
     readonly decodes: boolean;
   },
 ): string | undefined {
-  const { title, perWord, perScale = perWord }: Packing = PACKINGS[stored];
+  const { title } = PACKINGS[stored];
+  const whole = undivided(stored);
   const [along = ""] = over;
   const axis = placed.axes[along];
-  const inGroup = q8 ? Math.max(perScale, Q8_BLOCK) : perScale;
+  const inGroup = q8 ? Math.max(whole, Q8_BLOCK) : whole;
   if (over.length === 1 && axis && inGroups(placed, axis, inGroup)) {
     return along;
   }
@@ -84,7 +107,7 @@ export function packedAxis(
   }
   if (decodes) return undefined;
   throw new ModelError(
-    `Cannot use parameter '${node.params.name}' stored as ${title}: it must be a table, or the right operand of a contraction, with one axis of a multiple of ${perScale} on each rank. Store it in 16 bits`,
+    `Cannot use parameter '${node.params.name}' stored as ${title}: it must be a table, or the right operand of a contraction, with one axis of a multiple of ${whole} on each rank. Store it in 16 bits`,
     node.span,
   );
 }
