@@ -25,6 +25,7 @@ import {
   ELEMENTWISE_LANES,
   elementwiseGrid,
 } from "../spec/kernel/elementwise.ts";
+import { u32 } from "../spec/kernel/build.ts";
 import { statement } from "../spec/kernel/matrices.ts";
 import { range } from "../spec/range.ts";
 import { sum } from "../spec/sum.ts";
@@ -380,6 +381,30 @@ t.test("rows of matrices conflict unless their stride differs", (t) => {
   t.equal(passes(24), 16);
   t.equal(passes(16), 8 + 2 * 4 * 2);
   t.equal(passes(64), 8 + 2 * 4 * 8);
+  t.end();
+});
+
+t.test("results in turns wait at twice as many barriers", (t) => {
+  const names = ["sums"];
+  const results = statement({
+    op: "results",
+    names,
+    row: { name: "row", from: u32(0), end: u32(32) },
+    column: { name: "column", from: u32(0), end: u32(32) },
+    values: ["sum"],
+    body: [],
+  });
+  const barriers = (matrices: number) =>
+    count(
+      wgsl`${[
+        statement({ op: "matrices", names, rows: 32, columns: 32 }),
+        results,
+      ]}`,
+      { workgroupSize: 128, matrices },
+    ).barriers;
+  // Four subgroups have a matrix each, two have two.
+  t.equal(barriers(32), 2);
+  t.equal(barriers(64), 2 * 4);
   t.end();
 });
 

@@ -27,6 +27,7 @@ import {
   tileOfStatement,
 } from "../../spec/kernel/matrices.ts";
 import { someStatement } from "../../spec/kernel/walk.ts";
+import { range } from "../../spec/range.ts";
 import {
   elementsOfMatrix,
   matricesOf,
@@ -358,7 +359,7 @@ export function runGroup(
     all: SubgroupTiles,
     mask: Mask,
   ): void {
-    const { subgroups, size } = all;
+    const { subgroups, size, turns } = all;
     const part = tileOfStatement(all.tiles, s)!;
     const { rows, columns } = part;
     const elements = subgroups * MATRIX_SIZE ** 2;
@@ -386,10 +387,10 @@ export function runGroup(
     }
     for (const matrix of matricesOf(part)) {
       for (const _ of s.names) {
-        meter.barrier();
-        meter.barrier();
+        for (const _ of range(2 * turns)) meter.barrier();
         const accesses = 1 + MATRIX_SIZE ** 2 / size;
-        meter.issue(mask, accesses);
+        // A subgroup compares its turn before stores and before loads.
+        meter.issue(mask, accesses + (turns === 1 ? 0 : 2 * turns));
         const passes = 2 * elements / BANKS;
         meter.matrices({ multiplyAdds: 0, accesses, passes });
       }

@@ -32,6 +32,12 @@ import type {
 /** Elements of a matrix. */
 const ELEMENTS = MATRIX_SIZE ** 2;
 
+/**
+ * Lanes of a subgroup on GPUs with 64 KiB of workgroup memory per core. If half of the subgroups store results at once,
+ * there is memory for three workgroups of most tiles instead of two.
+ */
+const LARGE_SUBGROUP = 64;
+
 /** The array in which subgroups store results, if the kernel has none for them. */
 const RESULTS = "subgroup_results";
 
@@ -64,6 +70,8 @@ export interface SubgroupTiles {
   /** Invocations of a subgroup, and subgroups of the workgroup. */
   readonly size: number;
   readonly subgroups: number;
+  /** Parts of the subgroups that store their results one after another, in the same memory. */
+  readonly turns: number;
   /** Workgroup memory, with that for results. */
   readonly bytes: number;
   /** Arrays with elements of f16. */
@@ -88,7 +96,10 @@ export function subgroupTiles(
   const scratch = scratchOf(matrixForm);
   const length = shared.find(({ name }) => name === scratch)?.length ?? 0;
   const isScratch = length >= subgroups * ELEMENTS;
-  const bytes = (isScratch ? 0 : subgroups * ELEMENTS * 4) +
+  const turns = !isScratch && size === LARGE_SUBGROUP && subgroups % 2 === 0
+    ? 2
+    : 1;
+  const bytes = (isScratch ? 0 : subgroups / turns * ELEMENTS * 4) +
     sum(
       shared.map(({ name, length }) => length * (operands.has(name) ? 2 : 4)),
     );
@@ -121,6 +132,7 @@ export function subgroupTiles(
       tiles,
       size,
       subgroups,
+      turns,
       bytes,
       operands,
       ...isScratch && scratch !== undefined ? { scratch } : {},
@@ -140,11 +152,11 @@ function scratchOf(form: readonly MatrixStmt[]): string | undefined {
 
 /** Declares the workgroup memory in which subgroups store their results, unless the kernel does. */
 export function resultsArray(
-  { subgroups, scratch }: SubgroupTiles,
+  { subgroups, turns, scratch }: SubgroupTiles,
 ): readonly string[] {
   if (scratch !== undefined) return [];
   return [
-    `var<workgroup> ${RESULTS}: array<f32, ${subgroups * ELEMENTS}>;`,
+    `var<workgroup> ${RESULTS}: array<f32, ${subgroups / turns * ELEMENTS}>;`,
   ];
 }
 
@@ -285,23 +297,63 @@ function results(
   const to = scratch === undefined ? RESULTS : array(scratch);
   const each = matricesOf(part).flatMap(([r, c]) => [
     "{",
-    ...s.names.flatMap((name, i) => [
-      "  workgroupBarrier();",
-      `  subgroupMatrixStore<row_major>(&${to}, subgroup_number * ${ELEMENTS}u, ${
-        matrix(part, name, [r, c])
-      }, ${MATRIX_SIZE}u);`,
-      "  workgroupBarrier();",
-      ...range(ELEMENTS / size).map((n) =>
-        `  let subgroup_value${i}_${n} = ${to}[subgroup_number * ${ELEMENTS}u + ${
-          n * size
-        }u + subgroup_lane];`
-      ),
-    ]),
+    ...s.names.flatMap((name, i) =>
+      valuesOfMatrix(all, {
+        name: `subgroup_value${i}_`,
+        of: matrix(part, name, [r, c]),
+        to,
+      })
+    ),
     ...block(elementsOfMatrix(s, { ...part, size }, [r, c]), "  "),
     "}",
   ]);
   // Other statements may store in the array of the kernel.
   return scratch === undefined ? each : [...each, "workgroupBarrier();"];
+}
+
+/** Stores a matrix of each subgroup, and declares the values of a lane: `name` and their numbers. */
+function valuesOfMatrix(
+  { size, subgroups, turns }: SubgroupTiles,
+  { name, of, to }: {
+    readonly name: string;
+    /** The matrix, and the array that it is stored in. */
+    readonly of: string;
+    readonly to: string;
+  },
+): string[] {
+  const values = range(ELEMENTS / size);
+  const together = subgroups / turns;
+  const number = turns === 1
+    ? "subgroup_number"
+    : `(subgroup_number % ${together}u)`;
+  const store =
+    `subgroupMatrixStore<row_major>(&${to}, ${number} * ${ELEMENTS}u, ${of}, ${MATRIX_SIZE}u);`;
+  const stored = (n: number) =>
+    `${to}[${number} * ${ELEMENTS}u + ${n * size}u + subgroup_lane]`;
+  if (turns === 1) {
+    return [
+      "  workgroupBarrier();",
+      `  ${store}`,
+      "  workgroupBarrier();",
+      ...values.map((n) => `  let ${name}${n} = ${stored(n)};`),
+    ];
+  }
+  return [
+    ...values.map((n) => `  var ${name}${n} = 0.0f;`),
+    ...range(turns).flatMap((turn) => {
+      const isTurn = `  if (subgroup_number / ${together}u == ${turn}u) {`;
+      return [
+        "  workgroupBarrier();",
+        isTurn,
+        `    ${store}`,
+        "  }",
+        "  workgroupBarrier();",
+        isTurn,
+        ...values.map((n) => `    ${name}${n} = ${stored(n)};`),
+        "  }",
+      ];
+    }),
+  ];
 }
 
 /** The statements of a lane for its elements of matrix [r, c] of its subgroup. */
