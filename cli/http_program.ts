@@ -38,7 +38,7 @@ export interface HttpSettings extends Pick<Served, "name" | "shape" | "stop"> {
   /** Whether tokens are drafted. */
   readonly speculates: boolean;
   readonly weightFiles: readonly string[];
-  /** What receipts state of the run. Undefined for fast numerics. */
+  /** Fields of receipts about the run. Undefined for fast numerics. */
   readonly receipt: Omit<Receipt, "checkpoint" | "sequences"> | undefined;
   readonly app: AppOptions;
   /** Undefined: there is no page. */

@@ -16,7 +16,7 @@ export interface ReceiptRun extends Pick<Receipt, "model"> {
   readonly flags: PlanFlags;
 }
 
-/** Returns what a receipt states of a run besides its checkpoint and its sequences. */
+/** Returns the fields of a receipt about the run, without its checkpoint and its sequences. */
 export async function receiptOfRun(
   { model, opened, flags: { kvCacheDtype, activations, wire } }: ReceiptRun,
 ): Promise<Omit<Receipt, "checkpoint" | "sequences">> {

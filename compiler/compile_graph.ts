@@ -99,8 +99,8 @@ export interface CompileOptions extends Strategy {
    */
   readonly countDropped?: boolean;
   /**
-   * Whether to add outputs `squares.PARAMETER`: sums of squares of what each parameter is contracted with, for
-   * quantizers. Not available in training. As gradients, they differ between meshes in the last bits.
+   * Whether to add outputs `squares.PARAMETER`: sums of squares of the values that each parameter is contracted with,
+   * for quantizers. Not available in training. As gradients, they differ between meshes in the last bits.
    */
   readonly recordSquares?: boolean;
   /**

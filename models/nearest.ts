@@ -11,18 +11,18 @@ const MIN_LENGTH = 6;
 /** Fields that are listed; others are counted. */
 const LISTED = 6;
 
-/** A family, and the fields in which a config.json differs from what it reads. */
+/** A family, and how the fields of a config.json differ from those that it reads. */
 interface Nearest {
   readonly architecture: string;
   readonly read: number;
   readonly unread: readonly string[];
-  /** What it does not accept, such as `'hidden_act' is "relu"`. */
+  /** Values that it does not accept, such as `'hidden_act' is "relu"`. */
   readonly refused: readonly string[];
 }
 
 /**
  * A sentence on the family that reads most of the fields of a config.json, with those that it does not read or
- * accept; undefined where none is near.
+ * accept. Undefined if no family is near.
  */
 export function nearestFamily(
   families: readonly Family[],
@@ -50,7 +50,7 @@ export function nearestFamily(
   }`;
 }
 
-/** What a family reads; fields that it does not accept are left out one after another. */
+/** The fields that a family reads. Fields that it does not accept are removed one after another. */
 function differences(family: Family, json: Config): Nearest {
   const [architecture] = family.architectures as [string, ...string[]];
   const refused: string[] = [];
@@ -74,7 +74,7 @@ function differences(family: Family, json: Config): Nearest {
   };
 }
 
-/** What a family does not accept, such as `'hidden_act' is "relu"`; undefined where it accepts all. */
+/** The first value that a family does not accept, such as `'hidden_act' is "relu"`. Undefined if it accepts all. */
 function refusedBy(family: Family, config: Config): string | undefined {
   try {
     family.config(config);

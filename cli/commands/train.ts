@@ -310,7 +310,7 @@ function areChats(files: readonly string[]): boolean {
   );
 }
 
-/** Reads conversations, and reports what is truncated or left out. */
+/** Reads conversations, and reports truncated and omitted ones. */
 async function chatsOf(
   io: CliIo,
   source: string | Family,

@@ -71,7 +71,7 @@ export function isSplit(argument: string): boolean {
   return /^-\w{2,}$/.test(argument) && Object.hasOwn(OTHER_NAMES, argument);
 }
 
-/** Returns what a command has instead of an unknown option, for a message. Undefined: nothing is known. */
+/** Returns the replacement of an unknown option of a command, for a message. Undefined: none is known. */
 export function replacementFor(
   unknown: string,
   { options, argument }: {

@@ -32,7 +32,7 @@ export interface AttentionParams {
   /** The axis of positions that a token attends to, where those are given. */
   readonly selected?: AxisName;
   /**
-   * The list is of blocks of this many positions, of which a token attends to those up to its own.
+   * Length of the listed blocks of positions. A token attends to the positions of its blocks up to its own.
    *
    * @integer
    * @minimum 1

@@ -272,8 +272,7 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
    * Nodes that expanding a dispatch inserts (see passes/expand.ts), each on [expert, slot, rest…]. routing: the row of
    * each choice, by owner, expert and token, and counts of rows; `once`: also for deduplicated tokens; `sums`: tokens
    * whose rows are pre-summed before they return; `over` and `splits`: mesh axes of the exchange, and the experts of each
-   * group rank; `localOnly`: only choices of local experts; `local`: rows stay on
-   * this rank and are grouped at once.
+   * group rank; `localOnly`: only choices of local experts; `local`: rows stay on this rank and are grouped at once.
    */
   assign: {
     readonly expert: string;

@@ -26,7 +26,7 @@ export interface RecurrenceOptions extends Sequences {
   readonly rule: "delta" | "add" | "seen" | "erase";
   /** Whether sequences continue from a state and write one. Otherwise every sequence starts in the run. */
   readonly stateful: boolean;
-  /** What has a decay: a head, or each element of its keys or, in a scan, of its values. */
+  /** Granularity of decay: a head, each element of its keys or, in a scan, each element of its values. */
   readonly decayOf: keyof typeof DECAYS;
   readonly tokens: Expr;
   readonly heads: number;

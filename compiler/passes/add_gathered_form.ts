@@ -22,7 +22,7 @@ import { fullAxis, withAxes } from "./page_axes.ts";
 /** The axes of a key within a block of gathered memory, and of the blocks of a sequence. */
 const [KEY, BLOCK] = ["key of block", "block of keys"] as const;
 
-/** What layers with the same table have in common. */
+/** Facts common to layers with the same table. */
 type Common = Omit<KeysAxis, "by" | "part">;
 
 /** A table of layers, the axis of gathered blocks, and the caches gathered with the table. */
@@ -80,7 +80,7 @@ export function addGatheredForm(localized: Localized): Localized {
   };
 }
 
-/** What the table of an attention depends on. Undefined if its ranks do not share positions. */
+/** Facts that determine the table of an attention. Undefined if its ranks do not share positions. */
 function commonOf(
   { axes }: Placed,
   { inputs, params }: NodeOf<"attention">,

@@ -114,7 +114,7 @@ export async function openConfiguration(
   };
 }
 
-/** Throws DataError for an architecture that is not built in, with what the folder says of it. */
+/** Throws DataError for an architecture that is not built in. The message has the facts that the folder states. */
 export async function refuseUnknown(
   config: JsonObject,
   folder: string,

@@ -154,7 +154,7 @@ export class Decoder {
    * @param experts whether the choices of routers are read too
    * @param onHidden receives the hidden states of all tokens, f32 [token, embed], on the processes that receive outputs,
    *   before the candidates are returned
-   * @param fed the rows of the step before whose best tokens are the tokens, if the decoder `runsAhead`
+   * @param fed rows of the previous step whose best tokens are the tokens of this step, if the decoder `runsAhead`
    */
   async next(
     tokens: PackedTokens,

@@ -147,7 +147,7 @@ export function greedy(logits: Float32Array): number {
 }
 
 /**
- * The allowed tokens of the entire vocabulary, of which a greedy choice needs only the best. Empty if none is allowed.
+ * The allowed tokens of the entire vocabulary. A greedy choice needs only the best. Empty if none is allowed.
  *
  * @param allowed as `TokenGrammar.allowed` returns them
  */

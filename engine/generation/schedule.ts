@@ -146,7 +146,7 @@ function liveOf({ slots }: BatchState<Scheduled>): Live[] {
   ).sort((a, b) => a.sequence.index - b.sequence.index);
 }
 
-/** Sequences of which only the last token is to be fed, a new one, and replayed ones, oldest first. */
+/** Sequences that feed one new token or replayed tokens, oldest first. */
 export function decodingOf<S extends Scheduled>(
   { slots }: BatchState<S>,
 ): { readonly slot: number; readonly sequence: S }[] {

@@ -19,7 +19,7 @@ export interface TensorName {
   readonly middle?: true;
   /** The name in a checkpoint is complete. Only names in files have this ending. */
   readonly bare?: "weight" | "bias" | "";
-  /** Axes in a checkpoint, of which -1 has all elements. */
+  /** Sizes of axes in a checkpoint. -1: the number of elements. */
   readonly axes?: readonly number[];
   /** A vector that is a matrix in files: of one column, or of a row per group of a Mamba-2 layer. */
   readonly filed?: "column" | "groups";

@@ -103,7 +103,7 @@ export function configOf(
   );
 }
 
-/** The first fields of products of two, of which the second has a key. */
+/** Fields computed as quotients: a key has the product of two fields, and another key the second. */
 function quotients(
   keys: GgufKeys,
   name: string,

@@ -1,4 +1,4 @@
-/** Importance of the columns of matrices: mean squares of what they are multiplied with, over the tokens of texts. */
+/** Importance of the columns of matrices: mean squares of their activations over the tokens of texts. */
 
 import { SQUARES } from "../../compiler/mod.ts";
 import { Decoder, decoderShape } from "../generation/decoder.ts";

@@ -15,7 +15,7 @@ import type { Served } from "./served.ts";
 
 /** Access control and limits of a server. */
 export interface AppOptions {
-  /** API keys, one of which requests must have. Empty: no key is required. */
+  /** API keys. A request must have one of them. Empty: no key is required. */
   readonly apiKeys: readonly string[];
   /** Allowed origins of pages; `*` for all. */
   readonly origins: readonly string[];
@@ -55,7 +55,7 @@ const ANSWERED: { readonly [path: string]: Prepare } = {
   "/v1/responses": prepareResponse,
 };
 
-/** What the policy in the page cannot state. */
+/** Headers for rules that the policy in the page cannot state. */
 const PAGE_HEADERS = {
   "content-security-policy": "frame-ancestors 'none'",
   "referrer-policy": "no-referrer",

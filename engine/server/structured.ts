@@ -45,7 +45,7 @@ export async function grammarOf(
   return source;
 }
 
-/** The tools of which a request demands calls. Undefined if it does not. Throws RequestError. */
+/** The tools that an answer must call. Undefined if the request requires no call. Throws RequestError. */
 export function demandedTools(
   { tools = [], tool_choice = "auto" }: Pick<
     ChatRequest,

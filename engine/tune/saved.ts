@@ -122,7 +122,7 @@ function tilesOf(
     .filter((tile) => tile !== undefined);
 }
 
-/** What is wrong with a tile besides its form; undefined if nothing is. */
+/** The problem of a tile besides its form. Undefined if there is none. */
 function stateOf(tile: MatmulTile): string | undefined {
   const { rows, columns, lanes, split = 1 } = tile;
   if (lanes % split !== 0) {

@@ -175,7 +175,7 @@ function sparseLayers(config: Config): ReadonlySet<number> {
   throw fieldError("moe_layers_enum", value, "numbers of layers, '3,4,5'");
 }
 
-/** Reads the rotation of the layers of a type, of which `layer` is one. */
+/** Reads the rotation of all layers of the type of `layer`. */
 function readRotations(
   config: Config,
   type: string,

@@ -140,7 +140,7 @@ function checkSocket(): void {
 /**
  * UCX, used by both families, patches memory functions of the running process while V8's threads call them, which
  * crashes one start in twenty or so. No device memory is sent by MPI here, so this is disabled. A process without a
- * launcher shares memory with nobody, and its files in /dev/shm would not be removed.
+ * launcher shares memory with no other, and its files in /dev/shm would not be removed.
  */
 function setEnvironment(): void {
   process.env["UCX_MEM_EVENTS"] ??= "n";

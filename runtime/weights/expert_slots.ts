@@ -110,7 +110,7 @@ export class ExpertSlots {
   }
 
   /**
-   * Binds buffers of a launch, of which `buffers[tiles]` lists the experts. Undefined if none of them has experts in
+   * Binds buffers of a launch. `buffers[tiles]` lists its experts. Undefined if none of them has experts in
    * host memory.
    */
   bind(

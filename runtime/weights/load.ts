@@ -60,7 +60,7 @@ interface Source {
   readonly entry: TensorEntry;
 }
 
-/** A plan with those of its weights of which tensors are given. */
+/** A plan with only the weights whose tensors are given. */
 export function withGivenWeights(plan: Plan, tensors: TensorDirectory): Plan {
   const weights = plan.weights.filter((weight) =>
     sourceNames(plan, weight).some((name) => tensors.has(name))

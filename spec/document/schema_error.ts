@@ -7,7 +7,7 @@ import { shown } from "../shown.ts";
 export interface SchemaError {
   /** JSON pointer into the document. */
   readonly path: string;
-  /** What is wrong there, as a predicate: `has no field 'steps'`. */
+  /** The problem there, as a predicate: `has no field 'steps'`. */
   readonly state: string;
 }
 

@@ -1,4 +1,4 @@
-/** Derives a program that executes a part of another: its steps without those that no requested output depends on. */
+/** Derives a program that executes a part of another: only the steps that requested outputs depend on. */
 
 import { predictStaging } from "./bytes.ts";
 import type { Plan, Program } from "./plan.ts";

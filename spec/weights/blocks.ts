@@ -39,7 +39,7 @@ export interface Block {
   readonly group: 16 | 32;
   /** Bits of codes, lowest first. */
   readonly codes: readonly Plane[];
-  /** What is subtracted from codes of fewer than eight bits for an `int8`. Default: 0. */
+  /** Number that is subtracted from codes of fewer than eight bits for an `int8`. Default: 0. */
   readonly above?: number;
   readonly scales: BlockScales;
   /** Absent: the element kind has none. `negative`: they are subtracted. */

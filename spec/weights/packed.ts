@@ -316,9 +316,9 @@ export const PACKINGS: { readonly [D in PackedDType]: Packing } = {
 const SHARING_RANKS = 8;
 
 /**
- * The encodings in which kernels can read a matrix with a scale per `group` columns, from the largest groups that
- * divide those and a row to the largest of which 8 ranks have whole ones. `scale`: kind of its scales. MXFP4 has powers
- * of two. Empty if rows do not consist of complete words.
+ * The encodings in which kernels can read a matrix with a scale per `group` columns, by decreasing groups: from the
+ * largest that divide `group` and a row to the largest that 8 ranks need not split. `scale`: kind of its scales. MXFP4
+ * has powers of two. Empty if rows do not consist of complete words.
  */
 export function packedDTypesOf(
   element: PackedElementName,

@@ -31,11 +31,11 @@ export function ticks(from: number, to: number, count: number): number[] {
   return found;
 }
 
-/** What an axis shows. */
+/** Options of an axis. */
 export interface AxisOptions {
-  /** Default: about eight round ones. */
+  /** Labelled values. Default: about eight round ones. */
   readonly values?: readonly number[];
-  /** Default: the value. */
+  /** Label of a value. Default: the value. */
   readonly textOf?: (value: number) => string;
 }
 
@@ -101,7 +101,7 @@ export function polyline(
   return [{ kind: "path", ink, width, opacity, d: `M${d}` }];
 }
 
-/** A dot, and what it is. */
+/** A dot with a title. */
 export function dot([x, y]: Point, ink: Ink, title?: string): Shape {
   return {
     kind: "rect",
@@ -113,7 +113,7 @@ export function dot([x, y]: Point, ink: Ink, title?: string): Shape {
   };
 }
 
-/** What lines are, below each other from a point. */
+/** The legend of lines, from a point down. */
 export function lineLegend(
   entries: readonly (readonly [style: LineStyle, text: string])[],
   [x, y]: Point,

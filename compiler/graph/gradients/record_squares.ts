@@ -1,4 +1,4 @@
-/** Adds an output per contracted parameter: the sums of squares of what it is contracted with, column by column. */
+/** Adds an output per contracted parameter: the sums of squares of its other operand, column by column. */
 
 import type { Graph, Node, NodeOf } from "../graph.ts";
 import { builderContext, NodeBuilder } from "./node_builder.ts";

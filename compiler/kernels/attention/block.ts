@@ -145,7 +145,7 @@ export function eachTokenRun(
 export interface Queries extends QueryTile, TokenRun {
   readonly o: AttentionOptions;
   readonly cache: Cache;
-  /** The binding of keys, what they are stored as, and the variable with the end of those that each token sees. */
+  /** The binding of keys, their stored dtype, and the variable with the end of the keys that each token sees. */
   readonly keys: string;
   readonly stored: "f32" | HalfDType;
   readonly end: string;

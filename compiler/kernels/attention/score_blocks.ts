@@ -24,7 +24,7 @@ export interface ScoreBlocksOptions extends Omit<CacheShape, "kvHeads"> {
   readonly local: number;
   /** Chosen blocks. A token that sees no more of them needs no scores. */
   readonly k: number;
-  /** What the cache is stored as; in 16 bits, two elements to a word, `keys` is u32. Default: f32. */
+  /** Stored dtype of the cache. With 16 bits, `keys` is u32 and has two elements per word. Default: f32. */
   readonly stored?: "f32" | HalfDType;
   readonly tokens: Expr;
 }

@@ -29,7 +29,7 @@ export interface ScoreKeysOptions extends Omit<CacheShape, "kvHeads"> {
   readonly name: string;
   readonly heads: number;
   readonly dim: number;
-  /** What the cache is stored as; in 16 bits, two elements to a word, `keys` is u32. Default: f32. */
+  /** Stored dtype of the cache. With 16 bits, `keys` is u32 and has two elements per word. Default: f32. */
   readonly stored?: "f32" | HalfDType;
   readonly tokens: Expr;
 }

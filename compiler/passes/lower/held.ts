@@ -41,7 +41,7 @@ export function lowerHeld(lowering: Lowering): HeldBuffer[] {
   return all;
 }
 
-/** The stages that read each value: those of its users, or of what views of it are read by. */
+/** The stages that read each value: those of its users and of the users of its views. */
 function readingStages(graph: Graph): Map<Node, ReadonlySet<number>> {
   const stages = stageOfNodes(graph);
   const users = usersOf(graph);

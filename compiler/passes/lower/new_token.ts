@@ -161,7 +161,7 @@ interface Computed {
   readonly norm?: NodeOf<"rmsNorm">;
 }
 
-/** How a launch computes `value`, of which it may compute a view. Undefined as for `computedBy`. */
+/** How a launch computes `value`, or the value that it is a view of. Undefined as for `computedBy`. */
 function computedInView(lowering: Lowering, value: Node): Computed | undefined {
   let node = value;
   while (FUSION_CLASS[node.primitive] === "view") node = node.inputs[0]!;
@@ -263,8 +263,8 @@ function squaresOf(scope: KernelScope, { inputs: [x] }: NodeOf<"rmsNorm">) {
 }
 
 /**
- * Indices of the last steps that write these buffers, of which a launch at the end takes the place. Undefined: a step
- * between reads one of them.
+ * Indices of the last steps that write these buffers, which a launch at the end replaces. Undefined if a step between
+ * reads one of them.
  */
 function replacedSteps(
   lowering: Lowering,

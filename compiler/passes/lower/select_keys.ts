@@ -70,7 +70,7 @@ export function lowerSelectKeys(
 /** An operand and its axes. */
 type Operand = readonly [node: Node, axes: readonly string[]];
 
-/** What scores of keys, or of blocks of keys, read. `stored`: what the cache is stored as. */
+/** The operands of scores of keys or of blocks of keys. `stored`: dtype of the stored cache. */
 export function readsOfIndex(
   lowering: Lowering,
   { query, keys, sequence, pages }: {

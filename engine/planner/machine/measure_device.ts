@@ -258,7 +258,7 @@ async function openReading(
   return model!;
 }
 
-/** A model, its inputs, and what it measures. */
+/** A model, its inputs, and the measured quantity. */
 type Step = readonly [SmallModel, StepInputs, what: string];
 
 /** A step that was repeated. */

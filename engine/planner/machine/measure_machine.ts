@@ -321,7 +321,7 @@ function slowest(all: readonly LinkTimes[]): LinkTimes | undefined {
   };
 }
 
-/** The median of the pairs of each class. Exchanges of all ranks at once determine what shares the bandwidth. */
+/** The median of the pairs of each class. Exchanges of all ranks show whether hosts share the bandwidth. */
 function linksOf(
   machine: Machine,
   times: LinkTimes,

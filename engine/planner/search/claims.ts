@@ -62,7 +62,7 @@ const helped = new WeakMap<SearchTask, Claimable[]>();
 const executed = new WeakMap<SearchTask, ReplicaMesh[]>();
 
 /**
- * Executes the free tasks in this order, those first of which this thread has compiled more. Omits failed tasks if
+ * Executes the free tasks in this order, first those that this thread has compiled more of. Omits failed tasks if
  * `skipsFailed`.
  */
 async function claim(

@@ -19,7 +19,7 @@ export interface Crossing {
   readonly at: number;
   /** The faster one from there on. */
   readonly to: "replicas" | "experts";
-  /** Cause of time of which it needs less there, by the largest difference. */
+  /** Cause of time with the largest saving there. */
   readonly because: Bottleneck;
 }
 
@@ -182,7 +182,7 @@ export async function findCrossover(
   };
 }
 
-/** The cause of which one step spends less than another, by the largest difference. */
+/** The cause of time with the largest saving of one step over another. */
 function largestSaving(wins: Parts, loses: Parts): Bottleneck {
   const parts = Object.keys(wins) as Bottleneck[];
   return parts.reduce((best, part) =>

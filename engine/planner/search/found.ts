@@ -24,7 +24,7 @@ export interface Found {
   readonly step: ReplicaStep;
   /** Whether nothing else is at least as good in throughput, step time and memory. */
   readonly pareto: boolean;
-  /** Why it is not the best; for the best, what bounds it. */
+  /** Why it is not the best; for the best, its bound. */
   readonly why: string;
 }
 

@@ -41,7 +41,7 @@ const LARGE_SUBGROUP = 64;
 /** The array in which subgroups store results, if the kernel has none for them. */
 const RESULTS = "subgroup_results";
 
-/** What precedes the declarations of a kernel with subgroup matrices. The rules of the tree determine uniformity. */
+/** Directives before the declarations of a kernel with subgroup matrices. The rules of the tree determine uniformity. */
 export const MATRIX_HEADER: readonly string[] = [
   "enable f16;",
   "enable subgroups;",

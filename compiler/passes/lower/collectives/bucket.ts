@@ -53,7 +53,7 @@ function layoutOf(lowering: Lowering, { members }: Bucket): Layout {
   return { members: members as readonly Member[], over, words, offsets };
 }
 
-/** The operand or result of a bucket member of which the rank has local items only. */
+/** The sharded value of a bucket member: its operand, or the result of a reduce-scatter. */
 function partOf(member: Member): Node {
   return member.primitive === "reduceScatter" ? member : member.inputs[0]!;
 }

@@ -62,7 +62,7 @@ function dividedDTypes(
     : packedDTypesOf(element, { columns, group: perScale, scale });
 }
 
-/** The encoding with the largest groups or blocks of which each rank has whole ones. Without any: `stored`. */
+/** The encoding with the largest groups or blocks that sharding does not split. `stored` if there is none. */
 export function inWholeGroups(
   stored: FileDType,
   [along = ""]: readonly string[],

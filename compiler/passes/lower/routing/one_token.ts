@@ -104,7 +104,7 @@ function separateSteps(
   return found;
 }
 
-/** Whether no step from `at` on writes what a kernel reads. */
+/** Whether no step from `at` on writes a buffer that a kernel reads. */
 function writtenBefore(
   lowering: Lowering,
   { buffers, bindings }: KernelScope,
