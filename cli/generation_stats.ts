@@ -21,7 +21,7 @@ export interface GenerationStats {
   /** Bytes read from disk: while loading, and afterwards. */
   readonly loadDiskBytes?: number;
   readonly diskBytes?: number;
-  /** With streamed experts: share of uses for which they were in memory, bytes read, milliseconds of reading and of waiting. */
+  /** With streamed experts: hit rate, bytes read, and milliseconds of reading and of waiting. */
   readonly hitRate?: number;
   readonly expertBytes?: number;
   readonly expertReadMs?: number;

@@ -80,8 +80,8 @@ export interface CompileOptions extends Strategy {
   /** Stored dtype of source tensors, from the headers of the checkpoint. Default: the dtype of the parameter. */
   readonly weights?: { readonly [tensor: string]: FileDType };
   /**
-   * Activations of products with packed weights whose elements are integers: f32, or quantized to blocks of 32 integers of 8 bits.
-   * Default: f32.
+   * Activations multiplied by packed weights of integers: f32, or quantized to blocks of 32 8-bit integers. Default:
+   * f32.
    */
   readonly activations?: Activations;
   /** Limits to respect. Default: those that every WebGPU device guarantees. */

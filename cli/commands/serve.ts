@@ -290,8 +290,8 @@ async function serveModel(
 }
 
 /**
- * Calls `asked` when the process or its job is asked to end, and `killed` when the job ends at once, as it does when another
- * rank has ended. Returns a function that undoes it.
+ * Calls `asked` when a signal or the job requests the end of the process, and `killed` when the job ends at once, for
+ * example because another rank has ended. Returns a function that removes the handlers.
  */
 function onEnd(
   io: CliIo,

@@ -321,7 +321,7 @@ function slowest(all: readonly LinkTimes[]): LinkTimes | undefined {
   };
 }
 
-/** The median of the pairs of each class. Exchanges of all ranks show whether hosts share the bandwidth. */
+/** The median of the pairs of each class. Exchanges of all ranks show how bandwidth is shared: `per`. */
 function linksOf(
   machine: Machine,
   times: LinkTimes,
