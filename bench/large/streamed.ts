@@ -78,7 +78,6 @@ export async function* measureStreamed(
 ): AsyncGenerator<readonly [routing: string, Streamed]> {
   const now = () => performance.now();
   const threads = availableParallelism();
-  const context = tokens * Object.keys(ROUTINGS).length;
   // Its arrays are large: they are freed before experts are in memory.
   const meter = await openMachineMeter({
     adapter: "native",
@@ -89,18 +88,18 @@ export async function* measureStreamed(
   });
   const machine = await meter.measure();
   await meter.close();
-  const opened = await openOurs(target, {
-    adapter: "native",
-    threads,
-    expertMemory,
-    replay: true,
-    need: { tokens: 1, sequences: 1, context },
-  });
-  const { plan, session } = opened;
-  const decoder = new Decoder(session, decoderShape(plan)!);
   const disk = (await openDiskMeter({ now, repetitions: REPETITIONS, file }))!;
-  let position = 0;
   for (const [name, routing] of Object.entries(ROUTINGS)) {
+    // The planner's cache of experts is initially empty.
+    const opened = await openOurs(target, {
+      adapter: "native",
+      threads,
+      expertMemory,
+      replay: true,
+      need: { tokens: 1, sequences: 1, context: tokens },
+    });
+    const { plan, session } = opened;
+    const decoder = new Decoder(session, decoderShape(plan)!);
     const names = decoder.shape.choices.map(([name]) => name);
     const topK = decoder.shape.width(decoder.shape.choices[0]![1]);
     const choices = choicesOf(routing, {
@@ -118,7 +117,7 @@ export async function* measureStreamed(
         start = session.statistics().streaming ?? NOTHING_READ;
       }
       const [before, began] = [process.cpuUsage(), now()];
-      const cell = Int32Array.of(position++);
+      const cell = Int32Array.of(token);
       await decoder.outputs(
         {
           ids: cell.map((cell) =>
@@ -163,6 +162,7 @@ export async function* measureStreamed(
       [`zipf:${exponent}`, { kind: "zipf", exponent }, measured],
       ["choices and the rate of these reads", recorded, used],
     ];
+    await opened.close();
     const resident = end.residentBytes / streamableBytes(plan, 0);
     yield [name, {
       ms: median(steps.map(({ ms }) => ms)),
@@ -173,7 +173,7 @@ export async function* measureStreamed(
       hitRate: hit / (hit + missed),
       predicted: cases.map(([from, experts, disk]) => {
         const here = withDevices(machine, (device) => ({ ...device, disk }));
-        const workload = { tokens: 1, sequences: 1, past: position, experts };
+        const workload = { tokens: 1, sequences: 1, past: tokens, experts };
         const { seconds, streamed } = simulate(plan, here, workload, {
           resident,
         });
@@ -184,7 +184,6 @@ export async function* measureStreamed(
     }];
   }
   await disk.close();
-  await opened.close();
 }
 
 /** Random choices without repetition; the experts of each layer have their own order of popularity. */
