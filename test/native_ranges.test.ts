@@ -1,9 +1,11 @@
-/** Ranges of nested loops in C: loads are checked once, before the outermost loop, and never leave their binding. */
+/** Ranges of nested loops: loads are checked once, before the outermost loop, and never leave their binding. */
 // needs: cpu
-// rotates with: runtime/native/, runtime/vector/
+// rotates with: runtime/native/, runtime/cpu/, runtime/vector/
 
 import t from "tap";
 import fc from "fast-check";
+import { createCpuDevice } from "../runtime/cpu/mod.ts";
+import type { Device } from "../runtime/device.ts";
 import {
   createNativeDevice,
   NativePool,
@@ -37,12 +39,14 @@ const skip = skipUnasked("cpu") || (await whyNotNative() ?? false);
 const u = (name: string) => local(name, "u32");
 /** Words of x in memory, and invocations, each of which stores a word for each nest. */
 const [SIZE, INVOCATIONS] = [256, 32];
+/** Nests of one kernel. */
+const TOGETHER = 50;
 /** Loaded numbers that indices add: sums with some of them wrap. */
 const OFFSETS = Uint32Array.of(0, 5, 2 ** 32 - 4, 2 ** 31, 2 ** 32 - 1);
 
-function kernelOf(body: readonly Stmt[]): Kernel {
+function kernelOf(name: string, body: readonly Stmt[]): Kernel {
   return {
-    name: "nests",
+    name,
     workgroupSize: INVOCATIONS,
     bindings: [
       { name: "x", type: "u32", access: "read" },
@@ -164,58 +168,83 @@ function loopsOf(nest: Nest, at: number): readonly Stmt[] {
   ];
 }
 
+/** Launches a kernel for the first words of x, for each length. Returns the words that each launch stores. */
+async function storedBy(
+  device: Device,
+  kernel: Kernel,
+  { data, lengths }: {
+    readonly data: Uint32Array;
+    readonly lengths: readonly number[];
+  },
+): Promise<readonly Uint32Array[]> {
+  const { name } = kernel;
+  await device.prepare({ [name]: { tree: kernel } });
+  const bufferOf = (words: Uint32Array, label: string) => {
+    const buffer = device.createBuffer(words.byteLength, label);
+    device.write(buffer, 0, new Uint8Array(words.buffer));
+    return buffer;
+  };
+  const x = bufferOf(data, "x");
+  const offsets = bufferOf(OFFSETS, "offsets");
+  const y = bufferOf(wordsOfY(), "y");
+  const found: Uint32Array[] = [];
+  for (const length of lengths) {
+    device.launch(name, [device.range(x, 0, 4 * length), offsets, y], [
+      1,
+      1,
+      1,
+    ]);
+    const bytes = await device.read(y, 0, wordsOfY().byteLength);
+    found.push(new Uint32Array(bytes.buffer));
+  }
+  return found;
+}
+
+function wordsOfY(): Uint32Array {
+  return new Uint32Array(TOGETHER * INVOCATIONS);
+}
+
 t.test("loads of nested loops stay in their binding", { skip }, async (t) => {
   const pool = await NativePool.open(1);
-  const device = await createNativeDevice({ pool });
+  const devices = {
+    native: await createNativeDevice({ pool }),
+    WebAssembly: await createCpuDevice({ threads: 1 }),
+  };
+  const data = Uint32Array.from({ length: SIZE }, (_, at) => 1 + at * 40503);
+  const lengths = [1, 2, 7, 12, 20, 33, 39, 47, 64, 100, 150, SIZE];
   const cases = [
     negative,
     ...fc.sample(nests, { numRuns: 200 * RUNS - 1, seed: SEED }),
   ];
-  for (let first = 0; first < cases.length; first += 50) {
-    const some = cases.slice(first, first + 50);
-    const kernel = kernelOf(some.flatMap(loopsOf));
-    const name = `nests${first}`;
+  for (let first = 0; first < cases.length; first += TOGETHER) {
+    const some = cases.slice(first, first + TOGETHER);
+    const kernel = kernelOf(`nests${first}`, some.flatMap(loopsOf));
     t.match(
       printKernel(kernel, { lanes: 8 })[0]!.text,
       /\bx_\d+\[/,
       "loads without checks",
     );
-    await device.prepare({ [name]: { tree: kernel } });
-    const data = Uint32Array.from({ length: SIZE }, (_, at) => 1 + at * 40503);
-    const bufferOf = (words: Uint32Array, label: string) => {
-      const buffer = device.createBuffer(words.byteLength, label);
-      device.write(buffer, 0, new Uint8Array(words.buffer));
-      return buffer;
-    };
-    const x = bufferOf(data, "x");
-    const offsets = bufferOf(OFFSETS, "offsets");
-    const stored = new Uint32Array(some.length * INVOCATIONS);
-    const y = bufferOf(stored, "y");
-    for (const length of [1, 2, 7, 12, 20, 33, 39, 47, 64, 100, 150, SIZE]) {
-      const wanted = {
-        x: data.slice(0, length),
-        offsets: OFFSETS,
-        y: stored.slice(),
-      };
-      interpretKernel(kernel, wanted, [1, 1, 1]);
-      device.launch(name, [device.range(x, 0, 4 * length), offsets, y], [
-        1,
-        1,
-        1,
-      ]);
-      const found = new Uint32Array(
-        (await device.read(y, 0, stored.byteLength)).buffer,
-      );
-      const wrong = found.findIndex((word, at) => word !== wanted.y[at]);
-      t.equal(
-        wrong,
-        -1,
-        `${length} words of x, seed ${SEED}: ${
-          JSON.stringify(some[Math.floor(wrong / INVOCATIONS)])
-        }`,
-      );
+    const wanted = lengths.map((length) => {
+      const y = wordsOfY();
+      const x = data.slice(0, length);
+      interpretKernel(kernel, { x, offsets: OFFSETS, y }, [1, 1, 1]);
+      return y;
+    });
+    for (const [kind, device] of Object.entries(devices)) {
+      const found = await storedBy(device, kernel, { data, lengths });
+      lengths.forEach((length, i) => {
+        const wrong = found[i]!.findIndex((word, at) =>
+          word !== wanted[i]![at]
+        );
+        const nest = JSON.stringify(some[Math.floor(wrong / INVOCATIONS)]);
+        t.equal(
+          wrong,
+          -1,
+          `${kind}, ${length} words of x, seed ${SEED}: ${nest}`,
+        );
+      });
     }
   }
-  device.destroy();
+  for (const device of Object.values(devices)) device.destroy();
   await pool.close();
 });

@@ -1,6 +1,6 @@
 /**
  * Loops over uniform counters. Loads of innermost loops use pointers; in C, stores to the same rows use them too. Their
- * range is checked once, before the loop or those around it (`Ahead`, `nestedLoop`). A second loop checks each access.
+ * range is checked once, before the loop or those around it (`nestedLoop`). A second loop checks each access.
  */
 
 import { endOf, mul } from "../../spec/kernel/build.ts";
@@ -19,7 +19,7 @@ import {
   type Value,
   word,
 } from "./ir.ts";
-import { coursesIn, extentOf, findPointers, Invariants } from "./pointers.ts";
+import { extentOf, findPointers, Invariants } from "./pointers.ts";
 import type { PointerGroup } from "./pointers.ts";
 import type { Expressions } from "./expression.ts";
 import { addRound, byteSums } from "./byte_rounds.ts";
@@ -45,22 +45,6 @@ const MIN_ROW = 256;
 
 /** Maximum bytes between rows that a repeated phase loads as one stream, such as the keys of a head. */
 const MAX_NEAR = 1024;
-
-/** Maximum iterations of a loop whose addresses are computed ahead. */
-const MAX_SPAN = 2 ** 24;
-
-/** Addresses of the loads of a loop for all iterations of the outer one, and whether they are in bounds. */
-export interface Ahead {
-  readonly groups: readonly PointerGroup[];
-  /** In memory: engines would recompute a local's value in each iteration. */
-  readonly inRange: Local;
-  /** The start of each group at 0 of the outer counter, and its stride per outer iteration. */
-  readonly starts: readonly {
-    readonly pointer: Local;
-    readonly stride: number;
-  }[];
-  readonly counter: Local;
-}
 
 /** Bounds of a loop in locals. */
 interface Bounds {
@@ -95,13 +79,20 @@ function lowerLoop(s: Loop, on: Statements): void {
   const step = on.keepWord(s.step);
   const counter = on.localOf(s.name);
   const bounds = { counter, from, to, step, long: on.isLong(s) };
-  const groups = on.ahead.get(s)?.groups ?? pointersOf(s, on);
-  if (on.loops === "tiles") return tiledLoop(s, on, { bounds, groups });
-  lookAhead(s, counter, on);
+  const groups = pointersOf(s, on);
+  const checked = () => on.count(bounds, () => on.list(s.body));
+  if (groups.length === 0 && !isStraight(s)) {
+    const groupsOf = (inner: Loop) => pointersOf(inner, on);
+    return nestedLoop(s, on, { lower: checked, groupsOf });
+  }
+  if (groups.length === 0 || on.x.rare) return checked();
+  if (on.loops === "tiles") {
+    return tiledLoop(s, on, { bounds, groups, checked });
+  }
   on.set(counter, from);
   const label = { name: s.name };
   const body = on.listOf(() => {
-    if (groups.length > 0) unrolledLoop(s, on, { bounds, groups, label });
+    if (unrolledLoop(s, on, { bounds, groups, label })) return;
     on.count({ ...bounds, from: get(counter) }, () => on.list(s.body));
   });
   on.emit({ op: "block", label, body });
@@ -217,19 +208,14 @@ function lastOf({ from, to, step }: Bounds): Value {
 function tiledLoop(
   s: Loop,
   on: Statements,
-  { bounds, groups }: {
+  { bounds, groups, checked }: {
     readonly bounds: Bounds;
     readonly groups: readonly PointerGroup[];
+    readonly checked: () => void;
   },
 ): void {
   const { x } = on;
   const { from, to, step, long } = bounds;
-  const checked = () => on.count(bounds, () => on.list(s.body));
-  if (groups.length === 0 && !isStraight(s)) {
-    const groupsOf = (inner: Loop) => pointersOf(inner, on);
-    return nestedLoop(s, on, { lower: checked, groupsOf });
-  }
-  if (groups.length === 0 || x.rare) return checked();
   const pointers = groups.map((group) => setPointer(group, from, on));
   const fast = () => {
     const rows = groups.flatMap((group, i) => {
@@ -367,7 +353,7 @@ function gathers({ body }: Loop, { x }: Statements): boolean {
 
 /**
  * Lowers complete rounds, unrolled and unchecked, before the loop that checks every access, in a block that is left if
- * nothing remains.
+ * nothing remains. Returns whether nothing ever remains.
  */
 function unrolledLoop(
   s: Loop,
@@ -377,107 +363,59 @@ function unrolledLoop(
     readonly groups: readonly PointerGroup[];
     readonly label: { readonly name: string };
   },
-): void {
+): boolean {
+  const { x } = on;
   const { counter, from, to } = bounds;
-  const ahead = on.ahead.get(s);
   const step = Number((s.step as Extract<Expr, { op: "const" }>).value);
   const unrolled = iterationsOf(s, step, groups);
   const round = step * unrolled;
   const span = spanOf(s);
-  if (ahead && span < round) return;
+  if (span < round) return false;
+  const isInRange = x.inRange.has(s);
+  const isComplete = span % round === 0;
   // end = from + complete rounds, if from < to.
   const rounds = u.div_u(u.sub(to, from), round);
-  const roundsEnd = ahead ? word(span - span % round) : u.mul(rounds, round);
-  const end = on.keep("end", u.add(from, roundsEnd));
-  const fast = (inRange: Value, pointers: readonly Local[]) =>
-    on.if(inRange, () => {
-      const rows = groups.map((group, i) => ({
-        ...group,
-        pointer: pointers[i]!,
-        by: typeof group.stride === "number" ? step * group.stride : 0,
-      }));
+  const length = Number.isNaN(span)
+    ? u.mul(rounds, round)
+    : word(span - span % round);
+  const end = on.keep("end", u.add(from, length));
+  on.if(allOf([u.lt_u(from, to), u.ne(from, end)]), () => {
+    const last = u.sub(end, 1);
+    const pointers = groups.map((group) => setPointer(group, from, on));
+    const strides = pointers.map(({ stride }) =>
+      stride.op === "const" ? stride : on.keep("stride", u.mul(stride, step))
+    );
+    const rows = groups.map((group, i) => ({
+      ...group,
+      pointer: pointers[i]!.local,
+      by: typeof group.stride === "number" ? step * group.stride : 0,
+    }));
+    const fast = () => {
       const body = on.listOf(() => {
         for (let copy = 0; copy < unrolled; copy++) {
           pointLoads(rows, copy, x);
           on.list(s.body);
-          groups.forEach(({ stride }, i) => {
+          rows.forEach(({ stride, pointer }, i) => {
             const last = copy === unrolled - 1;
             if (typeof stride !== "number") {
-              advance(pointers[i]!, strides[i]!, { on, bytes: false });
+              advance(pointer, strides[i]!, { on, bytes: false });
             } else if (last && stride) {
-              advance(pointers[i]!, word(round * stride), { on, bytes: false });
+              advance(pointer, word(round * stride), { on, bytes: false });
             }
           });
           on.set(counter, u.add(get(counter), step), false);
         }
       });
       forget(groups, on);
-      const condition = u.ne(get(counter), end);
-      on.emit({ op: "repeat", body, condition });
+      on.emit({ op: "repeat", body, condition: u.ne(get(counter), end) });
       // Nothing remains for the loop that checks every access.
-      if (span % round === 0) on.emit({ op: "leave", label });
-    });
-  const { x } = on;
-  const strides: Value[] = [];
-  if (ahead) {
-    const pointers = ahead.starts.map(({ pointer, stride }) => {
-      const local = newLocal("p", "pointer");
-      const index = u.mul(get(ahead.counter), stride);
-      on.set(local, addressOf(get(pointer), index));
-      return local;
-    });
-    return fast(get(ahead.inRange), pointers);
-  }
-  on.if(allOf([u.lt_u(from, to), u.ne(from, end)]), () => {
-    const last = u.sub(end, 1);
-    const pointers = groups.map((group) => setPointer(group, from, on));
+      if (isComplete && !isInRange) on.emit({ op: "leave", label });
+    };
+    if (isInRange) return fast();
     const inRange = groups.map((group, i) =>
       within(group, pointers[i]!, { last, on })
     );
-    for (const { stride } of pointers) {
-      const elements = u.mul(stride, step);
-      strides.push(
-        stride.op === "const" ? stride : on.keep("stride", elements),
-      );
-    }
-    fast(allOf(inRange), pointers.map(({ local }) => local));
+    on.if(allOf(inRange), fast);
   });
-}
-
-/** Computes addresses for inner loops before a loop of known length starts. */
-function lookAhead(outer: Loop, counter: Local, on: Statements): void {
-  const { x, writable } = on;
-  const { from, to } = outer;
-  if (from.op !== "const" || to.op !== "const") return;
-  const max = Number(to.value) - 1;
-  if (max >= MAX_SPAN) return;
-  for (const inner of outer.body) {
-    if (inner.op !== "for") continue;
-    const span = spanOf(inner);
-    if (!(span > 0 && span < MAX_SPAN)) continue;
-    const groups = pointersOf(inner, on);
-    const all = { groups, shapes: x.shapes, writable, max };
-    const courses = coursesIn(outer, inner, all);
-    if (!courses || groups.length === 0) continue;
-    const lasts = courses.map(({ constant, stride }, i) => {
-      const { loads, stride: along } = groups[i]!;
-      return constant + Math.max(...loads.values()) + stride * max +
-        Number(along) * (span - 1);
-    });
-    // No array is that long, and constants of i64 are below 2^31.
-    if (lasts.some((last) => last >= 2 ** 31)) continue;
-    const ranges: Value[] = [];
-    const starts = courses.map(({ terms, constant, stride }, i) => {
-      const of = x.memory(groups[i]!.array);
-      const base = on.keepSum("base", terms);
-      const pointer = newLocal("start", "pointer");
-      const first = u.add(base, constant);
-      on.set(pointer, addressOf(of, first));
-      ranges.push(isWithin(of, [base], { constant: lasts[i]!, bytes: false }));
-      return { pointer, stride };
-    });
-    const inRange = newLocal("range", "u", on.take());
-    on.set(inRange, allOf(ranges));
-    on.ahead.set(inner, { groups, inRange, starts, counter });
-  }
+  return isInRange && isComplete;
 }

@@ -34,7 +34,8 @@ type GroupsOf = (loop: Loop) => readonly PointerGroup[];
 
 /**
  * Lowers a loop around loops: without checks if its loads are in range, otherwise with a check per access. A nest whose
- * ranges are unknown, or that loads in innermost loops only, has checks before each of these.
+ * ranges are unknown has checks before each innermost loop. So has a nest of tiles that loads in innermost loops only,
+ * and a nest of unrolled loops that loads in outer loops only.
  */
 export function nestedLoop(
   s: Loop,
@@ -47,7 +48,7 @@ export function nestedLoop(
   const { x } = on;
   if (x.rare || x.inRange.size > 0) return lower();
   const nest = new Nest(s, on, groupsOf);
-  if (!nest.add(s) || !nest.loadsOutside) return lower();
+  if (!nest.add(s) || !nest.isUseful) return lower();
   const inRange = nest.ranges.map(({ array, bytes, terms, max: constant }) =>
     isWithin(x.memory(array), [on.keepSum("base", terms)], { constant, bytes })
   );
@@ -70,7 +71,8 @@ export function rarely(lower: () => void, { x }: Statements): void {
 class Nest {
   /** Loads outside of innermost loops, and innermost loops. */
   readonly inRange = new Set<Expr | Loop>();
-  loadsOutside = false;
+  #loadsOutside = false;
+  #loadsInside = false;
   readonly #ranges = new Map<string, Range>();
   readonly #bounds: IndexBounds;
   readonly #on: Statements;
@@ -81,6 +83,11 @@ class Nest {
     this.#bounds = new IndexBounds(invariants);
     this.#on = on;
     this.#groupsOf = groupsOf;
+  }
+
+  /** Whether one check replaces those of loads by index or, of loops that are unrolled here, those of each loop. */
+  get isUseful(): boolean {
+    return this.#on.loops === "tiles" ? this.#loadsOutside : this.#loadsInside;
   }
 
   get ranges(): readonly Range[] {
@@ -98,6 +105,7 @@ class Nest {
       return depth < MAX_DEPTH && s.body.every((s) => this.add(s, depth + 1));
     }
     this.inRange.add(s);
+    this.#loadsInside = true;
     const counter = this.#bounds.of(local(s.name, "u32"));
     return counter?.terms.length === 0 &&
       groups.every((group) => this.#addGroup(group, counter.max));
@@ -127,7 +135,7 @@ class Nest {
       return;
     }
     this.inRange.add(e);
-    this.loadsOutside = true;
+    this.#loadsOutside = true;
   }
 
   /** Returns whether a range is small enough for a check. */

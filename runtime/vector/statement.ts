@@ -25,7 +25,7 @@ import {
   type Value,
   word,
 } from "./ir.ts";
-import { type Ahead, countedLoop } from "./loops.ts";
+import { countedLoop } from "./loops.ts";
 import { prefetchAccesses, type PrefetchLoop } from "./prefetch.ts";
 import type { Shapes } from "./shape.ts";
 
@@ -35,8 +35,7 @@ const SHORT_LOOP = 4096;
 /** Loop options of a device. */
 export interface LoopOptions {
   /**
-   * `unrolled`: innermost loops are unrolled here, and pointers are computed before the outer loop; `tiles`: a compiler
-   * unrolls, and strided loads are transposed.
+   * `unrolled`: innermost loops are unrolled here; `tiles`: a compiler unrolls, and strided loads are transposed.
    */
   readonly loops: "unrolled" | "tiles";
 }
@@ -49,7 +48,6 @@ export class Statements {
   readonly writable: ReadonlySet<string>;
   /** Reserves memory for a vector. */
   readonly take: () => ScratchSlot;
-  readonly ahead = new Map<Loop, Ahead>();
   /** Stores that are known to be in bounds. */
   readonly stored = new Map<
     Store,
