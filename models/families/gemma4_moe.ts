@@ -79,11 +79,7 @@ interface Gemma4MoeConfig extends DecoderFields {
   readonly sliding: Attention;
   readonly full: Attention;
   readonly denseFfn: number;
-  /**
-   * Number of last layers that attend over an earlier cache: that of the last layer before them with the same window.
-   */
-  readonly sharingLayers: number;
-  /** Factor of `denseFfn` in these layers. */
+  /** Factor of `denseFfn` in layers that attend over an earlier cache. */
   readonly wide: number;
   /** Size of the additional per-layer input of each token. 0: none. */
   readonly layerInput: number;
@@ -187,7 +183,6 @@ function readConfig(document: Config): Gemma4MoeConfig {
       keysAsValues,
     },
     denseFfn: field("intermediate_size", 9216),
-    sharingLayers,
     wide: booleanField(config, "use_double_wide_mlp", { default: false })
       ? 2
       : 1,
