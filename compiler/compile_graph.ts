@@ -56,6 +56,7 @@ import {
   checkSizes,
   checkStates,
   localize,
+  type Localized,
   type Placement,
   readPlacement,
   recomputeViews,
@@ -167,14 +168,8 @@ function prepare(traced: Graph, scalars: Scalars, options: CompileOptions) {
     name,
     size,
   }));
-  const { zero = 0 } = options;
-  const recorded = options.recordSquares ? recordSquares(traced) : traced;
-  const counted = options.countDropped ? countDropped(recorded) : recorded;
-  const { wire = "f32" } = options;
-  const rounded = roundExchanges(counted, wire);
-  const simple = zero === 3
-    ? recomputeViews(simplify(rounded))
-    : simplify(rounded);
+  const { zero = 0, wire = "f32" } = options;
+  const simple = rewrite(traced, options);
   checkStates(simple);
   checkSlices(traced, options);
   const place = readPlacement(simple, mesh, options);
@@ -192,15 +187,10 @@ function prepare(traced: Graph, scalars: Scalars, options: CompileOptions) {
     dispatcher: dispatcherOf(options),
     combinesTerms: options.numerics === "fast",
   });
-  const { pages, kvCacheDtype = "f32" } = options;
   const { pipeline: schedule = SCHEDULE_NAMES[0] } = options;
   const scheduled = scheduleStages(sharded, facts.stages, schedule);
-  const localGraph = localize(facts, scheduled.graph);
-  const localized = isHalf(kvCacheDtype)
-    ? storeCaches(localGraph, kvCacheDtype)
-    : localGraph;
   const { graph: local, placed } = addGatheredForm(
-    pages ? paginate(localized, pages) : localized,
+    storeStates(localize(facts, scheduled.graph), options),
   );
   const { check = false, deduplicate, numerics = "exact" } = options;
   const expanded = expand(local, {
@@ -260,6 +250,33 @@ function prepare(traced: Graph, scalars: Scalars, options: CompileOptions) {
     },
   });
   return { lowering, limits, pipeline: scheduled.pipeline };
+}
+
+/** Adds the outputs and roundings that options request to a graph of all ranks. */
+function rewrite(
+  traced: Graph,
+  {
+    recordSquares: squares = false,
+    countDropped: counts = false,
+    wire = "f32",
+    zero = 0,
+  }: CompileOptions,
+): Graph {
+  const recorded = squares ? recordSquares(traced) : traced;
+  const counted = counts ? countDropped(recorded) : recorded;
+  const simple = simplify(roundExchanges(counted, wire));
+  return zero === 3 ? recomputeViews(simple) : simple;
+}
+
+/** Stores caches of a local graph in the requested dtype and pages. */
+function storeStates(
+  local: Localized,
+  { pages, kvCacheDtype = "f32" }: CompileOptions,
+): Localized {
+  const stored = isHalf(kvCacheDtype)
+    ? storeCaches(local, kvCacheDtype)
+    : local;
+  return pages ? paginate(stored, pages) : stored;
 }
 
 function dispatcherOf(

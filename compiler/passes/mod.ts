@@ -3,9 +3,13 @@
  *
  * | pass | from | to |
  * |---|---|---|
+ * | `recordSquares`, `countDropped` | graph | graph with outputs for quantizers and routings, if requested |
+ * | `roundExchanges` | graph | graph: rows are rounded before dispatch and combine, if they are sent in fewer bits |
  * | `simplify` | graph | graph: equal nodes are one |
+ * | `recomputeViews` | graph | graph: ZeRO-3 gathers parameters a second time in the backward pass |
  * | `readPlacement` | graph, mesh | the mesh axes that axes of the model are sharded over |
  * | `shard` | graph, placement | graph: every value has a sharding, and resharding is explicit |
+ * | `scheduleStages` | sharded graph | sharded graph in the order of the pipeline schedule |
  * | `localize` | sharded graph | graph over local axes: what one rank holds |
  * | `storeCaches` | local graph | local graph: caches in 16 bits, if requested |
  * | `paginate` | local graph | local graph: caches in pages, if requested |
@@ -18,6 +22,7 @@
  * | `waitForExchanges` | steps | steps: an asynchronous exchange is awaited before its result is used |
  * | `overlap` | kernels, steps | steps: launches independent of an exchange run while it is in flight |
  * | `mergeLaunches` | kernels, steps | steps: independent launches are merged; inputs are stored after the lengths if bindings do not suffice |
+ * | `withSourceNames` | steps | steps: source positions without folders of this machine |
  * | `allocate` | buffers, steps | memory: offsets of scratch buffers in an arena; buffers share memory unless they are live at once |
  * | `assemble` | all of these | the plan, with kernels declared for the memory that they are bound to |
  */

@@ -5,7 +5,7 @@
 
 export { checkSizes, checkStates } from "./check.ts";
 export { axisFacts } from "./local_axes.ts";
-export { localize } from "./localize.ts";
+export { localize, type Localized } from "./localize.ts";
 export {
   type AxisPlacement,
   type Placement,
