@@ -2,7 +2,12 @@
 
 import { type Command, CommanderError } from "commander";
 import { type CliIo, OutputClosed, processIo } from "./io.ts";
-import { isSplit, replacementFor } from "./flags/other_names.ts";
+import {
+  commandFor,
+  isSplit,
+  replacementFor,
+  secondArgumentFor,
+} from "./flags/other_names.ts";
 import { createProgram } from "./program.ts";
 import { UsageError } from "./flags/values.ts";
 
@@ -68,14 +73,17 @@ function usageError(
   const [text, hint = ""] = error.message.replace(/^error: /, "").trim()
     .split("\n");
   const state = text!.replace(/\.$/, "");
-  const [, option] = /^unknown option '(.*)'$/.exec(state) ?? [];
   const options = command?.options.flatMap(({ long }) => long ?? []) ?? [];
   const argument = command?.registeredArguments[0]?.name();
-  const named = option === undefined
-    ? state.startsWith("too many arguments") && options.includes("--prompt")
-      ? "a prompt with --prompt"
-      : undefined
-    : replacementFor(option, { options, argument });
+  const [, kind, name = ""] = /^unknown (option|command) '(.*)'$/.exec(state) ??
+    [];
+  const named = kind === "option"
+    ? replacementFor(name, { options, argument })
+    : kind === "command"
+    ? commandFor(name)
+    : state.startsWith("too many arguments")
+    ? secondArgumentFor(options)
+    : undefined;
   const [, near] = /^\(Did you mean (.*)\?\)$/.exec(hint) ?? [];
   const meant = named ?? (near === "--help" ? undefined : near);
   const remedy = meant === undefined ? "See" : `Give ${meant}, or see`;

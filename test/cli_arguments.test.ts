@@ -25,6 +25,14 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot run the command: unknown command 'fly'. See 'switchyard --help'",
   ],
   [
+    "convert x",
+    "Cannot run the command: unknown command 'convert'. Give quantize, or see 'switchyard --help'",
+  ],
+  [
+    "quantize x y.gguf --to q8_0",
+    "Cannot run the command: too many arguments for 'quantize'. Expected 1 argument but got 2. Give the output with --out, or see 'switchyard quantize --help'",
+  ],
+  [
     "plan",
     "Cannot run the command: missing required argument 'model'. See 'switchyard plan --help'",
   ],
@@ -196,7 +204,7 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "generate x",
-    "Cannot generate: there is no prompt. Give --prompt TEXT or --tokens IDS",
+    "Cannot generate: there is no prompt. Give --prompt TEXT, --prompt-file FILE or --tokens IDS",
   ],
   [
     "generate x --prompt a --system b",

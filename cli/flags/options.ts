@@ -52,7 +52,7 @@ export function planFlags(command: Command): Command {
   const placed = meshFlags(command)
     .option(
       "--max-tokens <n>",
-      "Maximum tokens per step.",
+      "Maximum tokens of a step, of all sequences; longer prompts take several steps.",
       integer("--max-tokens", 1, MAX_AXIS),
     )
     .option(

@@ -1,4 +1,4 @@
-/** Options by their names in other programs: llama.cpp, vLLM, transformers, PEFT and Megatron-LM. */
+/** Commands and options by their names in other programs: llama.cpp, vLLM, transformers, PEFT and Megatron-LM. */
 
 /** The model of a command, an argument here. */
 const MODEL = "";
@@ -65,6 +65,32 @@ const OTHER_NAMES: { readonly [option: string]: string } = {
   "-np": "--max-sequences",
   "-tb": "--threads",
 };
+
+const OTHER_COMMANDS: ReadonlyMap<string, string> = new Map([
+  ["completion", "generate"],
+  ["convert", "quantize"],
+  ["download", "pull"],
+  ["export", "quantize"],
+  ["finetune", "train"],
+]);
+
+/** What to give instead of the second argument of other programs, by an option of the command. */
+const SECOND_ARGUMENTS = [
+  ["--prompt", "a prompt with --prompt"],
+  ["--to", "the output with --out"],
+] as const;
+
+/** Returns the command for an unknown one, for a message. Undefined: none is known. */
+export function commandFor(unknown: string): string | undefined {
+  return OTHER_COMMANDS.get(unknown);
+}
+
+/** Returns how a command with these options is given what was its second argument. Undefined: none is known. */
+export function secondArgumentFor(
+  options: readonly string[],
+): string | undefined {
+  return SECOND_ARGUMENTS.find(([option]) => options.includes(option))?.[1];
+}
 
 /** Returns whether the parser would split an option of another program, such as `-ngl` into `-n gl`. */
 export function isSplit(argument: string): boolean {
