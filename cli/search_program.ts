@@ -11,8 +11,8 @@ import type {
 } from "./search_thread.ts";
 
 const port = parentPort!;
-port.once("message", ({ model, flags }: SearchStart) => {
-  const search = searchTask(processIo(), model, flags)
+port.once("message", (start: SearchStart) => {
+  const search = searchTask(processIo(), start)
     .then(async (task) => ({ task, known: await knownOf(task) }));
   port.on("message", async ({ number, batch }: SearchRequest) => {
     const { task, known } = await search;

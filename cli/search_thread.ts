@@ -6,6 +6,7 @@ import type {
   SearchBatch,
   SearchHelper,
 } from "../engine/mod.ts";
+import type { Machine } from "../spec/mod.ts";
 import { RUNNING_ROOT } from "../spec/running.ts";
 import type { SearchFlags } from "./commands/search.ts";
 
@@ -13,6 +14,8 @@ import type { SearchFlags } from "./commands/search.ts";
 export interface SearchStart {
   readonly model: string;
   readonly flags: SearchFlags;
+  /** The machine of `--target`, which is measured once for all threads. */
+  readonly machine: Machine;
 }
 
 /** A batch of tasks. */

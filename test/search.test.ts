@@ -10,6 +10,7 @@ import { promisify } from "node:util";
 import t, { type Test } from "tap";
 import { searchTask } from "../cli/commands/search.ts";
 import { nodeFiles } from "../cli/files.ts";
+import { findMachine } from "../cli/machines.ts";
 import { main } from "../cli/main.ts";
 import { configurationOf } from "../engine/checkpoint/configuration.ts";
 import {
@@ -379,20 +380,27 @@ t.test("two threads find the same as one, even if one fails", async (t) => {
   const { out: alone } = await switchyard(words);
   const foundWith = async (helper: SearchHelper) => {
     let asked = 0;
+    let given: unknown;
     const help: SearchHelper["help"] = (batch) => {
       asked++;
       return helper.help(batch);
     };
     const { out } = await withOutput((io) => main(words, io), {
-      searchThread: () => ({ begin: () => {}, help, close: () => {} }),
+      searchThread: () => ({
+        begin: (start) => given = structuredClone(start.machine),
+        help,
+        close: () => {},
+      }),
     });
     t.ok(asked > 0);
+    t.strictSame(given, JSON.parse(readFileSync(machine, "utf8")));
     return out;
   };
   const task = await withOutput(async (io) => {
-    const task = await searchTask(io, GRANITE, {
-      target: machine,
-      maxContext: 256,
+    const task = await searchTask(io, {
+      model: GRANITE,
+      flags: { target: machine, maxContext: 256 },
+      machine: await findMachine(io, machine),
     });
     const known = await knownOf(task);
     const shared = new Set<string>();

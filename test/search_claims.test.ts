@@ -5,6 +5,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { searchTask } from "../cli/commands/search.ts";
+import { findMachine } from "../cli/machines.ts";
 import { processIo } from "../cli/io.ts";
 import { claimOrder } from "../engine/planner/search/claim_order.ts";
 import {
@@ -23,17 +24,19 @@ const GRANITE = path.join(CONFIGS, "granite-3.0-1b-a400m.json");
 
 /** A search on H100 devices with this many times the bandwidth of their links. */
 async function taskWith(times: number): Promise<SearchTask> {
-  const task = await searchTask(processIo(), GRANITE, {
-    target: "8xh100",
-    maxContext: 256,
-  });
-  const { machine } = task;
+  const io = processIo();
+  const target = "8xh100";
+  const machine = await findMachine(io, target);
   const links = Object.fromEntries(
     Object.entries(machine.links).map(([name, link]) =>
       [name, { ...link, bandwidth: times * link.bandwidth }] as const
     ),
   );
-  return { ...task, machine: { ...machine, links } };
+  return await searchTask(io, {
+    model: GRANITE,
+    flags: { target, maxContext: 256 },
+    machine: { ...machine, links },
+  });
 }
 
 t.test("gathered experts are omitted only if they take longer", async (t) => {

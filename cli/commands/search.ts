@@ -18,7 +18,7 @@ import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { findMachine } from "../machines.ts";
 import { formatSearch, searchDocument } from "../search_text.ts";
-import type { SearchThread } from "../search_thread.ts";
+import type { SearchStart, SearchThread } from "../search_thread.ts";
 import { expertLoad } from "./experts.ts";
 import { targetOf } from "./options.ts";
 import { trainedFlag } from "./summarized.ts";
@@ -63,9 +63,14 @@ export async function searchWith(
     extent: "headers",
   });
   const { objective = "throughput", ranks } = flags;
-  thread?.begin({ model, flags });
-  const task = await searchTask(io, model, flags);
-  const { machine, phase } = task;
+  const machine = await findMachine(io, flags.target, {
+    model,
+    ...ranks === undefined ? {} : { ranks },
+  });
+  const start: SearchStart = { model, flags, machine };
+  thread?.begin(start);
+  const task = await searchTask(io, start);
+  const { phase } = task;
   const searched = await search(task, {
     objective,
     ranks,
@@ -109,17 +114,12 @@ export async function searchWith(
   return searched.found.length > 0 ? 0 : 3;
 }
 
-/** Reads the task of a search: the configuration of a model, and a machine. */
+/** Reads the task of a search: the configuration of a model, and recorded loads of experts. */
 export async function searchTask(
   io: CliIo,
-  model: string,
-  flags: SearchFlags,
+  { model, flags, machine }: SearchStart,
 ): Promise<SearchTask> {
   const { phase = "decode" } = flags;
-  const machine = await findMachine(io, flags.target, {
-    model,
-    ...flags.ranks === undefined ? {} : { ranks: flags.ranks },
-  });
   const target = await targetOf(io, model, {
     family: flags.family,
     withoutWeights: true,
