@@ -257,6 +257,7 @@ async function compareWide(name: string): Promise<void> {
       from,
       options: { to },
       limit: QUANTIZED_LIMIT,
+      isQuantized: true,
     });
   }
 }
@@ -307,7 +308,7 @@ function copied(
 /** Compares the logits of a checkpoint without a tokenizer. Prints the reason if llama.cpp rejects its file. */
 async function compareLogits(
   title: string,
-  { from, options, limit }: {
+  { from, options, limit, isQuantized = false }: {
     readonly from: string;
     readonly options: Pick<
       Parameters<typeof quantizeCheckpoint>[2],
@@ -315,6 +316,8 @@ async function compareLogits(
     >;
     /** Largest allowed difference, relative to the largest. */
     readonly limit: number;
+    /** Whether activations are quantized: both are then also compared with ours in f32. */
+    readonly isQuantized?: boolean;
   },
 ): Promise<void> {
   const target = await loadTarget(from, files);
@@ -354,7 +357,7 @@ async function compareLogits(
   const mine = await logitsOf(file, prompt, "q8");
   const [worst, largest] = distance(theirs, mine);
   let exact = "";
-  if (limit === QUANTIZED_LIMIT) {
+  if (isQuantized) {
     const wanted = await logitsOf(file, prompt, "f32");
     const [ofTheirs, ofOurs] = [theirs, mine].map((logits) =>
       (distance(wanted, logits)[0] / largest).toExponential(1)

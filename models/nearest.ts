@@ -11,7 +11,7 @@ const MIN_LENGTH = 6;
 /** Fields that are listed; others are counted. */
 const LISTED = 6;
 
-/** A family, and how the fields of a config.json differ from those that it reads. */
+/** A family, and the fields of a config.json that it does not read or accept. */
 interface Nearest {
   readonly architecture: string;
   readonly read: number;

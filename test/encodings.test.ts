@@ -18,6 +18,7 @@ import {
 } from "../spec/weights/packed.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { repeatWith } from "./helpers/seed.ts";
+import { entryInMemory } from "./helpers/tensor_entry.ts";
 
 type Data =
   | Uint8Array
@@ -32,14 +33,7 @@ function entry(
   shape: readonly number[],
   data: Data,
 ): [string, TensorEntry] {
-  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  const source = {
-    name: "file",
-    size: bytes.length,
-    read: (offset: number, length: number) =>
-      Promise.resolve(bytes.subarray(offset, offset + length)),
-  };
-  return [name, { name, dtype, shape, source, offset: 0, bytes: bytes.length }];
+  return [name, entryInMemory(name, { dtype, shape, data })];
 }
 
 async function floats({ source, offset, bytes }: TensorEntry) {

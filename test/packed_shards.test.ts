@@ -15,7 +15,7 @@ import { tuningOf } from "../engine/tune/tuning.ts";
 import { openCpuPool } from "../runtime/cpu/mod.ts";
 import { HostDevice, type HostPool } from "../runtime/host/device.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
-import type { TensorDirectory, TensorEntry } from "../runtime/mod.ts";
+import type { TensorDirectory } from "../runtime/mod.ts";
 import { ACTIVATIONS } from "../spec/weights/activations.ts";
 import {
   PACKED_DTYPES,
@@ -35,6 +35,7 @@ import {
 } from "./helpers/random_blocks.ts";
 import { INNER_SEED, isInTurn, repeatWith } from "./helpers/seed.ts";
 import { bytesOf, f32, openSession } from "./helpers/sessions.ts";
+import { entryInMemory } from "./helpers/tensor_entry.ts";
 
 const [TOKENS, INNER, COLUMNS] = [3, 16, 24];
 /** Ranks of `tp=2` have half a block of 256 elements, or a whole one. */
@@ -50,23 +51,6 @@ function randomScales(count: number): Float32Array {
 /** Random bytes. `most`: the largest. */
 function randomBytes(count: number, most: number): Uint8Array {
   return Uint8Array.from({ length: count }, () => next() % (most + 1));
-}
-
-/** A tensor in memory. */
-function entryOf(
-  name: string,
-  { dtype, shape, data }: Pick<TensorEntry, "dtype" | "shape"> & {
-    readonly data: ArrayBufferView;
-  },
-): TensorEntry {
-  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  const source = {
-    name: "file",
-    size: bytes.length,
-    read: (offset: number, length: number) =>
-      Promise.resolve(bytes.slice(offset, offset + length)),
-  };
-  return { name, dtype, shape, source, offset: 0, bytes: bytes.length };
 }
 
 /** A matrix [COLUMNS, width]. `parts`: its values by row. */
@@ -114,7 +98,11 @@ function blockMatrix(stored: BlocksDType, width: number): StoredMatrix {
     next,
   });
   const each = blocks.length / COLUMNS;
-  const { source } = entryOf("w", { dtype: "U8", shape: [], data: blocks });
+  const { source } = entryInMemory("w", {
+    dtype: "U8",
+    shape: [],
+    data: blocks,
+  });
   return {
     ...matrixOf(name, width, parts),
     blocks: {
@@ -158,18 +146,18 @@ function tensorsOf(stored: PackedDType, width: number): TensorDirectory {
     ? viewsOf(groupedMatrix(stored, width))
     // The layout of files with a scale per row.
     : [
-      entryOf("w", {
+      entryInMemory("w", {
         dtype: "I8",
         shape: [COLUMNS, width],
         data: randomBytes(COLUMNS * width, 255),
       }),
-      entryOf("w_scale", {
+      entryInMemory("w_scale", {
         dtype: "F32",
         shape: [COLUMNS, 1],
         data: randomScales(COLUMNS),
       }),
     ];
-  const up = entryOf("up", {
+  const up = entryInMemory("up", {
     dtype: "F32",
     shape: [width, INNER],
     data: randomScales(width * INNER),

@@ -384,7 +384,7 @@ t.test("rows of matrices conflict unless their stride differs", (t) => {
   t.end();
 });
 
-t.test("results in turns wait at twice as many barriers", (t) => {
+t.test("subgroups that store one after another have twice as many barriers", (t) => {
   const names = ["sums"];
   const results = statement({
     op: "results",

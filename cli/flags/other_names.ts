@@ -66,6 +66,7 @@ const OTHER_NAMES: { readonly [option: string]: string } = {
   "-tb": "--threads",
 };
 
+/** Our commands by their names in other programs. */
 const OTHER_COMMANDS: ReadonlyMap<string, string> = new Map([
   ["completion", "generate"],
   ["convert", "quantize"],
@@ -74,7 +75,7 @@ const OTHER_COMMANDS: ReadonlyMap<string, string> = new Map([
   ["finetune", "train"],
 ]);
 
-/** What to give instead of the second argument of other programs, by an option of the command. */
+/** Replacements of a second argument, which commands of other programs have, by an option of the command. */
 const SECOND_ARGUMENTS = [
   ["--prompt", "a prompt with --prompt"],
   ["--to", "the output with --out"],
@@ -85,7 +86,7 @@ export function commandFor(unknown: string): string | undefined {
   return OTHER_COMMANDS.get(unknown);
 }
 
-/** Returns how a command with these options is given what was its second argument. Undefined: none is known. */
+/** Returns what replaces a second argument of a command with these options, for a message. Undefined: none is known. */
 export function secondArgumentFor(
   options: readonly string[],
 ): string | undefined {

@@ -106,7 +106,7 @@ export function checkPeak({ plan, everyRank }: Facts, report: Report): void {
   }
 }
 
-/** Checks that the stated bytes of staging equal those that collectives need. */
+/** Checks the stated bytes of staging: collectives need exactly these. */
 export function checkStaging({ plan, everyRank }: Facts, report: Report): void {
   const needed = predictStaging(plan);
   for (const kind of ["local", "host"] as const) {

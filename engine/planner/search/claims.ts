@@ -62,7 +62,7 @@ const helped = new WeakMap<SearchTask, Claimable[]>();
 const executed = new WeakMap<SearchTask, ReplicaMesh[]>();
 
 /**
- * Executes the free tasks in this order, first those that this thread has compiled more of. Omits failed tasks if
+ * Executes the free tasks in this order. Tasks whose parts this thread has compiled are first. Omits failed tasks if
  * `skipsFailed`.
  */
 async function claim(
