@@ -6,8 +6,6 @@
  * their bytes in workgroup memory, four per word.
  */
 
-import { isHalf } from "../../../spec/dtype.ts";
-import { PACKINGS, SCALES } from "../../../spec/weights/packed.ts";
 import { matmulShape, teamsOf } from "../../tuning/lanes.ts";
 import type { Kernel, KernelText } from "../kernel.ts";
 import { GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "../kernel.ts";
@@ -21,15 +19,16 @@ import {
   type BytesOperand,
   codeWord,
   columnsOf,
-  hasHeader,
-  type Header,
+  partsOf,
+} from "./bytes_operands.ts";
+import type { FactorPart, Header } from "./bytes_decoder.ts";
+import {
   letBlocks,
   letBytes,
+  letFactor,
+  letTwoFactors,
   operandsOf,
-  partsOf,
-  storeHeader,
-} from "./bytes_operands.ts";
-import { factorAt, twoFactorsAt } from "./bytes_scales.ts";
+} from "./bytes_weights.ts";
 import { HEADER_WORDS } from "../pieces/block.ts";
 import { range } from "../../../spec/range.ts";
 import {
@@ -123,36 +122,34 @@ function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
     ${rowsFrom(o, rows)}
     ${
     operands.flatMap(sumsOf).map((sums) => {
-      const { columns } = sums;
-      const inPart = o.k / sums.weight.sumOf / parts;
-      const run = runOf(sums.weight, inPart);
-      const weight: BytesOperand = run > 0 && sums.weight.block!.sums > 1
-        ? { ...sums.weight, inRun: true }
-        : sums.weight;
-      const { i, together } = weight;
+      const { columns, weight } = sums;
+      const { i, together, sumOf, block } = weight;
+      const inPart = o.k / sumOf / parts;
+      const run = weight.runOf?.(inPart) ?? 0;
+      const inRun = run > 0 && block!.sums > 1;
       const scales = scalesOfPart(o, sums, inPart);
       const added = (before: KernelText) =>
-        addSums(o, { ...sums, weight }, {
+        addSums(o, sums, {
           n: wgsl`n`,
           before,
           codes: (word, part) => codeWord(weight, word, part),
           words: wgsl`${
             columns.map((c) =>
-              letBytes(o, weight, { c, sum: wgsl`n`, word: wgsl`word` })
+              letBytes(weight, { c, sum: wgsl`n`, word: wgsl`word`, inRun })
             )
           }`,
           factors: (part, at) =>
             scales?.of(part, at) ??
               wgsl`${
-                columns.map((c) => factorAt(o, weight, { ...at, c, part }))
+                columns.map((c) => letFactor(weight, { ...at, c, part }))
               }`,
         });
       const inBlock = (n: KernelText) =>
-        added(letBlocks(o, weight, { columns, sum: n }));
-      const loop = weight.inRun
+        added(letBlocks(weight, { columns, sum: n }));
+      const loop = inRun
         ? wgsl`
           for (var run = first_sum; run < first_sum + ${inPart}; run += ${run}) {
-            ${letBlocks(o, weight, { columns, sum: wgsl`run`, run: true })}
+            ${letBlocks(weight, { columns, sum: wgsl`run`, run: true })}
             for (var s = 0u; s < ${run}; s += ${together}) {
               let n = run + s;
               ${added(wgsl`let in_block${i} = run_in_block${i} + s;`)}
@@ -181,22 +178,10 @@ function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
     ${finishAll(o, rows)}`;
 }
 
-/** Minimum sums of a run for a loop of their own. */
-const MIN_RUN = 2;
-
-/** Sums of a part whose loads have indices linear in their number. 0: runs are too short, or do not divide the part. */
-function runOf({ block }: BytesOperand, inPart: number): number {
-  if (block?.unit !== 4) return 0;
-  const { run } = block.codes;
-  if (block.sums === 1) return inPart;
-  const sums = inPart % run === 0 ? run : run % inPart === 0 ? inPart : 0;
-  return sums < MIN_RUN ? 0 : sums;
-}
-
 /** What is loaded before a part of a sum, and the factors of its sums. */
 interface ScalesOfPart {
   readonly load: KernelText;
-  of(part: "scales" | "offsets", at: SumName): KernelText;
+  of(part: FactorPart, at: SumName): KernelText;
 }
 
 /** The scales of a part of a sum, loaded together along k. Undefined if they are not adjacent. */
@@ -205,51 +190,52 @@ function scalesOfPart(
   { weight, columns }: Sums,
   inPart: number,
 ): ScalesOfPart | undefined {
-  const { inside, perScale, sumOf, stored, hasOffsets } = weight;
+  const { inside, perScale, sumOf, scalesPerWord, hasOffsets } = weight;
   const { lanes } = teamsOf(o);
   const [c = 0] = columns;
   if (inside !== "k") return undefined;
-  if (hasHeader(weight)) return headersOfPart(o, { weight, columns }, inPart);
+  if (weight.storeHeader) return headersOfPart(o, { weight, columns }, inPart);
   const parts = ["scales", "offsets"] as const;
   const used = hasOffsets ? parts : parts.slice(0, 1);
   // Workgroup memory has room for one of the two.
-  const others = columns.length > 1 || operandsOf(o).some(hasHeader);
-  const { scale } = PACKINGS[stored];
+  const others = columns.length > 1 ||
+    operandsOf(o).some(({ storeHeader }) => storeHeader);
   const sums = perScale / sumOf;
   const count = inPart / sums;
   // Two of them share a word, also if a part starts with the second.
-  const inPairs = isHalf(SCALES[scale].stored) && o.k / perScale % 2 === 0;
+  const inPairs = scalesPerWord === 2 && o.k / perScale % 2 === 0;
   const loaded = count + (inPairs ? count % 2 : 0);
   if (
-    others || !Number.isInteger(count) || scale === "e8m0" ||
+    others || !Number.isInteger(count) || scalesPerWord > 2 ||
     used.length * loaded * lanes > SCALE_WORDS
   ) return undefined;
   const groupOf = (n: KernelText) => sums === 1 ? n : wgsl`${n} / ${sums}`;
   const first = groupOf(wgsl`first_sum`);
   const index = (group: KernelText) =>
     wgsl`(${group} - first_scale) * ${lanes} + lane_column`;
-  const loadEach = wgsl`
+  const load = inPairs
+    ? wgsl`
+      for (var scale = first_scale; scale < first_scale + ${loaded}; scale += 2) {
+        ${letTwoFactors(o, weight, { c, pair: wgsl`(scale / 2)` })}
+        ${
+      [0, 1].map((half) =>
+        wgsl`part_scales[${
+          index(wgsl`(scale + ${half})`)
+        }] = ${`scales${half}`}[${c}];`
+      )
+    }
+      }`
+    : wgsl`
       for (var scale = first_scale; scale < first_scale + ${count}; scale++) {
         let n = scale * ${sums};
-        ${letBlocks(o, weight, { columns, sum: wgsl`n` })}
+        ${letBlocks(weight, { columns, sum: wgsl`n` })}
         ${
-    used.map((part) =>
-      wgsl`
-        ${factorAt(o, weight, { name: `one_${part}`, c, n: wgsl`n`, part })}
+      used.map((part) =>
+        wgsl`
+        ${letFactor(weight, { name: `one_${part}`, c, n: wgsl`n`, part })}
         ${`part_${part}`}[${index(wgsl`scale`)}] = ${`one_${part}`}[${c}];`
-    )
-  }
-      }`;
-  const loadPairs = wgsl`
-      for (var scale = first_scale; scale < first_scale + ${loaded}; scale += 2) {
-        ${twoFactorsAt(o, weight, { c, pair: wgsl`(scale / 2)` })}
-        ${
-    [0, 1].map((half) =>
-      wgsl`part_scales[${
-        index(wgsl`(scale + ${half})`)
-      }] = ${`scales${half}`}[${c}];`
-    )
-  }
+      )
+    }
       }`;
   return {
     load: wgsl`
@@ -259,7 +245,7 @@ function scalesOfPart(
       )
     }
       let first_scale = ${loaded > count ? wgsl`${first} / 2 * 2` : first};
-      ${inPairs ? loadPairs : loadEach}`,
+      ${load}`,
     of: (part, { name, n }) =>
       wgsl`let ${name}[${c}] = ${`part_${part}`}[${index(groupOf(n))}];`,
   };
@@ -287,11 +273,11 @@ function headersOfPart(
       var<workgroup> part_header: array<u32, ${SCALE_WORDS}>;
       let end_block = (first_sum + ${inPart + sums - 1}) / ${sums};
       for (var block = first_sum / ${sums}; block < end_block; block++) {
-        ${letBlocks(o, weight, { columns, sum: wgsl`(block * ${sums})` })}
-        ${storeHeader(weight, c, header(wgsl`block`))}
+        ${letBlocks(weight, { columns, sum: wgsl`(block * ${sums})` })}
+        ${weight.storeHeader!(c, header(wgsl`block`))}
       }`,
     of: (part, at) =>
-      factorAt(o, weight, {
+      letFactor(weight, {
         ...at,
         c,
         part,

@@ -15,14 +15,10 @@ import {
   type BytesMatmul,
   type BytesOperand,
   codeWord,
-  hasHeader,
-  letBlocks,
-  letBytes,
-  operandsOf,
   partsOf,
-  storeHeader,
 } from "./bytes_operands.ts";
-import { factorAt } from "./bytes_scales.ts";
+import type { FactorPart } from "./bytes_decoder.ts";
+import { letBlocks, letBytes, letFactor, operandsOf } from "./bytes_weights.ts";
 import { HEADER_WORDS } from "../pieces/block.ts";
 import { range } from "../../../spec/range.ts";
 import { sumTree } from "../pieces/sum_tree.ts";
@@ -47,7 +43,7 @@ function blocksInPanel(o: BytesMatmul): number {
       n + 8 + Q8_BLOCK / sumOf * (hasOffsets ? 2 : 1),
     0,
   ) * o.tile.columns * lanes;
-  const headers = operands.some(hasHeader) ? HEADER_WORDS * lanes : 0;
+  const headers = hasHeaders(operands) ? HEADER_WORDS * lanes : 0;
   const blocks = o.k / Q8_BLOCK;
   const inPart = blocks / partsOf(o);
   const max = Math.floor((SHARED_WORDS - SCALE_WORDS) / (words + headers));
@@ -56,6 +52,11 @@ function blocksInPanel(o: BytesMatmul): number {
     if (inPart % n === 0 || n % inPart === 0 && blocks % n === 0) return n;
   }
   return togetherOf(o);
+}
+
+/** Whether a weight has scales in the first words of blocks. */
+function hasHeaders(operands: readonly BytesOperand[]): boolean {
+  return operands.some(({ storeHeader }) => storeHeader !== undefined);
 }
 
 /** Blocks whose weights are loaded together. */
@@ -74,7 +75,7 @@ function fillBlock(
   const { i, sumOf, words, parts, hasOffsets, together } = weight;
   const sums = Q8_BLOCK / sumOf;
   const used = (["scales", "offsets"] as const).slice(0, hasOffsets ? 2 : 1);
-  const header = hasHeader(weight)
+  const header = weight.storeHeader
     ? {
       array: "panel_header",
       index: (word: Hole) =>
@@ -84,11 +85,11 @@ function fillBlock(
   /** The index in an array with one element per column. */
   const panelIndex = (n: KernelText) =>
     wgsl`(${n}) * ${across} + (${c * lanes} + lane_column)`;
-  const factors = (part: "scales" | "offsets", next: 0 | 1) => {
+  const factors = (part: FactorPart, next: 0 | 1) => {
     const name = `${part}_s${i}${next === 0 ? "" : "_next"}`;
     const n = wgsl`(fill_sum + ${next})`;
     return wgsl`
-      ${factorAt(o, weight, { name, c, n, next, part, header })}
+      ${letFactor(weight, { name, c, n, next, part, header })}
       panel_${part === "scales" ? "factors" : "offsets"}${i}[${
       panelIndex(wgsl`block * ${sums} + (s + ${next})`)
     }] = ${name}[${c}];`;
@@ -96,11 +97,11 @@ function fillBlock(
   return wgsl`
     for (var s = 0u; s < ${sums * togetherOf(o)}; s += ${together}) {
       let fill_sum = (first_block + block) * ${sums} + s;
-      ${letBlocks(o, weight, { columns: [c], sum: wgsl`fill_sum` })}
-      ${header && storeHeader(weight, c, header)}
+      ${letBlocks(weight, { columns: [c], sum: wgsl`fill_sum` })}
+      ${header && weight.storeHeader!(c, header)}
       let to_word = block * 8 + s * ${sumOf / 4};
       for (var word = 0u; word < ${words}; word++) {
-        ${letBytes(o, weight, { c, sum: wgsl`fill_sum`, word: wgsl`word` })}
+        ${letBytes(weight, { c, sum: wgsl`fill_sum`, word: wgsl`word` })}
         ${
     range(parts).map((part) =>
       wgsl`panel${i}[${
@@ -221,7 +222,7 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
   return wgsl`
     ${arrays}
     ${
-    operands.some(hasHeader) &&
+    hasHeaders(operands) &&
     wgsl`var<workgroup> panel_header: array<u32, ${
       Math.min(teams, inPanel / together) * HEADER_WORDS * lanes
     }>;`

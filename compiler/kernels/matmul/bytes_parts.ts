@@ -17,14 +17,10 @@ import {
   type BytesMatmul,
   type BytesOperand,
   codeWord,
-  hasHeader,
-  type Header,
-  letBytes,
-  operandsOf,
   partsOf,
-  storeHeader,
 } from "./bytes_operands.ts";
-import { factorAt } from "./bytes_scales.ts";
+import type { Header } from "./bytes_decoder.ts";
+import { letBytes, letFactor, operandsOf } from "./bytes_weights.ts";
 import { addSums, registersOf } from "./bytes_sums.ts";
 import { rowByVectors, WORDS } from "./bytes_vectors.ts";
 import { HEADER_WORDS } from "../pieces/block.ts";
@@ -56,7 +52,7 @@ export function isByParts(o: BytesMatmul): boolean {
   return o.tile.vector === parts && teamsOf(o).lanes % parts === 0 &&
     operands.every((weight) => {
       const { inside, block, left } = weight;
-      if (inside !== "k" || block?.unit !== 1 || !hasHeader(weight)) {
+      if (inside !== "k" || block?.unit !== 1 || !weight.storeHeader) {
         return false;
       }
       const share = shareOf(o, weight);
@@ -143,7 +139,7 @@ function storeParts(o: BytesMatmul, weight: BytesOperand): KernelText {
     for (var block = 0u; block < ${blocks}; block++) {
       let in_block${i} = 0u;
       ${letBlock(wgsl`block`)}
-      ${storeHeader(weight, 0, header(wgsl`block`))}
+      ${weight.storeHeader!(0, header(wgsl`block`))}
     }
     for (var of_share = 0u; of_share < ${parts}; of_share++) {
       ${declareEach(registersOf("part", all))}
@@ -160,9 +156,9 @@ function storeParts(o: BytesMatmul, weight: BytesOperand): KernelText {
         sum: (n) => wgsl`row_sums[${at(n)}]`,
         word: (word) => wgsl`row_codes[${at(word)}]`,
       },
-      words: letBytes(o, weight, { c: 0, sum: wgsl`n`, word: wgsl`word` }),
+      words: letBytes(weight, { c: 0, sum: wgsl`n`, word: wgsl`word` }),
       factors: (part, found) =>
-        factorAt(o, weight, {
+        letFactor(weight, {
           ...found,
           c: 0,
           part,

@@ -16,12 +16,9 @@ import {
   type BytesMatmul,
   type BytesOperand,
   codeWord,
-  hasHeader,
-  letBytes,
-  operandsOf,
   partsOf,
 } from "./bytes_operands.ts";
-import { factorAt } from "./bytes_scales.ts";
+import { letBytes, letFactor, operandsOf } from "./bytes_weights.ts";
 import { addSums, registersOf } from "./bytes_sums.ts";
 import { rowByVectors, WORDS } from "./bytes_vectors.ts";
 
@@ -57,7 +54,7 @@ export function isByBlocks(o: BytesMatmul): boolean {
     operands.every((weight) =>
       weight.inside === "k" && weight.block?.sums === 1 &&
       weight.block.unit === 1 &&
-      !weight.hasOffsets && !hasHeader(weight) &&
+      !weight.hasOffsets && !weight.storeHeader &&
       weight.left === first!.left
     );
 }
@@ -130,7 +127,7 @@ function storeTerms(o: BytesMatmul, weight: BytesOperand): KernelText {
         sum: () => wgsl`row_sums[${at}]`,
         word: (_, inSums) => wgsl`row_codes[${inSums} * ${stored} + (${at})]`,
       },
-      words: letBytes(o, weight, {
+      words: letBytes(weight, {
         c: 0,
         sum: wgsl`vector`,
         word: wgsl`word`,
@@ -140,7 +137,7 @@ function storeTerms(o: BytesMatmul, weight: BytesOperand): KernelText {
         wgsl`
         var ${name}[0] = 0.0;
         for (var one = 0u; one < 1; one++) {
-          ${factorAt(o, weight, { name: `${name}_of`, c: 0, n, part, next: 0 })}
+          ${letFactor(weight, { name: `${name}_of`, c: 0, n, part, next: 0 })}
           ${name}[0] = ${`${name}_of`}[0];
         }`,
     })

@@ -18,10 +18,11 @@ import {
   type BytesOperand,
   isGuarded,
   leftStarts,
-  operandsOf,
   product,
   term,
 } from "./bytes_operands.ts";
+import type { FactorPart } from "./bytes_decoder.ts";
+import { operandsOf } from "./bytes_weights.ts";
 import { u } from "./left.ts";
 import { range } from "../../../spec/range.ts";
 import { sumTree } from "../pieces/sum_tree.ts";
@@ -130,7 +131,7 @@ export interface SumOperands {
   /** Declares bytes<i>_<part>[c]: the words of bytes in a column's word `word`. */
   readonly words: KernelText;
   /** Declares <name>[c], the scales or offsets of a sum. */
-  factors(part: "scales" | "offsets", at: SumName): KernelText;
+  factors(part: FactorPart, at: SumName): KernelText;
 }
 
 /** One of the sums that are computed together: its number, and the names of its factors. */
