@@ -23,7 +23,7 @@ import { type MpiWorld, openWorld } from "../runtime/mpi/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import type { MachineDevice } from "../spec/machine.ts";
 import type { Plan } from "../spec/plan/plan.ts";
-import { bytesOf, expertBytesFor, ranksHere } from "./expert_bytes.ts";
+import { expertBytesFor, rankBytes, ranksHere } from "./expert_bytes.ts";
 
 /** Device selection: the best, the CPU by WebAssembly or by compiled C, or adapters by number. */
 export type AdapterChoice = "auto" | HostKind | readonly number[];
@@ -318,7 +318,7 @@ function checkMemory(
   },
 ): void {
   const { memory } = at.rule.limits;
-  const { all, experts } = bytesOf(plan, at.ranks);
+  const { all, experts } = rankBytes(plan, at.ranks);
   const bytes = at.expertBytes === undefined
     ? all
     : all - experts + Math.min(experts, at.expertBytes);

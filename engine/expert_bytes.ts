@@ -11,7 +11,7 @@ import { sum } from "../spec/sum.ts";
 import type { HostKind } from "./devices.ts";
 
 /** Bytes of the ranks, and of their expert weights. */
-export function bytesOf(
+export function rankBytes(
   plan: Plan,
   ranks: readonly number[],
 ): { readonly all: number; readonly experts: number } {
@@ -61,7 +61,7 @@ export function expertBytesFor(
       "Cannot use --expert-memory auto on a GPU: its memory is unknown. Give bytes, such as 8GiB",
     );
   }
-  const { all, experts } = bytesOf(plan, ranks);
+  const { all, experts } = rankBytes(plan, ranks);
   const share = Math.floor(available / sharing);
   const left = kind === undefined ? Infinity : share - (all - experts);
   if (expertMemory === "auto" && left >= experts) return undefined;

@@ -38,7 +38,7 @@ function bindSize(size: Size, plan: Plan, rank: number): BoundSize {
   }
   if ("ceilDiv" in size) {
     const [a, b] = [bindSize(size.ceilDiv[0], plan, rank), size.ceilDiv[1]];
-    return (counts) => Math.ceil(evaluate(a, counts) / b);
+    return (counts) => Math.ceil(sizeInRun(a, counts) / b);
   }
   if ("upTo" in size || "above" in size) {
     const [by, limit, then] = "upTo" in size ? size.upTo : size.above;
@@ -47,8 +47,8 @@ function bindSize(size: Size, plan: Plan, rank: number): BoundSize {
     ) as [BoundSize, BoundSize];
     const within = "upTo" in size;
     return (counts) =>
-      evaluate(value, counts) <= limit === within
-        ? evaluate(result, counts)
+      sizeInRun(value, counts) <= limit === within
+        ? sizeInRun(result, counts)
         : 0;
   }
   const [terms, start, combine] = "mul" in size
@@ -59,13 +59,13 @@ function bindSize(size: Size, plan: Plan, rank: number): BoundSize {
   const bound = terms.map((term) => bindSize(term, plan, rank));
   return (counts) => {
     let result = start as number;
-    for (const term of bound) result = combine(result, evaluate(term, counts));
+    for (const term of bound) result = combine(result, sizeInRun(term, counts));
     return result;
   };
 }
 
 /** The value of a bound size in a run. */
-export function evaluate(size: BoundSize, counts: RunCounts): number {
+export function sizeInRun(size: BoundSize, counts: RunCounts): number {
   return typeof size === "number" ? size : size(counts);
 }
 
@@ -89,9 +89,9 @@ export function bindWorkgroups(
     if (counts !== last) {
       last = counts;
       known = [
-        evaluate(x!, counts),
-        evaluate(y!, counts),
-        evaluate(z!, counts),
+        sizeInRun(x!, counts),
+        sizeInRun(y!, counts),
+        sizeInRun(z!, counts),
       ];
     }
     return known;

@@ -18,9 +18,9 @@ import {
   recordedLoad,
 } from "../engine/mod.ts";
 import {
-  bytesOf,
   expertBytesFor,
   MIN_EXPERTS,
+  rankBytes,
 } from "../engine/expert_bytes.ts";
 import {
   openDiskMeter,
@@ -466,7 +466,7 @@ t.test("experts have at most the memory that is left", { skip }, async (t) => {
   const { opened } = await open(reference("qwen3moe-8e-bf16"));
   const { plan } = opened;
   await opened.close();
-  const { all, experts } = bytesOf(plan, [0]);
+  const { all, experts } = rankBytes(plan, [0]);
   const least = MIN_EXPERTS * largestExpert(plan, 0);
   const cases = [
     // Processes of a host have equal shares.

@@ -1,5 +1,6 @@
 /** Upper bounds of the bytes of words, for products of bytes: small ones can be added in 16 bits. */
 
+import { wordBytes } from "../../spec/kernel/semantics.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
 import { walkStatements } from "../../spec/kernel/walk.ts";
 
@@ -45,7 +46,7 @@ export class ByteBounds {
   #derive(e: Expr): number {
     switch (e.op) {
       case "const":
-        return Math.max(...bytesOf(Number(e.value)));
+        return Math.max(...wordBytes(Number(e.value)));
       case "local": {
         const value = this.#lets.get(e.name);
         return value ? this.of(value) : ANY;
@@ -80,8 +81,4 @@ export class ByteBounds {
     }
     return ANY;
   }
-}
-
-function bytesOf(word: number): number[] {
-  return [0, 8, 16, 24].map((shift) => word >>> shift & ANY);
 }

@@ -179,10 +179,10 @@ export class ExpertSlots {
       const key = other.weights.map(({ each }) => each).join();
       classes.set(key, [...classes.get(key) ?? [], other]);
     }
-    const all = sum([...classes.values()].flat().map(bytesOf));
+    const all = sum([...classes.values()].flat().map(groupBytes));
     const bytes = this.#left;
     for (const groups of classes.values()) {
-      const share = Math.min(1, bytes / all) * sum(groups.map(bytesOf));
+      const share = Math.min(1, bytes / all) * sum(groups.map(groupBytes));
       this.#allocatePools(groups, share);
     }
     return group.pool!;
@@ -275,6 +275,6 @@ export class ExpertSlots {
   }
 }
 
-function bytesOf({ weights }: Group): number {
+function groupBytes({ weights }: Group): number {
   return sum(weights.map(({ bytes }) => bytes));
 }

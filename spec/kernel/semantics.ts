@@ -124,7 +124,7 @@ function ofWord(of: (word: number) => number): FunctionRow {
 }
 
 /** The four bytes of a word, lowest first. */
-function bytesOf(word: number): number[] {
+export function wordBytes(word: number): number[] {
   return [0, 8, 16, 24].map((shift) => word >>> shift & 255);
 }
 
@@ -153,8 +153,8 @@ export const FUNCTIONS: { readonly [F in CallName]: FunctionRow } = {
     type: "i32",
     operations: 1,
     of: (_, a, b) => {
-      const right = bytesOf(b!);
-      return bytesOf(a!).reduce(
+      const right = wordBytes(b!);
+      return wordBytes(a!).reduce(
         (sum, byte, i) => sum + (byte << 24 >> 24) * (right[i]! << 24 >> 24),
         0,
       );
@@ -165,8 +165,8 @@ export const FUNCTIONS: { readonly [F in CallName]: FunctionRow } = {
     type: "i32",
     operations: 1,
     of: (_, a, b) => {
-      const right = bytesOf(b!);
-      return bytesOf(a!).reduce(
+      const right = wordBytes(b!);
+      return wordBytes(a!).reduce(
         (sum, byte, i) => sum + byte * (right[i]! << 24 >> 24),
         0,
       );
@@ -178,8 +178,8 @@ export const FUNCTIONS: { readonly [F in CallName]: FunctionRow } = {
     constantFrom: 1,
     operations: 1,
     of: (_, indices, ...words) => {
-      const table = words.flatMap(bytesOf);
-      return bytesOf(indices!)
+      const table = words.flatMap(wordBytes);
+      return wordBytes(indices!)
         .reduceRight((word, byte) => (word << 8 | table[byte & 15]!) >>> 0, 0);
     },
   },

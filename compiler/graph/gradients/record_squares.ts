@@ -8,11 +8,11 @@ import { inOrder } from "../trace.ts";
 export const SQUARES = "squares.";
 
 /** The parameter that a contraction reads as it is, or with axes that are renamed or split. */
-function paramBehind(node: Node): NodeOf<"param"> | undefined {
+function contractedParam(node: Node): NodeOf<"param"> | undefined {
   if (node.primitive === "param") return node;
   const view = node.primitive === "split" || node.primitive === "merge" ||
     node.primitive === "rename";
-  return view ? paramBehind(node.inputs[0]!) : undefined;
+  return view ? contractedParam(node.inputs[0]!) : undefined;
 }
 
 /**
@@ -27,7 +27,7 @@ export function recordSquares(graph: Graph): Graph {
   for (const node of graph.nodes) {
     if (node.primitive !== "dot") continue;
     const [x, y] = node.inputs as readonly [Node, Node];
-    const param = paramBehind(y);
+    const param = contractedParam(y);
     const name = `${SQUARES}${param?.params.name}`;
     if (param === undefined || name in outputs) continue;
     const { over } = node.params;

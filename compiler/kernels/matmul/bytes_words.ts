@@ -10,7 +10,7 @@ import {
 import type { KernelText } from "../kernel.ts";
 import { wgsl } from "../kernel.ts";
 import { halfOf } from "../pieces/block.ts";
-import { bytesOf } from "../pieces/bytes.ts";
+import { elementBytes } from "../pieces/bytes.ts";
 import { decoderOf } from "../pieces/decode.ts";
 import type { BytesDecoder, FactorOfSum } from "./bytes_decoder.ts";
 import {
@@ -28,7 +28,7 @@ export function bytesInWords(
   const { binding, stored, sign, sumOf } = weight;
   const { element, perWord, scale }: Packing = PACKINGS[stored];
   const { stored: dtype }: ScaleKind = SCALES[scale];
-  const bytes = bytesOf(element, sign);
+  const bytes = elementBytes(element, sign);
   const words = sumOf / perWord;
   return {
     above: bytes.above,

@@ -6,7 +6,7 @@ import { register } from "../../../spec/kernel/registers.ts";
 import { range } from "../../../spec/range.ts";
 import type { Hole } from "../kernel.ts";
 import { expr, local, wgsl } from "../kernel.ts";
-import { type Bytes, bytesOf } from "../pieces/bytes.ts";
+import { type Bytes, elementBytes } from "../pieces/bytes.ts";
 import { decoderOf, largestElement } from "../pieces/decode.ts";
 import type { LoadedMatmul, WeightDecoder } from "./decoder.ts";
 import { allOf, loadWords, wordOfIndex } from "./dense_weights.ts";
@@ -22,7 +22,7 @@ export function lookedUp(o: LoadedMatmul, i: number): Bytes | undefined {
   if (o.tile.right !== "workgroup" || inside !== "k") return undefined;
   const { element } = PACKINGS[stored as PackedDType];
   return element === "iq4" || element === "fp4"
-    ? bytesOf(element, "signed")
+    ? elementBytes(element, "signed")
     : undefined;
 }
 

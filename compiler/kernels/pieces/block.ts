@@ -10,7 +10,7 @@ import {
   type KernelText,
   wgsl,
 } from "../../../spec/kernel/text/text.ts";
-import { type Bytes, bytesOf } from "./bytes.ts";
+import { type Bytes, elementBytes } from "./bytes.ts";
 
 /** Largest stripe of a plane of one word per sum. */
 const ONE_WORD = 4;
@@ -106,7 +106,7 @@ export function blockWords(
   const together = pairs && bits === 4 && stripe === group ? 2 : 1;
   const parts = bits === 4 && stripe < group * together ? 2 : 1;
   const bytes: Omit<Bytes, "step"> = above === undefined && element !== "uint8"
-    ? bytesOf(element, sign)
+    ? elementBytes(element, sign)
     : { of: (word) => [wgsl`${word}`], above: above ?? 0 };
   const words = group * together / 4 / parts;
   const rounds = more.map(({ stripe, bits }) => stripe * 8 / bits / group);

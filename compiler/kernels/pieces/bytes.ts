@@ -26,7 +26,7 @@ export interface Bytes {
 }
 
 /** Signed or unsigned bytes of an element kind. */
-export function bytesOf(
+export function elementBytes(
   element: PackedElementName,
   sign: "signed" | "unsigned",
 ): Bytes {
