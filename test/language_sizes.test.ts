@@ -183,7 +183,17 @@ t.test("untyped callers get error messages", (t) => {
   const cases: [(m: M) => unknown, string][] = [
     [
       (m) => m.input("x", none),
-      "Cannot declare 'undefined': the model has no axis 'undefined'",
+      `Cannot declare 'undefined': the model has no axis 'undefined'. Its axes are '${
+        Object.keys(SIZES).join(" ")
+      }'`,
+    ],
+    [
+      (m) => m.param("w", "embed fnn" as never),
+      "Cannot declare 'embed fnn': the model has no axis 'fnn'. Write 'ffn'",
+    ],
+    [
+      (m) => m.param("w", "embed, ffn" as never),
+      "Cannot declare 'embed, ffn': the model has no axis 'embed,'. Write 'embed'",
     ],
     [
       (m) => dot(x(m), m.param("w", "ffn embed"), none),

@@ -1,8 +1,10 @@
 /**
- * Sentences of domain errors. `dsl/types.ts` has the same sentences for the editor; `test/types.test.ts` compares them.
+ * Sentences of domain errors. `dsl/types.ts` has the same sentences for the editor, some without a remedy;
+ * `test/types.test.ts` compares them.
  */
 
 import { shortAxis as shortName } from "../../spec/axis_name.ts";
+import { nearName } from "../../spec/near_name.ts";
 
 /** An axis as users write it. Untyped callers may pass anything. */
 function shortAxis(axis: string): string {
@@ -32,10 +34,17 @@ type Axes = readonly string[];
 
 /** Every sentence, by kind of mistake. */
 export const messages = {
-  unknownAxis: (axes: Axes, names: Axes): string =>
-    `Cannot declare '${words(axes)}': the model has no axis '${
-      words(without(axes, names))
-    }'`,
+  unknownAxis: (axes: Axes, names: Axes): string => {
+    const lost = without(axes, names);
+    const near = lost.length === 1 ? nearName(lost[0]!, names) : undefined;
+    return `Cannot declare '${words(axes)}': the model has no axis '${
+      words(lost)
+    }'. ${
+      near === undefined
+        ? `Its axes are '${words(names)}'`
+        : `Write '${shortAxis(near)}'`
+    }`;
+  },
   leave: (axes: Axes, lost: Axes): string =>
     `Cannot return '${words(axes)}' from a block: axis '${
       words(lost)
