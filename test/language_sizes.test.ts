@@ -3,6 +3,7 @@
 import t from "tap";
 import {
   add,
+  cast,
   combine,
   concat,
   dot,
@@ -149,6 +150,10 @@ t.test("declarations are checked", (t) => {
     "Cannot trace the model: it returns no outputs. Return an object of tensors by name",
   );
   t.equal(
+    mistake((m) => m.input("x", "embed") as never),
+    "Cannot build a model: its function returned a tensor. Return an object of tensors by name",
+  );
+  t.equal(
     mistake((m) => ({ y: m.input("x", "embed"), z: 1 as unknown as Tensor })),
     "Cannot return 'z': it is no tensor",
   );
@@ -200,12 +205,31 @@ t.test("untyped callers get error messages", (t) => {
       "Cannot dot 'token embed' with 'ffn embed' over 'undefined': expected 'embed'",
     ],
     [
+      (m) =>
+        dot(cast(x(m), "i32") as never, m.param("w", "ffn embed"), "embed"),
+      "Cannot dot 'token embed': its dtype is 'i32', expected 'f32'. Cast it",
+    ],
+    [
       (m) => softmax(x(m), none),
       "Cannot softmax 'token embed' over 'undefined': expected 'token' or 'embed'",
     ],
     [
       (m) => map(none, x(m)),
       "Cannot map: the first argument is not a function",
+    ],
+    [
+      (m) =>
+        rope(m.input("r", "token part"), "part", {
+          position: none,
+        }),
+      "Cannot call 'rope': 'position' is missing. Give a tensor",
+    ],
+    [
+      (m) =>
+        rope(m.input("r", "token part"), "part", {
+          position: [0, 1] as never,
+        }),
+      "Cannot call 'rope': 'position' is an object. Give a tensor",
     ],
     [
       (m) => combine(x(m) as never, x(m) as never),

@@ -130,7 +130,7 @@ export function attention<
   const keys = options.keys as unknown as Tensor<S, D>;
   const values = options.values as unknown as Tensor<W, D>;
   const { sequence, position } = options;
-  traceOf([query, key, value, keys, values, sequence, position], attention);
+  traceOf({ q, key, value, keys, values, sequence, position }, attention);
   const span = callSite(attention);
   const [token, head, dim] = query.node.axes;
   const [, kvHead] = key.node.axes;
@@ -232,8 +232,8 @@ export function cachedAttention<
   const query = q as unknown as Tensor;
   const keys = options.keys as unknown as Tensor;
   const { values, sequence, position } = options;
-  traceOf([query, sequence, position], cachedAttention);
-  traceOf([keys, values], cachedAttention);
+  traceOf({ q, sequence, position }, cachedAttention);
+  traceOf({ keys, values }, cachedAttention);
   const [token, head, dim] = query.node.axes;
   const [, , kvHead, cached] = keys.node.axes;
   const four = keys.node.axes.length === 4;
@@ -338,7 +338,7 @@ export function latentAttention<
   const key = options.key as unknown as Tensor;
   const state = options.keys as unknown as Tensor<S, D>;
   const { sequence, position, value } = options;
-  traceOf([query, key, state, sequence, position], latentAttention);
+  traceOf({ q, key, keys: state, sequence, position }, latentAttention);
   const span = callSite(latentAttention);
   const [token, head, dim] = query.node.axes;
   const wrong = query.node.axes.length !== 3

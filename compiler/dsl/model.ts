@@ -270,9 +270,14 @@ type Build = (m: Scope) => unknown;
 function run(trace: Trace, build: Build, span: Span | undefined): Built {
   const declared = new Map<string, Node>();
   const returned: unknown = build(makeScope(trace, declared, trace.block));
-  if (typeof returned !== "object" || returned === null) {
+  if (
+    typeof returned !== "object" || returned === null ||
+    returned instanceof Tensor
+  ) {
     throw new ModelError(
-      "Cannot build a model: its function returned no outputs. Return an object of tensors by name",
+      `Cannot build a model: its function returned ${
+        returned instanceof Tensor ? "a tensor" : "no outputs"
+      }. Return an object of tensors by name`,
       span,
     );
   }

@@ -97,7 +97,7 @@ export function rope<
   options: RopeOptions<CanPosition<NoInfer<A>, P, Tensor<P, "i32">>>,
 ): Tensor<A, D> {
   const position = options.position as unknown as Tensor;
-  const trace = traceOf([x, position], rope);
+  const trace = traceOf({ x, position }, rope);
   const span = callSite(rope);
   const sizeOf = (name: string) => trace.axes[axisOf(name, [x], trace)]?.size;
   if (!names(x.axes).includes(axis)) {

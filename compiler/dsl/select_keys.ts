@@ -83,7 +83,15 @@ export function selectKeys<
 ): SelectKeys<Q, S, C> {
   const { key, keys: state, weights, sequence, position, k } = options;
   const { last = position } = options;
-  const tensors = [query, key, state, weights, sequence, position, last];
+  const tensors = {
+    query,
+    key,
+    keys: state,
+    weights,
+    sequence,
+    position,
+    last,
+  };
   const trace = traceOf(tensors, selectKeys);
   const keys: Tensor<S, "f32"> = apply(
     selectKeys,
@@ -190,7 +198,7 @@ export function selectBlocks<
 ): SelectBlocks<Q, S, C> {
   const { key, keys: state, sequence, position, block, k } = options;
   const { first = 0, local = 0 } = options;
-  const tensors = [query, key, state, sequence, position];
+  const tensors = { query, key, keys: state, sequence, position };
   const trace = traceOf(tensors, selectBlocks);
   const keys: Tensor<S, "f32"> = apply(
     selectBlocks,
@@ -261,7 +269,7 @@ export function cacheRows<
   options: CacheRowsOptions<Tensor<First<NoInfer<R>>, "i32">>,
 ): Tensor<S, D> {
   const { sequence, position } = options;
-  traceOf([state, rows, sequence, position], cacheRows);
+  traceOf({ state, rows, sequence, position }, cacheRows);
   return apply(cacheRows, "cacheWrite", [state, rows, sequence, position], {
     sparse: true,
   });

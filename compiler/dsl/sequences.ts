@@ -59,7 +59,7 @@ export function conv1d<
   options: Conv1dOptions<Tensor<S, "f32">, Tensor<First<NoInfer<X>>, "i32">>,
 ): Conv1d<X, S> {
   const { state, sequence, position } = options;
-  traceOf([x, weight, state, sequence, position], conv1d);
+  traceOf({ x, weight, state, sequence, position }, conv1d);
   const y: Tensor<X, "f32"> = apply(
     conv1d,
     "conv1d",
@@ -152,7 +152,16 @@ export function linearRecurrence<
   >,
 ): LinearRecurrence<V, S> {
   const { rule, decay, rate, state, sequence, position } = options;
-  const tensors = [state, query, key, value, decay, rate, sequence, position];
+  const tensors = {
+    state,
+    query,
+    key,
+    value,
+    decay,
+    rate,
+    sequence,
+    position,
+  };
   traceOf(tensors, linearRecurrence);
   const [, kvHead, dim] = query.node.axes;
   const [token, head, valueDim] = value.node.axes;
@@ -169,7 +178,7 @@ export function linearRecurrence<
   const y: Tensor<V, "f32"> = apply(
     linearRecurrence,
     "linearRecurrence",
-    tensors as Tensor[],
+    Object.values(tensors) as Tensor[],
     {
       rule,
       token: token!,

@@ -88,19 +88,25 @@ export function wrap<A extends string, D extends DType>(
 }
 
 /**
- * The trace of all operands. Rejects values that are not tensors, for untyped callers, and axes of two blocks under one
- * name.
+ * The trace of all operands: a list, or an object by the names that users give. Rejects values that are not tensors, for
+ * untyped callers, and axes of two blocks under one name.
  */
 export function traceOf(
-  operands: readonly unknown[],
+  operands: readonly unknown[] | { readonly [name: string]: unknown },
   op: Op,
 ): Trace {
   let trace: Trace | undefined;
-  for (const operand of operands) {
+  for (const [name, operand] of Object.entries(operands)) {
     const of = (operand as { trace?: Trace } | null | undefined)?.trace;
     if (of === undefined) {
       throw new ModelError(
-        `Cannot ${opName(op)} ${describe(operand)}: expected a tensor`,
+        Array.isArray(operands)
+          ? `Cannot ${opName(op)} ${describe(operand)}: expected a tensor`
+          : `Cannot call '${opName(op)}': ${
+            operand === undefined
+              ? `'${name}' is missing`
+              : `'${name}' is ${describe(operand)}`
+          }. Give a tensor`,
         callSite(op),
       );
     }
@@ -114,7 +120,7 @@ export function traceOf(
     }
     trace = of;
   }
-  checkNames(operands as readonly Tensor[], op);
+  checkNames(Object.values(operands) as readonly Tensor[], op);
   return trace!;
 }
 

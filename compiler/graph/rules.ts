@@ -92,8 +92,8 @@ export const RULES: {
     if (over.length === 0 || without(over, shared).length > 0) {
       fail(say.dotOver(a.axes, b.axes, over));
     }
-    wantType("dot", b, a.dtype);
     wantFloat("dot", a);
+    wantType("dot", b, a.dtype);
     return {
       axes: [...without(a.axes, over), ...without(b.axes, a.axes)],
       dtype: a.dtype,
