@@ -5,6 +5,9 @@ import type { PackedDType } from "./weights/packed.ts";
 /** Compute dtype of a tensor. `f16` values are computed in f32 and rounded to f16 at every node. */
 export type DType = "f32" | "f16" | "i32" | "u32";
 
+/** All compute dtypes. */
+export const DTYPES: readonly DType[] = ["f32", "f16", "i32", "u32"];
+
 /**
  * Storage dtype of a buffer: a compute dtype in four bytes, or 16-bit floats or bytes of a checkpoint, several per
  * word.

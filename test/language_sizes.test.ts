@@ -205,6 +205,10 @@ t.test("untyped callers get error messages", (t) => {
       "Cannot dot 'token embed' with 'ffn embed' over 'undefined': expected 'embed'",
     ],
     [
+      (m) => m.param("w", "ffn embed", { dtype: "bf16" as never }),
+      "Cannot declare 'w' as 'bf16': a tensor is computed in 'f32' or 'f16' or 'i32' or 'u32'. Choose one; its file may store another",
+    ],
+    [
       (m) =>
         dot(cast(x(m), "i32") as never, m.param("w", "ffn embed"), "embed"),
       "Cannot dot 'token embed': its dtype is 'i32', expected 'f32'. Cast it",

@@ -1,12 +1,12 @@
 /** Declaration of a model: its axes, and the function that builds it. */
 
 import { axisIn, blockOfAxis, isWithin } from "../../spec/axis_name.ts";
-import type { DType } from "../../spec/dtype.ts";
+import { type DType, DTYPES } from "../../spec/dtype.ts";
 import { atSpan, ModelError, type Span } from "../../spec/errors.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
 import type { AxisSize, Node } from "../graph/graph.ts";
 import type { Built, Traceable } from "../graph/trace.ts";
-import { messages as say, without, words } from "../graph/messages.ts";
+import { choices, messages as say, without, words } from "../graph/messages.ts";
 import { report } from "../graph/problems.ts";
 import { sameAxes } from "../graph/operands.ts";
 import { callSite } from "../../spec/call_site.ts";
@@ -334,6 +334,16 @@ function makeScope(
     if (name === "") {
       throw new ModelError(
         `Cannot declare '${axes}': its name is empty`,
+        span,
+      );
+    }
+    if (!DTYPES.includes(dtype)) {
+      throw new ModelError(
+        `Cannot declare '${name}' as '${
+          String(dtype)
+        }': a tensor is computed in ${
+          choices(DTYPES)
+        }. Choose one; its file may store another`,
         span,
       );
     }

@@ -1,6 +1,6 @@
 /** Ops that move or rename elements without changing them. */
 
-import type { DType } from "../../spec/dtype.ts";
+import { type DType, DTYPES } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
 import { choices } from "../graph/messages.ts";
 import { callSite } from "../../spec/call_site.ts";
@@ -191,8 +191,6 @@ export function transpose<
     dtype: "f32",
   });
 }
-
-const DTYPES: readonly DType[] = ["f32", "f16", "i32", "u32"];
 
 /**
  * `x` in another dtype. Casts to integers round towards zero, casts to f16 to nearest.
