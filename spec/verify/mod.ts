@@ -45,11 +45,11 @@ import {
   checkTransposed,
 } from "./routing.ts";
 import { checkChunks } from "./returns.ts";
+import { checkReferences } from "./references.ts";
 import {
   checkMesh,
   checkNumerics,
   checkRanks,
-  checkReferences,
   type StructureCheck,
 } from "./structure.ts";
 import { checkLengths } from "./lengths.ts";
