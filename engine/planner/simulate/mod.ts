@@ -3,13 +3,11 @@
 export { type ExpertLoad, recordedLoad } from "./loads.ts";
 export { concurrentRuns } from "./rank_groups.ts";
 export type { Workload } from "./workload.ts";
+export { NO_PARTS, type Parts, type SpentTime } from "./clocks.ts";
 export {
-  NO_PARTS,
-  type Parts,
   type PredictedLayer,
   type Prediction,
   simulate,
   type SimulateOptions,
-  type SpentTime,
 } from "./simulate.ts";
 export { stepCosts } from "./step_costs.ts";
