@@ -1,6 +1,5 @@
 /** Predicts launches on a rank: sizes from the workload, work from the kernel, bytes from the used parts of buffers. */
 
-import { modelAxis } from "../../../spec/axis_parts.ts";
 import { movesTokens } from "../../../spec/plan/bytes.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import type { MachineDevice } from "../../../spec/machine.ts";
@@ -14,10 +13,10 @@ import {
   type Program,
 } from "../../../spec/plan/plan.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
-import { STATES } from "../../../spec/pages.ts";
 import { evaluateSize, type Size } from "../../../spec/size.ts";
 import { sum } from "../../../spec/sum.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
+import { expectedTiles, tileOf, unconditional } from "./expert_tiles.ts";
 import { isExpert, launchFacts, type Routed } from "./launch_facts.ts";
 import {
   type LaunchSetup,
@@ -27,6 +26,12 @@ import {
   typicalOf,
 } from "./launch_work.ts";
 import { type RoutingRows, routingRows } from "./routings.ts";
+import {
+  type LaunchedPlan,
+  type RankRows,
+  shareOf,
+  usedBytes,
+} from "./used_bytes.ts";
 import { type Lengths, lengthsOf, type Workload } from "./workload.ts";
 
 /** Context of counting launches. */
@@ -93,229 +98,223 @@ export interface LaunchMeter {
 
 /** Creates a launch meter. */
 export function openLaunchMeter(context: LaunchContext): LaunchMeter {
-  const { plan, lengths, routings, workload } = context;
-  const { routed, owners, inputs, classOf } = launchFacts(plan);
-  const dispatched = Math.max(
-    0,
-    ...[...routings.values()].map((r) => Math.max(r.max, r.tokens * r.topK)),
-  );
+  const { plan, routings } = context;
+  const facts = launchFacts(plan);
+  const counting: Counting = {
+    ...context,
+    facts,
+    dispatched: Math.max(
+      0,
+      ...[...routings.values()].map((r) => Math.max(r.max, r.tokens * r.topK)),
+    ),
+    made: new Map(),
+  };
   const locals = localLaunches(plan.mesh);
-  const count = (axis: string, over: readonly string[]) =>
-    over.length > 0 ? lengths.over(axis, over) : lengths.max(axis);
-  const made = new Map<string, CountedLaunch>();
   const counted = new Map<string, CountedLaunch | undefined>();
   const kinds = [...new Set(routings.values())];
   return {
     launch: (step, { rank, fullness, rounds = 1 }) => {
-      const of = routingOf(step);
+      const of = routingOf(counting, step);
       const given = of && routings.get(of.routing);
       const rows = given && of.chunks > 1 ? chunkOf(given, of.chunks) : given;
       const here = rows && { ...rows, max: rows[fullness] / rounds };
       const kind = given && kinds.indexOf(given);
-      const key = `${classOf(step)} ${rank} ${kind} ${here?.max}`;
-      if (!counted.has(key)) counted.set(key, countLaunch(step, rank, here));
+      const key = `${facts.classOf(step)} ${rank} ${kind} ${here?.max}`;
+      if (!counted.has(key)) {
+        counted.set(key, countLaunch(counting, step, { rank, rows: here }));
+      }
       return counted.get(key);
     },
     local: (step) => {
-      const rows = step.part && routings.get(step.part.routing);
       const last = groupSizeOf(plan.mesh, step.over) - 1;
       const launches = locals(step);
       return Array.from({ length: last + 1 }, (_, p) => {
         // Up to four group ranks represent all.
         const groupRank = Math.round(Math.round(3 * p / last) * last / 3);
-        return launches.map(({ kernel, workgroups }) =>
-          countLocal(kernel, workgroups, { step, groupRank, rows })
+        return launches.map((launch) =>
+          countLocal(context, step, { ...launch, groupRank })
         );
       }).flat();
     },
   };
+}
 
-  /** The routing of the buffers of a launch. */
-  function routingOf(step: LaunchStep): Routed | undefined {
-    return namesOf(step).map((name) => routed.get(name))
-      .find((found) => found !== undefined);
-  }
+/** A program whose launches are counted. */
+interface Counting extends LaunchedPlan {
+  /** Counted launches by kernel, workgroups, used bytes and contents. */
+  readonly made: Map<string, CountedLaunch>;
+}
 
-  function namesOf({ kernel, bindings }: LaunchStep): string[] {
-    return plan.kernels[kernel]!.tree.bindings
-      .map(({ name }) => bindings[name]!);
-  }
+/** The routing of the buffers of a launch. */
+function routingOf(
+  { plan, facts: { routed } }: Counting,
+  step: LaunchStep,
+): Routed | undefined {
+  return buffersOf(plan, step).map(({ name }) => routed.get(name))
+    .find((found) => found !== undefined);
+}
 
-  function countLaunch(
-    step: LaunchStep,
-    rank: number,
-    here: RoutingRows | undefined,
-  ): CountedLaunch | undefined {
-    const names = namesOf(step);
-    const grouped = here !== undefined && step.part?.part !== "regroup" &&
-      names.some((name) => routed.get(name)?.afterwards);
-    const tile = grouped ? tileOf(step.workgroups) : undefined;
-    const workgroups = step.workgroups.map((size) => {
-      if (!grouped || typeof size === "number") {
-        return evaluateSize(size, count);
-      }
-      // A condition does not hold.
-      if (evaluateSize(size, count) === 0) return 0;
-      if (tile && size === tile.size) {
-        return expectedTiles(here, tile.rows, workload);
-      }
-      const share = here.max / (here.groupTokens * here.topK);
-      return Math.ceil(
-        evaluateSize(
-          unconditional(size),
-          (axis, over) => count(axis, over) * share,
-        ),
-      );
-    }) as [number, number, number];
-    if (workgroups.includes(0)) return undefined;
-    const { tree } = plan.kernels[step.kernel]!;
-    const typical = names.map((name) =>
-      typicalOf(plan, plan.buffers[name]!, {
-        workload,
-        lengths,
-        rank,
-        rows: here,
-        inputs,
-        tileRows: tile?.rows ?? 1,
-      })
-    );
-    const room = names.map((name) => roomOf(name, rank, here));
-    const key = [
-      step.kernel,
-      workgroups,
-      room,
-      ...typical.map((known) => known?.key),
-    ].join(";");
-    const known = made.get(key);
-    if (known) return known;
-    const bindings = names.map((name) => plan.buffers[name]!);
-    const isGrouped = bindings.some(({ routing }) => routing === "tiles");
-    const bound = sum(
-      bindings.filter((buffer) => isGrouped && isExpert(plan, buffer))
-        .map((buffer) =>
-          onRank(buffer.bytes, rank) * shareOf(buffer, here, rank)
-        ),
-    );
-    const setup = {
-      workgroups,
-      typical: typical.map((known) => known?.at),
-    };
-    const work = launchWork(tree, setup);
-    const launch = { work, setup, bound, ...touched(names, room, work) };
-    made.set(key, launch);
-    return launch;
-  }
+/** The buffers of a launch, in the order of the bindings of its kernel. */
+function buffersOf(
+  { kernels, buffers }: Plan,
+  { kernel, bindings }: LaunchStep,
+): PlanBuffer[] {
+  return kernels[kernel]!.tree.bindings
+    .map(({ name }) => buffers[bindings[name]!]!);
+}
 
-  /** Used bytes of a buffer. */
-  function roomOf(
-    name: string,
-    rank: number,
-    rows: RoutingRows | undefined,
-  ): number {
-    const buffer = plan.buffers[name]!;
-    const share = buffer.axes.reduce((part, { axis, size, dynamic }) => {
-      const bound = onRank(size, rank);
-      if (bound === 0) return part;
-      if (buffer.kind === "state") {
-        return part * Math.min(1, used(axis) / bound);
-      }
-      if (!dynamic) return part;
-      const length = plan.axes[axis]
-        ? lengths.max(axis)
-        : rows?.max ?? dispatched;
-      return part * Math.min(1, length / bound);
-    }, 1);
-    const bytes = onRank(buffer.bytes, rank);
-    if (rows === undefined || !isExpert(plan, buffer)) return bytes * share;
-    // Experts that no token chose are not read.
-    const each = rows.max / rows.localExperts;
-    const chosen = workload.experts === undefined ||
-        workload.experts.kind === "even"
-      ? Math.min(1, each)
-      : 1 - Math.exp(-each);
-    return bytes * shareOf(buffer, rows, rank) * chosen;
-  }
+/** Counts a launch. Undefined: nothing is launched. */
+function countLaunch(
+  counting: Counting,
+  step: LaunchStep,
+  at: RankRows,
+): CountedLaunch | undefined {
+  const { plan, workload, lengths, facts, made } = counting;
+  const buffers = buffersOf(plan, step);
+  const { workgroups, tileRows } = gridOf(counting, step, at.rows);
+  if (workgroups.includes(0)) return undefined;
+  const typical = buffers.map((buffer) =>
+    typicalOf(plan, buffer, {
+      workload,
+      lengths,
+      ...at,
+      inputs: facts.inputs,
+      tileRows,
+    })
+  );
+  const used = buffers.map((buffer) => usedBytes(counting, buffer, at));
+  const key = [
+    step.kernel,
+    workgroups,
+    used,
+    ...typical.map((known) => known?.key),
+  ].join(";");
+  const known = made.get(key);
+  if (known) return known;
+  const setup = { workgroups, typical: typical.map((known) => known?.at) };
+  const work = launchWork(plan.kernels[step.kernel]!.tree, setup);
+  const launch: CountedLaunch = {
+    work,
+    setup,
+    bound: expertBound(plan, buffers, at),
+    ...touched(plan, buffers, { used, work }),
+  };
+  made.set(key, launch);
+  return launch;
+}
 
-  /** The used part of a state's axis: the sequences of a rank, and their positions. */
-  function used(axis: string): number {
-    const { tokens, sequences = 1, past = 0 } = workload;
-    const name = modelAxis(plan, axis);
-    if (name === "context") return past + Math.ceil(tokens / sequences);
-    return name === "sequence" || name === STATES.row
-      ? Math.ceil(sequences / owners)
-      : Infinity;
-  }
-
-  function touched(
-    names: readonly string[],
-    room: readonly number[],
-    { loads, stores }: LaunchWork,
-  ): Omit<CountedLaunch, "work" | "setup" | "bound"> {
-    const sums = { bytes: 0, weights: 0, experts: 0, states: 0 };
-    // Weights that are planned with fewer bytes than compiled are read once.
-    const buffers = room.map((most, i) => ({
-      read: Math.min(loads[i]!, most),
-      stored: Math.min(stores[i]!, most),
-    }));
-    for (const [i, name] of names.entries()) {
-      const buffer = plan.buffers[name]!;
-      const { read, stored } = buffers[i]!;
-      sums.bytes += read + stored;
-      if (buffer.kind === "weight") sums.weights += read;
-      if (buffer.kind === "state") sums.states += read;
-      if (isExpert(plan, buffer)) sums.experts += read;
+/** Returns the workgroups of a launch, and the rows of its tiles. */
+function gridOf(
+  { workload, lengths, facts: { routed }, plan }: Counting,
+  step: LaunchStep,
+  here: RoutingRows | undefined,
+): { readonly workgroups: Workgroups; readonly tileRows: number } {
+  const count = lengthOf(lengths);
+  const grouped = here !== undefined && step.part?.part !== "regroup" &&
+    buffersOf(plan, step).some(({ name }) => routed.get(name)?.afterwards);
+  const tile = grouped ? tileOf(step.workgroups) : undefined;
+  const workgroups = step.workgroups.map((size) => {
+    if (!grouped || typeof size === "number") return evaluateSize(size, count);
+    // A condition does not hold.
+    if (evaluateSize(size, count) === 0) return 0;
+    if (tile && size === tile.size) {
+      return expectedTiles(here, tile.rows, workload);
     }
-    return { ...sums, buffers };
-  }
+    const share = here.max / (here.groupTokens * here.topK);
+    return Math.ceil(
+      evaluateSize(
+        unconditional(size),
+        (axis, over) => count(axis, over) * share,
+      ),
+    );
+  }) as [number, number, number];
+  return { workgroups, tileRows: tile?.rows ?? 1 };
+}
 
-  function countLocal(
-    kernel: Kernel,
-    sizes: readonly [Size, Size, Size],
-    { step, groupRank, rows }: {
-      readonly step: CollectiveStep;
-      readonly groupRank: number;
-      readonly rows: RoutingRows | undefined;
-    },
-  ): LaunchWork {
-    const workgroups = sizes.map((size) => evaluateSize(size, count)) as [
-      number,
-      number,
-      number,
-    ];
-    const experts = step.op === "allToAll"
-      ? step.splits.at(-1)! - step.splits[0]!
-      : 1;
-    const each = step.op !== "allToAll"
-      ? step.rows ? lengths.max(step.rows.axis) : 0
-      : rows
-      ? rows.tokens * (movesTokens(step) ? rows.destinations : rows.topK) /
-        experts
-      : 0;
-    const named: { readonly [binding: string]: Typical } = {
-      // Integers with this mean and the same total.
-      counts: (i) => Math.floor((i + 1) * each) - Math.floor(i * each),
-      groupRank: () => groupRank,
-    };
-    return launchWork(kernel, {
-      workgroups,
-      groups: LOCAL_GROUPS,
-      typical: kernel.bindings.map(({ name }) => named[name]),
-    });
+type Workgroups = readonly [number, number, number];
+
+/** Looks up the length of an axis: of the fullest rank, or of the ranks of a group. */
+function lengthOf(
+  lengths: Lengths,
+): (axis: string, over: readonly string[]) => number {
+  return (axis, over) =>
+    over.length > 0 ? lengths.over(axis, over) : lengths.max(axis);
+}
+
+/** Bytes of all experts of a grouped matmul, used or not. */
+function expertBound(
+  plan: Plan,
+  buffers: readonly PlanBuffer[],
+  { rank, rows }: RankRows,
+): number {
+  if (!buffers.some(({ routing }) => routing === "tiles")) return 0;
+  return sum(
+    buffers.filter((buffer) => isExpert(plan, buffer)).map((buffer) =>
+      onRank(buffer.bytes, rank) * shareOf(buffer, { rank, rows })
+    ),
+  );
+}
+
+/** The bytes that a launch touches, of the used ones. */
+function touched(
+  plan: Plan,
+  buffers: readonly PlanBuffer[],
+  { used, work: { loads, stores } }: {
+    readonly used: readonly number[];
+    readonly work: LaunchWork;
+  },
+): Omit<CountedLaunch, "work" | "setup" | "bound"> {
+  const sums = { bytes: 0, weights: 0, experts: 0, states: 0 };
+  // Weights that are planned with fewer bytes than compiled are read once.
+  const each = used.map((most, i) => ({
+    read: Math.min(loads[i]!, most),
+    stored: Math.min(stores[i]!, most),
+  }));
+  for (const [i, buffer] of buffers.entries()) {
+    const { read, stored } = each[i]!;
+    sums.bytes += read + stored;
+    if (buffer.kind === "weight") sums.weights += read;
+    if (buffer.kind === "state") sums.states += read;
+    if (isExpert(plan, buffer)) sums.experts += read;
   }
+  return { ...sums, buffers: each };
 }
 
 /** Sampled workgroups of an exchange between ranks of a device: the first have more rows than the last. */
 const LOCAL_GROUPS = 8;
 
-/** Share of the experts of a rank that a launch has: those of its chunk. */
-function shareOf(
-  { axes }: PlanBuffer,
-  rows: RoutingRows | undefined,
-  rank: number,
-): number {
-  return rows
-    ? Math.min(1, rows.localExperts / onRank(axes[0]!.size, rank))
-    : 1;
+/** Counts a kernel that moves rows between ranks of a device, for one of them. */
+function countLocal(
+  { lengths, routings }: LaunchContext,
+  step: CollectiveStep,
+  { kernel, workgroups, groupRank }: {
+    readonly kernel: Kernel;
+    readonly workgroups: readonly [Size, Size, Size];
+    readonly groupRank: number;
+  },
+): LaunchWork {
+  const rows = step.part && routings.get(step.part.routing);
+  const count = lengthOf(lengths);
+  const each = step.op !== "allToAll"
+    ? step.rows ? lengths.max(step.rows.axis) : 0
+    : rows
+    ? rows.tokens * (movesTokens(step) ? rows.destinations : rows.topK) /
+      (step.splits.at(-1)! - step.splits[0]!)
+    : 0;
+  const named: { readonly [binding: string]: Typical } = {
+    // Integers with this mean and the same total.
+    counts: (i) => Math.floor((i + 1) * each) - Math.floor(i * each),
+    groupRank: () => groupRank,
+  };
+  return launchWork(kernel, {
+    workgroups: workgroups.map((size) => evaluateSize(size, count)) as [
+      number,
+      number,
+      number,
+    ],
+    groups: LOCAL_GROUPS,
+    typical: kernel.bindings.map(({ name }) => named[name]),
+  });
 }
 
 /** A chunk has a part of the experts. */
@@ -326,54 +325,6 @@ function chunkOf(rows: RoutingRows, chunks: number): RoutingRows {
     max: rows.max / chunks,
     mean: rows.mean / chunks,
   };
-}
-
-/**
- * The size of a launch that counts tiles of experts, `min(rows, ceil(rows / tile) + experts)`, and the rows per tile.
- */
-function tileOf(
-  sizes: readonly Size[],
-): { readonly size: Size; readonly rows: number } | undefined {
-  for (const size of sizes) {
-    const rows = divisorOf(unconditional(size));
-    if (rows !== undefined) return { size, rows };
-  }
-  return undefined;
-}
-
-/** A size without its conditions on numbers of rows. */
-function unconditional(size: Size): Size {
-  if (typeof size === "number") return size;
-  if ("upTo" in size) return unconditional(size.upTo[2]);
-  return "above" in size ? unconditional(size.above[2]) : size;
-}
-
-function divisorOf(size: Size): number | undefined {
-  if (typeof size === "number" || "count" in size) return undefined;
-  if ("ceilDiv" in size || "upTo" in size || "above" in size) return undefined;
-  const terms = "mul" in size ? size.mul : "min" in size ? size.min : size.add;
-  for (const term of terms) {
-    if (typeof term !== "number" && "ceilDiv" in term && "add" in size) {
-      return term.ceilDiv[1];
-    }
-    const found = divisorOf(term);
-    if (found !== undefined) return found;
-  }
-  return undefined;
-}
-
-/**
- * Expected tiles of the experts of a rank: exact for even loads; for others, the last tile of each expert is half full.
- */
-function expectedTiles(
-  { max, localExperts }: RoutingRows,
-  tile: number,
-  { experts }: Workload,
-): number {
-  const tiles = experts === undefined || experts.kind === "even"
-    ? localExperts * Math.ceil(max / localExperts / tile)
-    : max / tile + localExperts * (tile - 1) / (2 * tile);
-  return Math.max(max > 0 ? 1 : 0, Math.ceil(Math.min(max, tiles)));
 }
 
 /** Seconds of a launch, or of one that moves rows between ranks of a device. */
