@@ -1,7 +1,9 @@
 /** Answers that follow a grammar: of a response format, or of calls that a request demands. */
 
 import { type GrammarSource, schemaGrammar } from "../text/grammar.ts";
+import { closed } from "../../spec/document/schema.ts";
 import { RequestError } from "./errors.ts";
+import type { CallText } from "./message/formats.ts";
 import { inRequestAsync } from "./prompts.ts";
 import type {
   ChatRequest,
@@ -79,15 +81,14 @@ function callsSchema(
     minItems: 1,
     ...isOne ? { maxItems: 1 } : {},
     items: {
-      anyOf: tools.map(({ function: { name, parameters } }) => ({
-        type: "object",
-        properties: {
-          name: { const: name },
-          arguments: parameters ?? { type: "object" },
-        },
-        required: ["name", "arguments"],
-        additionalProperties: false,
-      })),
+      anyOf: tools.map(({ function: { name, parameters } }) =>
+        closed(
+          {
+            name: { const: name },
+            arguments: parameters ?? { type: "object" },
+          } satisfies { readonly [F in keyof Omit<CallText, "id">]: object },
+        )
+      ),
     },
   };
 }

@@ -1,5 +1,6 @@
 /** The JSON Schema of a plan document: that of a plan, with lists that may contain repeats. */
 
+import type { Repeat } from "./repeat.ts";
 import { closed, type Schema, withProperties } from "./schema.ts";
 import { expandedSchema } from "./schemas.ts";
 import { SHORT_EXPRESSION } from "./short_trees.ts";
@@ -7,12 +8,14 @@ import { SHORT_EXPRESSION } from "./short_trees.ts";
 /** A list of the items of a list or a record, which may contain repeats. */
 function repeating(of: Schema, item: (item: Schema) => Schema = (i) => i) {
   const items = item((of["items"] ?? of["additionalProperties"]) as Schema);
-  const repeat = closed({
-    repeat: { type: "string", pattern: "^[a-z_]{1,64}$" },
-    from: { type: "integer" },
-    to: { type: "integer" },
-    body: { type: "array", items: { type: "object" } },
-  });
+  const repeat = closed(
+    {
+      repeat: { type: "string", pattern: "^[a-z_]{1,64}$" },
+      from: { type: "integer" },
+      to: { type: "integer" },
+      body: { type: "array", items: { type: "object" } },
+    } satisfies { readonly [F in keyof Repeat]: Schema },
+  );
   return { type: "array", items: { anyOf: [items, repeat] } };
 }
 

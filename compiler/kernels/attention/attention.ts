@@ -11,7 +11,6 @@ import {
   type AttentionOptions,
   beginQueries,
   beginShard,
-  blockSums,
   dimensionOf,
   eachTokenRun,
   insideValue,
@@ -25,6 +24,7 @@ import {
   type TokenRun,
   weights,
 } from "./block.ts";
+import { blockSums } from "./block_sums.ts";
 import { scores } from "./scores.ts";
 import type { Kernel, KernelText } from "../kernel.ts";
 import { bindings, GROUP_YZ, kernelOf, wgsl } from "../kernel.ts";

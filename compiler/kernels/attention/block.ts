@@ -10,9 +10,9 @@ import {
   type QueryTile,
 } from "../../tuning/queries.ts";
 import type { Binding, Expr, Hole, KernelText } from "../kernel.ts";
-import { bindings, local, wgsl } from "../kernel.ts";
+import { bindings, wgsl } from "../kernel.ts";
 import type { Cache, CacheShape } from "../pieces/cache.ts";
-import { loadStored, unpackHalves } from "../../../spec/kernel/build.ts";
+import { loadStored } from "../../../spec/kernel/build.ts";
 import { range } from "../../../spec/range.ts";
 import type { Seen } from "../../../spec/pages.ts";
 import { firstSeenText } from "../pieces/seen_keys.ts";
@@ -324,143 +324,8 @@ export function visibleKeys(of: Queries): KernelText {
     let shared_high = ${ofTokens("min", "high", of)};`;
 }
 
-/** Lane d sums its dimensions of the block's weighted values; every lane sums the weights. */
-export function blockSums(of: Queries): KernelText {
-  const { o, tokens, each, width, parts, stored } = of;
-  const [values, length] = o.shared
-    ? [of.keys, o.dim] as const
-    : ["values", width] as const;
-  const d = width % of.lanes === 0
-    ? plainDimension(of)
-    : wgsl`min(${plainDimension(of)}, ${width - 1})`;
-  const pairs = pairsOf(o);
-  /** Words of a vector. */
-  const words = pairs ? length / 2 : length;
-  /** Declares value[c] of the key at value_at; names have a suffix. */
-  const value = (n: string) => {
-    const [even, odd] = unpackHalves(
-      pairs ?? "f16",
-      local(`value_pair${n}[c]`, "u32"),
-    );
-    return pairs
-      ? wgsl`
-      @unroll (c < ${parts} by 2) {
-        let value_pair${n}[c] = ${values}[value_at${n} + lane + c * ${
-        of.lanes / 2
-      }];
-        let value${n}[c] = ${even};
-        let value${n}[c + 1] = ${odd};
-      }`
-      : wgsl`
-      @unroll (c < ${parts}) {
-        let element${n}[c] = value_at${n} + ${d};
-        let value${n}[c] = ${
-        loadStored(values, stored, local(`element${n}[c]`, "u32"))
-      };
-      }`;
-  };
-  // A weight of 0 would be wrong for masked keys: 0 times infinity is not 0.
-  const added = (of: "all" | "some", sum: string, more: KernelText) =>
-    of === "all"
-      ? wgsl`${sum} = ${more};`
-      : wgsl`${sum} = select(${sum}, ${more}, low[t] <= j && j < high[t]);`;
-  const weightSum = wgsl`block_sum[t][h] + weight[t][h]`;
-  const vectorAt = (n: string) =>
-    wgsl`
-    let value_at${n} = (${of.cache.vectorOf(wgsl`(start + j${n})`)}) * ${words};
-    ${value(n)}`;
-  const add = (seenBy: "all" | "some", n = "") => {
-    const sum = wgsl`fma(weight[t][h], value${n}[c], block[t][h][c])`;
-    return wgsl`
-      @unroll (${each}) {
-        let weight[t][h] = weights[j${n} + ${offsetOf(of)}];
-        ${added(seenBy, "block_sum[t][h]", weightSum)}
-        @unroll (c < ${parts}) {
-          ${added(seenBy, "block[t][h][c]", sum)}
-        }
-      }`;
-  };
-  const keys = (seenBy: "all" | "some", from: Hole, end: Hole) =>
-    wgsl`
-    for (var j = ${from}; j < ${end}; j++) {
-      ${vectorAt("")}
-      ${add(seenBy)}
-    }`;
-  // Keys whose values are loaded before the first sum; the last one stands for others after it.
-  const together = Math.floor(of.atOnce / parts);
-  const inTurns = wgsl`
-    for (var turn = 0u; turn < ${
-    Math.ceil(KEY_BLOCK / Math.max(1, together))
-  }; turn++) {
-      let first_j = shared_low + turn * ${together};
-      if (first_j < shared_high) {
-        ${
-    range(together).map((n) =>
-      wgsl`
-        let j_${n} = min(first_j + ${n}, shared_high - 1);
-        ${vectorAt(`_${n}`)}`
-    )
-  }
-        ${
-    range(together).map((n) =>
-      wgsl`if (first_j + ${n} < shared_high) { ${add("all", `_${n}`)} }`
-    )
-  }
-      }
-    }`;
-  // All keys of a block are visible to most queries: then no addition has a condition.
-  const { step } = of.cache;
-  const isRegular = tokens === 1 && step !== undefined && together > 1 &&
-    KEY_BLOCK % together === 0;
-  const whole = () =>
-    wgsl`
-    for (var turn = 0u; turn < ${KEY_BLOCK / together}; turn++) {
-      let first_j = turn * ${together};
-      let value_from = (${
-      of.cache.vectorOf(wgsl`(start + first_j)`)
-    }) * ${words};
-      ${
-      range(together).map((n) =>
-        wgsl`
-      let value_at_${n} = value_from + ${n * step! * words};
-      ${value(`_${n}`)}`
-      )
-    }
-      @unroll (${each}) {
-        let weight_from[t][h] = first_j + ${offsetOf(of)};
-        @unroll (n < ${together}) { let weight_of[n][t][h] = weights[weight_from[t][h] + n]; }
-      }
-      ${
-      range(together).map((n) =>
-        wgsl`
-      @unroll (${each}) {
-        block_sum[t][h] = block_sum[t][h] + weight_of[${n}][t][h];
-        @unroll (c < ${parts}) {
-          block[t][h][c] = fma(weight_of[${n}][t][h], value_${n}[c], block[t][h][c]);
-        }
-      }`
-      )
-    }
-    }`;
-  const turns = isRegular
-    ? wgsl`if (shared_high - shared_low == ${KEY_BLOCK}) { ${whole()} } else { ${inTurns} }`
-    : inTurns;
-  const first = ofTokens("min", "low", of);
-  const last = ofTokens("max", "high", of);
-  const before = keys("some", first, wgsl`min(shared_low, ${last})`);
-  const after = keys("some", wgsl`max(shared_low, shared_high)`, last);
-  return wgsl`
-    @unroll (${each}) {
-      var block_sum[t][h] = 0.0;
-      @unroll (c < ${parts}) { var block[t][h][c] = 0.0; }
-    }
-    ${tokens > 1 && of.firstSeen && before}
-    ${together > 1 ? turns : keys("all", "shared_low", "shared_high")}
-    ${tokens > 1 && after}`;
-}
-
 /** The dimension of a lane in part c. */
-function plainDimension({ lanes }: Queries): KernelText {
+export function plainDimension({ lanes }: Queries): KernelText {
   return wgsl`lane + c * ${lanes}`;
 }
 

@@ -15,7 +15,6 @@ import {
   type AttentionOptions,
   beginQueries,
   beginShard,
-  blockSums,
   dimensionOf,
   insideValue,
   keysOfTokens,
@@ -28,6 +27,7 @@ import {
   weights,
   weightsInTeams,
 } from "./block.ts";
+import { blockSums } from "./block_sums.ts";
 import { type NewToken, newToken } from "./new_token.ts";
 import { scores } from "./scores.ts";
 import type { Binding, Kernel, KernelText } from "../kernel.ts";
