@@ -21,15 +21,20 @@ export interface Contracted {
 
 const SHAPE = { rows: 64, columns: 64, depth: 16 };
 
+/** The row-major index of an element. */
+export function flat(
+  axes: readonly (readonly [index: Expr, size: number])[],
+): Expr {
+  return axes.reduce<Expr>(
+    (at, [index, size]) => add(mul(at, u32(size)), index),
+    u32(0),
+  );
+}
+
 /** A contraction of x [row, batch, k] and w [batch, k, column] to y [row, batch, column]. */
 export function contracted(
   { rows, batches, k, columns }: Contracted,
 ): { readonly kernel: Kernel; readonly grid: Grid } {
-  const flat = (axes: readonly (readonly [index: Expr, size: number])[]) =>
-    axes.reduce<Expr>(
-      (at, [index, size]) => add(mul(at, u32(size)), index),
-      u32(0),
-    );
   const kernel = contractMatrices({
     name: "contract",
     bindings: bindings({ x: "f32", w: "f32" }, { y: "f32" }),

@@ -10,7 +10,10 @@ import * as choices from "../helpers/generator_choices.ts";
 import * as dispatch from "../helpers/generator_dispatch.ts";
 import * as routing from "../helpers/generator_routing.ts";
 import * as sequences from "../helpers/generator_sequences.ts";
-import { ofContractMatrices } from "../helpers/generator_contractions.ts";
+import {
+  ofContractBatches,
+  ofContractMatrices,
+} from "../helpers/generator_contractions.ts";
 import * as sums from "../helpers/generator_sums.ts";
 import { faultsOf, type Launch } from "../helpers/launch_faults.ts";
 import { isInTurn } from "../helpers/seed.ts";
@@ -42,6 +45,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   matmul: sums.ofMatmul,
   matmulBytes: bytes.ofMatmulBytes,
   matmulCombined: choices.ofMatmulCombined,
+  contractBatches: ofContractBatches,
   contractMatrices: ofContractMatrices,
   matmulMatrices: sums.ofMatmulMatrices,
   matmulOfChoices: choices.ofMatmulOfChoices,

@@ -8,6 +8,7 @@ import type { Expr, Hole, KernelText, Statements, Stmt } from "../kernel.ts";
 import { expr, wgsl } from "../kernel.ts";
 import { guarded, type Left, u } from "./left.ts";
 import type { DecodedMatmul } from "./decoder.ts";
+import type { MatmulOptions } from "./options.ts";
 import { teamsOf } from "../../tuning/lanes.ts";
 import type { SumBlocks } from "../../tuning/tile.ts";
 import {
@@ -51,7 +52,7 @@ export interface MatmulResult {
  * over the teams: cell[j] is the number of a team's j-th result.
  */
 export function sumsOfTeams(
-  o: DecodedMatmul,
+  o: DecodedMatmul & Pick<MatmulOptions, "adjacent">,
   { rows, first, blocks, each, left, before, terms, add, finish }: TeamSums,
 ): KernelText {
   const { columns } = o.tile;

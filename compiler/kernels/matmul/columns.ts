@@ -6,19 +6,26 @@ import { u32 } from "../../../spec/kernel/build.ts";
 import type { KernelText } from "../kernel.ts";
 import { bindingsOf, wgsl } from "../kernel.ts";
 import type { DecodedMatmul } from "./decoder.ts";
-import type { MatmulOptions, MatmulWeight } from "./options.ts";
+import type { MatmulOptions, MatmulWeight, WeightsOptions } from "./options.ts";
+
+/** Right operands, and the left one if it may be in one of their bindings. */
+type Operands =
+  & WeightsOptions
+  & Partial<Pick<MatmulOptions, "left" | "leftRow">>;
 
 /** Consecutive columns of one invocation: those of a vector load, two per word for packed weights. */
-export function unitOf(o: MatmulOptions): number {
+export function unitOf(o: Operands): number {
   const unit = widthOf(o) * (o.weights.some(inWords) ? 2 : 1);
   invariant(o.tile.columns % unit === 0, "16-bit weights need an even tile");
   return unit;
 }
 
 /** Words per load. */
-export function widthOf(o: MatmulOptions): number {
+export function widthOf(o: Operands): number {
   if (o.tile.right !== "vector") return 1;
-  const left = bindingsOf(o.left(o.leftRow(u32(0)), u32(0)));
+  const left = o.left && o.leftRow
+    ? bindingsOf(o.left(o.leftRow(u32(0)), u32(0)))
+    : new Set<string>();
   // All loads from a binding must have one width.
   if (o.weights.some(({ binding }) => left.has(binding))) return 1;
   return [4, 2].find((width) =>
@@ -98,7 +105,7 @@ function weightStarts(o: DecodedMatmul, i: number): KernelText {
 }
 
 /** Offset of the weights of the tile's expert, given the words per expert. */
-function ofExpert({ grouped }: MatmulOptions, words: number): KernelText {
+function ofExpert({ grouped }: WeightsOptions, words: number): KernelText {
   if (!grouped) return wgsl`0u`;
   invariant(!Number.isNaN(words), "experts' weights have one size");
   return wgsl`expert * ${words}`;

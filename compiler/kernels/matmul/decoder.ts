@@ -2,7 +2,7 @@
 
 import type { Expr, KernelText, Stmt } from "../kernel.ts";
 import type { ScaledDecoder, WordDecoder } from "../pieces/decode.ts";
-import type { MatmulOptions } from "./options.ts";
+import type { WeightsOptions } from "./options.ts";
 
 /** Statements of a kernel. */
 export type Parts = readonly (Stmt | KernelText)[];
@@ -93,7 +93,7 @@ export interface WeightDecoder {
 export const RUN_TURN = "run_turn";
 
 /** A matrix multiplication with what the loads of its weights have in common. */
-export interface LoadedMatmul extends MatmulOptions {
+export interface LoadedMatmul extends WeightsOptions {
   /** Words per load. */
   readonly width: number;
   /** Consecutive columns of a lane whose words are loaded together. */

@@ -56,7 +56,7 @@ import {
 } from "../../../spec/kernel/registers.ts";
 
 /** A matrix multiplication with its tile, and the epilogue: `result<weight>` at `row`, `column`. */
-export interface Matmul extends DecodedMatmul {
+export interface Matmul extends MatmulOptions, DecodedMatmul {
   readonly used: readonly Stmt[];
 }
 

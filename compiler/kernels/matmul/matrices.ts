@@ -112,7 +112,7 @@ interface Tile {
 
 /** One tile of results, from row `tile_first`. */
 function tileText(
-  o: DecodedMatmul,
+  o: DecodedMatmul & MatmulOptions,
   { shape, across, used }: {
     readonly shape: MatrixShape;
     /** Lanes with different columns of the right operand. */
@@ -150,7 +150,7 @@ const WIDTH = 4;
  * last row, the last one is loaded again.
  */
 function loadLeft(
-  o: DecodedMatmul,
+  o: MatmulOptions,
   { shape: { rows, depth }, used }: Tile,
 ): Panel {
   const most = rows * depth / MATRIX_LANES;
@@ -222,7 +222,7 @@ function loadLeft(
 
 /** The binding of the left operand, if all its loads can be vectors: each row is contiguous, and nothing else loads it. */
 function vectorBinding(
-  o: DecodedMatmul,
+  o: MatmulOptions,
   used: readonly Stmt[],
 ): string | undefined {
   const [base, k] = [u("base"), u("k")];

@@ -23,9 +23,8 @@ export interface MatmulWeight {
   readonly rowStride: number;
 }
 
-/** A matrix multiplication, optionally over groups of rows with separate weights. */
-export interface MatmulOptions extends TiledMatmul {
-  readonly name: string;
+/** The right operands of a matrix multiplication. */
+export interface WeightsOptions extends TiledMatmul {
   /** All bindings, including weights (16-bit weights are u32 bindings); may contain unused ones. */
   readonly bindings: readonly Binding[];
   /** One weight, or several that share the left operand (gate and up of an expert). */
@@ -34,6 +33,11 @@ export interface MatmulOptions extends TiledMatmul {
   readonly operands?: "f32" | "f16";
   /** Of scales of blocks: drivers of `guarded` devices may treat subnormal f16 numbers as 0. Default: guarded. */
   readonly arithmetic?: BytesArithmetic | undefined;
+}
+
+/** A matrix multiplication, optionally over groups of rows with separate weights. */
+export interface MatmulOptions extends WeightsOptions {
+  readonly name: string;
   /** Dynamic number of rows, uniform; unused if grouped. */
   readonly rows: Expr;
   /** A u32 computed once per row, such as `rowOf[row] * k`. */

@@ -6,13 +6,13 @@ import { sumBlocks } from "../../tuning/tile.ts";
 import type { Expr, KernelText } from "../kernel.ts";
 import { expr, local, wgsl } from "../kernel.ts";
 import type { DecodedMatmul, Parts, WeightScales } from "./decoder.ts";
-import type { MatmulOptions } from "./options.ts";
+import type { WeightsOptions } from "./options.ts";
 import { scaled } from "../pieces/decode.ts";
 import { range } from "../../../spec/range.ts";
 
 /** Scales of a column in one block of a sum, which are loaded once per block: 1, or 2 if groups start within blocks. 0: more. */
 export function scalesInBlock(
-  o: MatmulOptions,
+  o: WeightsOptions,
   { elements: perScale }: WeightScales,
 ): 0 | 1 | 2 {
   if (perScale === Number(o.k)) return 1;
@@ -59,7 +59,7 @@ export function scalesOfIteration(
 
 /** Declares group_<i>, the number of the first group of a block of a sum, and boundary_<i> if there are two. */
 export function groupsOfBlock(
-  o: MatmulOptions,
+  o: WeightsOptions,
   i: number,
   { elements, count, start }: {
     /** Elements of a group. */

@@ -9,7 +9,7 @@ import { blockDecoder, runLengthOf } from "./block_weights.ts";
 import { unitOf, widthOf } from "./columns.ts";
 import type { DecodedMatmul, LoadedMatmul, WeightDecoder } from "./decoder.ts";
 import { denseDecoder } from "./dense_weights.ts";
-import type { MatmulOptions } from "./options.ts";
+import type { WeightsOptions } from "./options.ts";
 import { packedDecoder } from "./packed_weights.ts";
 
 /** The decoder of an encoding. */
@@ -24,8 +24,8 @@ function decoderFor(
 }
 
 /** A matrix multiplication with the decoders of its weights. */
-export function decoded(o: MatmulOptions): DecodedMatmul {
-  const loaded: LoadedMatmul = {
+export function decoded<O extends WeightsOptions>(o: O): O & DecodedMatmul {
+  const loaded: O & LoadedMatmul = {
     ...o,
     width: widthOf(o),
     unit: unitOf(o),
@@ -39,13 +39,13 @@ export function decoded(o: MatmulOptions): DecodedMatmul {
 }
 
 /** Whether a workgroup loads blocks together. */
-function loadsBlocks({ weights, tile }: MatmulOptions): boolean {
+function loadsBlocks({ weights, tile }: WeightsOptions): boolean {
   return tile.right === "workgroup" &&
     weights.every(({ stored }) => runLengthOf(stored) !== undefined);
 }
 
 /** Indices of k in an iteration of a sum: those of a word along k, if k is innermost or a workgroup loads blocks together. */
-function termCountOf(o: MatmulOptions): number {
+function termCountOf(o: WeightsOptions): number {
   const all = loadsBlocks(o);
   return Math.max(
     ...o.weights.map(({ inside, stored }) =>
@@ -55,7 +55,7 @@ function termCountOf(o: MatmulOptions): number {
 }
 
 /** Indices of a run. Undefined also if blocks of the sum do not begin with groups of a block. */
-function runLengthIn(o: MatmulOptions): number | undefined {
+function runLengthIn(o: WeightsOptions): number | undefined {
   const isAligned = Number(o.k) / (o.segments ?? 1) % EXACT.block === 0;
   return isAligned && loadsBlocks(o)
     ? Math.min(...o.weights.map(({ stored }) => runLengthOf(stored)!))

@@ -14,6 +14,7 @@ import { resultOf } from "../epilogue.ts";
 import { atFlat, atJoined } from "../indices.ts";
 import { joinedPart } from "../joined.ts";
 import type { KernelScope } from "../scope.ts";
+import { lowerBatches, packedRight } from "./batches.ts";
 import {
   contractForm,
   FEW_RESULTS,
@@ -43,6 +44,8 @@ export function lowerContract(
   node: NodeOf<"dot">,
   joined?: NodeOf<"concat">,
 ): void {
+  const packed = packedRight(lowering, node);
+  if (packed) return lowerBatches(lowering, node, { packed, joined });
   const { over } = node.params;
   const target = joined ?? node;
   const { scope, space, storage, epilogue, launch } = resultOf(

@@ -125,16 +125,20 @@ export function launchContract(
   });
   scope.launch(target.node, kernel, grid);
   if (!joined) return 1;
-  launchOthers(lowering, node, { form, target, joined });
+  launchOthers(lowering, node, {
+    target,
+    joined,
+    limited: (size) => forRows(size, { rows: by, most: above }).more,
+  });
   return 2;
 }
 
-/** Launches the parts of a concatenation other than `node`. */
-function launchOthers(
+/** Launches the parts of a concatenation other than `node`. `limited`: its size, if the number of rows is in a range. */
+export function launchOthers(
   lowering: Lowering,
   node: NodeOf<"dot">,
-  { form: { by, above }, target, joined }: {
-    readonly form: MatrixForm;
+  { limited, target, joined }: {
+    readonly limited: (size: Size) => Size;
     readonly target: Pick<Target, "node" | "storage">;
     readonly joined: NodeOf<"concat">;
   },
@@ -167,7 +171,7 @@ function launchOthers(
   scope.launch(
     target.node,
     kernel,
-    elementwiseGrid(forRows(size, { rows: by, most: above }).more),
+    elementwiseGrid(limited(size)),
   );
 }
 

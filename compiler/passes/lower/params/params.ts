@@ -30,6 +30,7 @@ import { EXACT, segmentsOf } from "../../../../spec/numerics.ts";
 import { readsAlongK } from "../../../tuning/tile.ts";
 import { tensorOf } from "../../../graph/stored.ts";
 import { usersOf } from "../../../graph/users.ts";
+import { viewedAxis } from "./viewed.ts";
 import type { Placed } from "../../../sharding/placed.ts";
 import { addBuffer, type Lowering } from "../context.ts";
 import type { ParamLayout } from "../../param_layout.ts";
@@ -58,7 +59,10 @@ export function layoutParams(
       const gathers = used.filter((user) => gathersExperts(user, placed));
       const readers = gathers.flatMap((gather) => users.get(gather) ?? []);
       const read = gathers.length > 0 ? readers : used;
-      layouts.set(node, layoutParam(node, read, placed, options));
+      layouts.set(
+        node,
+        layoutParam(node, { users: read, all: users }, placed, options),
+      );
     } else if (isGathered(node)) {
       const shard = layouts.get(node.inputs[0]!)!;
       const [first, ...rest] = shard.axes;
@@ -220,7 +224,12 @@ function blocksAs(
 
 function layoutParam(
   node: NodeOf<"param">,
-  users: readonly Node[],
+  { users, all }: {
+    /** What reads it, directly or gathered. */
+    readonly users: readonly Node[];
+    /** The users of all nodes. */
+    readonly all: ReadonlyMap<Node, readonly Node[]>;
+  },
   placed: Placed,
   options: LayoutOptions,
 ): ParamLayout {
@@ -230,7 +239,14 @@ function layoutParam(
   const viewed = users.some((user) => FUSION_CLASS[user.primitive] === "view");
   const isRead = right === node || right && gathersExperts(right, placed);
   const known = viewed || !isRead ? undefined : dot;
-  const over = known?.params.over ?? rowAxis(node, users);
+  const over = known?.params.over ??
+    (viewed
+      ? viewedAxis(node, {
+        stored: options.asFiled.find((dtype) => dtype === found),
+        users: all,
+        placed,
+      })
+      : rowAxis(node, users));
   const named = inWholeGroups(
     isBlockDType(found)
       ? blocksAs(node, { dot: known, over }, { placed, options, stored: found })
