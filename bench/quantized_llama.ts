@@ -109,13 +109,18 @@ const KIMI = {
 
 /**
  * Fields of other checkpoints, with random weights: llama.cpp has equal sizes of keys and values, heads of Ling that are as
- * long as a row together, and indexers of 64 elements or more. Of the 12 tokens, an indexer chooses 6.
+ * long as a row together, indexers of 64 elements or more, and one epsilon of all norms. Of the 12 tokens, an indexer
+ * chooses 6.
  */
 const REDRAWN: { readonly [name: string]: object } = {
   "qwen35moe-16e": { linear_key_head_dim: 16 },
   "bailingmoe-16e": { head_dim: 12 },
   "deepseekv32-16e": { index_head_dim: 64, index_topk: 6 },
-  "glmmoedsa-16e": { index_head_dim: 64, index_topk: 6 },
+  "glmmoedsa-16e": {
+    rms_norm_eps: 1e-6,
+    index_head_dim: 64,
+    index_topk: 6,
+  },
   "kimilinear-12e": KIMI,
   "kimik3-12e": {
     ...KIMI,
