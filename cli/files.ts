@@ -1,3 +1,4 @@
+/// <reference types="node" preserve="true" />
 /** File access through Node. Errors name the file, and writes replace a file completely or not at all. */
 
 import { constants as buffer } from "node:buffer";

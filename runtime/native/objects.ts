@@ -136,7 +136,7 @@ export class ObjectCache {
   }
 
   /** The bytes that an earlier process saved with `putNote`, for the same compiler and processor. */
-  async note(key: string): Promise<Buffer | undefined> {
+  async note(key: string): Promise<Uint8Array | undefined> {
     const folder = this.#folder;
     return folder === undefined
       ? undefined
