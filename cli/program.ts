@@ -304,9 +304,9 @@ function addRunCommands(
     )
     .option(
       "--prompt-file <file>",
-      "File with one prompt. Repeatable.",
+      "File with one prompt, or '-' for standard input. Repeatable.",
       (file) => {
-        prompts.push({ file });
+        prompts.push(file === "-" ? { text: file } : { file });
       },
     )
     .option(

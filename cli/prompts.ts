@@ -1,6 +1,6 @@
 /** Prompts from texts, files, standard input or token ids, and their encoding. */
 
-import { text as readAll } from "node:stream/consumers";
+import { buffer as readAll } from "node:stream/consumers";
 import {
   type ChatMessage,
   type ChatTemplate,
@@ -12,6 +12,7 @@ import { DataError, invariant } from "../spec/errors.ts";
 import type { Prompt } from "./flags/flags.ts";
 import type { CliIo } from "./io.ts";
 import { UsageError } from "./flags/values.ts";
+import { readWholeText } from "./text_files.ts";
 
 /** A prompt after reading. */
 export type GivenPrompt = { readonly text: string } | {
@@ -20,7 +21,7 @@ export type GivenPrompt = { readonly text: string } | {
 
 /**
  * Reads the texts of prompts. `-` is standard input, to its end. One line break at the end of standard input or of a
- * file is removed.
+ * file is removed. Throws DataError for text that is not UTF-8.
  */
 export async function readPrompts(
   io: Pick<CliIo, "files" | "input">,
@@ -37,11 +38,13 @@ export async function readPrompts(
   }
   for (const prompt of prompts) {
     if ("file" in prompt) {
-      found.push({ text: withoutBreak(await io.files.readText(prompt.file)) });
+      const text = await readWholeText(prompt.file, io.files);
+      found.push({ text: withoutBreak(text) });
     } else if ("lines" in prompt) {
       found.push(...await readLines(io, prompt.lines));
     } else if (inputs.includes(prompt)) {
-      found.push({ text: withoutBreak(await readAll(io.input)) });
+      const text = decodeInput(await readAll(io.input));
+      found.push({ text: withoutBreak(text) });
     } else found.push(prompt);
   }
   return found;
@@ -52,12 +55,23 @@ async function readLines(
   { files }: Pick<CliIo, "files">,
   file: string,
 ): Promise<GivenPrompt[]> {
-  const lines = (await files.readText(file)).split(/\r?\n/)
+  const lines = (await readWholeText(file, files)).split(/\r?\n/)
     .filter((line) => line.trim() !== "");
   if (lines.length > 0) return lines.map((text) => ({ text }));
   throw new DataError(
     `Cannot read prompts from '${file}': all of its lines are blank. Give a prompt on each line`,
   );
+}
+
+/** The text of standard input. */
+function decodeInput(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new DataError(
+      "Cannot read standard input: it is no text in UTF-8. Convert it",
+    );
+  }
 }
 
 function withoutBreak(text: string): string {

@@ -1,6 +1,7 @@
-/** Text files as training data, plain or compressed. */
+/** Text files as training data or prompts, plain or compressed. */
 
 import { spawn } from "node:child_process";
+import { constants } from "node:buffer";
 import { once } from "node:events";
 import type { Transform } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -39,6 +40,25 @@ const PACKINGS: readonly Packing[] = [
   { name: "xz", first: [0xfd, 0x37, 0x7a, 0x58, 0x5a], tool: "xz" },
   { name: "bzip2", first: [0x42, 0x5a, 0x68], tool: "bzip2" },
 ];
+
+/** Reads the text of a file as one string. Throws like `readTextFile`, and DataError for a text that is too long. */
+export async function readWholeText(
+  path: string,
+  files: FileSystem,
+): Promise<string> {
+  const pieces: string[] = [];
+  let length = 0;
+  for await (const piece of readTextFile(path, files)) {
+    pieces.push(piece);
+    length += piece.length;
+    if (length > constants.MAX_STRING_LENGTH) {
+      throw new DataError(
+        `Cannot read '${path}': its text has more than ${constants.MAX_STRING_LENGTH} characters. Give a smaller file`,
+      );
+    }
+  }
+  return pieces.join("");
+}
 
 /** Bytes of one read. */
 const CHUNK = 1 << 20;

@@ -204,7 +204,7 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "generate x",
-    "Cannot generate: there is no prompt. Give --prompt TEXT, --prompt-file FILE or --tokens IDS",
+    "Cannot generate: there is no prompt. Give --prompt TEXT (- for standard input), --prompt-file FILE or --tokens IDS",
   ],
   [
     "generate x --prompt a --system b",

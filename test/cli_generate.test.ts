@@ -61,6 +61,10 @@ t.test("-p, -n, --prompt-file and - give the same text", async (t) => {
   t.equal(await generated(["-p", PROMPT, "-n", "24"]), plain);
   t.equal(await generated(["--prompt-file", file, "-n", "24"]), plain);
   t.equal(await generated(["-p", "-", "-n", "24"], `${PROMPT}\n`), plain);
+  t.equal(
+    await generated(["--prompt-file", "-", "-n", "24"], `${PROMPT}\n`),
+    plain,
+  );
   const { code, err } = await switchyard([
     "generate",
     DEMO,
@@ -72,6 +76,23 @@ t.test("-p, -n, --prompt-file and - give the same text", async (t) => {
   t.strictSame([code, err], [
     2,
     "Cannot use '-' for two prompts: standard input is one. Give --prompt-file FILE for the others\n",
+  ]);
+});
+
+t.test("prompts that are not UTF-8 are rejected", async (t) => {
+  const bytes = new Uint8Array([0x4f, 0xff, 0xfe]);
+  const file = path.join(folder, "latin.txt");
+  writeFileSync(file, bytes);
+  for (const flag of ["--prompt-file", "--prompts"]) {
+    const { code, err } = await switchyard(["generate", DEMO, flag, file]);
+    t.equal(code, 1, flag);
+    t.match(err, /^Cannot read '.*latin\.txt': it is no text in UTF-8/);
+  }
+  const argv = ["generate", DEMO, "--prompt", "-"];
+  const { code, err } = await switchyard(argv, nodeFiles(), bytes);
+  t.strictSame([code, err], [
+    1,
+    "Cannot read standard input: it is no text in UTF-8. Convert it\n",
   ]);
 });
 

@@ -242,7 +242,7 @@ export async function generateCommand(
 function checkFlags(flags: GenerateFlags): void {
   if (flags.prompts.length === 0) {
     throw new UsageError(
-      "Cannot generate: there is no prompt. Give --prompt TEXT, --prompt-file FILE or --tokens IDS",
+      "Cannot generate: there is no prompt. Give --prompt TEXT (- for standard input), --prompt-file FILE or --tokens IDS",
     );
   }
   const has = (kind: string) => flags.prompts.some((prompt) => kind in prompt);

@@ -28,7 +28,7 @@ export const CACHE = path.join(tmpdir(), `switchyard-cache-${process.pid}`);
 export async function switchyard(
   argv: readonly string[],
   files: FileSystem = nodeFiles(),
-  input = "",
+  input: string | Uint8Array = "",
 ): Promise<Finished> {
   return await withOutput((io) => main(argv, io), {
     files,
