@@ -16,7 +16,12 @@ const INTRODUCTION =
 
 Exit codes: 0 success; 1 an error in the model, plan or data; 2 an error in the
 command line; 3 the machine cannot run it. If an option is given several times
-and is not repeatable, its last value counts.`;
+and is not repeatable, its last value counts.
+
+With \`--json\`, results are JSON on standard output. An error is text on standard
+error, with its exit code, and standard output is empty. \`check\`, \`verify\` and
+\`plan --target\` also print their JSON if the exit code is 1 or 3: mistakes are
+their result.`;
 
 /** Formats a table cell: on one line, with escaped separators. */
 function cell(text) {

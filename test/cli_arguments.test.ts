@@ -260,6 +260,19 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
 ];
 
+t.test("errors with --json are text on standard error", async (t) => {
+  for (
+    const [argv, exit, error] of [
+      [["plan", "none.ts"], 1, /^Cannot read 'none\.ts': [^\n]*\n$/],
+      [["generate", MIXTRAL], 2, /^Cannot generate: [^\n]*\n$/],
+    ] as const
+  ) {
+    const { code, out, err } = await switchyard([...argv, "--json"]);
+    t.strictSame([code, out], [exit, ""]);
+    t.match(err, error);
+  }
+});
+
 t.test("an invalid command line has exit code 2", async (t) => {
   for (const [line, message] of USAGE) {
     const { code, out, err } = await switchyard(
