@@ -1,6 +1,6 @@
 // Prefetch shapes: measured on launches, saved, and without effect on bits.
 // needs: cpu
-// rotates with: runtime/native/, runtime/vector/loops.ts, engine/tune/tuning.ts
+// rotates with: runtime/native/, runtime/vector/tiled_loop.ts, engine/tune/tuning.ts
 import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -26,7 +26,7 @@ import {
   SHAPES_IN_C,
   TRIES,
 } from "../runtime/native/shapes.ts";
-import { tileWidths } from "../runtime/vector/loops.ts";
+import { tileWidths } from "../runtime/vector/tiled_loop.ts";
 import { add, load, mul, store, u32 } from "../spec/kernel/build.ts";
 import { evaluateSize } from "../spec/size.ts";
 import { skipUnasked } from "./helpers/needs.ts";

@@ -13,7 +13,7 @@ import type {
   Value,
 } from "../vector/ir.ts";
 import { repeatedIn } from "../vector/ir.ts";
-import { STREAM_APART } from "../vector/loops.ts";
+import { STREAM_APART } from "../vector/tiled_loop.ts";
 import { ARRAYS, BLOCKS, STREAM } from "./along.ts";
 import { sharedBroadcasts } from "./broadcast.ts";
 import { constantInC } from "./constant.ts";

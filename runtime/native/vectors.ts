@@ -3,7 +3,7 @@
  * functions of the vector IR; compiled without contraction.
  */
 
-import { STREAM_APART, tileWidths } from "../vector/loops.ts";
+import { STREAM_APART, tileWidths } from "../vector/tiled_loop.ts";
 import { MATH } from "../vector/math.ts";
 import { LINE } from "../vector/prefetch.ts";
 import { Emitter } from "./emit.ts";

@@ -126,6 +126,12 @@ export interface Label {
   readonly name: string;
 }
 
+/**
+ * Prefetches of a tile: further `along` its rows, in the `next` rows, or in the `stream` of adjacent rows; `later` queues
+ * them.
+ */
+export type Ahead = "along" | "later" | "next" | "stream" | "none";
+
 /** A statement. */
 export type Statement =
   /** `declares`: it is the first in its block, and is not read after the block. */
@@ -206,8 +212,8 @@ export type Statement =
   /** Selects the current vector's part of scratch memory. */
   | { readonly op: "own" }
   /**
-   * Loads some words per lane, with a stride of `apart` elements, and transposes them into a tile. `ahead`: prefetches
-   * further `along` the rows, in the `next` rows, or in the `stream` of adjacent rows; `later` queues prefetches.
+   * Loads some words per lane, with a stride of `apart` elements, and transposes them into a tile. `ahead`: what it
+   * prefetches.
    */
   | Counted & {
     readonly op: "turn";
@@ -217,7 +223,7 @@ export type Statement =
     readonly constant: number;
     readonly apart: number;
     readonly words: number;
-    readonly ahead: "along" | "later" | "next" | "stream" | "none";
+    readonly ahead: Ahead;
     /** Whether its words are multiplied by several rows. */
     readonly several: boolean;
   }
