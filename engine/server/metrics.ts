@@ -3,7 +3,8 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { DecoderShape } from "../generation/decoder.ts";
 import { named, SECONDS } from "./loop_metrics.ts";
-import type { LoopState, RemoteLoop } from "./remote_loop.ts";
+import type { LoopState } from "./loop_messages.ts";
+import type { RemoteLoop } from "./remote_loop.ts";
 
 /** Pages of a group on all ranks. */
 export interface PageCount {
