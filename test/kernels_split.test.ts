@@ -44,6 +44,7 @@ const TILES: readonly MatmulTile[] = [
   { rows: 2, columns: 4, lanes: 32, split: 4, right: "vector" },
   { rows: 2, columns: 2, lanes: 64, split: 16 },
   { rows: 2, columns: 4, lanes: 128, split: 64, right: "vector" },
+  { rows: 4, columns: 4, lanes: 512, split: 128, right: "vector" },
 ];
 
 /** Lengths of a segment: shorter than a block, multiples of a block, and with a short last block. */

@@ -168,7 +168,7 @@ t.test("launches for one token that are alone have more lanes if the device has"
   t.strictSame(await lanesOf(256), []);
   t.strictSame(
     [...new Set(await lanesOf(1024))].toSorted(),
-    ["combined_matmul_768x2048", "matmul_4096x2048"],
+    ["combined_matmul_768x2048", "matmul_4096x2048", "matmul_4096x2048_wide"],
   );
 });
 

@@ -16,10 +16,12 @@ import { MAX_NODES, treeNodes } from "../../spec/kernel/verify/loops.ts";
 import { limitOf } from "../../spec/limits.ts";
 import { rankSetText } from "../../spec/mesh.ts";
 import type { LaunchStep, Step } from "../../spec/plan/plan.ts";
+import { invariant } from "../../spec/errors.ts";
 import { sum } from "../../spec/sum.ts";
 import { dependencies, type DependsOn } from "./dependencies.ts";
 import { sharedBytes } from "./limits.ts";
 import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
+import type { LaunchForOne } from "./lower/lowering.ts";
 import { splitForOne } from "./one_token_launches.ts";
 import { type SharedInputs, sharedInputs } from "./share_inputs.ts";
 
@@ -53,7 +55,8 @@ export function mergeLaunches(
     return result;
   };
   const isMergeable: CanMerge = (step) => canMerge(step, kernels);
-  const merged = mergeAll(bound, isMergeable);
+  const merged = mergeAll(bound, isMergeable)
+    .map((step) => withMoreLanes(lowering, step));
   const result = lowering.options.tuning.wideRows === true
     ? mergeForOne(lowering, merged, { mergeAll, isMergeable })
     : merged;
@@ -64,6 +67,33 @@ export function mergeLaunches(
     if (!used.has(name)) kernels.delete(name);
   }
   return result;
+}
+
+/** A launch that is not merged, with more lanes if its kernel has a wider form. */
+function withMoreLanes(lowering: Lowering, step: Step): Step {
+  if (step.op !== "launch") return step;
+  const { wider, forOne } = lowering.draft;
+  const kernel = wider.get(step.kernel);
+  if (!kernel) return step;
+  const name = addKernel(lowering, kernel);
+  forOne.set(name, {
+    ...forOne.get(step.kernel),
+    merged: asIs(lowering, step),
+  });
+  return { ...step, kernel: name };
+}
+
+/** A launch of few rows as one for one token: both have as many workgroups along y. */
+function asIs(
+  { draft: { kernels } }: Lowering,
+  step: LaunchStep,
+): LaunchForOne {
+  const { kernel, workgroups: [, groups] } = step;
+  invariant(
+    typeof groups === "number",
+    "weights have a known number of columns",
+  );
+  return { kernel: kernels.get(kernel)!, groups };
 }
 
 /** Whether a step is a launch that may be merged. */
@@ -156,16 +186,26 @@ function takeMerged(
     } else i++;
   }
   if (!merged) return first;
+  const wider = steps.map(({ kernel }) => lowering.draft.wider.get(kernel));
+  const widest = wider.every((kernel) => kernel !== undefined)
+    ? merge(steps.map((step, i) => ({ ...step, kernel: wider[i]! })))
+    : undefined;
   if (shares) inputs.store();
-  const { made, parts } = merged;
-  const { kernel, bindings, workgroups } = made;
-  return {
-    ...first,
-    kernel: addKernel(lowering, { ...kernel, body: bodyOf(made, parts) }),
-    bindings,
-    workgroups,
-    label: steps.map(({ label }) => label ?? "").join("; "),
+  const stepOf = ({ made, parts }: MergedParts): LaunchStep => {
+    const { kernel, bindings, workgroups } = made;
+    return {
+      ...first,
+      kernel: addKernel(lowering, { ...kernel, body: bodyOf(made, parts) }),
+      bindings,
+      workgroups,
+      label: steps.map(({ label }) => label ?? "").join("; "),
+    };
   };
+  const step = stepOf(merged);
+  if (!widest) return step;
+  const result = stepOf(widest);
+  lowering.draft.forOne.set(result.kernel, { merged: asIs(lowering, step) });
+  return result;
 }
 
 /** A merged launch, and the launches that it joins, as they are bound in it. */

@@ -55,7 +55,7 @@ export function splitForOne(
       const replaced = new Map<Step, Step>();
       for (const { one, more, step } of parts.values()) {
         if (!more) continue;
-        const alone = lowering.draft.alone.get(step.kernel);
+        const { alone } = lowering.draft.forOne.get(step.kernel) ?? {};
         if (left.has(one) && !alone) {
           dropped.add(more);
           continue;
@@ -95,12 +95,15 @@ function oneTokenOf(
   if (deep !== 1 || across === 0 || along === 0) return;
   const tokens: Size = { count: axis! };
   const { few: atMostOne } = forRows(tokens, { rows: tokens });
+  const { merged } = lowering.draft.forOne.get(step.kernel) ?? {};
   const one: LaunchStep = {
     ...step,
-    kernel: across === 1
+    kernel: merged
+      ? addKernel(lowering, merged.kernel)
+      : across === 1
       ? step.kernel
       : kernelAlongY(lowering, step.kernel, across),
-    workgroups: [atMostOne, across * along, 1],
+    workgroups: [atMostOne, merged ? merged.groups : across * along, 1],
   };
   if (isOnlyForOne(x)) return { one, step };
   const { more } = forRows(x, { rows: tokens });

@@ -14,6 +14,7 @@ import {
   sumBlocks,
   type TiledMatmul,
   tileTaken,
+  widenedForLong,
 } from "./tile.ts";
 
 /** The right operands of a matrix multiplication. */
@@ -85,6 +86,29 @@ export function tileOfFewRows(
   return blocksInRound(o, rows) > 0 ? { ...o.tile, rows } : undefined;
 }
 
+/** Words of workgroup memory of wider workgroups: the cores of large GPUs have room for two of them. */
+const WIDER_WORDS = 8192;
+
+/** A tile of few rows with more lanes, and the memory of its kernel. Undefined: it gains nothing, or memory is too small. */
+export function widerForFewRows(
+  o: TiledMatmul & StoredWeights,
+  device: {
+    /** Maximum number of lanes, and words of workgroup memory. */
+    readonly maxLanes: number;
+    readonly words: number;
+  },
+): Pick<TiledMatmul, "tile" | "maxWords"> | undefined {
+  const tile = widenedForLong(o.tile, {
+    blocks: sumBlocks(o)?.count ?? 0,
+    maxLanes: device.maxLanes,
+  });
+  const wider = { tile, maxWords: Math.min(device.words, WIDER_WORDS) };
+  return tile.lanes > o.tile.lanes &&
+      blocksInRound({ ...o, ...wider }, tile.rows) > 0
+    ? wider
+    : undefined;
+}
+
 /**
  * The grid for a number of rows, or for a number of tiles if grouped. Tiles are in x: neighbours share weights, and if
  * fewer tiles exist than the maximum, idle ones are distributed over the entire grid instead of left to one core at its
@@ -149,7 +173,8 @@ export function blocksInRound(
   const sums = o.weights.length * rows * o.tile.columns * lanes * teams;
   const blocks = sharesAnyBlocks(o.tile) ? sumBlocks(o) : equalBlocks(o);
   const left = staged && blocks ? rows * (blocks.length * teams + 1) : 0;
-  const room = SHARED_WORDS - (staged ? LEFT_WORDS : 0) - tableWords(o) -
+  const room = (o.maxWords ?? SHARED_WORDS) - (staged ? LEFT_WORDS : 0) -
+    tableWords(o) -
     (o.otherWords ?? 0);
   if (!blocks || sums > room || left > LEFT_WORDS) return 0;
   const all = Math.ceil(blocks.count / teams);

@@ -87,6 +87,8 @@ export interface TiledMatmul {
   readonly inTeams?: boolean;
   /** Words of workgroup memory that the kernel has for other values. Default: 0. */
   readonly otherWords?: number;
+  /** Maximum words of workgroup memory of the kernel. Default: those that every device has. */
+  readonly maxWords?: number;
   /** The binding of the tile list of `regroup`; its tile height must be `matmulShape(o).rows`. */
   readonly grouped?: { readonly tiles: string };
 }
@@ -161,12 +163,14 @@ export function tileOfWeights(
     readonly stored: FileDType;
     readonly inside?: "n" | "k";
   }[],
-  { grouped, k, columns }: {
+  { grouped, k, columns, maxLanes }: {
     readonly grouped: boolean;
     /** Products per sum. */
     readonly k: number;
     /** Columns of the result. */
     readonly columns: number;
+    /** Maximum number of lanes of the device. */
+    readonly maxLanes: number;
   },
 ): MatmulTile {
   if (weights.some(({ inside }) => inside === "k")) {
@@ -182,7 +186,8 @@ export function tileOfWeights(
       ? { ...tile, columns: 2 * tile.columns }
       : tile;
   }
-  return narrowed(tile, { k, columns });
+  const narrow = narrowed(tile, { k, columns });
+  return grouped ? widened(narrow, { k, columns, maxLanes }) : narrow;
 }
 
 /** Workgroups for one row, below which a tile with teams becomes narrower: one for each core of a large GPU, or two. */
@@ -210,13 +215,39 @@ function narrowed(
     : tile;
 }
 
+/**
+ * A tile of the same height and columns per workgroup with twice as many teams of half the rows, in workgroups of twice
+ * as many lanes, if workgroups for one row are fewer than the cores of a large GPU and each team has several blocks.
+ */
+function widened(
+  tile: MatmulTile,
+  sizes: {
+    readonly k: number;
+    readonly columns: number;
+    readonly maxLanes: number;
+  },
+): MatmulTile {
+  const { split = 1, rows, lanes } = tile;
+  const width = lanes / split * tile.columns;
+  const wider = sharesAnyBlocks(tile) && rows % 2 === 0 &&
+    2 * lanes <= Math.min(ROW_LANES, sizes.maxLanes) &&
+    sizes.columns < 2 * width * FEW_WORKGROUPS &&
+    sizes.k >= 2 * split * EXACT.block;
+  return wider
+    ? widened(
+      { ...tile, rows: rows / 2, split: 2 * split, lanes: 2 * lanes },
+      sizes,
+    )
+    : tile;
+}
+
 /** Most lanes of a workgroup for one row: a lane then has 128 registers of an NVIDIA GPU, twice as many as it loads. */
 const ROW_LANES = 512;
 
 /**
  * A tile of one row with fewer columns per workgroup, so that few columns have more of them: twice as many teams of half
- * the lanes, while there are more blocks than teams. The words of adjacent columns remain whole sectors. If workgroups
- * are fewer than cores nevertheless, each has more lanes, so that more loads are in flight.
+ * the lanes, while there are more blocks than teams. The words of adjacent columns remain whole sectors. If teams have
+ * several blocks nevertheless, a workgroup has more lanes, so that more loads are in flight.
  */
 export function narrowedRow(
   tile: MatmulTile,
@@ -236,10 +267,33 @@ export function narrowedRow(
     words >= SECTOR_WORDS && sizes.columns < 2 * each * FEW_WORKGROUPS &&
     sizes.blocks > split;
   if (narrower) return narrowedRow({ ...tile, split: 2 * split }, sizes);
-  const isFew = sizes.columns < lanes / split * columns * FEW_WORKGROUPS;
   const fits = 2 * lanes <= Math.min(ROW_LANES, sizes.maxLanes);
-  return isFew && fits && sizes.blocks > split
+  return fits && sizes.blocks > split
     ? narrowedRow({ ...tile, lanes: 2 * lanes, split: 2 * split }, sizes)
+    : tile;
+}
+
+/** Blocks of k from which few rows have more lanes: one for each team of four lanes. */
+const MIN_BLOCKS = 64;
+
+/**
+ * A tile of few rows for long sums, with twice as many teams in workgroups of twice as many lanes: a lane executes fewer
+ * instructions one after another, and more loads are in flight. Whether a tile is wider depends on the length of sums
+ * alone, so that wider kernels of equally long sums can be merged.
+ */
+export function widenedForLong(
+  tile: MatmulTile,
+  { blocks, maxLanes }: {
+    /** Blocks of a sum. */
+    readonly blocks: number;
+    /** Maximum number of lanes of the device. */
+    readonly maxLanes: number;
+  },
+): MatmulTile {
+  const { split = 1, lanes } = tile;
+  const fits = 2 * lanes <= Math.min(ROW_LANES, maxLanes);
+  return sharesAnyBlocks(tile) && fits && blocks > MIN_BLOCKS
+    ? { ...tile, lanes: 2 * lanes, split: 2 * split }
     : tile;
 }
 

@@ -201,6 +201,7 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
         grouped,
         k,
         columns,
+        maxLanes: tile.lanes,
       })
       : tile,
     bindings: [
@@ -230,6 +231,8 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
       ...weights[i]!.factors ? { factors: `factors_${binding}` } : {},
     })),
     rows: lengthAt(0),
+    // As much memory as most devices with so many lanes have.
+    ...tile.lanes > 256 ? { maxWords: 8192 } : {},
     ...grouped ? { grouped: { tiles: "tiles" } } : {},
     leftRow: (row) => mul(load("rowOf", row, "u32"), u32(k)),
     left: (base, at) => load("x", add(base, at)),

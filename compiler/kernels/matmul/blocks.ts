@@ -80,10 +80,10 @@ export function sumsOfTeams(
     (n) => single || inRound % n === 0 && blocks.count % n === 0,
   );
   const loadBlocks = ofResult.map((i) =>
-    wgsl`@unroll (n < ${together}) {
-        let of_block${i}[n] = block_sums[${
-      blockSumAt(sumOf(i), wgsl`(block + n)`)
-    }];
+    wgsl`
+      let from_block${i} = ${blockSumAt(sumOf(i))};
+      @unroll (n < ${together}) {
+        let of_block${i}[n] = block_sums[from_block${i} + n * ${sums * lanes}];
       }`
   );
   const addBlocks = ofResult.map((i) =>

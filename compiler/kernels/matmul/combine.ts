@@ -119,8 +119,9 @@ export function matmulCombined(o: CombinedMatmulOptions): Kernel {
     number: wgsl`block`,
     together,
     load: [wgsl`
+      let from_block = ((nth * ${count} + block) * ${columns} + cell) * ${lanes} + cell_lane;
       @unroll (n < ${together}) {
-        let of_block[n] = block_sums[((nth * ${count} + block + n) * ${columns} + cell) * ${lanes} + cell_lane];
+        let of_block[n] = block_sums[from_block + n * ${width}];
       }`],
     add: [wgsl`@unroll (n < ${together}) { total += of_block[n]; }`],
   });

@@ -120,10 +120,18 @@ export interface LoweringOptions {
 }
 
 /** A launch for one token, with the bindings of the kernel that it replaces. */
-export interface LaunchAlone {
+export interface LaunchForOne {
   readonly kernel: Kernel;
   /** Workgroups along y. */
   readonly groups: number;
+}
+
+/** The launches that take the place of a launch for one token. Default: it remains. */
+export interface LaunchesForOne {
+  /** The one that is merged with others. */
+  readonly merged?: LaunchForOne | undefined;
+  /** The one that is not. */
+  readonly alone?: LaunchForOne | undefined;
 }
 
 /** The parts of the plan so far. */
@@ -138,8 +146,13 @@ export interface PlanDraft {
   readonly blockAxes: Map<string, PlanAxis>;
   /** Kernel or its text -> its name, so that equal kernels are shared. */
   readonly kernelNames: Map<Kernel | string, string>;
-  /** By the name of a kernel, the launch that takes its place for one token if it is not merged with another. */
-  readonly alone: Map<string, LaunchAlone>;
+  /**
+   * By the name of a kernel, the one with more lanes that takes its place in launches that are not merged, or only with
+   * others that have one. Bindings and grids are equal.
+   */
+  readonly wider: Map<string, Kernel>;
+  /** By the name of a kernel, the launches that take its place for one token. */
+  readonly forOne: Map<string, LaunchesForOne>;
   /** Used buffer names, including those of the model's tensors. */
   readonly names: Set<string>;
   /** Index of the length and start of each sharded axis in the buffer of parts, if it exists. */

@@ -43,8 +43,8 @@ import {
   sizeOf,
   type Storage,
 } from "../context.ts";
-import type { LaunchAlone } from "../lowering.ts";
-import { aloneOf } from "./alone.ts";
+import type { LaunchForOne } from "../lowering.ts";
+import { aloneOf, widerOf } from "./wider.ts";
 import { loadFrom, rowIn } from "../emit.ts";
 import { targetStorage, writeTarget } from "../epilogue.ts";
 import { rowMajorStorage } from "../elementwise.ts";
@@ -136,9 +136,11 @@ export function lowerMatmul(
   if (launches.length > 1) {
     amendBuffer(lowering, storage.buffer, { writers: launches.length });
   }
-  for (const { scope, kernel, grid, alone } of launches) {
+  for (const { scope, kernel, grid, wider, alone } of launches) {
     scope.launch(target, kernel, grid);
-    if (alone) lowering.draft.alone.set(addKernel(lowering, kernel), alone);
+    const name = addKernel(lowering, kernel);
+    if (wider) lowering.draft.wider.set(name, wider);
+    if (alone) lowering.draft.forOne.set(name, { alone });
   }
 }
 
@@ -156,8 +158,10 @@ interface MatmulLaunch {
   readonly scope: KernelScope;
   readonly kernel: Kernel;
   readonly grid: Grid;
+  /** The kernel with more lanes, if its launch is not merged. Default: this one. */
+  readonly wider?: Kernel | undefined;
   /** The kernel for one row, if its launch is not merged. Default: this one. */
-  readonly alone?: LaunchAlone | undefined;
+  readonly alone?: LaunchForOne | undefined;
 }
 
 /** The axes and sizes of a matmul. */
@@ -247,6 +251,7 @@ function matmulOf(
       grouped: isGrouped,
       k,
       columns: width,
+      maxLanes: lowering.options.maxLanes,
     }),
     rows: grouped ? u32(0) : productOf(scope, rows),
     ...(grouped ? { grouped: { tiles: scope.read(grouped.tiles) } } : {}),
@@ -335,6 +340,7 @@ function matmulOf(
       scope,
       kernel: matmul(shared),
       grid: matmulGrid(shared, tiles),
+      wider: only === "few" ? widerOf(lowering, shared) : undefined,
       alone: only === "few" && !norm ? aloneOf(lowering, options) : undefined,
     };
   }
@@ -342,7 +348,12 @@ function matmulOf(
   const of = { ...options, ...normOperands(scope, norm, first!), tile };
   if (!contiguous || blocksInRound(of, 1) === 0) return undefined;
   const normed = { ...of, name: `${of.name}_norm` };
-  return { scope, kernel: matmul(normed), grid: matmulGrid(normed, tiles) };
+  return {
+    scope,
+    kernel: matmul(normed),
+    grid: matmulGrid(normed, tiles),
+    wider: widerOf(lowering, normed),
+  };
 }
 
 /** The right operands of dots that one kernel computes. */

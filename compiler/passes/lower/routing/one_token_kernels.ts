@@ -87,7 +87,13 @@ function inTeams(
     segments: first!.params.segments ?? segmentsOf(k),
     columns: width,
     tile: {
-      ...tileOfWeights(tile, weights, { grouped: true, k, columns: width }),
+      ...tileOfWeights(tile, weights, {
+        grouped: true,
+        k,
+        columns: width,
+        // Choices have workgroups of their own, which merge with those of shared experts.
+        maxLanes: tile.lanes,
+      }),
       rows: 1,
     },
     rows: u32(1),
