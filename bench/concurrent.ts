@@ -1,8 +1,8 @@
 /**
  * Tokens per CPU second of 1, 8 and 32 sequences at a time against llama.cpp, prompts included, interleaved, on one
- * thread: generated in this process, and requested from a server. The checkpoint is the small Mixtral of `peers` in f32,
- * or with `--width olmoe|gpt-oss` a GGUF file of `--layers N` in `--type Q8_0`. Flags: `--runs N`, `--tokens N` (new
- * tokens of a sequence), `--counts N,…`.
+ * thread: generated in this process, and requested from a server. The checkpoint is the small Mixtral of `peers` in
+ * f32, or with `--width olmoe|gpt-oss` a GGUF file of `--layers N` in `--type Q8_0`. Flags: `--runs N`, `--tokens N`
+ * (new tokens of a sequence), `--counts N,…`.
  */
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";

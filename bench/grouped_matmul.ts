@@ -1,8 +1,8 @@
 /**
  * The compiler's grouped matmul against hand-written WGSL products on one adapter: 1,024 rows over 8 experts, evenly
  * and skewed, times 512 x 1024. Flags: `--adapter NUMBER` (default 0), `--runs N`, `--out FILE`. `--tiles
- * 8x4x8,8x4x8_vector_small,…` measures tiles. `--search` first finds the best variant among all that a tuner measures,
- * with any height.
+ * 8x4x8,8x4x8_vector_small,…` measures tiles. `--search` first finds the best variant among all that a tuner
+ * measures, with any height.
  */
 
 import { parseArgs } from "node:util";

@@ -10,14 +10,14 @@
  * `--only shapes` writes, loads and deletes checkpoints of published shapes (14 GB of disk), or that of `--config` with
  * `--layers N` in `--shards N` files.
  *
- * `--only streamed --expert-memory BYTES|auto` measures `--tokens N` decode steps of each of four routings with experts on
- * disk, and compares them with the planner.
+ * `--only streamed --expert-memory BYTES|auto` measures `--tokens N` decode steps of each of four routings with experts
+ * on disk, and compares them with the planner.
  *
- * Flags: `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill|shapes|streamed`, `--out FILE`. `--ranks N` uses
- * processes of `launch` instead; `--tokens N` gives them a longer prompt (about sixty tokens use every expert). `--only
- * prefill` compares a prefill of `--tokens N` on the native device with llama.cpp; with `--cores` on one thread
- * each, by processor time. `--check` compares the logits of
- * every device and mesh (or of those in `--only WORD`) with llama.cpp.
+ * Flags: `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill|shapes|streamed`, `--out FILE`.
+ * `--ranks N` uses processes of `launch` instead; `--tokens N` gives them a longer prompt (about sixty tokens use every
+ * expert). `--only prefill` compares a prefill of `--tokens N` on the native device with llama.cpp; with `--cores` on
+ * one thread each, by processor time. `--check` compares the logits of every device and mesh (or of those in `--only
+ * WORD`) with llama.cpp.
  */
 
 import {

@@ -1,9 +1,9 @@
 /**
- * The simulator against published and recorded times. `results/predict.json` has the steps and exchanges at ep=1, 2 and 4, and the
- * machine measurements directly before them. `results/order.json` (devices of one process) and `results/order_mpi.json`
- * (processes) have the order of configurations of MoE models on four ranks. Nothing is measured again except one of the
- * orders: `--order NAME`, with `--measure mpi|separate` (Open MPI or MPICH, or devices of one process), `--adapter
- * cpu|native`, `--rounds N` (default 5) and `--out FILE`.
+ * The simulator against published and recorded times. `results/predict.json` has the steps and exchanges at ep=1, 2 and
+ * 4, and the machine measurements directly before them. `results/order.json` (devices of one process) and
+ * `results/order_mpi.json` (processes) have the order of configurations of MoE models on four ranks. Nothing is
+ * measured again except one of the orders: `--order NAME`, with `--measure mpi|separate` (Open MPI or MPICH, or devices
+ * of one process), `--adapter cpu|native`, `--rounds N` (default 5) and `--out FILE`.
  */
 
 import { spawnSync } from "node:child_process";

@@ -1,9 +1,9 @@
 /**
  * Prefill and decode of a GGUF file of OLMoE's or gpt-oss-20b's width: activations in f32, in q8, and llama.cpp,
  * interleaved. `--type Q8_0`, `--width olmoe|gpt-oss`, `--layers N`, `--tokens N` (of a prompt), `--batch N` (prompts),
- * `--runs N` after `--warm-up N`, `--threads N`, `--llama-threads N` (default: `--threads`), `--clock cpu|wall` (processor
- * time or the clock: waiting threads of llama.cpp spin), `--only f32|q8`, `--kv-cache-dtype f32,f16` (one or several;
- * llama.cpp's are f16), `--no-llama`, `--out FILE`.
+ * `--runs N` after `--warm-up N`, `--threads N`, `--llama-threads N` (default: `--threads`), `--clock cpu|wall`
+ * (processor time or the clock: waiting threads of llama.cpp spin), `--only f32|q8`, `--kv-cache-dtype f32,f16` (one or
+ * several; llama.cpp's are f16), `--no-llama`, `--out FILE`.
  */
 
 import process from "node:process";

@@ -1,7 +1,7 @@
 /**
  * Files that `quantize` writes in llama.cpp. Of the bundled checkpoint, quantized: greedy tokens after prompts against
- * ours, and the largest difference of logits. Of checkpoints with recorded references, in f32: logits of all tokens of a
- * prompt. Of some of their families with random weights of complete blocks, quantized: the same. Prints why llama.cpp
+ * ours, and the largest difference of logits. Of checkpoints with recorded references, in f32: logits of all tokens of
+ * a prompt. Of some of their families with random weights of complete blocks, quantized: the same. Prints why llama.cpp
  * rejects a file. Linux on x64 only; `bench/peers` installs llama.cpp. With names of checkpoints, compares only those.
  */
 
@@ -43,7 +43,9 @@ const PROMPTS = [
 
 const NEW_TOKENS = 48;
 
-/** Recorded checkpoints. llama.cpp has no layers without experts in Qwen2 and Qwen3-VL, which the recorded ones have. */
+/**
+ * Recorded checkpoints. llama.cpp has no layers without experts in Qwen2 and Qwen3-VL, which the recorded ones have.
+ */
 const FAMILIES = [
   ...["olmoe-16e", "mixtral-8e", "qwen3moe-16e", "dots1-16e", "glm4moe-16e"],
   ...["minimaxm2-16e", "ernie45moe-16e", "deepseekv3-16e"],
@@ -67,8 +69,8 @@ const YARN = {
 
 /**
  * Fields of a config.json in place of the recorded ones. llama.cpp has one magnitude of scaled positions for both uses,
- * rounds the bounds of YaRN, which gpt-oss does not, has another choice of expert groups than DeepSeek-V2, and one base of
- * rotary frequencies for all layers of Mellum.
+ * rounds the bounds of YaRN, which gpt-oss does not, has another choice of expert groups than DeepSeek-V2, and one base
+ * of rotary frequencies for all layers of Mellum.
  */
 const CHANGED: { readonly [name: string]: object } = {
   "step3p5-12e": {
@@ -108,9 +110,9 @@ const KIMI = {
 };
 
 /**
- * Fields of other checkpoints, with random weights: llama.cpp has equal sizes of keys and values, heads of Ling that are as
- * long as a row together, indexers of 64 elements or more, and one epsilon of all norms. Of the 12 tokens, an indexer
- * chooses 6.
+ * Fields of other checkpoints, with random weights: llama.cpp has equal sizes of keys and values, heads of Ling that
+ * are as long as a row together, indexers of 64 elements or more, and one epsilon of all norms. Of the 12 tokens, an
+ * indexer chooses 6.
  */
 const REDRAWN: { readonly [name: string]: object } = {
   "qwen35moe-16e": { linear_key_head_dim: 16 },
@@ -140,8 +142,8 @@ const REDRAWN: { readonly [name: string]: object } = {
 };
 
 /**
- * Fields of small checkpoints with random weights, whose rows consist of complete blocks. All experts are chosen, because
- * rounded activations would change some choices between random logits.
+ * Fields of small checkpoints with random weights, whose rows consist of complete blocks. All experts are chosen,
+ * because rounded activations would change some choices between random logits.
  */
 const WIDE: { readonly [name: string]: object } = {
   "olmoe-16e": {
@@ -165,10 +167,15 @@ const WIDE: { readonly [name: string]: object } = {
 /** Formats of these checkpoints. */
 const WIDE_FORMATS = ["q8_0", "q4_k"] as const;
 
-/** Largest allowed difference of logits of quantized weights, relative to the largest: both sides quantize activations. */
+/**
+ * Largest allowed difference of logits of quantized weights, relative to the largest: both sides quantize activations.
+ */
 const QUANTIZED_LIMIT = 2e-2;
 
-/** Largest allowed difference of logits, relative to the largest. llama.cpp rounds GELU to f16. Decays of K3 are rounded. */
+/**
+ * Largest allowed difference of logits, relative to the largest. llama.cpp rounds GELU to f16. Decays of K3 are
+ * rounded.
+ */
 const LIMITS: { readonly [name: string]: number } = {
   "gemma4moe-12e": 2e-3,
   "kimik3-12e": 3e-5,

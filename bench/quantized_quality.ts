@@ -1,6 +1,7 @@
 /**
- * Perplexity of quantized checkpoints with rows of 256 elements, which the bundled one does not have. Trains a small OLMoE
- * on `--data` and quantizes it; prints the change of perplexity on `--validate`. Ends with 1 if a change is too large.
+ * Perplexity of quantized checkpoints with rows of 256 elements, which the bundled one does not have. Trains a small
+ * OLMoE on `--data` and quantizes it; prints the change of perplexity on `--validate`. Ends with 1 if a change is too
+ * large.
  */
 
 import { execFileSync } from "node:child_process";

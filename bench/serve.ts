@@ -1,11 +1,11 @@
 /**
- * A server against `generate --prompts`: tokens/s for the same number of prompts, and tokens per second of CPU time of the
- * process. The clients are a program in C (`serve/client.c`), whose CPU time is reported separately. A full server has
- * twice as many clients as `--max-sequences`. It receives `--requests N` in one run and twice as many in another; the
- * difference counts. With 8 clients or one, `generate` has as many sequences at a time. Flags: `--at N,…` (sequences at a
- * time), `--rounds N`, `--tokens N`, `--words N` (minimum of a prompt), `--checkpoint FOLDER`, or
- * `--width olmoe|gpt-oss` for a GGUF file of `--layers N` in `--type Q8_0`, `--core N` (both commands on this core, with
- * one thread). Other flags are passed to both commands.
+ * A server against `generate --prompts`: tokens/s for the same number of prompts, and tokens per second of CPU time of
+ * the process. The clients are a program in C (`serve/client.c`), whose CPU time is reported separately. A full server
+ * has twice as many clients as `--max-sequences`. It receives `--requests N` in one run and twice as many in another;
+ * the difference counts. With 8 clients or one, `generate` has as many sequences at a time. Flags: `--at N,…`
+ * (sequences at a time), `--rounds N`, `--tokens N`, `--words N` (minimum of a prompt), `--checkpoint FOLDER`, or
+ * `--width olmoe|gpt-oss` for a GGUF file of `--layers N` in `--type Q8_0`, `--core N` (both commands on this core,
+ * with one thread). Other flags are passed to both commands.
  */
 
 import { execFileSync, spawn } from "node:child_process";

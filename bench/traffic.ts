@@ -1,6 +1,6 @@
 /**
- * Counts the memory traffic of decode and prefill steps on described GPUs, by executing workgroups of each kernel in lock
- * step, and bounds their times. Nothing is measured: counts are exact for the kernels, times are those of a model
+ * Counts the memory traffic of decode and prefill steps on described GPUs, by executing workgroups of each kernel in
+ * lock step, and bounds their times. Nothing is measured: counts are exact for the kernels, times are those of a model
  * (`traffic/bound.ts`). Exchanges between ranks are not counted.
  *
  *     npm run -s bench -- traffic [--gpu h100|rtx4090|mi300x] [--unroll 4] [--candidates 1] [--out FILE]

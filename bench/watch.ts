@@ -1,7 +1,7 @@
 /**
- * The cost of watching a training: 200 steps of `examples/train/next_byte.ts` plain, with `--watch`, and with `--watch` and
- * its page open in Chromium, interleaved. Also measures the memory of the process and the page at steps 20 and 200. Flags:
- * `--rounds N` (default 9), `--out FILE` (default `bench/results/watch.json`).
+ * The cost of watching a training: 200 steps of `examples/train/next_byte.ts` plain, with `--watch`, and with `--watch`
+ * and its page open in Chromium, interleaved. Also measures the memory of the process and the page at steps 20 and 200.
+ * Flags: `--rounds N` (default 9), `--out FILE` (default `bench/results/watch.json`).
  */
 
 import { fork } from "node:child_process";

@@ -51,8 +51,8 @@ export interface HttpOptions extends ListenOptions {
 }
 
 /**
- * A message to the thread. `serve`: answer requests, `loop` being the port of the loop. `drain`: reject further requests.
- * `close`: drain, close all connections, and end.
+ * A message to the thread. `serve`: answer requests, `loop` being the port of the loop. `drain`: reject further
+ * requests. `close`: drain, close all connections, and end.
  */
 export type HttpRequest =
   | {

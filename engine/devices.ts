@@ -133,8 +133,8 @@ export interface SelectDevicesOptions {
   readonly untrusted?: boolean;
   /**
    * Maximum memory of experts in this process in bytes. On the native CPU device, they are streamed from their files;
-   * other devices have slots for the experts in use. `auto`: the memory that the system has left besides the rest of the
-   * plan, unless all experts fit; not on GPUs, whose memory is unknown. On the CPU, more is reduced to it.
+   * other devices have slots for the experts in use. `auto`: the memory that the system has left besides the rest of
+   * the plan, unless all experts fit; not on GPUs, whose memory is unknown. On the CPU, more is reduced to it.
    */
   readonly expertMemory?: number | "auto";
 }

@@ -33,7 +33,8 @@ export function ranksHere(plan: Plan, world: MpiWorld | undefined): number[] {
 
 /**
  * Memory limit of experts on a kind of CPU device or on GPUs, checked against the requirement of a launch. Undefined if
- * there is none, or if all experts fit. In bytes. On CPU devices, at most the available memory; a notice states the reduction.
+ * there is none, or if all experts fit. In bytes. On CPU devices, at most the available memory; a notice states the
+ * reduction.
  */
 export function expertBytesFor(
   plan: Plan,

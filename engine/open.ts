@@ -411,7 +411,9 @@ export function targetOptions(
   };
 }
 
-/** Default activations: q8 for GGUF files, as in llama.cpp; f32 for other checkpoints, whose engines compute in floats. */
+/**
+ * Default activations: q8 for GGUF files, as in llama.cpp; f32 for other checkpoints, whose engines compute in floats.
+ */
 function activationsOf(target: Target): Activations {
   return target.kind === "checkpoint" &&
       target.checkpoint.weightFiles.some(isGguf)

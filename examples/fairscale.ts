@@ -1,5 +1,6 @@
-// fairscale's MOELayer with Top2Gate. Each group of tokens is routed separately; each expert takes 2 · tokens / experts
-// tokens of a group and drops the rest. Run it on random data on four ranks: switchyard run examples/fairscale.ts
+// fairscale's MOELayer with Top2Gate. Each group of tokens is routed separately; each expert takes 2 · tokens /
+// experts tokens of a group and drops the rest. Run it on random data on four ranks: switchyard run
+// examples/fairscale.ts
 // --random --mesh ep=4
 import {
   add,

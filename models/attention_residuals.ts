@@ -1,7 +1,7 @@
 /**
  * Attention residuals (Kimi Team, "Attention Residuals", arXiv 2603.15031): layers form blocks. The residual stream
- * restarts at each block. A part of a layer reads, instead of the stream, a weighted sum of the starts of all blocks and
- * of the stream: by a softmax over one score each, the product of the normalized rows with a learned vector.
+ * restarts at each block. A part of a layer reads, instead of the stream, a weighted sum of the starts of all blocks
+ * and of the stream: by a softmax over one score each, the product of the normalized rows with a learned vector.
  */
 
 import {

@@ -55,12 +55,12 @@ export interface DecoderOptions extends Bounds {
   readonly replay?: boolean;
   /**
    * Return only the results of selected tokens: the input `rows` numbers them, on average at most `perSequence` per
-   * sequence (default: 1). Without `candidates`, the result is their `logits`. With `candidates`, it is that many of the
-   * largest logits in descending order, as `candidates.logits` and `candidates.ids`; with `logits` too, both. With
+   * sequence (default: 1). Without `candidates`, the result is their `logits`. With `candidates`, it is that many of
+   * the largest logits in descending order, as `candidates.logits` and `candidates.ids`; with `logits` too, both. With
    * `normalizer`, also the log-sum-exp of each row's logits, for log-probabilities. Values of other tokens that nothing
    * needs are not computed. With `hidden`, also the normalized rows before the output matrix, of every token. With
-   * `predicts`, the model is the layer that predicts a further token: it has the input `hidden`, and that output for the
-   * selected tokens.
+   * `predicts`, the model is the layer that predicts a further token: it has the input `hidden`, and that output for
+   * the selected tokens.
    */
   readonly next?: {
     readonly candidates?: number | undefined;
@@ -268,8 +268,8 @@ export function windowField(
 }
 
 /**
- * Reads the length of sliding windows of a family whose layers with a window differ in other sizes too. Throws DataError
- * if the field is null and a layer has a window, by `hasWindow`.
+ * Reads the length of sliding windows of a family whose layers with a window differ in other sizes too. Throws
+ * DataError if the field is null and a layer has a window, by `hasWindow`.
  */
 export function fixedWindowField(
   config: Config,

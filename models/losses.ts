@@ -19,8 +19,8 @@ export interface Routed {
 
 /**
  * Returns `loss` and its parts: outputs of the objective, `ce_loss` by default, and `aux_loss` if there are routers. If
- * layers are balanced together, one can compensate for another, and an expert of one layer may receive no tokens. If they
- * are balanced by layer, the loss is the mean over layers.
+ * layers are balanced together, one can compensate for another, and an expert of one layer may receive no tokens. If
+ * they are balanced by layer, the loss is the mean over layers.
  */
 export function decoderLosses(
   m: DecoderScope,

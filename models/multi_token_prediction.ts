@@ -1,7 +1,7 @@
 /**
- * Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, 2.2): a further layer predicts the token after the next one from
- * the hidden state of a token and the embedding of the next token. Embeddings and the output matrix are those of the
- * model.
+ * Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, 2.2): a further layer predicts the token after the next one
+ * from the hidden state of a token and the embedding of the next token. Embeddings and the output matrix are those of
+ * the model.
  */
 
 import { concat, dot } from "../compiler/mod.ts";

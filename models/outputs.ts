@@ -1,4 +1,7 @@
-/** Names of the outputs and inputs of decoders that engines use. The file imports nothing: pages read it without the compiler. */
+/**
+ * Names of the outputs and inputs of decoders that engines use. The file imports nothing: pages read it without the
+ * compiler.
+ */
 
 /** The output with the log-sum-exp of each row's logits. */
 export const NORMALIZER = "logits.normalizer";

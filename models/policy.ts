@@ -30,8 +30,8 @@ export interface PolicyTokens {
 }
 
 /**
- * A policy loss in the language: the scalar `loss`, and other scalars as metrics. Each is a mean over the trained tokens
- * of a micro-batch; a step weighs micro-batches by their number of trained tokens.
+ * A policy loss in the language: the scalar `loss`, and other scalars as metrics. Each is a mean over the trained
+ * tokens of a micro-batch; a step weighs micro-batches by their number of trained tokens.
  */
 export type PolicyLoss = (
   tokens: PolicyTokens,

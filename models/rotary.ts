@@ -23,8 +23,8 @@ export interface Rotary {
 }
 
 /**
- * Returns the scaling of rotary positions, from either field that transformers writes. `missing`: that of a configuration
- * with neither field.
+ * Returns the scaling of rotary positions, from either field that transformers writes. `missing`: that of a
+ * configuration with neither field.
  */
 export function ropeScaling(config: Config, missing: Config = {}): Config {
   const isMissing = config["rope_scaling"] === undefined &&
@@ -89,8 +89,8 @@ export function readRotary(
 }
 
 /**
- * Reads the rotation of a type of layers: its object in `rope_parameters`, or for layers without a window the fields of the
- * configuration. `part`: default fraction of a head that is rotated if the configuration describes no rotation.
+ * Reads the rotation of a type of layers: its object in `rope_parameters`, or for layers without a window the fields of
+ * the configuration. `part`: default fraction of a head that is rotated if the configuration describes no rotation.
  */
 export function layerRotary(
   config: Config,

@@ -8,7 +8,8 @@ export const MAX_NATIVE_THREADS = 256;
 
 /**
  * Available cores, at least 1: of the machine, or of the smallest CPU quota of this process's control groups, rounded
- * down. With more threads, the system would pause all of them. `read` returns the text of a file, empty if there is none.
+ * down. With more threads, the system would pause all of them. `read` returns the text of a file, empty if there is
+ * none.
  */
 export function availableCores(
   read: (file: string) => string = readText,

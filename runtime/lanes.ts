@@ -132,8 +132,8 @@ export class LaneRun {
   }
 
   /**
-   * Calls `work` for each lane, after the earlier runs of the lane. Waits for all. If one fails, the others end at their
-   * next common part, and the first error is thrown.
+   * Calls `work` for each lane, after the earlier runs of the lane. Waits for all. If one fails, the others end at
+   * their next common part, and the first error is thrown.
    */
   async on<T>(
     lanes: readonly Lane[],

@@ -40,8 +40,8 @@ export interface FinishedRun {
 }
 
 /**
- * Options of a run that computes all outputs of a program and reads none of their rows: for measurements. A run does not
- * execute launches that only other outputs than its own need. An output without axes is read.
+ * Options of a run that computes all outputs of a program and reads none of their rows: for measurements. A run does
+ * not execute launches that only other outputs than its own need. An output without axes is read.
  */
 export function withoutRows(
   { outputs }: Program,

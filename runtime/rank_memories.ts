@@ -15,8 +15,8 @@ export interface Loaded {
 }
 
 /**
- * Allocates the buffers of ranks, or maps them from the files of `tensors`. Weights that `source` lays out equally on the
- * same devices are shared with it: their names are `shared`.
+ * Allocates the buffers of ranks, or maps them from the files of `tensors`. Weights that `source` lays out equally on
+ * the same devices are shared with it: their names are `shared`.
  */
 export function allocateRanks(
   plan: Plan,

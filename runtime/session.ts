@@ -27,7 +27,9 @@ export interface CreateSessionOptions {
   readonly statistics?: boolean;
   /** Whether files that devices map are read completely, so that later reads of weights are from memory. */
   readonly preload?: boolean;
-  /** Bytes of expert slots on each device, whose other experts are in host memory. Default: devices have all experts. */
+  /**
+   * Bytes of expert slots on each device, whose other experts are in host memory. Default: devices have all experts.
+   */
   readonly slotBytes?: number | undefined;
   readonly onProgress?: (progress: Progress) => void;
   /**
@@ -87,7 +89,8 @@ export interface Session {
   readonly series?: RunSeries;
   /**
    * Runs a program. All processes must pass the same inputs. Several runs may be in flight: each rank executes them in
-   * the order of the calls. Inputs must not change until their run ends. If a run fails, later runs in flight fail, too.
+   * the order of the calls. Inputs must not change until their run ends. If a run fails, later runs in flight fail,
+   * too.
    */
   run(
     program: string,
@@ -107,8 +110,8 @@ export interface Session {
   /** Sets the shard of an f32 parameter or state on a rank of this process. */
   writePart(name: string, rank: number, part: HostTensor): void;
   /**
-   * Loads weights again from `tensors`, except weights that are shared with another session. Returns the number of bytes
-   * written to ranks.
+   * Loads weights again from `tensors`, except weights that are shared with another session. Returns the number of
+   * bytes written to ranks.
    */
   load(tensors: TensorDirectory): Promise<number>;
   /** Sets states to zero and forgets the rank of each sequence. */

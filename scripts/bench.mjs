@@ -12,7 +12,9 @@ const PARTS = [
   ...["wgsl_matmul", "work"],
 ];
 
-/** Programs that run llama.cpp on several threads. Each thread that calls it leaves spinning ones, so one thread calls. */
+/**
+ * Programs that run llama.cpp on several threads. Each thread that calls it leaves spinning ones, so one thread calls.
+ */
 const CALLING = ["peers", "quantized"];
 
 const programs = readdirSync(join(ROOT, "bench"))

@@ -139,7 +139,10 @@ export function bundledTest(source) {
   return join(TESTS, source.replace(/\.ts$/, ".js"));
 }
 
-/** Sources whose separately compiled file is used: kernel printers, as part of the key of cached kernels, and the editor. */
+/**
+ * Sources whose separately compiled file is used: kernel printers, as part of the key of cached kernels, and the
+ * editor.
+ */
 const SEPARATE_FILE = /^(runtime.\w+.print|compiler.editor.mod)\.ts$/;
 
 /**

@@ -2,8 +2,8 @@
  * Test files by their requirements and rotation. A file states its requirements in a line `// needs: cpu, gpu`: the CPU
  * device, a GPU adapter, an MPI. A file without that line is pure.
  *
- * A file of one feature may have a line `// rotates with: engine/gguf/, engine/lora/`: a seventh of these files run, and
- * those whose sources have changed, by the beginnings of their paths.
+ * A file of one feature may have a line `// rotates with: engine/gguf/, engine/lora/`: a seventh of these files run,
+ * and those whose sources have changed, by the beginnings of their paths.
  */
 
 import { spawnSync } from "node:child_process";
@@ -140,8 +140,8 @@ export function rotateFiles(files, { seed, changed }) {
 }
 
 /**
- * Returns the turn of file `i` of those that rotate. Every second round is reversed, so that turns take similar time: the
- * first files are the longest.
+ * Returns the turn of file `i` of those that rotate. Every second round is reversed, so that turns take similar time:
+ * the first files are the longest.
  */
 function turnOf(i) {
   const [round, place] = [Math.floor(i / TURNS), i % TURNS];

@@ -19,8 +19,8 @@ const TEST_PROCESS = new URL("test_process.mjs", import.meta.url).href;
 const GROUP_PROCESS = join(ROOT, "scripts", "test_group_process.mjs");
 
 /**
- * Tests of optimized C. In others the C compiler does not optimize, which takes a quarter of the time: a kernel of a test
- * takes less time to run than to compile.
+ * Tests of optimized C. In others the C compiler does not optimize, which takes a quarter of the time: a kernel of a
+ * test takes less time to run than to compile.
  */
 const OPTIMIZED_C =
   /^test.(end_to_end.references|packed_bytes|native_\w+)\.test\.ts$/;

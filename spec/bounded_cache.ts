@@ -1,6 +1,8 @@
 /** Caches with a maximum size, or for as long as an object lives. */
 
-/** Returns the cached value of a key, or creates it. `max`: entries; a full cache is emptied first. Default: unlimited. */
+/**
+ * Returns the cached value of a key, or creates it. `max`: entries; a full cache is emptied first. Default: unlimited.
+ */
 export function cachedIn<K, V>(
   cache: Map<K, V>,
   key: K,

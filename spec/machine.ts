@@ -43,8 +43,8 @@ export interface MachineDevice {
   /** Multiply-adds per second in a matmul (half the FLOP/s). */
   readonly multiplyAdds: PositiveNumber;
   /**
-   * Multiply-adds per second of its matrix units by dtype, from a data sheet. Matmuls with f16 operands have the rate of
-   * bf16; plans do not use the others.
+   * Multiply-adds per second of its matrix units by dtype, from a data sheet. Matmuls with f16 operands have the rate
+   * of bf16; plans do not use the others.
    */
   readonly matrix?: {
     readonly [D in typeof MATRIX_DTYPES[number]]?: PositiveNumber;

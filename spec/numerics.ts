@@ -23,7 +23,10 @@ export interface Numerics {
   readonly block: Count;
   /** Format to which the rows of dispatch and combine are rounded. Default: they are not. */
   readonly wire?: WireFormat;
-  /** Format to which matmuls of many rows and attention of many tokens round their operands. Only for `fast`. Default: none. */
+  /**
+   * Format to which matmuls of many rows and attention of many tokens round their operands. Only for `fast`. Default:
+   * none.
+   */
   readonly operands?: "f16";
 }
 

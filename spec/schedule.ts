@@ -1,6 +1,6 @@
 /**
- * Pipeline schedules: the order in which stages execute the tasks of micro-batches, and the bubble, the time that stages
- * wait relative to the time that they work.
+ * Pipeline schedules: the order in which stages execute the tasks of micro-batches, and the bubble, the time that
+ * stages wait relative to the time that they work.
  */
 
 import { sum } from "./sum.ts";
@@ -17,7 +17,9 @@ interface Schedule {
   readonly about: string;
   /** The kinds of tasks, the first to be started first. */
   readonly order: readonly TaskKind[];
-  /** Whether a stage starts at most as many forward passes before their backward passes as there are stages after it. */
+  /**
+   * Whether a stage starts at most as many forward passes before their backward passes as there are stages after it.
+   */
   readonly bounded: boolean;
   /** Whether gradients of weights are separate tasks. */
   readonly splits: boolean;
@@ -76,7 +78,9 @@ interface Ready {
   readonly start: number;
 }
 
-/** Executes every task as soon as its stage is free: of those that are ready, the first in the order of the schedule. */
+/**
+ * Executes every task as soon as its stage is free: of those that are ready, the first in the order of the schedule.
+ */
 export function listTasks(
   tasks: readonly Task[],
   { order, bounded }: Schedule,

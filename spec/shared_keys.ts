@@ -1,4 +1,6 @@
-/** Attention whose ranks share the positions of sequences (`KeysAxis`): blocks of keys, and whether they are gathered. */
+/**
+ * Attention whose ranks share the positions of sequences (`KeysAxis`): blocks of keys, and whether they are gathered.
+ */
 
 import { groupSizeOf } from "./mesh.ts";
 import { EXACT } from "./numerics.ts";
@@ -36,7 +38,9 @@ export function earlierBlocks(
   ];
 }
 
-/** Whether ranks gather so many blocks for so many tokens: the blocks have fewer bytes than the tokens' running sums. */
+/**
+ * Whether ranks gather so many blocks for so many tokens: the blocks have fewer bytes than the tokens' running sums.
+ */
 export function gathersKeys(
   { blockBytes, tokenBytes }: KeysAxis,
   blocks: number,

@@ -122,8 +122,8 @@ export const STRATEGY_OPTIONS = {
   },
   /**
    * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts pre-sum the rows of a token
-   * before they return them, for deduplicated or all-gathered tokens; native CPU devices use fused multiply-add; matmuls
-   * of many rows have 16-bit operands on GPUs. Default: exact. See spec/numerics.md.
+   * before they return them, for deduplicated or all-gathered tokens; native CPU devices use fused multiply-add;
+   * matmuls of many rows have 16-bit operands on GPUs. Default: exact. See spec/numerics.md.
    */
   numerics: {
     kind: "word",
@@ -171,8 +171,8 @@ export const STRATEGY_OPTIONS = {
   },
   /**
    * Format of the rows that dispatch and combine exchange. `bf16`: both. `fp8`: dispatched rows are E4M3 with a scale
-   * per 128 elements, and combined rows are bf16. Rows are rounded on every mesh, so bits do not depend on the mesh, but
-   * they differ from those of `f32`. Not available in training. Default: f32. See spec/numerics.md.
+   * per 128 elements, and combined rows are bf16. Rows are rounded on every mesh, so bits do not depend on the mesh,
+   * but they differ from those of `f32`. Not available in training. Default: f32. See spec/numerics.md.
    */
   wire: {
     kind: "word",
@@ -182,8 +182,8 @@ export const STRATEGY_OPTIONS = {
     text: (wire: Wire) => `${wire} wire`,
   },
   /**
-   * Operands of matmuls of many rows, and of attention of many tokens, under `fast` numerics. `f16`: rounded for matrix units, with f32 sums. Not available
-   * in training. Default: f16 on GPUs, else f32. See spec/numerics.md.
+   * Operands of matmuls of many rows, and of attention of many tokens, under `fast` numerics. `f16`: rounded for matrix
+   * units, with f32 sums. Not available in training. Default: f16 on GPUs, else f32. See spec/numerics.md.
    */
   operands: {
     kind: "word",
@@ -194,8 +194,8 @@ export const STRATEGY_OPTIONS = {
     text: (operands: Operands) => `${operands} operands`,
   },
   /**
-   * The layers of each pipeline stage, by their numbers from 0: `0-10,11-23`, or `cost` for stages of nearly equal FLOPs
-   * per token. Requires the mesh axis `pp`. Default: equal numbers of layers.
+   * The layers of each pipeline stage, by their numbers from 0: `0-10,11-23`, or `cost` for stages of nearly equal
+   * FLOPs per token. Requires the mesh axis `pp`. Default: equal numbers of layers.
    */
   stages: {
     kind: "text",

@@ -3,8 +3,8 @@
 import type { Natural } from "./values.ts";
 
 /**
- * The ids of each of n group ranks, in local order: `block`, contiguous ones, ⌈size / n⌉ each, with fewer on the last
- * group ranks; `cyclic`, id i on group rank i mod n; or a list per group rank.
+ * The ids of each of n group ranks, in local order: `block`, contiguous ones, ⌈size / n⌉ each, with fewer on the
+ * last group ranks; `cyclic`, id i on group rank i mod n; or a list per group rank.
  */
 export type Table = "block" | "cyclic" | readonly (readonly Natural[])[];
 

@@ -21,8 +21,8 @@ export function rateText(tokensPerSecond: number): string {
 }
 
 /**
- * The rates that predict arithmetic and memory: `f32 arithmetic at 41.3 T multiply-adds/s, without matrix units (data sheet: bf16 82.6 T), and
- * memory at 92 % of 1.01 TB/s`. `operands`: those of matmuls of many rows and of attention.
+ * The rates that predict arithmetic and memory: `f32 arithmetic at 41.3 T multiply-adds/s, without matrix units (data
+ * sheet: bf16 82.6 T), and memory at 92 % of 1.01 TB/s`. `operands`: those of matmuls of many rows and of attention.
  */
 export function ratesText(
   { multiplyAdds, bandwidth, efficiency = 1, matrix = {} }: Pick<

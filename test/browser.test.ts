@@ -1,7 +1,5 @@
-// The example's page in a real browser: the recorded text on WebGPU and WebAssembly, on one rank and four; the same bits
-// as Node; a lost device.
-// needs: browser
-// rotates with: browser/, examples/browser/
+// The example's page in a real browser: the recorded text on WebGPU and WebAssembly, on one rank and four; the same
+// bits as Node; a lost device. needs: browser rotates with: browser/, examples/browser/
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

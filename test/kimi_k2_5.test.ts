@@ -19,7 +19,9 @@ import { readJson } from "./helpers/read_tensors.ts";
 const MODEL = checkpointFolder("kimik2-16e-int4");
 const PUBLISHED = checkpointFolder("configs/kimi-k2.5.json");
 
-/** Writes the checkpoint as the text model of a model of text and images, with the other fields of the published one. */
+/**
+ * Writes the checkpoint as the text model of a model of text and images, with the other fields of the published one.
+ */
 async function writeWrapped(folder: string): Promise<void> {
   const tensors = await readRaw(join(MODEL, "model.safetensors"));
   const image = { dtype: "F32", shape: [1], data: Float32Array.of(1) };

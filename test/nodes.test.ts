@@ -183,7 +183,9 @@ function compare(t: Test, folder: string, name: string): void {
 }
 
 const installed = RUNTIMES.filter(({ skip }) => !skip);
-/** One of the installed runtimes, by SEED, which runs all commands, and another one, so that their files are compared. */
+/**
+ * One of the installed runtimes, by SEED, which runs all commands, and another one, so that their files are compared.
+ */
 const COMPLETE = inTurn(installed, installed.length);
 const OTHER = installed.filter((_, i) => isInTurn(i + 1, installed.length));
 

@@ -66,8 +66,8 @@ async function predicted(
 }
 
 /**
- * Largest ratio of predicted and counted times. Instructions other than multiply-adds, such as those of latent attention
- * over many keys, and waits for memory are predicted roughly.
+ * Largest ratio of predicted and counted times. Instructions other than multiply-adds, such as those of latent
+ * attention over many keys, and waits for memory are predicted roughly.
  */
 const MOST = 1.7;
 

@@ -1,7 +1,6 @@
 // Requests at random times: each answer equals the one without other requests, on every mesh, also if clients leave,
-// with and without speculation and prefix sharing, and after a restart. SERVE_REQUESTS=1000 sets the number of requests.
-// needs: cpu
-// rotates with: engine/server/, engine/generation/batch.ts
+// with and without speculation and prefix sharing, and after a restart. SERVE_REQUESTS=1000 sets the number of
+// requests. needs: cpu rotates with: engine/server/, engine/generation/batch.ts
 
 import process from "node:process";
 import t from "tap";

@@ -29,7 +29,10 @@ function columnsOf(name: string): number {
   return name === "deepseekv4-12e" ? 20 : 12;
 }
 
-/** Checkpoints and meshes. Qwen3.5, Kimi and Ling have no tp, since gradients that sum over four or six heads cannot be sharded. */
+/**
+ * Checkpoints and meshes. Qwen3.5, Kimi and Ling have no tp, since gradients that sum over four or six heads cannot be
+ * sharded.
+ */
 const MESHES: {
   readonly [name: string]: readonly { readonly [axis: string]: number }[];
 } = {

@@ -1,5 +1,6 @@
 /**
- * The same exchange through the communicator: `rank.ts cpu|NUMBER BYTES…` prints a line of JSON for each size per pair.
+ * The same exchange through the communicator: `rank.ts cpu|NUMBER BYTES…` prints a line of JSON for each size per
+ * pair.
  */
 
 import process from "node:process";

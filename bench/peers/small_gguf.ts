@@ -40,8 +40,8 @@ const MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output"];
 const STACKED = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
 
 /**
- * Writes the file, and to `plain` the same numbers in f32. Matrices have `width` columns, and all types whose blocks divide
- * them.
+ * Writes the file, and to `plain` the same numbers in f32. Matrices have `width` columns, and all types whose blocks
+ * divide them.
  */
 export function writeSmallGguf(
   blocks: string,

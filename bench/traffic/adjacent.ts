@@ -26,9 +26,9 @@ export function splitIndex(index: Expr): readonly [base: Expr, offset: number] {
 }
 
 /**
- * The stores from statement `first` on in adjacent elements of workgroup memory, 16 bytes at most, as many as a power of
- * two: LLVM and Mesa combine them, if the first is aligned (LoadStoreVectorizer, nir_opt_load_store_vectorize). Empty: it
- * is another statement.
+ * The stores from statement `first` on in adjacent elements of workgroup memory, 16 bytes at most, as many as a power
+ * of two: LLVM and Mesa combine them, if the first is aligned (LoadStoreVectorizer, nir_opt_load_store_vectorize).
+ * Empty: it is another statement.
  */
 export function adjacentStores(
   body: readonly MatrixStmt[],
@@ -44,7 +44,9 @@ export function adjacentStores(
   ) as SharedStore[];
 }
 
-/** The variables from statement `first` on with adjacent elements of workgroup memory, which are loaded as stores are. */
+/**
+ * The variables from statement `first` on with adjacent elements of workgroup memory, which are loaded as stores are.
+ */
 export function adjacentLoads(
   body: readonly MatrixStmt[],
   first: number,

@@ -358,8 +358,8 @@ function sectorsOf(words: ReadonlySet<number>): Map<number, number> {
 }
 
 /**
- * Distinct words of the busiest bank: a bank delivers one word per pass, to any number of lanes. Vectors are passed for as
- * many lanes at once as have 32 words.
+ * Distinct words of the busiest bank: a bank delivers one word per pass, to any number of lanes. Vectors are passed for
+ * as many lanes at once as have 32 words.
  */
 function passesOf(indices: readonly number[], width: number): number {
   const lanes = BANKS / width;

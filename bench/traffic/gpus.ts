@@ -57,14 +57,14 @@ const H100_CLOCK = 1.755e9, RTX4090_CLOCK = 2.52e9, MI300X_CLOCK = 2.1e9;
 
 /**
  * Latencies of NVIDIA GPUs in cycles: arXiv:2402.13499, "Benchmarking and Dissecting the Nvidia Hopper GPU
- * Architecture". Cores and caches: data sheets. Those of the MI300X: L1 as on an MI210 (github.com/te42kyfo/gpu-benches,
- * gpu-latency: 125 cycles); workgroup memory as on an MI308X, whose compute units are the same
- * (github.com/tingqli/pyhip, docs/mem_latency.md: 50 to 64 cycles); L2 and device memory are assumed, about a tenth above
- * pointer chases on an MI300X (github.com/sarchlab/mgpusim, calibration/mi300x_ground_truth.csv: 199 ns in 8 to 64 MB,
- * 314 to 332 ns in 384 MB to 4 GB). Its waves of 64 lanes count as two warps, of which the four SIMDs of a compute unit
- * issue two per cycle: a SIMD of 16 lanes executes a wave in 4 cycles. In its turn, a SIMD issues an instruction of
- * several waves each: a vector instruction, also that of a matrix, an access of memory, and one of workgroup memory (ROCm
- * Compute Profiler, Pipeline descriptions: VALU, Scheduler).
+ * Architecture". Cores and caches: data sheets. Those of the MI300X: L1 as on an MI210
+ * (github.com/te42kyfo/gpu-benches, gpu-latency: 125 cycles); workgroup memory as on an MI308X, whose compute units are
+ * the same (github.com/tingqli/pyhip, docs/mem_latency.md: 50 to 64 cycles); L2 and device memory are assumed, about a
+ * tenth above pointer chases on an MI300X (github.com/sarchlab/mgpusim, calibration/mi300x_ground_truth.csv: 199 ns in
+ * 8 to 64 MB, 314 to 332 ns in 384 MB to 4 GB). Its waves of 64 lanes count as two warps, of which the four SIMDs of a
+ * compute unit issue two per cycle: a SIMD of 16 lanes executes a wave in 4 cycles. In its turn, a SIMD issues an
+ * instruction of several waves each: a vector instruction, also that of a matrix, an access of memory, and one of
+ * workgroup memory (ROCm Compute Profiler, Pipeline descriptions: VALU, Scheduler).
  */
 const CORES = {
   h100: {

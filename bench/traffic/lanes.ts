@@ -76,15 +76,18 @@ export interface LaneMeter {
   shared(access: Access): void;
   barrier(): void;
   /**
-   * Multiply-adds of matrices of all subgroups, and instructions of a subgroup and passes over workgroup memory that load
-   * and store matrices.
+   * Multiply-adds of matrices of all subgroups, and instructions of a subgroup and passes over workgroup memory that
+   * load and store matrices.
    */
   matrices(work: {
     readonly multiplyAdds: number;
     readonly accesses: number;
     readonly passes: number;
   }): void;
-  /** Until `leave`, an executed iteration stands for `weight` of a loop; loads of `unroll` iterations are in flight at once. */
+  /**
+   * Until `leave`, an executed iteration stands for `weight` of a loop; loads of `unroll` iterations are in flight at
+   * once.
+   */
   enter(loop: { readonly weight: number; readonly unroll: number }): void;
   /** The end of an iteration of the innermost loop. */
   iterated(): void;
@@ -94,7 +97,9 @@ export interface LaneMeter {
 /** Options of `runGroup`. */
 export interface RunGroupOptions {
   readonly group: readonly [number, number, number];
-  /** An integer in a binding. Undefined: unknown, read as its index: such integers differ, as the choices of a token do. */
+  /**
+   * An integer in a binding. Undefined: unknown, read as its index: such integers differ, as the choices of a token do.
+   */
   readonly load: (binding: string, index: number) => number | undefined;
   /** Iterations of an innermost loop without barriers whose loads are in flight at once. */
   readonly unroll: number;
@@ -103,8 +108,8 @@ export interface RunGroupOptions {
 }
 
 /**
- * Words below which a constant that an index adds is part of the instruction: PTX addresses have immediate offsets; those
- * of CDNA 3 have 16 bits in workgroup memory and 12 bits beyond it (ISA, DS and GLOBAL instructions).
+ * Words below which a constant that an index adds is part of the instruction: PTX addresses have immediate offsets;
+ * those of CDNA 3 have 16 bits in workgroup memory and 12 bits beyond it (ISA, DS and GLOBAL instructions).
  */
 const IMMEDIATE = 1024;
 

@@ -16,7 +16,9 @@ export function loadPasses(stride: number): number {
   return parts / atOnce * together.length;
 }
 
-/** Instructions of a subgroup that multiply two matrices: `mma.sync` has 8 columns (PTX ISA), MFMA of 64 lanes has 16. */
+/**
+ * Instructions of a subgroup that multiply two matrices: `mma.sync` has 8 columns (PTX ISA), MFMA of 64 lanes has 16.
+ */
 export function instructionsOfProduct(lanes: number): number {
   return Math.max(1, 64 / lanes);
 }

@@ -32,7 +32,10 @@ export interface LaunchTraffic {
   readonly workgroups: number;
   /** Lanes of a workgroup. */
   readonly lanes: number;
-  /** Distinct bytes touched: all, those of weights and states, and those in device memory when the launch begins or ends. */
+  /**
+   * Distinct bytes touched: all, those of weights and states, and those in device memory when the launch begins or
+   * ends.
+   */
   readonly bytes: number;
   readonly streamed: number;
   readonly device: number;

@@ -103,7 +103,8 @@ export async function runJob(
       OMPI_MCA_btl_sm_backing_directory: job.folder,
       // The name of this setting in Open MPI 4.
       OMPI_MCA_btl_vader_backing_directory: job.folder,
-      // By default, Open MPI names its folder by process number, and does not start if a killed mpirun left that folder.
+      // By default, Open MPI names its folder by process number, and does not start if a killed mpirun left that
+      // folder.
       PRTE_MCA_prte_local_tmpdir_base: session,
     },
   });

@@ -111,8 +111,8 @@ export interface SwigluOaiOptions {
 }
 
 /**
- * `(u + 1) · g · sigmoid(alpha · g)` as one function, the gated activation of gpt-oss: `g` is `gate`, at most `limit`,
- * and `u` is `up`, from `-limit` to `limit`. Operands are broadcast by axis name.
+ * `(u + 1) · g · sigmoid(alpha · g)` as one function, the gated activation of gpt-oss: `g` is `gate`, at most
+ * `limit`, and `u` is `up`, from `-limit` to `limit`. Operands are broadcast by axis name.
  *
  * Axes: as `add`. Dtype: "f32" or "f16", both equal. Errors: as `add`; another dtype; `limit` not above 0. Gradient:
  * that of the formula, 0 by an operand beyond its limit. Sharding: that of the operands along every axis; sends
@@ -195,13 +195,16 @@ export function softplus<A extends string, D extends Float>(
 
 /** Options of `gelu`. */
 export interface GeluOptions {
-  /** "tanh": `x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 · x³)))`; "none": `x · Φ(x)`. Default "none", as in PyTorch. */
+  /**
+   * "tanh": `x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 · x³)))`; "none": `x · Φ(x)`. Default "none", as in
+   * PyTorch.
+   */
   readonly approximate?: "none" | "tanh";
 }
 
 /**
- * `x · Φ(x)`, where Φ is the cumulative distribution function of the standard normal distribution, accurate to 2e-7; or
- * its tanh approximation.
+ * `x · Φ(x)`, where Φ is the cumulative distribution function of the standard normal distribution, accurate to 2e-7;
+ * or its tanh approximation.
  *
  * Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `Φ(x) + x · φ(x)`, or that of the
  * approximation. Sharding: that of the operands along every axis; sends nothing.

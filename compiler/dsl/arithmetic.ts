@@ -108,7 +108,8 @@ export function add<
 /**
  * The difference `a - b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes, dtype and errors: as `add`. Gradient: 1 by `a` and -1 by `b`, summed as for `add`. Sharding: that of the operands along every axis; sends nothing.
+ * Axes, dtype and errors: as `add`. Gradient: 1 by `a` and -1 by `b`, summed as for `add`. Sharding: that of the
+ * operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -131,7 +132,8 @@ export function sub<
 /**
  * The product `a * b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes, dtype and errors: as `add`. Gradient: `b` by `a` and `a` by `b`, summed as for `add`. Sharding: that of the operands along every axis; sends nothing.
+ * Axes, dtype and errors: as `add`. Gradient: `b` by `a` and `a` by `b`, summed as for `add`. Sharding: that of the
+ * operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -241,7 +243,8 @@ function one(
 /**
  * The negative of `x`.
  *
- * Axes: those of `x`. Dtype: all except "u32". Errors: an operand of dtype "u32". Gradient: -1. Sharding: that of the operands along every axis; sends nothing.
+ * Axes: those of `x`. Dtype: all except "u32". Errors: an operand of dtype "u32". Gradient: -1. Sharding: that of the
+ * operands along every axis; sends nothing.
  *
  * @example
  * ```ts

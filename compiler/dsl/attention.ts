@@ -34,8 +34,8 @@ export interface AttentionChoices<At, Sinks> {
   /** Chunk size: a token attends only to positions of its own chunk. */
   readonly chunk?: number;
   /**
-   * The positions that a token attends to instead, `token selected`, "i32", from `selectKeys`: at least one, each at most
-   * once, with negative numbers only at the end. `token kvHead selected`: a list for each key head.
+   * The positions that a token attends to instead, `token selected`, "i32", from `selectKeys`: at least one, each at
+   * most once, with negative numbers only at the end. `token kvHead selected`: a list for each key head.
    */
   readonly selected?: Tensor<string, "i32">;
   /**

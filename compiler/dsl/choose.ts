@@ -30,7 +30,8 @@ function constant(type: ScalarType, value: number): Expr {
  * `x` limited to the numbers `low` to `high`. Either may be infinite.
  *
  * Axes: those of `x`. Dtype: any; limits of integers are integers. Errors: `low` above `high`; a limit that the dtype
- * cannot represent. Gradient: 1 from `low` to `high`, 0 outside. Sharding: that of the operands along every axis; sends nothing.
+ * cannot represent. Gradient: 1 from `low` to `high`, 0 outside. Sharding: that of the operands along every axis; sends
+ * nothing.
  *
  * @example
  * ```ts

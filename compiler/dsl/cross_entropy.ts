@@ -41,9 +41,9 @@ export interface CrossEntropyOptions<A extends string, K extends string>
  * the weighted mean. Probabilities are never stored: it uses `logSumExp` and the logit of the label.
  *
  * Axes: none; `labels` has the axes of `logits` without `over`. Dtype: "f32"; labels are "i32". Defaults: `ignore`
- * -100. Errors: an axis that the logits do not have; labels or weights with other axes; at run time, a label out of range.
- * Gradient: by `logits`, `softmax(logits)` minus 1 at the label, divided by the number of counted tokens. Sharding:
- * along the token axes: each rank sums its tokens, and the sums are reduced. `over` is replicated.
+ * -100. Errors: an axis that the logits do not have; labels or weights with other axes; at run time, a label out of
+ * range. Gradient: by `logits`, `softmax(logits)` minus 1 at the label, divided by the number of counted tokens.
+ * Sharding: along the token axes: each rank sums its tokens, and the sums are reduced. `over` is replicated.
  *
  * @example
  * ```ts

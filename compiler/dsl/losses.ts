@@ -204,11 +204,11 @@ function list<T>(x: OneOrMore<T>): readonly T[] {
 }
 
 /**
- * Balancing loss of a router: `factor · Σ_e f_e · P_e`. f is the fraction of tokens that chose an expert and P its mean
- * score, both over all tokens or per item of `per`. The routing's preset determines the counted choices, the scores and
- * the factor. Several layers count as one long batch, as in transformers: pass arrays. Only scores are differentiated.
- * Tokens excluded by the router's own mask count in P only, as in DeepSpeed; tokens excluded by `mask` count in
- * neither.
+ * Balancing loss of a router: `factor · Σ_e f_e · P_e`. f is the fraction of tokens that chose an expert and P its
+ * mean score, both over all tokens or per item of `per`. The routing's preset determines the counted choices, the
+ * scores and the factor. Several layers count as one long batch, as in transformers: pass arrays. Only scores are
+ * differentiated. Tokens excluded by the router's own mask count in P only, as in DeepSpeed; tokens excluded by `mask`
+ * count in neither.
  *
  * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have; different numbers of logits and
  * routings; a `group` without `per`, of other tokens, or along an axis that the model does not have; at run time, a

@@ -46,7 +46,8 @@ export type TopK<A extends string, D extends Float> = {
  *
  * Axes: those of `x` without `over`, then `axis`. Dtype: "f32" or "f16"; indices are "i32". Errors: an axis that `x`
  * does not have; a `k` that is not an integer from 1 to its length; an axis of choices of another size. Gradient: that
- * of `values` for the chosen elements; `indices` have none. Sharding: along all axes except `over`, which is replicated.
+ * of `values` for the chosen elements; `indices` have none. Sharding: along all axes except `over`, which is
+ * replicated.
  *
  * @example
  * ```ts

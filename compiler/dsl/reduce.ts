@@ -121,7 +121,8 @@ export interface RmsNormOptions {
  * `gain * x / sqrt(mean(x²) + epsilon)`, the mean along `axis`.
  *
  * Axes: those of `x`; `gain` has only `axis`. Dtype: both equal, "f32" or "f16". Defaults: `epsilon` 1e-5. Errors: an
- * axis that `x` does not have; a gain with other axes; dtypes differ. Gradient: by `x` and `gain`. Sharding: along all axes except `axis`, which is replicated.
+ * axis that `x` does not have; a gain with other axes; dtypes differ. Gradient: by `x` and `gain`. Sharding: along all
+ * axes except `axis`, which is replicated.
  *
  * @example
  * ```ts

@@ -36,10 +36,10 @@ export type SelectKeys<
 
 /**
  * The k keys with the best scores for each token, as the indexer of DeepSeek-V3.2 chooses them: `attention` and
- * `latentAttention` take them as `selected`. Token (s, p) writes its key at (s, p) of the state; the score of position c
- * ≤ p is the sum over heads of `weight · relu(query · key[s, c])`. Positions are in ascending order; of equal scores the
- * first are chosen; where there are fewer than k, -1 follows. With `last`, positions are those of other things than
- * tokens, such as windows: a token with a negative position writes nothing, and c ≤ `last`.
+ * `latentAttention` take them as `selected`. Token (s, p) writes its key at (s, p) of the state; the score of position
+ * c ≤ p is the sum over heads of `weight · relu(query · key[s, c])`. Positions are in ascending order; of equal
+ * scores the first are chosen; where there are fewer than k, -1 follows. With `last`, positions are those of other
+ * things than tokens, such as windows: a token with a negative position writes nothing, and c ≤ `last`.
  *
  * Axes: `query` is `token head dim`, `key` is `token dim`, `keys` is `sequence context dim`, `weights` is `token head`;
  * the result is `token selected`. Dtype: "f32"; `sequence`, `position` and the result are "i32". Errors: other axes or
@@ -153,9 +153,10 @@ export type SelectBlocks<
 
 /**
  * The k blocks of positions with the best scores for each token and head, as the indexer of MiniMax-M3 chooses them:
- * `attention` takes them as `selected`, if the heads are its key heads, with `selectedBlock`. Token (s, p) writes its key
- * at (s, p) of the state; the score of a block is the largest `query · key[s, c]` of its positions c ≤ p. Blocks up to
- * that of p are in ascending order; of equal scores the first are selected; where there are fewer than k, -1 follows.
+ * `attention` takes them as `selected`, if the heads are its key heads, with `selectedBlock`. Token (s, p) writes its
+ * key at (s, p) of the state; the score of a block is the largest `query · key[s, c]` of its positions c ≤ p. Blocks
+ * up to that of p are in ascending order; of equal scores the first are selected; where there are fewer than k, -1
+ * follows.
  *
  * Axes: `query` is `token head dim`, `key` is `token dim`, `keys` is `sequence context dim`; the result is `token head
  * selected`. Dtype: "f32"; `sequence`, `position` and the result are "i32". Errors: other axes or dtypes; `first +

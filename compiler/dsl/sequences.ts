@@ -102,8 +102,8 @@ export type LinearRecurrence<V extends string, S extends string> = {
 /**
  * Linear recurrence over the tokens of each sequence with a matrix S as its state: gated delta net, KDA, Mamba-2, gated
  * linear attention. For each token: `S = decay · S`; `d = rate · (value - Sᵀ key)` by the rule "delta", or `rate ·
- * value` by "add"; `S = S + key dᵀ`; the result is `Sᵀ query`. S starts as 0 at position 0. Tokens of a sequence are in
- * the order of their positions. Head h reads key head h / (heads / key heads).
+ * value` by "add"; `S = S + key dᵀ`; the result is `Sᵀ query`. S starts as 0 at position 0. Tokens of a sequence
+ * are in the order of their positions. Head h reads key head h / (heads / key heads).
  *
  * Bits depend neither on how a sequence is divided into runs nor on the mesh: sums over key elements are in blocks of
  * 32.

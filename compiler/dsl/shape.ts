@@ -103,7 +103,8 @@ export function merge<
  * The elements `start`, `start + step`, … of `axis`. Their number is the length of `to`.
  *
  * Axes: those of `x`, with `to` instead of `axis`. Dtype: any. Errors: an axis that `x` does not have; a name that `x`
- * already has; elements past the end. Gradient: 0 for the other elements. Sharding: along all axes except `axis`, which is replicated.
+ * already has; elements past the end. Gradient: 0 for the other elements. Sharding: along all axes except `axis`, which
+ * is replicated.
  *
  * @example
  * ```ts
@@ -132,7 +133,8 @@ export function slice<
  * `axis` may have another name.
  *
  * Axes: those of `a`, with `to` instead of `axis`. Dtype: both equal, any. Errors: an axis that `a` does not have;
- * operands that differ in other axes; a size that is not the sum; dtypes differ. Gradient: its slices. Sharding: along all axes except `axis`, which is replicated.
+ * operands that differ in other axes; a size that is not the sum; dtypes differ. Gradient: its slices. Sharding: along
+ * all axes except `axis`, which is replicated.
  *
  * @example
  * ```ts
@@ -167,7 +169,8 @@ export function concat<
 /**
  * `x` with its axes in another order.
  *
- * Axes: `to`. Dtype: any. Errors: `to` has other axes than `x`. Gradient: transposed back. Sharding: that of `x` along every axis; sends nothing.
+ * Axes: `to`. Dtype: any. Errors: `to` has other axes than `x`. Gradient: transposed back. Sharding: that of `x` along
+ * every axis; sends nothing.
  *
  * @example
  * ```ts

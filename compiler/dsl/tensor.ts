@@ -88,8 +88,8 @@ export function wrap<A extends string, D extends DType>(
 }
 
 /**
- * The trace of all operands: a list, or an object by the names that users give. Rejects values that are not tensors, for
- * untyped callers, and axes of two blocks under one name.
+ * The trace of all operands: a list, or an object by the names that users give. Rejects values that are not tensors,
+ * for untyped callers, and axes of two blocks under one name.
  */
 export function traceOf(
   operands: readonly unknown[] | { readonly [name: string]: unknown },

@@ -1,6 +1,6 @@
 /**
- * Parameters without a gradient: selection biases of routers, which balance experts without a loss, indexers, and tables
- * of integers.
+ * Parameters without a gradient: selection biases of routers, which balance experts without a loss, indexers, and
+ * tables of integers.
  */
 
 import { expr } from "../../spec/kernel/text/resolve.ts";

@@ -27,8 +27,9 @@ export interface TrainedStorage {
 }
 
 /**
- * Storage dtypes of trained parameters: the 16-bit dtype of the file, or `dtype`; otherwise f32. Constant parameters have
- * the dtype of the file. The selection bias of a router is always f32: 16 bits would lose its steps, and it has no optimizer.
+ * Storage dtypes of trained parameters: the 16-bit dtype of the file, or `dtype`; otherwise f32. Constant parameters
+ * have the dtype of the file. The selection bias of a router is always f32: 16 bits would lose its steps, and it has no
+ * optimizer.
  */
 export function storedForTraining(
   { nodes }: Pick<Graph, "nodes">,

@@ -28,8 +28,8 @@ export interface TrainStepOptions {
   /** Whether gradients are accumulated over micro-batches. Default: false. */
   readonly accumulate?: boolean;
   /**
-   * Micro-batches in one graph, whose gradients are added in order. Inputs, states and outputs are named by `microName`.
-   * Excludes `accumulate`. Default: 1.
+   * Micro-batches in one graph, whose gradients are added in order. Inputs, states and outputs are named by
+   * `microName`. Excludes `accumulate`. Default: 1.
    *
    * @integer
    * @minimum 1

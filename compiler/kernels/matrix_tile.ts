@@ -17,7 +17,9 @@ export interface MatrixTile {
   }[];
   /** Precedes the loop over k. */
   readonly prepare?: KernelText;
-  /** Loads the panels from `k_start` on: `left_tile` f16 [row, k], and those of right operands, with `operandStride`. */
+  /**
+   * Loads the panels from `k_start` on: `left_tile` f16 [row, k], and those of right operands, with `operandStride`.
+   */
   readonly load: KernelText;
   /** The columns of the tile. */
   readonly column: { readonly from: Expr; readonly end: number };
@@ -77,8 +79,8 @@ export function matrixTile(
 }
 
 /**
- * The row of lanes that store `width` elements of each row at once: a permutation of 8 rows. Rows are 16 bytes apart, so
- * lanes that store 128 bytes of adjacent rows at once would use some banks twice.
+ * The row of lanes that store `width` elements of each row at once: a permutation of 8 rows. Rows are 16 bytes apart,
+ * so lanes that store 128 bytes of adjacent rows at once would use some banks twice.
  */
 export function storedRow(index: Expr, width: number): Expr {
   const together = 64 / width;

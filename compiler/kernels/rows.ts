@@ -66,7 +66,9 @@ export interface RowSum
   extends Pick<RowsOptions, "length" | "actual" | "wide" | "load"> {
   /** Lanes of the workgroup. Default: those of a kernel for such rows. */
   readonly lanes?: number;
-  /** One lane adds the block sums, because the instructions of the others delay other workgroups. Default: every lane. */
+  /**
+   * One lane adds the block sums, because the instructions of the others delay other workgroups. Default: every lane.
+   */
   readonly isPart?: boolean;
   /** Loads adjacent elements of a row for a wide device. */
   readonly adjacent?: LoadAdjacent | undefined;

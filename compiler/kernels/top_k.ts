@@ -1,8 +1,9 @@
 /**
- * The k largest of rows, such as logits of a vocabulary. With one workgroup per row, each lane has the best of its own part
- * of the row; the best of all lanes is selected, and only its lane searches the next one. For wide devices, workgroups sort
- * parts of a row, and further launches the best of these parts (Batcher, "Sorting networks and their applications", 1968).
- * The best one needs no sort. The order is total, so that the result does not depend on the parts.
+ * The k largest of rows, such as logits of a vocabulary. With one workgroup per row, each lane has the best of its own
+ * part of the row; the best of all lanes is selected, and only its lane searches the next one. For wide devices,
+ * workgroups sort parts of a row, and further launches the best of these parts (Batcher, "Sorting networks and their
+ * applications", 1968). The best one needs no sort. The order is total, so that the result does not depend on the
+ * parts.
  */
 
 import type { Size } from "../../spec/size.ts";

@@ -1,8 +1,8 @@
 /**
- * Add gathered form: where ranks share the positions of sequences, attention gets a second form that reads gathered keys.
- * The runtime selects it in a step if earlier keys are fewer bytes than the running sums of tokens. Postcondition: attention
- * over a sharded context has gathered keys, gathered values and their table as last operands. Bits do not change: keys
- * are summed in the same blocks and order.
+ * Add gathered form: where ranks share the positions of sequences, attention gets a second form that reads gathered
+ * keys. The runtime selects it in a step if earlier keys are fewer bytes than the running sums of tokens.
+ * Postcondition: attention over a sharded context has gathered keys, gathered values and their table as last operands.
+ * Bits do not change: keys are summed in the same blocks and order.
  */
 
 import { STORED_BYTES } from "../../spec/dtype.ts";

@@ -165,8 +165,8 @@ class Memory {
 }
 
 /**
- * Buffers with 0 bytes on ranks that do not use them, such as those of other stages. Inputs in the buffer of lengths are
- * on all ranks.
+ * Buffers with 0 bytes on ranks that do not use them, such as those of other stages. Inputs in the buffer of lengths
+ * are on all ranks.
  */
 function presentBuffers(
   drafts: ReadonlyMap<string, BufferDraft>,

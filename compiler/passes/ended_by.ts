@@ -21,8 +21,8 @@ export interface EndOptions {
 }
 
 /**
- * The norm or contraction whose kernel can write `node`. The nodes between have no other operands than parameters and preserve rows. A
- * rotation needs two elements of a row, which only a norm provides.
+ * The norm or contraction whose kernel can write `node`. The nodes between have no other operands than parameters and
+ * preserve rows. A rotation needs two elements of a row, which only a norm provides.
  */
 export function endedBy(
   node: Node,

@@ -11,10 +11,11 @@
  * except for rows that are weighted before the exchange or returned unchanged. A routing whose tokens are replicated in
  * its group has no exchange: each rank uses the rows of its own experts. In chunks, the nodes between dispatch and
  * combine are repeated once per chunk: the rows of some experts of every rank. With deduplication, rows are tokens, at
- * most one per rank and chunk. With `receiveRows`, the nodes between dispatch and combine follow a `rounds` node, and their
- * steps are repeated at run time. With experts over nodes, rows are sent to a rank of each node, deduplicated, and
- * forwarded by a second exchange within the node; rows return in the same way. Under `fast` numerics, `localCombine` also pre-sums the returned rows of a token on each
- * rank. Rows that are rounded to the format of an exchange are encoded in it, if they are exchanged or permuted.
+ * most one per rank and chunk. With `receiveRows`, the nodes between dispatch and combine follow a `rounds` node, and
+ * their steps are repeated at run time. With experts over nodes, rows are sent to a rank of each node, deduplicated,
+ * and forwarded by a second exchange within the node; rows return in the same way. Under `fast` numerics,
+ * `localCombine` also pre-sums the returned rows of a token on each rank. Rows that are rounded to the format of an
+ * exchange are encoded in it, if they are exchanged or permuted.
  */
 
 import { groupSizeOf } from "../../spec/mesh.ts";

@@ -21,9 +21,11 @@
  * | `lowerGraph` | all of these | kernels, buffers, steps with explicit collectives |
  * | `waitForExchanges` | steps | steps: an asynchronous exchange is awaited before its result is used |
  * | `overlap` | kernels, steps | steps: launches independent of an exchange run while it is in flight |
- * | `mergeLaunches` | kernels, steps | steps: independent launches are merged; inputs are stored after the lengths if bindings do not suffice |
+ * | `mergeLaunches` | kernels, steps | steps: independent launches are merged; inputs are stored after the lengths if
+ * bindings do not suffice |
  * | `withSourceNames` | steps | steps: source positions without folders of this machine |
- * | `allocate` | buffers, steps | memory: offsets of scratch buffers in an arena; buffers share memory unless they are live at once |
+ * | `allocate` | buffers, steps | memory: offsets of scratch buffers in an arena; buffers share memory unless they are
+ * live at once |
  * | `assemble` | all of these | the plan, with kernels declared for the memory that they are bound to |
  */
 

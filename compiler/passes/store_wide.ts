@@ -1,6 +1,6 @@
 /**
- * Splits expressions that read more buffers than a kernel may bind: some inner nodes are stored instead, or have a kernel
- * of their own.
+ * Splits expressions that read more buffers than a kernel may bind: some inner nodes are stored instead, or have a
+ * kernel of their own.
  */
 
 import { packingOf } from "../../spec/weights/packed.ts";

@@ -6,7 +6,8 @@
  * | an axis replicated | sharded | `allSlice`: free |
  * | an axis sharded | replicated | `allGather` |
  * | unreduced | an axis sharded over the same mesh axes | `reduceScatter` |
- * | unreduced over more, minor | a ragged axis sharded over more | `reduceScatter` over both, then `allGather` over minor |
+ * | unreduced over more, minor | a ragged axis sharded over more | `reduceScatter` over both, then `allGather` over
+ * minor |
  * | unreduced | reduced | `allReduce` |
  * | on one stage | on another | `send` |
  */

@@ -141,7 +141,9 @@ function neededUpstream(graph: Graph): Set<Node> {
 /** Multiply-adds in the time in which an element is read or written: 4 bytes, 40 multiply-adds per byte. */
 const ELEMENT = 160;
 
-/** Relative time of a node: the longer of its arithmetic and its memory traffic. A stage does not wait for its sends. */
+/**
+ * Relative time of a node: the longer of its arithmetic and its memory traffic. A stage does not wait for its sends.
+ */
 function secondsOf({ axes }: Graph, node: Node): number {
   const size = (names: readonly string[]) =>
     names.reduce((n, name) => n * (axes[name]?.size ?? 1), 1);

@@ -20,9 +20,10 @@ export interface Stages {
 }
 
 /**
- * Assigns a stage to each node. A node of a layer is on the stage of the layer; the embedding is on the first stage, and
- * other nodes are on the last stage of their operands with the most axes, in the backward pass on the first. Updated parameters and states are on the stage of their first
- * user; other parameters, such as tied embeddings in inference, are on every stage that uses them.
+ * Assigns a stage to each node. A node of a layer is on the stage of the layer; the embedding is on the first stage,
+ * and other nodes are on the last stage of their operands with the most axes, in the backward pass on the first.
+ * Updated parameters and states are on the stage of their first user; other parameters, such as tied embeddings in
+ * inference, are on every stage that uses them.
  *
  * `given`: the layers of each stage, or `cost`, see `stageRanges`. Throws PlacementError.
  */

@@ -1,4 +1,6 @@
-/** Finds the argument of a call that an error refers to, from the text of its message. The caller provides TypeScript. */
+/**
+ * Finds the argument of a call that an error refers to, from the text of its message. The caller provides TypeScript.
+ */
 
 import { callAt } from "./call_at.ts";
 import type { Diagnostic } from "./diagnostic.ts";

@@ -1,6 +1,6 @@
 /**
- * Finds the source of a scalar function. The language records the call site of `map(…)`; source maps lead from compiled
- * JavaScript to TypeScript; the source at the call site contains the function.
+ * Finds the source of a scalar function. The language records the call site of `map(…)`; source maps lead from
+ * compiled JavaScript to TypeScript; the source at the call site contains the function.
  */
 
 import { existsSync, readFileSync } from "node:fs";

@@ -74,8 +74,8 @@ export function allMistakes(
 }
 
 /**
- * A mistake of a call at the argument that it is about: the one that TypeScript finds wrong, or the one that its sentence
- * repeats. At the op where neither says which.
+ * A mistake of a call at the argument that it is about: the one that TypeScript finds wrong, or the one that its
+ * sentence repeats. At the op where neither says which.
  */
 export function atArgument<T extends Diagnostic>(
   mistake: T,

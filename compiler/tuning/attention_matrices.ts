@@ -7,8 +7,8 @@ import { operandStride } from "./matrices.ts";
 import type { KeySpan, QueryTile } from "./queries.ts";
 
 /**
- * Queries of a workgroup; keys of a block, whose scores are in memory at a time; and the dimensions of queries and keys,
- * or the keys of values, that are in memory at a time.
+ * Queries of a workgroup; keys of a block, whose scores are in memory at a time; and the dimensions of queries and
+ * keys, or the keys of values, that are in memory at a time.
  */
 export const ATTENTION_TILE = {
   queries: 64,
@@ -61,7 +61,9 @@ export function rightElements(blocks: number, { width }: ValueParts): number {
   );
 }
 
-/** Queries of a workgroup, and blocks of keys that they are multiplied by at once: each query is loaded once for all. */
+/**
+ * Queries of a workgroup, and blocks of keys that they are multiplied by at once: each query is loaded once for all.
+ */
 export interface MatrixQueries extends QueryTile {
   readonly blocks: number;
 }

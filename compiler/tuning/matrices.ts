@@ -15,8 +15,8 @@ export interface MatrixShape {
 }
 
 /**
- * Elements from row to row of an operand in workgroup memory. Subgroups load 8 parts of rows of 16 bytes at once; with 16
- * bytes between rows, these parts are in different banks.
+ * Elements from row to row of an operand in workgroup memory. Subgroups load 8 parts of rows of 16 bytes at once; with
+ * 16 bytes between rows, these parts are in different banks.
  */
 export function operandStride(width: number): number {
   return width + 8;
@@ -62,8 +62,8 @@ export interface MatrixTiling {
 const MIN_COLUMNS = 32;
 
 /**
- * The tile of a matmul of one or two weights with 16-bit operands. Undefined if it has 32-bit operands for any number of
- * rows: k is not a multiple of 16, there are few columns, or no tile fits into memory.
+ * The tile of a matmul of one or two weights with 16-bit operands. Undefined if it has 32-bit operands for any number
+ * of rows: k is not a multiple of 16, there are few columns, or no tile fits into memory.
  */
 export function matrixTiling(
   { weights, k, columns }: {

@@ -32,8 +32,8 @@ export interface QueryShape {
 }
 
 /**
- * Maximum number of result elements that a lane sums at once, over all queries of a workgroup; more on wide devices, which
- * have more registers.
+ * Maximum number of result elements that a lane sums at once, over all queries of a workgroup; more on wide devices,
+ * which have more registers.
  */
 const MAX_SUMS = 32, WIDE_SUMS = 64;
 
@@ -151,8 +151,8 @@ const FEW_GROUPS = 512;
 const MAX_SUM_WORDS = 3072;
 
 /**
- * The queries of a workgroup with one block of keys: a few heads of one token that read the same keys. If workgroups are
- * few and keys and values long, teams sum different blocks of a score and different dimensions of values.
+ * The queries of a workgroup with one block of keys: a few heads of one token that read the same keys. If workgroups
+ * are few and keys and values long, teams sum different blocks of a score and different dimensions of values.
  */
 export function splitTile(o: KeySpan): QueryTile {
   const { dim, valueDim = dim, stored = "f32" } = o;

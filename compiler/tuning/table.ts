@@ -38,9 +38,9 @@ export interface TuningTable {
    */
   readonly splitKeys?: number;
   /**
-   * Rows have many lanes, for decoding on a wide device: a lane per block in norms, per expert in routers and per choice
-   * in assignments. A step of one token has fewer launches: matmuls compute the norms before them, and routers assign
-   * few choices. Default: false.
+   * Rows have many lanes, for decoding on a wide device: a lane per block in norms, per expert in routers and per
+   * choice in assignments. A step of one token has fewer launches: matmuls compute the norms before them, and routers
+   * assign few choices. Default: false.
    */
   readonly wideRows?: boolean;
   /**

@@ -1,7 +1,7 @@
 /**
  * compressed-tensors. `pack-quantized`: integers of 4 or 8 bits in i32 words along rows, with a scale and optionally a
- * zero point per group. NVFP4: floats of 4 bits, two per byte, with an E4M3 scale per 16 and one f32 for all. MXFP4: such
- * floats with a power of two per 32.
+ * zero point per group. NVFP4: floats of 4 bits, two per byte, with an E4M3 scale per 16 and one f32 for all. MXFP4:
+ * such floats with a power of two per 32.
  */
 
 import { PACKINGS } from "../../spec/weights/packed.ts";

@@ -1,7 +1,7 @@
 /**
  * Steps ahead of the host, which feed the best tokens of the step before from the memory of the device. While a GPU
- * computes a step, the host starts the next one. A CPU device runs several steps in series. A token that follows the end of
- * a sequence is discarded.
+ * computes a step, the host starts the next one. A CPU device runs several steps in series. A token that follows the
+ * end of a sequence is discarded.
  */
 
 import { invariant } from "../../spec/errors.ts";
@@ -51,8 +51,8 @@ export function stepAhead<S extends Sequence>(
 }
 
 /**
- * At most `count` steps of all `growing` sequences after a step with one token of each, fewer if there are too few pages.
- * None if another step may have to come first, or if a next token is not the best one.
+ * At most `count` steps of all `growing` sequences after a step with one token of each, fewer if there are too few
+ * pages. None if another step may have to come first, or if a next token is not the best one.
  */
 export function stepsAhead<S extends Sequence>(
   state: BatchState<S>,

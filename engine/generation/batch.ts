@@ -326,7 +326,9 @@ export class Batch {
     });
   }
 
-  /** Samples after the last token of a sequence and its draft, up to the first difference. Returns the number of tokens. */
+  /**
+   * Samples after the last token of a sequence and its draft, up to the first difference. Returns the number of tokens.
+   */
   async #choose(
     slot: number,
     candidates: readonly Candidates[],

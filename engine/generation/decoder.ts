@@ -37,7 +37,10 @@ export interface DecoderShape {
   readonly pagesShape: PagesShape | undefined;
   /** Whether sequences have recurrent states, which continue only from the last token. */
   readonly recurrent: boolean;
-  /** Outputs: logits of every token, of some tokens, or this many best candidates after each of these, perhaps with logits. */
+  /**
+   * Outputs: logits of every token, of some tokens, or this many best candidates after each of these, perhaps with
+   * logits.
+   */
   readonly gives: "logits" | "next logits" | {
     readonly candidates: number;
     readonly logits: boolean;
@@ -152,7 +155,8 @@ export class Decoder {
    * @param needed best candidates per token; undefined: logits. A plan with both outputs is read accordingly
    * @param normalize whether the log-sum-exp of logits is read too, if the plan computes it
    * @param experts whether the choices of routers are read too
-   * @param onHidden receives the hidden states of all tokens, f32 [token, embed], on the processes that receive outputs,
+   * @param onHidden receives the hidden states of all tokens, f32 [token, embed], on the processes that receive
+   * outputs,
    *   before the candidates are returned
    * @param fed rows of the previous step whose best tokens are the tokens of this step, if the decoder `runsAhead`
    */

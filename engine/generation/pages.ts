@@ -12,7 +12,10 @@ import type { PagesShape } from "./pages_shape.ts";
 import { type Snapshotted, StateRows } from "./state_rows.ts";
 import { type Page, UnusedPages } from "./unused_pages.ts";
 
-/** The positions of a page after the same tokens, shared by sequences, and its page in each group, unless freed or evicted. */
+/**
+ * The positions of a page after the same tokens, shared by sequences, and its page in each group, unless freed or
+ * evicted.
+ */
 interface Block extends Snapshotted {
   readonly id: number;
   /** Index in its sequences. */
@@ -145,7 +148,10 @@ export class PageTable {
     return sum(this.#sequences.map(({ tokens }) => tokens.length));
   }
 
-  /** Records the token at a position, undefined if only the device has it. Returns false if there is no unused page for it. */
+  /**
+   * Records the token at a position, undefined if only the device has it. Returns false if there is no unused page for
+   * it.
+   */
   assign(
     sequence: number,
     position: number,
@@ -248,8 +254,8 @@ export class PageTable {
   }
 
   /**
-   * Whether a snapshot is due before the token at a position of a sequence, whose last token in this series is at `end -
-   * 1`: at the last border of pages, and where shared pages end. Then only a new step may contain that token.
+   * Whether a snapshot is due before the token at a position of a sequence, whose last token in this series is at `end
+   * - 1`: at the last border of pages, and where shared pages end. Then only a new step may contain that token.
    */
   isDue(sequence: number, position: number, end: number): boolean {
     if (!this.#rows) return false;

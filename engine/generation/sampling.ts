@@ -88,8 +88,8 @@ export interface Logprobs extends Logprob {
 }
 
 /**
- * Log-probabilities of a token and of the `logprobs` likeliest, from the logits of the entire vocabulary. With a normalizer of
- * the device they have the bits of the op `logProbabilities`; otherwise they are computed in f64.
+ * Log-probabilities of a token and of the `logprobs` likeliest, from the logits of the entire vocabulary. With a
+ * normalizer of the device they have the bits of the op `logProbabilities`; otherwise they are computed in f64.
  */
 export function logprobsOf(
   { logits, normalizer }: Candidates,

@@ -1,4 +1,6 @@
-/** Unused pages of one group on one rank: free pages, and cached pages, which sequences with the same prefix can share. */
+/**
+ * Unused pages of one group on one rank: free pages, and cached pages, which sequences with the same prefix can share.
+ */
 
 /** A page of a block, and its number of sequences. */
 export interface Page<B> {

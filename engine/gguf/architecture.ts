@@ -39,7 +39,9 @@ export interface TensorName {
 
 /** A tensor with all experts of a checkpoint whose files have one tensor for each part. */
 export interface FusedTensor {
-  /** Names of the parts. `{expert}` is replaced by the number of the expert. Without it, all experts share the parts. */
+  /**
+   * Names of the parts. `{expert}` is replaced by the number of the expert. Without it, all experts share the parts.
+   */
   readonly parts: readonly string[];
   /** Rows of the parts alternate. Default: parts follow each other. */
   readonly interleaved?: true;
@@ -53,7 +55,9 @@ export interface GgufArchitecture {
   readonly name?: string;
   /** Name of the architecture in config.json. */
   readonly architecture: string;
-  /** Other names whose models are written as such files, such as models of text and images, of which the text model is. */
+  /**
+   * Other names whose models are written as such files, such as models of text and images, of which the text model is.
+   */
   readonly others?: readonly string[];
   /**
    * Fields of config.json besides the common ones, with the keys that they are read from. The first existing key is
@@ -90,17 +94,19 @@ export interface GgufArchitecture {
   /** Checkpoints have one tensor of the projections `in_proj_qkv` and `in_proj_z`, grouped by key head. */
   readonly splitsProjections?: true;
   /**
-   * The default of `mrope_section` of config.json. All sections have the same positions in texts. Without a default, files
-   * have sections if config.json does.
+   * The default of `mrope_section` of config.json. All sections have the same positions in texts. Without a default,
+   * files have sections if config.json does.
    */
   readonly sections?: readonly number[];
-  /** Queries grow with the position (`llama_4_scaling_beta`), and positions of a config.json without scaling are scaled. */
+  /**
+   * Queries grow with the position (`llama_4_scaling_beta`), and positions of a config.json without scaling are scaled.
+   */
   readonly hasTemperature?: true;
   /** Positions of a config.json without scaling are scaled, and the bounds of YaRN are not rounded. */
   readonly scalesByDefault?: true;
   /**
-   * The layer that predicts a further token is a module of its own in checkpoints, `mtp`. Default: a layer after the last
-   * one, as in files.
+   * The layer that predicts a further token is a module of its own in checkpoints, `mtp`. Default: a layer after the
+   * last one, as in files.
    */
   readonly predictorModule?: true;
   /** Start of the names of layers in checkpoints. Default: `model.layers`. */

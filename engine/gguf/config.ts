@@ -327,7 +327,9 @@ function headSizes(
   return { key, value: key, rotated: key * part };
 }
 
-/** Returns a configuration with rotary parameters as top-level fields, and the published name of the number of experts. */
+/**
+ * Returns a configuration with rotary parameters as top-level fields, and the published name of the number of experts.
+ */
 function flattened(config: Config): Config {
   const { rope_parameters: rotary, ...rest } = config;
   // Transformers 5 writes the other name for Qwen.

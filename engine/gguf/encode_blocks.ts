@@ -1,5 +1,6 @@
 /**
- * Encoders of GGUF blocks: they choose codes and scales for a block's elements, in the layout of `spec/weights/blocks.ts`.
+ * Encoders of GGUF blocks: they choose codes and scales for a block's elements, in the layout of
+ * `spec/weights/blocks.ts`.
  */
 
 import { narrow } from "../../runtime/half.ts";

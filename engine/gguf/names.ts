@@ -66,8 +66,8 @@ export function namesPredictor({ tensors }: GgufArchitecture): boolean {
 }
 
 /**
- * Prefixes of names in the module that predicts a further token, and in a layer. The first row matches all names of a layer,
- * so the others are tried before it.
+ * Prefixes of names in the module that predicts a further token, and in a layer. The first row matches all names of a
+ * layer, so the others are tried before it.
  */
 const MODULE = [
   ["mtp.layers.0.", ""],

@@ -31,8 +31,8 @@ export function paddedLength(length: number): number {
 }
 
 /**
- * Returns a vector in f32 with the elements of a checkpoint (`read`) or of a file (`write`): the first `length`. Missing
- * ones are 0.
+ * Returns a vector in f32 with the elements of a checkpoint (`read`) or of a file (`write`): the first `length`.
+ * Missing ones are 0.
  */
 export function withValues<T extends TensorEntry>(
   vector: T,

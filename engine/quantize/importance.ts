@@ -15,8 +15,8 @@ export interface MeasureImportanceOptions {
 }
 
 /**
- * Runs texts, as token ids, through a target that was opened with `recordSquares`. Experts that no token has chosen have no
- * importance.
+ * Runs texts, as token ids, through a target that was opened with `recordSquares`. Experts that no token has chosen
+ * have no importance.
  */
 export async function measureImportance(
   { session, plan }: Pick<Opened, "session" | "plan">,

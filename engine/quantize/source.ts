@@ -43,8 +43,8 @@ function withoutExpert(name: string): string[] {
 const BOUNDS = { maxTokens: 1, maxSequences: 1, maxContext: 64 };
 
 /**
- * Returns the tensors that are parameters of the model. `predictor`: also those of the layer that predicts a further token,
- * if the checkpoint has it; the family must declare it. Throws DataError if one is missing or of another dtype.
+ * Returns the tensors that are parameters of the model. `predictor`: also those of the layer that predicts a further
+ * token, if the checkpoint has it; the family must declare it. Throws DataError if one is missing or of another dtype.
  */
 export function sourceTensors(
   tensors: TensorDirectory,

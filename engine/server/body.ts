@@ -6,7 +6,9 @@ import { RequestError } from "./errors.ts";
 /** Maximum nesting depth of a body. */
 const DEPTH = 64;
 
-/** Reads the JSON object in a request's body. Throws RequestError for anything else, and for more than `maxBytes` bytes. */
+/**
+ * Reads the JSON object in a request's body. Throws RequestError for anything else, and for more than `maxBytes` bytes.
+ */
 export async function readBody(
   connection: Connection,
   { type, maxBytes }: {

@@ -134,7 +134,10 @@ function typesOf(tools: readonly ToolRequest[]): MessageFormat["typeOf"] {
   };
 }
 
-/** Messages in the format of templates: a content is one text, and arguments of calls are objects if templates accept them. */
+/**
+ * Messages in the format of templates: a content is one text, and arguments of calls are objects if templates accept
+ * them.
+ */
 async function templateMessages(
   messages: readonly MessageRequest[],
   chat: ChatTemplate,

@@ -26,7 +26,10 @@ export interface RoutedLoopOptions
   readonly openGrammars: () => Promise<Grammars>;
   /** Bytes sent between ranks, by kind. */
   readonly sentBytes?: () => { readonly [kind: string]: number };
-  /** Milliseconds during which streamed tokens are collected. Steps with prompts and ends of sequences send them at once. */
+  /**
+   * Milliseconds during which streamed tokens are collected. Steps with prompts and ends of sequences send them at
+   * once.
+   */
   readonly streamInterval: number;
 }
 

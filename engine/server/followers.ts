@@ -22,8 +22,8 @@ type Message =
   | { readonly kind: "end" };
 
 /**
- * An input: its data, or the elements that differ from those of the previous run with this input. Elements are the u32 of
- * their bits, because JSON has neither -0 nor NaN.
+ * An input: its data, or the elements that differ from those of the previous run with this input. Elements are the u32
+ * of their bits, because JSON has neither -0 nor NaN.
  */
 interface SentTensor {
   readonly name: string;

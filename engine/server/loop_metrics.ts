@@ -1,6 +1,6 @@
 /**
- * Metrics of steps and tokens, for Prometheus. The thread of the loop counts them, so that routes handle only tokens that
- * they send.
+ * Metrics of steps and tokens, for Prometheus. The thread of the loop counts them, so that routes handle only tokens
+ * that they send.
  */
 
 import { Counter, Histogram, Registry } from "prom-client";

@@ -40,7 +40,10 @@ export class Metrics {
   }));
   readonly #gauges: readonly ((state: LoopState) => void)[];
 
-  /** `capacity`: sequences that the batch has room for. `pages`: groups of pages. `speculates`: whether tokens are drafted. */
+  /**
+   * `capacity`: sequences that the batch has room for. `pages`: groups of pages. `speculates`: whether tokens are
+   * drafted.
+   */
   constructor({ capacity, experts, pages, speculates = false }: {
     readonly capacity: number;
     /** Experts per layer. */

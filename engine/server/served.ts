@@ -27,7 +27,9 @@ export interface Served {
   readonly openGrammars: () => Promise<Grammars>;
   readonly tokenTexts: TokenTexts;
   readonly metrics: Metrics;
-  /** Everything of a receipt besides its sequences. Reads all weights at the first call. Undefined for fast numerics. */
+  /**
+   * Everything of a receipt besides its sequences. Reads all weights at the first call. Undefined for fast numerics.
+   */
   readonly receipt: (() => Promise<Omit<Receipt, "sequences">>) | undefined;
   /** A clock in milliseconds. */
   readonly now: () => number;

@@ -9,8 +9,8 @@ export interface StepTime {
 }
 
 /**
- * Returns a function that times each step from when the host began to wait for it until it had the result. All steps of a
- * series have their results with the first one, so each is counted with an equal part of the time of the series.
+ * Returns a function that times each step from when the host began to wait for it until it had the result. All steps of
+ * a series have their results with the first one, so each is counted with an equal part of the time of the series.
  */
 export function createStepTimer(): (
   step: BatchStep,

@@ -14,7 +14,8 @@ export type GrammarSource =
 /** The tokens of one sequence that a grammar allows. */
 export interface TokenGrammar {
   /**
-   * Tokens that may follow the accepted ones: token t is bit t % 32 of word t / 32. Undefined if the grammar has failed.
+   * Tokens that may follow the accepted ones: token t is bit t % 32 of word t / 32. Undefined if the grammar has
+   * failed.
    */
   allowed(): Promise<Int32Array | undefined>;
   /** Adds a token that is allowed. */

@@ -39,8 +39,8 @@ export interface AdapterParts {
 }
 
 /**
- * The parts of a task that trains adapters of the weights in a folder. Throws DataError for a model without weights, and
- * for settings that change other parameters.
+ * The parts of a task that trains adapters of the weights in a folder. Throws DataError for a model without weights,
+ * and for settings that change other parameters.
  */
 export async function adapterParts(
   folder: string | undefined,

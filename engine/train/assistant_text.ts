@@ -33,8 +33,8 @@ export type TrainOn = "assistant" | "all";
 
 /**
  * Renders a conversation and finds its trained ranges. The assistant's turns are the `{% generation %}` blocks of the
- * template. In a template without them, a turn begins where the conversation before it ends with a generation prompt, and
- * ends where the conversation up to it ends. Throws DataError if these texts are not prefixes of the complete one.
+ * template. In a template without them, a turn begins where the conversation before it ends with a generation prompt,
+ * and ends where the conversation up to it ends. Throws DataError if these texts are not prefixes of the complete one.
  */
 export async function trainedText(
   template: ChatTemplate,

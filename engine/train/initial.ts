@@ -21,8 +21,8 @@ export interface InitialOptions {
 }
 
 /**
- * Every trained parameter of a plan: matrices are random, gains of norms are 1, biases 0. Adapters are initialized as by
- * PEFT: A uniformly up to 1 / sqrt(length of the contraction), B with 0.
+ * Every trained parameter of a plan: matrices are random, gains of norms are 1, biases 0. Adapters are initialized as
+ * by PEFT: A uniformly up to 1 / sqrt(length of the contraction), B with 0.
  */
 export function initialWeights(plan: Plan, options: InitialOptions): Tensors {
   const weights = plan.weights.filter(({ source }) =>

@@ -163,7 +163,8 @@ export async function planTraining(
 }
 
 /**
- * The bytes of weights that rollouts on a mesh share with a training of a published model, or receive after each update.
+ * The bytes of weights that rollouts on a mesh share with a training of a published model, or receive after each
+ * update.
  *
  * @param training the plan of `planTraining` with the same options
  */

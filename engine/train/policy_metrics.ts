@@ -16,8 +16,8 @@ export interface PolicyMetrics {
   readonly length: number;
   readonly unfinished: number;
   /**
-   * Largest absolute difference of a sampled token's log-probability in the forward pass of training and in its rollout.
-   * Exactly 0 in the first update after rollouts with the numerics of the training.
+   * Largest absolute difference of a sampled token's log-probability in the forward pass of training and in its
+   * rollout. Exactly 0 in the first update after rollouts with the numerics of the training.
    */
   readonly logRatio: number;
   /** Bytes of weights that were moved to the rollouts. */

@@ -125,7 +125,9 @@ export async function takeStep(
   };
 }
 
-/** Names of the outputs of each micro-batch to read: scalars, choices of experts, and outputs that the task requests. */
+/**
+ * Names of the outputs of each micro-batch to read: scalars, choices of experts, and outputs that the task requests.
+ */
 function metricsOf({ outputs }: Program, task: Task): string[] {
   return Object.entries(outputs).flatMap(([output, { axes }]) => {
     const name = output.replace(/@\d+$/, "");

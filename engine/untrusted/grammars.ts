@@ -30,8 +30,8 @@ export interface GrammarTokens {
 }
 
 /**
- * Creates grammars for a tokenizer. A grammar that fails may leave XGrammar in an unknown state, so each is compiled by a
- * separate process first, which is restarted after a failure.
+ * Creates grammars for a tokenizer. A grammar that fails may leave XGrammar in an unknown state, so each is compiled by
+ * a separate process first, which is restarted after a failure.
  */
 export function createGrammars(
   { tokenizer, config, size, vocabulary, stop }: GrammarTokens,

@@ -1,6 +1,6 @@
 /**
- * Ling 3.0 (Bailing-MoE v3): groups of layers with Kimi Delta Attention that end in a layer of latent attention with a gate
- * per head. The experts are those of DeepSeek-V3; activations of the last layers are limited.
+ * Ling 3.0 (Bailing-MoE v3): groups of layers with Kimi Delta Attention that end in a layer of latent attention with a
+ * gate per head. The experts are those of DeepSeek-V3; activations of the last layers are limited.
  */
 
 import { add, type Model } from "switchyard-moe";

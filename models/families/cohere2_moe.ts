@@ -1,6 +1,6 @@
 /**
- * Cohere2-MoE (Command A+, North Mini Code): attention and experts in parallel, on one norm. Most layers have a window, and
- * positions only there and in the first layers without experts.
+ * Cohere2-MoE (Command A+, North Mini Code): attention and experts in parallel, on one norm. Most layers have a window,
+ * and positions only there and in the first layers without experts.
  */
 
 import { add, type Model } from "switchyard-moe";

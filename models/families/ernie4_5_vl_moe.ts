@@ -1,6 +1,6 @@
 /**
- * ERNIE-4.5-VL: ERNIE-4.5-MoE with further experts for images, which texts do not use. Routers are stored for both, that
- * of texts first.
+ * ERNIE-4.5-VL: ERNIE-4.5-MoE with further experts for images, which texts do not use. Routers are stored for both,
+ * that of texts first.
  */
 
 import type { Model } from "switchyard-moe";

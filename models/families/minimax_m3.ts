@@ -1,6 +1,6 @@
 /**
- * MiniMax-M3: grouped-query attention with norms per head, the activation of gpt-oss, and the experts of DeepSeek-V3. Its
- * sparse layers attend to blocks of keys that an indexer chooses for each key head (arXiv 2606.13392).
+ * MiniMax-M3: grouped-query attention with norms per head, the activation of gpt-oss, and the experts of DeepSeek-V3.
+ * Its sparse layers attend to blocks of keys that an indexer chooses for each key head (arXiv 2606.13392).
  */
 
 import {

@@ -1,6 +1,6 @@
 /**
- * Mistral Small 4: the latent attention of DeepSeek, whose queries grow with the position, and the experts of DeepSeek-V3
- * with softmax scores and no selection bias. The text model of a model of text and images.
+ * Mistral Small 4: the latent attention of DeepSeek, whose queries grow with the position, and the experts of
+ * DeepSeek-V3 with softmax scores and no selection bias. The text model of a model of text and images.
  */
 
 import { add, type Model } from "switchyard-moe";

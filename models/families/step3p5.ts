@@ -1,7 +1,7 @@
 /**
- * Step-3.5-Flash, also as the text model of Step-3.7-Flash: a gate per head on the result of attention. Most layers have
- * a window, more heads and another rotation. The experts are those of DeepSeek-V3; activations of the last layers are
- * limited. Gains of norms are stored minus 1.
+ * Step-3.5-Flash, also as the text model of Step-3.7-Flash: a gate per head on the result of attention. Most layers
+ * have a window, more heads and another rotation. The experts are those of DeepSeek-V3; activations of the last layers
+ * are limited. Gains of norms are stored minus 1.
  */
 
 import { add, dot, type Model } from "switchyard-moe";

@@ -13,8 +13,8 @@ export interface MemoryView {
 }
 
 /**
- * Converts the index on the stack to the address of an element, or of four consecutive ones, of which some may be out of
- * bounds; an index of which all are out of bounds becomes 0.
+ * Converts the index on the stack to the address of an element, or of four consecutive ones, of which some may be out
+ * of bounds; an index of which all are out of bounds becomes 0.
  */
 export function checkAddress(
   f: WasmFunction,

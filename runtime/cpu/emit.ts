@@ -248,7 +248,10 @@ export class Emitter {
     f.op(...INSTRUCTIONS[fn] ?? [`${TYPES[type]}.${name}` as WasmOp]);
   }
 
-  /** Four products of bytes in each lane: those of even bytes, and of odd ones, as 16-bit integers; `left` widens the first operand. */
+  /**
+   * Four products of bytes in each lane: those of even bytes, and of odd ones, as 16-bit integers; `left` widens the
+   * first operand.
+   */
   #dot4(left: "shr_s" | "shr_u"): void {
     const { f } = this;
     const vectors = [

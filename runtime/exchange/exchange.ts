@@ -79,8 +79,8 @@ export class KnownCounts {
   }
 
   /**
-   * The counts of an exchange among `groupSize` ranks, or of its rounds, by group rank and expert. A promise if they have
-   * to be read from the device.
+   * The counts of an exchange among `groupSize` ranks, or of its rounds, by group rank and expert. A promise if they
+   * have to be read from the device.
    */
   of(
     step: Pick<AllToAllStep, "counts" | "splits" | "countsPerRank">,

@@ -1,6 +1,6 @@
 /**
- * Attention over positions that ranks share: the blocks of earlier keys that each rank sends in a run, if these are fewer
- * bytes than the running sums of the tokens.
+ * Attention over positions that ranks share: the blocks of earlier keys that each rank sends in a run, if these are
+ * fewer bytes than the running sums of the tokens.
  */
 
 import { EXACT } from "../../spec/numerics.ts";

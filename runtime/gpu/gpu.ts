@@ -30,7 +30,9 @@ export interface GpuAdapter {
   readonly subgroup?: number;
   /** Whether WGSL has dot products of packed bytes. */
   readonly packedDot: boolean;
-  /** Subgroup size, if all subgroups have it and multiply matrices of 16 x 16 with elements of f16 and results of f32. */
+  /**
+   * Subgroup size, if all subgroups have it and multiply matrices of 16 x 16 with elements of f16 and results of f32.
+   */
   readonly matrices?: number;
   /** Distinguishes adapters of one name: `PCI 0000:65:00.0`, or the file of the driver. */
   readonly address?: string;

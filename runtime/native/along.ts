@@ -9,10 +9,10 @@ import { LINE } from "../vector/prefetch.ts";
 export const BLOCKS = 64, ARRAYS = 128, STREAM = 256;
 
 /**
- * Shapes of prefetches. `ahead`: bytes from a load to its prefetch in the same rows; 0: the following rows are prefetched
- * line after line, as one stream. `near`: into the first-level cache, where rows whose distance is a power of two share a
- * set and may evict each other. `stream`: bytes from a load to its prefetch if the loads of all lanes are one stream; 0:
- * the loaded lines themselves. `far`: streams are prefetched into the second-level cache.
+ * Shapes of prefetches. `ahead`: bytes from a load to its prefetch in the same rows; 0: the following rows are
+ * prefetched line after line, as one stream. `near`: into the first-level cache, where rows whose distance is a power
+ * of two share a set and may evict each other. `stream`: bytes from a load to its prefetch if the loads of all lanes
+ * are one stream; 0: the loaded lines themselves. `far`: streams are prefetched into the second-level cache.
  */
 export const SHAPES = [
   { ahead: 1024, near: 0, stream: 8192, far: 0 },
@@ -24,8 +24,8 @@ export const SHAPES = [
 ] as const;
 
 /**
- * C text of the runtime: FIRST_SHAPE, the index of the shape that is used unless another is measured to be faster. Steps
- * of a bf16 checkpoint on Zen 4 with 16 lanes take 0.8 of the time with that into the second-level cache.
+ * C text of the runtime: FIRST_SHAPE, the index of the shape that is used unless another is measured to be faster.
+ * Steps of a bf16 checkpoint on Zen 4 with 16 lanes take 0.8 of the time with that into the second-level cache.
  */
 export const FIRST_SHAPE_IN_C = `
 #if defined __AVX512F__ && defined __znver4__
@@ -41,9 +41,9 @@ enum { FIRST_SHAPE = 0 };
  * index.
  *
  * Loads that are one stream have a run in each array. `stream_line` returns the line for the first lane. If two arrays
- * alternate, prefetches of blocks with scales past the end of a run, which is as long as the last one, continue the last
- * run of the other array. Runs of other loads are so long that continuing them costs less: their next run is then in
- * the second-level cache.
+ * alternate, prefetches of blocks with scales past the end of a run, which is as long as the last one, continue the
+ * last run of the other array. Runs of other loads are so long that continuing them costs less: their next run is then
+ * in the second-level cache.
  */
 export const ALONG_IN_C = `
 struct along { const char *array, *next, *other, *start; uint64_t run; u ahead, near, stream, far; };

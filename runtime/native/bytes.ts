@@ -2,8 +2,9 @@
 
 /**
  * Products, tables and distant loads of bytes: by instructions if the processor has them for this number of lanes.
- * `dpbusd` multiplies unsigned bytes by signed ones: 128 times the signed ones is subtracted. `maddubs` adds two products
- * in 16 bits, which suffice for four products of small bytes, and for two of i8 if none of the second operand is -128.
+ * `dpbusd` multiplies unsigned bytes by signed ones: 128 times the signed ones is subtracted. `maddubs` adds two
+ * products in 16 bits, which suffice for four products of small bytes, and for two of i8 if none of the second operand
+ * is -128.
  */
 export const BYTES_IN_C = `
 #if defined __SSE2__

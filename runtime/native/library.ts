@@ -17,8 +17,8 @@ export interface Runtime {
   open(threads: number): bigint;
   close(pool: bigint): void;
   /**
-   * Number of a kernel in a pool, or -1. If it has an `end`, the next loaded kernel executes the workgroups along y from
-   * there on.
+   * Number of a kernel in a pool, or -1. If it has an `end`, the next loaded kernel executes the workgroups along y
+   * from there on.
    */
   load(
     pool: bigint,

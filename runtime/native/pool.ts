@@ -215,7 +215,9 @@ export class NativePool implements HostPool<Uint32Array> {
     return keys.map((key) => this.#kernels.get(key)!);
   }
 
-  /** Loads kernels. Returns the number of the first function of each, or -1 if the system refuses one of its functions. */
+  /**
+   * Loads kernels. Returns the number of the first function of each, or -1 if the system refuses one of its functions.
+   */
   #load(functions: readonly CompiledFunction[]): number[] {
     const { runtime } = this.#library;
     const kernels: number[] = [];

@@ -17,8 +17,8 @@ export const ROUNDS = 7;
 const MAX_TIME = 0.95;
 
 /**
- * The fastest `STEADY` launches of each shape differ by at most this factor, or its times are measured again: other work
- * on the machine spreads them. After `TRIES` measurements, a shape is selected that is not saved, so that the next
+ * The fastest `STEADY` launches of each shape differ by at most this factor, or its times are measured again: other
+ * work on the machine spreads them. After `TRIES` measurements, a shape is selected that is not saved, so that the next
  * process measures again.
  */
 const MAX_SPREAD = 1.05, STEADY = 3;

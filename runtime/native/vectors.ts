@@ -61,9 +61,9 @@ INLINE void prefetch_next(const char *from, uint64_t at, uint64_t apart, uint64_
 const STREAM_AHEAD = 8192;
 
 /**
- * Prefetches a stream, rows that are adjacent in memory. A load reads `bytes` bytes of each lane's row, from byte `at` on,
- * and prefetches an equal part of the rows ahead. With 16 lanes, it prefetches into the second-level cache: prefetches
- * into the first one occupy the line buffers that loads need.
+ * Prefetches a stream, rows that are adjacent in memory. A load reads `bytes` bytes of each lane's row, from byte `at`
+ * on, and prefetches an equal part of the rows ahead. With 16 lanes, it prefetches into the second-level cache:
+ * prefetches into the first one occupy the line buffers that loads need.
  */
 const STREAM_IN_C = `
 #define STREAM_LEVEL (LANES == 16 ? 2 : 3)

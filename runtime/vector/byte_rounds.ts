@@ -1,6 +1,7 @@
 /**
- * Rounds of loops that add one product of small bytes to each sum. All products of a sum are one statement, so that some
- * of them are added in 16 bits, and few sums are in registers at a time. Integer sums have the same bits in every order.
+ * Rounds of loops that add one product of small bytes to each sum. All products of a sum are one statement, so that
+ * some of them are added in 16 bits, and few sums are in registers at a time. Integer sums have the same bits in every
+ * order.
  */
 
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";

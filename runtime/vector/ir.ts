@@ -33,14 +33,18 @@ export type Memory =
   );
 
 /**
- * Operators, by the type of their operands: `u` words, `v` lanes of words, `f` lanes of f32, `d` of f64, `l` of 64-bit integers.
- * Comparisons of words are 0 or 1; those of lanes are masks. Divisors are not 0, and quotients in range; shifts are modulo 32.
+ * Operators, by the type of their operands: `u` words, `v` lanes of words, `f` lanes of f32, `d` of f64, `l` of 64-bit
+ * integers. Comparisons of words are 0 or 1; those of lanes are masks. Divisors are not 0, and quotients in range;
+ * shifts are modulo 32.
  * - `select(a, b, word)`, `pick(a, b, mask)`: a where the condition holds.
  * - `splat(word)`; `any`, `all` of a mask; `bits` is another type of the same bits, `v.bits` of f32, `l.bits` of f64.
  * - `v.shl`, `v.shr_*`: by one word. `v.shl_each`, …: by a vector.
- * - `v.to_s`, `v.to_u`: f32 to integers, saturating, 0 for NaN; `v.whole`: as `v.to_s`, any bits where it is out of range.
- * - `f.from_s`, `f.from_u`: of integers. `l.from_d`: of whole f64, saturating to 32 bits; `d.from_l`: of integers of 32 bits.
- * - `v.dot4`: of each lane, the dot product of four i8; `v.dot4_unsigned` of four u8 and four i8; `v.dot4_small` of four
+ * - `v.to_s`, `v.to_u`: f32 to integers, saturating, 0 for NaN; `v.whole`: as `v.to_s`, any bits where it is out of
+ * range.
+ * - `f.from_s`, `f.from_u`: of integers. `l.from_d`: of whole f64, saturating to 32 bits; `d.from_l`: of integers of 32
+ * bits.
+ * - `v.dot4`: of each lane, the dot product of four i8; `v.dot4_unsigned` of four u8 and four i8; `v.dot4_small` of
+ * four
  *   u8 below 64 and four i8, `v.dot4_tiny` of four u8 below 32.
  * - `f.min(a, b)` is b < a ? b : a, `f.max(a, b)` is a < b ? b : a. `f.fma` is rounded twice, unless numerics are fast.
  */
@@ -127,8 +131,8 @@ export interface Label {
 }
 
 /**
- * Prefetches of a tile: further `along` its rows, in the `next` rows, or in the `stream` of adjacent rows; `later` queues
- * them.
+ * Prefetches of a tile: further `along` its rows, in the `next` rows, or in the `stream` of adjacent rows; `later`
+ * queues them.
  */
 export type Ahead = "along" | "later" | "next" | "stream" | "none";
 
@@ -338,7 +342,9 @@ export function addressOf(
 export function allOf(conditions: readonly Value[]): Value {
   return conditions.reduce((a, b) => u.and(a, b));
 }
-/** Whether base + constant, or base + constant + stride * last, is in bounds. `args`: base, and perhaps stride and last. */
+/**
+ * Whether base + constant, or base + constant + stride * last, is in bounds. `args`: base, and perhaps stride and last.
+ */
 export function isWithin(
   of: Memory,
   args: readonly Value[],

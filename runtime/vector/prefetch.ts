@@ -1,7 +1,7 @@
 /**
- * Prefetches in a loop that contains loops, such as one over tokens: the lines that a later iteration loads or stores at
- * an index that advances by a constant of at least a cache line. Inner loops take so long that processors do not look
- * that far ahead.
+ * Prefetches in a loop that contains loops, such as one over tokens: the lines that a later iteration loads or stores
+ * at an index that advances by a constant of at least a cache line. Inner loops take so long that processors do not
+ * look that far ahead.
  */
 
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";

@@ -1,6 +1,6 @@
 /**
- * Phases whose results are saved in workgroup memory for the following workgroups with the same `group.x` and `group.z`,
- * such as the left operand of a matmul.
+ * Phases whose results are saved in workgroup memory for the following workgroups with the same `group.x` and
+ * `group.z`, such as the left operand of a matmul.
  */
 
 import type { Expr } from "../../spec/kernel/tree.ts";

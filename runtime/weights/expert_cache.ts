@@ -30,8 +30,8 @@ export class ExpertCache {
   }
 
   /**
-   * Assigns a slot to an expert that is not in memory: a free one, or that of the least used expert outside of `wanted`.
-   * Undefined if there is none.
+   * Assigns a slot to an expert that is not in memory: a free one, or that of the least used expert outside of
+   * `wanted`. Undefined if there is none.
    */
   assign(expert: number, wanted: ReadonlySet<number>): number | undefined {
     const slot = this.#free.pop() ?? this.#evict(wanted);

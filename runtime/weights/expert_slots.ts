@@ -1,6 +1,6 @@
 /**
- * Expert slots in the memory of a device that does not stream experts itself, such as a GPU. Host memory has all experts,
- * usually in files that the system caches. Before a launch, its experts are written to slots.
+ * Expert slots in the memory of a device that does not stream experts itself, such as a GPU. Host memory has all
+ * experts, usually in files that the system caches. Before a launch, its experts are written to slots.
  */
 
 import { MachineError } from "../../spec/errors.ts";
@@ -217,7 +217,9 @@ export class ExpertSlots {
     this.#left -= bytes;
   }
 
-  /** Lists of tiles with slots instead of experts: first the resident experts, then others, as many as there are slots. */
+  /**
+   * Lists of tiles with slots instead of experts: first the resident experts, then others, as many as there are slots.
+   */
   async *#rounds(
     group: Group,
     { cache, buffers }: Pool,

@@ -26,8 +26,8 @@ export function weightForm(
 }
 
 /**
- * The shape of a weight in files: its own, except for adapters of experts in one tensor, whose matrices are `expert·rank
- * inputs` and `outputs rank·expert`.
+ * The shape of a weight in files: its own, except for adapters of experts in one tensor, whose matrices are
+ * `expert·rank inputs` and `outputs rank·expert`.
  */
 export function fileShape(
   { source, shape }: Pick<PlanWeight, "source" | "shape">,

@@ -46,7 +46,9 @@ function article(noun: string): string {
 /** Keywords of errors that a branch of a union reports if the value has another type. */
 const TYPE_KEYWORDS: ReadonlySet<string> = new Set(["type", "anyOf"]);
 
-/** The error as the subject and predicate of a sentence: `'/hosts' has no field 'devices'`. Long paths are shortened. */
+/**
+ * The error as the subject and predicate of a sentence: `'/hosts' has no field 'devices'`. Long paths are shortened.
+ */
 export function errorText({ path, state }: SchemaError): string {
   const where = path.length > 100 ? `${path.slice(0, 100)}…` : path;
   return `'${where || "/"}' ${state}`;

@@ -34,7 +34,9 @@ export type Sources = true | readonly number[];
 export interface Cost {
   /** Pairs of an index of totals and a number to add. Each access counts as one operation. */
   readonly fixed: readonly (readonly [total: number, added: number])[];
-  /** Sources of the indices of loads and stores that may differ between invocations, and the number of these accesses. */
+  /**
+   * Sources of the indices of loads and stores that may differ between invocations, and the number of these accesses.
+   */
   readonly accesses: readonly (readonly [Sources, number])[];
 }
 
@@ -374,7 +376,10 @@ function binaryOf(
   };
 }
 
-/** Whether counting may know a value: not floats, words of packed bytes, shared memory, bitcasts or results of functions. */
+/**
+ * Whether counting may know a value: not floats, words of packed bytes, shared memory, bitcasts or results of
+ * functions.
+ */
 function isKnowable(e: Expr): boolean {
   const unknown = e.op === "shared" || e.op === "bitcast" || e.op === "call" ||
     e.op === "load" && e.bytes === true;
@@ -429,7 +434,9 @@ function usedNames(body: readonly Stmt[]): UsedNames {
   };
 }
 
-/** Variables on which expressions depend, by all values of each; only through expressions that pass the test `reads`. */
+/**
+ * Variables on which expressions depend, by all values of each; only through expressions that pass the test `reads`.
+ */
 function readNames(
   roots: readonly Expr[],
   { values, reads }: {

@@ -156,9 +156,9 @@ export function operandArrays(body: readonly MatrixStmt[]): Set<string> {
 }
 
 /**
- * The plain statements of a matrix form. Each invocation computes a part of each tile in registers; it adds the products
- * of an element one after another. Undefined unless the form has tiles with the same rows and different names, which
- * invocations divide, and uses the matrices of one tile at a time.
+ * The plain statements of a matrix form. Each invocation computes a part of each tile in registers; it adds the
+ * products of an element one after another. Undefined unless the form has tiles with the same rows and different names,
+ * which invocations divide, and uses the matrices of one tile at a time.
  */
 export function expandMatrices(
   form: readonly MatrixStmt[],
@@ -192,8 +192,8 @@ function allColumns(s: MultiplyStmt, columns: number): number {
 }
 
 /**
- * A form whose stores are those of an expansion: elements of a transposed operand are stored [depth, column]. An operand
- * is that of the next product, `next`.
+ * A form whose stores are those of an expansion: elements of a transposed operand are stored [depth, column]. An
+ * operand is that of the next product, `next`.
  */
 function rowMajor(
   body: readonly MatrixStmt[],
@@ -367,8 +367,8 @@ function accesses(body: readonly Stmt[], array: string): boolean {
 }
 
 /**
- * Errors of a kernel's matrix form: its expansion differs from the body; sizes are no multiples of 16; arrays are shorter
- * than their matrices; operands are read by other statements, though their elements are f16.
+ * Errors of a kernel's matrix form: its expansion differs from the body; sizes are no multiples of 16; arrays are
+ * shorter than their matrices; operands are read by other statements, though their elements are f16.
  */
 export function matrixFaults(
   { matrixForm: form, shared: arrays, body, workgroupSize }: Kernel,

@@ -121,8 +121,8 @@ export function mergeKernels(
 
 /**
  * The parts of a merged kernel, each with the number along y at which its workgroups end; for any other kernel, one
- * part without an end. Printers for CPUs emit one function per part, because compilers optimize large functions less and
- * compile them in superlinear time.
+ * part without an end. Printers for CPUs emit one function per part, because compilers optimize large functions less
+ * and compile them in superlinear time.
  */
 export function mergedParts(
   kernel: Kernel,

@@ -212,8 +212,8 @@ export interface MatrixTile {
 
 /**
  * Waits for the workgroup and adds the products of arrays in workgroup memory to matrices of a tile:
- * `name += left [rows, depth] * right [depth, columns]`. The arrays contain numbers that f16 can represent. The stores of
- * an array precede the product in its block, or in blocks inside of that.
+ * `name += left [rows, depth] * right [depth, columns]`. The arrays contain numbers that f16 can represent. The stores
+ * of an array precede the product in its block, or in blocks inside of that.
  */
 export interface MultiplyStmt {
   readonly op: "multiply";
@@ -222,7 +222,10 @@ export interface MultiplyStmt {
   /** Elements from row to row of an array, multiples of 8. Default: no element is between rows. */
   readonly leftStride?: Count;
   readonly rightStride?: Count;
-  /** Right operands are [columns, depth]. In the expansion, an array of them is [depth, columns of all], without strides. */
+  /**
+   * Right operands are [columns, depth]. In the expansion, an array of them is [depth, columns of all], without
+   * strides.
+   */
   readonly transposed?: true;
   readonly products: Short<{
     readonly name: Identifier;
@@ -244,9 +247,9 @@ export interface MatrixStoreStmt {
 }
 
 /**
- * Waits for the workgroup and executes `body` for each element of a tile whose row and column are below their ends: with
- * its row and column, counted from `from`, and its value in each matrix of the tile, `values`. `body` does not access
- * the array `scratch`, whose elements change.
+ * Waits for the workgroup and executes `body` for each element of a tile whose row and column are below their ends:
+ * with its row and column, counted from `from`, and its value in each matrix of the tile, `values`. `body` does not
+ * access the array `scratch`, whose elements change.
  */
 export interface ResultsStmt {
   readonly op: "results";
@@ -305,8 +308,8 @@ export interface Kernel {
   readonly shared: Short<SharedArray>;
   readonly body: readonly Stmt[];
   /**
-   * The same kernel with statements on matrices, for devices with subgroup matrices: `body` is its expansion. Operands of
-   * `multiply` are then arrays of f16.
+   * The same kernel with statements on matrices, for devices with subgroup matrices: `body` is its expansion. Operands
+   * of `multiply` are then arrays of f16.
    */
   readonly matrixForm?: readonly MatrixStmt[];
 }

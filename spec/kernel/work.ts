@@ -48,7 +48,9 @@ interface Totals {
   readonly totals: readonly number[];
 }
 
-/** Invocations with equal decisions so far: values of conditions and of bounds of loops. Work depends on nothing else. */
+/**
+ * Invocations with equal decisions so far: values of conditions and of bounds of loops. Work depends on nothing else.
+ */
 interface Path {
   /** Variables that are set before the next decision. */
   readonly sets: (readonly [variable: number, value: Evaluated])[];

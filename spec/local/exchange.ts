@@ -17,9 +17,9 @@ const EXCHANGE_GROUPS = 64;
 const LANES = 64;
 
 /**
- * A part of an all-to-all, as the plan's `AllToAllStep` defines it. Bindings: `counts` u32 [group rank, expert], `groupRank`
- * u32 [1], `dst` and `receivedCounts` u32 [group rank], both written, and `src0`, `src1`, … of the group ranks `sources`.
- * Its grid is `exchangeGrid(rows)`.
+ * A part of an all-to-all, as the plan's `AllToAllStep` defines it. Bindings: `counts` u32 [group rank, expert],
+ * `groupRank` u32 [1], `dst` and `receivedCounts` u32 [group rank], both written, and `src0`, `src1`, … of the group
+ * ranks `sources`. Its grid is `exchangeGrid(rows)`.
  */
 export interface ExchangeOptions {
   readonly name: string;

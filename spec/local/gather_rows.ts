@@ -8,8 +8,8 @@ import type { Kernel } from "../kernel/tree.ts";
 import { SOURCES } from "./exchange.ts";
 
 /**
- * A part of a gather of rows. Bindings: `counts` u32 [group rank], the rows of each; `dst`, written, and `src0`, `src1`, …
- * of the group ranks `sources`. Its grid is `elementwiseGrid(words of all rows)`.
+ * A part of a gather of rows. Bindings: `counts` u32 [group rank], the rows of each; `dst`, written, and `src0`,
+ * `src1`, … of the group ranks `sources`. Its grid is `elementwiseGrid(words of all rows)`.
  */
 export interface GatherRowsOptions {
   readonly name: string;

@@ -18,9 +18,9 @@ import { gather } from "./gather.ts";
 import { gatherRows, swapRows } from "./gather_rows.ts";
 
 /**
- * A launch on the receiving rank. Its kernel has the bindings `dst` (the step's `to`), `src0`, `src1`, … (`from` of the
- * group ranks in `sources`), and if it uses them, `counts`, `groupRank` and `receivedCounts`, by the step's fields of
- * those names.
+ * A launch on the receiving rank. Its kernel has the bindings `dst` (the step's `to`), `src0`, `src1`, … (`from` of
+ * the group ranks in `sources`), and if it uses them, `counts`, `groupRank` and `receivedCounts`, by the step's fields
+ * of those names.
  */
 export interface LocalLaunch {
   readonly kernel: Kernel;

@@ -12,8 +12,8 @@ export interface Life {
 
 /**
  * The live range of each scratch buffer in a program: from the first step that uses it to the last one. The host reads
- * `receivedCounts` of a collective after the program, so it is live until the end; other kinds are always live. Steps that
- * are repeated in rounds extend live ranges (`liveInLoops`).
+ * `receivedCounts` of a collective after the program, so it is live until the end; other kinds are always live. Steps
+ * that are repeated in rounds extend live ranges (`liveInLoops`).
  */
 export function livesOf(
   { buffers }: Pick<Facts, "buffers">,

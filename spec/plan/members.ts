@@ -9,7 +9,9 @@ export function isCollective(step: Step): step is CollectiveStep {
     step.op === "send";
 }
 
-/** The ranks that exchange data with `rank` in a collective, and itself, by group rank. A send has two: 0 sends to 1. */
+/**
+ * The ranks that exchange data with `rank` in a collective, and itself, by group rank. A send has two: 0 sends to 1.
+ */
 export function membersOf(
   mesh: Mesh,
   rank: number,

@@ -65,11 +65,12 @@ export interface PlanAxis {
 }
 
 /**
- * A part of attention whose ranks share the positions of sequences. The ranks of tokens `of` gather the earlier keys that
- * these tokens see, or send running sums from rank to rank, whichever is fewer bytes in a run: keys are gathered if
- * blocks * `blockBytes` < tokens * `tokenBytes`. A block has `EXACT.block` positions of axis `context`.
+ * A part of attention whose ranks share the positions of sequences. The ranks of tokens `of` gather the earlier keys
+ * that these tokens see, or send running sums from rank to rank, whichever is fewer bytes in a run: keys are gathered
+ * if blocks * `blockBytes` < tokens * `tokenBytes`. A block has `EXACT.block` positions of axis `context`.
  *
- * - `past`: blocks of earlier keys that ranks send, in the order of ranks, sequences and positions; none if sums are sent
+ * - `past`: blocks of earlier keys that ranks send, in the order of ranks, sequences and positions; none if sums are
+ * sent
  * - `gathered`: tokens that attend to gathered keys: all of `of`, or none
  * - `relayed`: tokens whose sums are sent: all of `of`, or none
  */
@@ -167,7 +168,8 @@ export interface PlanBuffer {
    * kind assignment: the table of the axis. items: for each of this rank's items, in local order, its index among those
    * that the rank has of axis `of`. rows: for each global index, its row in the concatenation of the items of all group
    * ranks. counts: the number of items of each rank in the group over the mesh axes `over`. For a `KeysAxis`, items are
-   * the blocks of the rank in its cache, and table, i32 [sequence, block], is the index of each block in gathered memory.
+   * the blocks of the rank in its cache, and table, i32 [sequence, block], is the index of each block in gathered
+   * memory.
    */
   readonly assignment?: {
     readonly axis: Name;
@@ -299,8 +301,8 @@ export interface SendStep extends StepBase {
  * Exchanges rows. `counts` is u32 [group rank][expert]; experts `splits[p]` to `splits[p + 1]` belong to group rank p.
  * Deduplicated tokens are sent by counts per rank and chunk, stored after those of experts. n(s, p) = sum over p's
  * experts of counts[s][expert]. forward: `from` contains, on rank s, blocks of n(s, 0), n(s, 1), … rows, and `to`, on
- * rank p, receives blocks of n(0, p), n(1, p), … rows. back: the same with `from` and `to` exchanged, so rows return to
- * their sender. `receivedCounts` (u32 [group rank]) receives the number of rows from each rank; `groupRank` contains
+ * rank p, receives blocks of n(0, p), n(1, p), … rows. back: the same with `from` and `to` exchanged, so rows return
+ * to their sender. `receivedCounts` (u32 [group rank]) receives the number of rows from each rank; `groupRank` contains
  * this rank's index in the group.
  *
  * With `experts`, one pair per group rank, only the rows of p's experts from the first below the second are sent: a

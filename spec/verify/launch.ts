@@ -10,8 +10,8 @@ import { onRank, type PlanBuffer } from "../plan/plan.ts";
 import type { Facts, KernelEntry, Report } from "../plan/facts.ts";
 
 /**
- * Checks that every kernel's tree is well formed: names bound, types match, loads and stores in known bindings; a matrix
- * form expands to the body.
+ * Checks that every kernel's tree is well formed: names bound, types match, loads and stores in known bindings; a
+ * matrix form expands to the body.
  */
 export function checkTrees({ kernels }: Facts, report: Report): void {
   for (const [name, { kernel, facts }] of kernels) {

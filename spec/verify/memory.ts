@@ -19,8 +19,8 @@ import { isCollective } from "../plan/members.ts";
 import type { Facts, Report } from "../plan/facts.ts";
 
 /**
- * Checks that each buffer's bytes follow from its axes and are inside its allocation at an aligned offset, and that every
- * allocation has a buffer.
+ * Checks that each buffer's bytes follow from its axes and are inside its allocation at an aligned offset, and that
+ * every allocation has a buffer.
  */
 export function checkBytes(
   { plan, buffers, everyRank }: Facts,

@@ -273,7 +273,9 @@ export function blockDecoder(
 export interface ScalesReader {
   /** The factor, with its sign. */
   factor(block: Uint8Array): number;
-  /** Reads an integer per group, modulo 256: eight-bit integers are signed, smaller ones after `above` is subtracted. */
+  /**
+   * Reads an integer per group, modulo 256: eight-bit integers are signed, smaller ones after `above` is subtracted.
+   */
   integers?(block: Uint8Array, to: Uint8Array): void;
 }
 

@@ -210,7 +210,10 @@ function groupedBy(
   ]);
 }
 
-/** The name of an element kind with groups of a size. `scale`: kind of scales, if the element kind has it. Default: its first. */
+/**
+ * The name of an element kind with groups of a size. `scale`: kind of scales, if the element kind has it. Default: its
+ * first.
+ */
 export function groupedDType(
   element: PackedElementName,
   group: GroupSize,

@@ -1,7 +1,7 @@
 /**
  * `npm run -s fuzz -- [--class NAME] [--count N] [--seed S] [--minutes M] [--out FOLDER]` fuzzes one class, or all in
- * order with equal shares of the minutes. `npm run -s fuzz -- --again FILE` reruns the case of a finding. Exits with 1 if
- * there are findings.
+ * order with equal shares of the minutes. `npm run -s fuzz -- --again FILE` reruns the case of a finding. Exits with 1
+ * if there are findings.
  */
 
 import { mkdir, readFile, writeFile } from "node:fs/promises";

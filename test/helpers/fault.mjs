@@ -1,6 +1,6 @@
 /**
- * Injects a fault into one rank of an MPI job. Loaded by `node --import` into every process of the job; acts only in the
- * rank that SWITCHYARD_FAULT names, as JSON of `{ rank, kind, folder? }`:
+ * Injects a fault into one rank of an MPI job. Loaded by `node --import` into every process of the job; acts only in
+ * the rank that SWITCHYARD_FAULT names, as JSON of `{ rank, kind, folder? }`:
  *
  *   kill, throw, stop   prints the time in its first dispatch, then is killed, throws, or is stopped by a signal
  *   leave               the same, but exits with code 0

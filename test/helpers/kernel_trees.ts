@@ -1,6 +1,6 @@
 /**
- * Prints the hashes of all kernel trees of many plans, one line per kernel, so that `diff` can compare two versions of the
- * compiler. The second hash ignores names of variables.
+ * Prints the hashes of all kernel trees of many plans, one line per kernel, so that `diff` can compare two versions of
+ * the compiler. The second hash ignores names of variables.
  *
  *     node scripts/run.mjs test/helpers/kernel_trees.ts [routers] [checkpoints] > trees.txt
  */

@@ -1,4 +1,7 @@
-/** Recorded Kimi checkpoints with fewer heads of Kimi Delta Attention, because files have one number for both kinds of attention. */
+/**
+ * Recorded Kimi checkpoints with fewer heads of Kimi Delta Attention, because files have one number for both kinds of
+ * attention.
+ */
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -19,7 +22,9 @@ export interface KimiText {
 const ROWS =
   /\.self_attn\.([qkv]_proj|[qkv]_conv1d|[fg]_b_proj|g_proj|dt_bias|b_proj|A_log)/;
 
-/** Writes a folder with as many heads of Kimi Delta Attention as of latent attention. Returns its text configuration. */
+/**
+ * Writes a folder with as many heads of Kimi Delta Attention as of latent attention. Returns its text configuration.
+ */
 export async function withEqualHeads(
   from: string,
   to: string,

@@ -154,7 +154,9 @@ async function runFresh(
 
 /** Meshes with ranks on one shared device, and on separate devices. */
 export interface Meshes {
-  /** Meshes on shared devices that run compiled C. Default: a quarter of them, in rotation over checkpoints and runs. */
+  /**
+   * Meshes on shared devices that run compiled C. Default: a quarter of them, in rotation over checkpoints and runs.
+   */
   readonly native?: readonly string[];
   readonly shared: readonly string[];
   readonly separate: readonly string[];

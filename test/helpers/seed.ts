@@ -25,7 +25,9 @@ function seedOf(text: string | undefined): number {
 /** Seed of a rotation within another: independent of rotations of 2, 3, 4, 6 and 12 cases by `SEED`. */
 export const INNER_SEED = Math.floor(Math.abs(SEED) / 12);
 
-/** Seed of the rotations of files (scripts/test_files.mjs) and of tests on a software GPU: independent of the others. */
+/**
+ * Seed of the rotations of files (scripts/test_files.mjs) and of tests on a software GPU: independent of the others.
+ */
 const OUTER_SEED = Math.imul(SEED, 0x9e3779b1) >>> 16;
 
 /** Whether case `i` runs of a rotation around others: one of `every`, by `SEED`. With `TURNS=all`: all. */

@@ -1,6 +1,6 @@
 /**
- * A picture as data: shapes with positions and colors. `figureSvg` writes it. Text is not measured: the caller gives its
- * width.
+ * A picture as data: shapes with positions and colors. `figureSvg` writes it. Text is not measured: the caller gives
+ * its width.
  */
 
 import type { Ink, Palette } from "../palette.ts";

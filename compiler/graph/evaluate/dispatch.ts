@@ -5,7 +5,9 @@ import type { Routed } from "./routing.ts";
 import { isWeighted } from "../graph.ts";
 import { count, put, type Shown, type Value, zeros } from "./value.ts";
 
-/** [tokens…, rest…] -> [expert, slot, rest…], times the weight if dispatch applies weights; unused slots are zero. */
+/**
+ * [tokens…, rest…] -> [expert, slot, rest…], times the weight if dispatch applies weights; unused slots are zero.
+ */
 export function dispatchRows(
   node: Shown<"dispatch">,
   x: Value,
@@ -31,7 +33,9 @@ export function dispatchRows(
   return result;
 }
 
-/** [expert, slot, rest…] -> [tokens…, rest…]: the sum over choices in order, weighted if combine applies weights. */
+/**
+ * [expert, slot, rest…] -> [tokens…, rest…]: the sum over choices in order, weighted if combine applies weights.
+ */
 export function combineRows(
   node: Shown<"combine">,
   y: Value,

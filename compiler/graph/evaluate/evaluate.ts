@@ -22,7 +22,8 @@ export interface EvaluateOptions {
   /** Inputs by name. */
   readonly inputs?: Tensors;
   /**
-   * Parameters by name. A stacked parameter is one tensor (`experts.{expert}.up`) or one per index (`experts.0.up`, …).
+   * Parameters by name. A stacked parameter is one tensor (`experts.{expert}.up`) or one per index (`experts.0.up`,
+   * …).
    */
   readonly params?: Tensors;
   /** States by name. Default: zeros. */

@@ -16,9 +16,9 @@ function contractedParam(node: Node): NodeOf<"param"> | undefined {
 }
 
 /**
- * The graph with `squares.PARAMETER` for each parameter that is contracted: f32 sums over all tokens of a step, with the
- * contracted axes in the order of the parameter's columns, and the expert axis before them if both have it. A parameter
- * that is contracted twice has those of the first contraction.
+ * The graph with `squares.PARAMETER` for each parameter that is contracted: f32 sums over all tokens of a step, with
+ * the contracted axes in the order of the parameter's columns, and the expert axis before them if both have it. A
+ * parameter that is contracted twice has those of the first contraction.
  */
 export function recordSquares(graph: Graph): Graph {
   const context = builderContext(graph.axes, graph.nodes);

@@ -4,8 +4,8 @@
  *
  *     query: S dy     key: G d - D dvalue ("delta"), G d ("add")     value: rate * dd     rate: dd · (value - r)
  *
- * Rows of S, D and G are recurrences with keys and values exchanged. The cotangent of the decay times the decay is A, the
- * sum of G · D over the elements that share the decay. No scan has both factors, but A is A of the next token plus
+ * Rows of S, D and G are recurrences with keys and values exchanged. The cotangent of the decay times the decay is A,
+ * the sum of G · D over the elements that share the decay. No scan has both factors, but A is A of the next token plus
  *
  *     per head:        dy · y - dd · d - r · dvalue
  *     per key element: query (S dy) - key (G d + D dvalue) ("delta"), query (S dy) - key (G d) ("add")

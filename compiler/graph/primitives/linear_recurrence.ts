@@ -20,9 +20,10 @@ import {
 import type { Definition } from "./definition.ts";
 
 /**
- * state [sequence, head, key, value], query and key [token, kvHead, key], value [token, head, value], decay [token, head]
- * or [token, head, key], rate [token, head], sequence and position [token] -> [token, head, value]. For each token of a
- * sequence, in order: S = decay * S; d = rate * (value - Sᵀ key), or rate * value; S = S + key dᵀ; Sᵀ query.
+ * state [sequence, head, key, value], query and key [token, kvHead, key], value [token, head, value], decay [token,
+ * head] or [token, head, key], rate [token, head], sequence and position [token] -> [token, head, value]. For each
+ * token of a sequence, in order: S = decay * S; d = rate * (value - Sᵀ key), or rate * value; S = S + key dᵀ; Sᵀ
+ * query.
  */
 export const linearRecurrence: Definition<"linearRecurrence"> = {
   fusion: "kernel",

@@ -13,8 +13,8 @@ import type { Definition } from "./definition.ts";
 
 /**
  * query and key [token, heads, dim], value [token, heads, valueDim], decay [token, head], [token, head, dim] or [token,
- * head, valueDim], rate [token, head], sequence and position [token] -> [token, head, valueDim]. If an operand has fewer heads, several heads
- * share one. S starts at 0. For each token, S is multiplied by the decay, and then:
+ * head, valueDim], rate [token, head], sequence and position [token] -> [token, head, valueDim]. If an operand has
+ * fewer heads, several heads share one. S starts at 0. For each token, S is multiplied by the decay, and then:
  *
  * - "add": S = S + key valueᵀ; the result is Sᵀ query.
  * - "seen": d = rate * (value - Sᵀ key); the result is Sᵀ key before S = S + key dᵀ.

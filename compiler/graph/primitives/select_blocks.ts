@@ -13,9 +13,9 @@ import { blocked, checkOperands, putBest } from "./select_keys.ts";
 
 /**
  * query [token, head, dim], keys [sequence, context, dim] after writing, sequence and position [token] -> i32 [token,
- * head, axis]: k blocks of positions up to that of the token, ascending, and -1 after them. These are the `first` blocks,
- * the `local` last ones, and those with the largest query · key, of equal ones the first. Of `paginate`: keys begin with
- * [page, within], and a table [sequence, block] is last.
+ * head, axis]: k blocks of positions up to that of the token, ascending, and -1 after them. These are the `first`
+ * blocks, the `local` last ones, and those with the largest query · key, of equal ones the first. Of `paginate`: keys
+ * begin with [page, within], and a table [sequence, block] is last.
  */
 export const selectBlocks: Definition<"selectBlocks"> = {
   fusion: "kernel",

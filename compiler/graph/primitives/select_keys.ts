@@ -13,7 +13,8 @@ import type { Node } from "../graph.ts";
 import type { Definition } from "./definition.ts";
 
 /**
- * query [token, head, dim], weights [token, head], keys [sequence, context, dim] after writing, sequence and last [token]
+ * query [token, head, dim], weights [token, head], keys [sequence, context, dim] after writing, sequence and last
+ * [token]
  * -> i32 [token, axis]: the positions up to `last` with the k largest sums over heads of weight * relu(query · key),
  * ascending, of equal ones the first, and -1 after them. Of `paginate`: keys begin with [page, within], and a table
  * [sequence, block] is last.
@@ -135,7 +136,10 @@ export function checkOperands(
   for (const [, x] of integers) wantType(what, x, "i32");
 }
 
-/** Sets row `row` of `y` to the indices of the `k` largest scores, ascending, and -1 after them. Of equal ones the first. */
+/**
+ * Sets row `row` of `y` to the indices of the `k` largest scores, ascending, and -1 after them. Of equal ones the
+ * first.
+ */
 export function putBest(
   y: Value,
   row: number,

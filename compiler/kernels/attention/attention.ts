@@ -32,8 +32,8 @@ import { register } from "../../../spec/kernel/registers.ts";
 import { LOWEST } from "../pieces/numbers.ts";
 
 /**
- * Creates the attention kernel. The result of a head depends only on its query and the keys up to its position. If ranks
- * share the positions of a sequence, the result is the running sums after this rank, `sumsAfter`.
+ * Creates the attention kernel. The result of a head depends only on its query and the keys up to its position. If
+ * ranks share the positions of a sequence, the result is the running sums after this rank, `sumsAfter`.
  */
 export function attention(o: AttentionOptions): Kernel {
   const tile = queryTile(o);
@@ -63,8 +63,8 @@ export function attention(o: AttentionOptions): Kernel {
 }
 
 /**
- * Processes consecutive tokens of one sequence together: one, at most half of the tile, or more. After the last of them,
- * it is computed again and not written.
+ * Processes consecutive tokens of one sequence together: one, at most half of the tile, or more. After the last of
+ * them, it is computed again and not written.
  */
 function together(o: AttentionOptions, tile: QueryTile): KernelText {
   if (tile.tokens === 1) return attend(o, tile, { token: "first_token" });

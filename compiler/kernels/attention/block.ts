@@ -27,7 +27,9 @@ export interface AttentionOptions extends QueryShape, Seen, CacheShape {
   readonly sinks?: boolean;
   /** Storage dtype of the sinks. Default: f32. */
   readonly sinksStored?: "f32" | HalfDType;
-  /** Storage dtype of the cache. In 16 bits, two elements share a word, and `keys` and `values` are u32. Default: f32. */
+  /**
+   * Storage dtype of the cache. In 16 bits, two elements share a word, and `keys` and `values` are u32. Default: f32.
+   */
   readonly stored?: "f32" | HalfDType;
   /** Entries of a second cache, to which tokens attend too: the selected ones, or all up to the last that each sees. */
   readonly entries?: number;
@@ -37,7 +39,10 @@ export interface AttentionOptions extends QueryShape, Seen, CacheShape {
   readonly tokens: Expr;
   /** Words of keys, and of values, that a lane loads at once. Default: those of one element. */
   readonly atOnce?: number;
-  /** Ranks share the positions of a sequence, in blocks: the sums of this rank's keys are added to those of earlier ones. */
+  /**
+   * Ranks share the positions of a sequence, in blocks: the sums of this rank's keys are added to those of earlier
+   * ones.
+   */
   readonly shard?: KeyShard;
 }
 
@@ -58,7 +63,10 @@ export function beginShard({ shard }: AttentionOptions): KernelText | false {
     wgsl`let ${FIRST_POSITION} = parts[${shard.start}];`;
 }
 
-/** Offset of the sums of a query in `sumsBefore` and `sumsAfter`: of `width` values, then the maximum and the sum of weights. */
+/**
+ * Offset of the sums of a query in `sumsBefore` and `sumsAfter`: of `width` values, then the maximum and the sum of
+ * weights.
+ */
 export function sumsOf(row: Hole, width: number): KernelText {
   return wgsl`${row} * ${width + 2}`;
 }
@@ -114,8 +122,8 @@ export interface TokenRun {
 }
 
 /**
- * Executes `body` for the tokens of each sequence in a tile: `run` of them from `token` on, before `end_token`. The minimum
- * is a bound for predictions.
+ * Executes `body` for the tokens of each sequence in a tile: `run` of them from `token` on, before `end_token`. The
+ * minimum is a bound for predictions.
  */
 export function eachTokenRun(
   o: AttentionOptions,

@@ -181,8 +181,8 @@ function largestScores(of: Tiled): KernelText {
 }
 
 /**
- * Declares scores of the lane's query for keys of block `n` from `own_key` on, and the position of the first among those
- * that the query sees.
+ * Declares scores of the lane's query for keys of block `n` from `own_key` on, and the position of the first among
+ * those that the query sees.
  */
 function scoresFrom(n: number, count: number): KernelText {
   return wgsl`
@@ -201,8 +201,8 @@ function partsOf({ perQuery }: Tiled, query: Expr): readonly Expr[] {
 }
 
 /**
- * Loads of a panel of queries: lanes with adjacent dimensions of a query, queries that all lanes load at once, and loads
- * of each lane.
+ * Loads of a panel of queries: lanes with adjacent dimensions of a query, queries that all lanes load at once, and
+ * loads of each lane.
  */
 function queriesAtOnce({ parts }: Tiled) {
   const units = depth / WIDTH;

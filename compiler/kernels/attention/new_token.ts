@@ -1,6 +1,6 @@
 /**
- * The only token of a step in attention by blocks of keys: each workgroup computes its queries, and those with the block of
- * the token also its key, because another launch costs more. Sums are those of stored queries and keys.
+ * The only token of a step in attention by blocks of keys: each workgroup computes its queries, and those with the
+ * block of the token also its key, because another launch costs more. Sums are those of stored queries and keys.
  */
 
 import { KEY_BLOCK } from "../../tuning/queries.ts";
@@ -45,8 +45,9 @@ export interface NewToken {
 export const NEW_SQUARES = range(SUM_BLOCK).map((n) => `new_square_${n}`);
 
 /**
- * Declares `new_query` f32 [head of the workgroup, dim], `new_at`, the number of the token in the block, `is_new`, whether it
- * is in it, and if so, `new_key` and the blocks of its scores, `new_dots` f32 [head of the workgroup, block].
+ * Declares `new_query` f32 [head of the workgroup, dim], `new_at`, the number of the token in the block, `is_new`,
+ * whether it is in it, and if so, `new_key` and the blocks of its scores, `new_dots` f32 [head of the workgroup,
+ * block].
  */
 export function newToken(
   of: Queries,

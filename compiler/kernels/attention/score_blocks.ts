@@ -1,6 +1,6 @@
 /**
- * Scores of blocks of keys for `selectBlocks`: the largest product of an index query and a key of the block (MiniMax-M3,
- * arXiv 2606.13392). A workgroup scores one block for all heads of a token. Each lane has a key.
+ * Scores of blocks of keys for `selectBlocks`: the largest product of an index query and a key of the block
+ * (MiniMax-M3, arXiv 2606.13392). A workgroup scores one block for all heads of a token. Each lane has a key.
  */
 
 import { type HalfDType, isHalf } from "../../../spec/dtype.ts";
@@ -37,7 +37,9 @@ export function scoreBlocksGrid(
   return [Math.ceil(context / block), ...foldGrid(tokens)];
 }
 
-/** scores[token, head, block], of the blocks up to that of the token. Blocks that are always chosen have the largest. */
+/**
+ * scores[token, head, block], of the blocks up to that of the token. Blocks that are always chosen have the largest.
+ */
 export function scoreBlocks(o: ScoreBlocksOptions): Kernel {
   const { heads, dim, block, first, local, stored = "f32" } = o;
   const blocks = Math.ceil(o.context / block);

@@ -1,7 +1,7 @@
 /**
- * The keys that a token attends to, by the scores of an indexer (DeepSeek-V3.2, "lightning indexer"): the sum over its heads
- * of weight * relu(query · key). One kernel scores the keys of a token, a block of 32 to a workgroup; another finds the
- * smallest score that is chosen, bit by bit as a radix selection does, and lists all keys from it on.
+ * The keys that a token attends to, by the scores of an indexer (DeepSeek-V3.2, "lightning indexer"): the sum over its
+ * heads of weight * relu(query · key). One kernel scores the keys of a token, a block of 32 to a workgroup; another
+ * finds the smallest score that is chosen, bit by bit as a radix selection does, and lists all keys from it on.
  */
 
 import { loadStored } from "../../../spec/kernel/build.ts";

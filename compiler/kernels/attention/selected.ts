@@ -1,4 +1,6 @@
-/** The keys of a token in attention as one sequence: those of the cache, or selected positions or blocks of positions. */
+/**
+ * The keys of a token in attention as one sequence: those of the cache, or selected positions or blocks of positions.
+ */
 
 import { KEY_BLOCK } from "../../tuning/queries.ts";
 import { type KernelText, wgsl } from "../kernel.ts";

@@ -1,6 +1,7 @@
 /**
- * Attention of few tokens to many keys, as in decoding: each workgroup takes a block of keys, so that long contexts fill a
- * wide device, and a second kernel merges the blocks of each head in order. The contract allows it: blocks are computed alone.
+ * Attention of few tokens to many keys, as in decoding: each workgroup takes a block of keys, so that long contexts
+ * fill a wide device, and a second kernel merges the blocks of each head in order. The contract allows it: blocks are
+ * computed alone.
  */
 
 import {
@@ -36,8 +37,8 @@ import { range } from "../../../spec/range.ts";
 import { LOWEST } from "../pieces/numbers.ts";
 
 /**
- * The block of keys of each workgroup: its largest score and sum of weights, f32 [token, head, block, 2], and its sums of
- * values. `vectors`: those of the only token, if this launch computes and caches them.
+ * The block of keys of each workgroup: its largest score and sum of weights, f32 [token, head, block, 2], and its sums
+ * of values. `vectors`: those of the only token, if this launch computes and caches them.
  */
 export function attentionParts(
   o: AttentionOptions,
@@ -182,7 +183,8 @@ export function mergedBlocks(
   const d = width % lanes === 0
     ? dimension
     : wgsl`min(${dimension}, ${width - 1})`;
-  // All loads before the sums, which wait for each other. Those of adjacent scales follow each other: drivers combine them.
+  // All loads before the sums, which wait for each other. Those of adjacent scales follow each other: drivers combine
+  // them.
   const blocksFrom = (blocks: number) =>
     wgsl`
       @unroll (n < ${blocks}) { let old_scale[n] = old_scales[j + n]; }

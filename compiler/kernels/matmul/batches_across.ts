@@ -1,4 +1,6 @@
-/** Sums of `contractBatches` whose words are along columns: row by row, or from decoded elements in workgroup memory. */
+/**
+ * Sums of `contractBatches` whose words are along columns: row by row, or from decoded elements in workgroup memory.
+ */
 
 import {
   letRegister,

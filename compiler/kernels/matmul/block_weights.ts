@@ -259,8 +259,8 @@ function joined(
 }
 
 /**
- * Declares <name><i>[c]: the codes of four neighbours from index `k` on, in the bytes of a word, or that of index `k` in
- * the lowest bits.
+ * Declares <name><i>[c]: the codes of four neighbours from index `k` on, in the bytes of a word, or that of index `k`
+ * in the lowest bits.
  */
 function codesAt(
   weight: BlockWeight,

@@ -72,7 +72,9 @@ export interface BytesDecoder {
   twoScales?(word: KernelText): readonly [KernelText, KernelText];
   /** Whether scales or offsets may be smaller than `Q8_MIN`, and not 0. */
   mayBeTiny(part: FactorPart): boolean;
-  /** Declares the block of a sum in each column. `run`: the sum is the first of its run. Absent: there are no blocks. */
+  /**
+   * Declares the block of a sum in each column. `run`: the sum is the first of its run. Absent: there are no blocks.
+   */
   locate?(at: {
     readonly columns: readonly number[];
     readonly sum: KernelText;

@@ -1,4 +1,7 @@
-/** Matrix multiplication of bytes whose right operand is loaded once for all teams of a workgroup, as bytes in its memory. */
+/**
+ * Matrix multiplication of bytes whose right operand is loaded once for all teams of a workgroup, as bytes in its
+ * memory.
+ */
 
 import { Q8_BLOCK } from "../../../spec/weights/activations.ts";
 import { SHARED_WORDS } from "../../../spec/kernel/make.ts";

@@ -1,8 +1,8 @@
 /**
- * Matrix multiplication of bytes for one row, with weights in blocks of several sums along k as in files. Lanes have the
- * parts of a column's sum instead of columns, so that weights are read as one stream: each lane has one part, or the
- * parts of one block, and a vector then has several columns. Part sums are stored in workgroup memory, where lanes of
- * columns add them.
+ * Matrix multiplication of bytes for one row, with weights in blocks of several sums along k as in files. Lanes have
+ * the parts of a column's sum instead of columns, so that weights are read as one stream: each lane has one part, or
+ * the parts of one block, and a vector then has several columns. Part sums are stored in workgroup memory, where lanes
+ * of columns add them.
  */
 
 import { Q8_BLOCK } from "../../../spec/weights/activations.ts";

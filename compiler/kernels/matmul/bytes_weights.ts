@@ -73,7 +73,9 @@ export function letBytes(weight: BytesOperand, at: WordOfSum): KernelText {
     ${bytes.map((text, part) => wgsl`let bytes${i}_${part}[${c}] = ${text};`)}`;
 }
 
-/** Declares the block of a sum in each column, if the weight has blocks. `run`: the first sum of its run is declared. */
+/**
+ * Declares the block of a sum in each column, if the weight has blocks. `run`: the first sum of its run is declared.
+ */
 export function letBlocks(
   weight: BytesOperand,
   { run = false, ...at }: {

@@ -46,8 +46,8 @@ export interface WeightScales {
   readonly elements: number;
   readonly hasOffsets: boolean;
   /**
-   * Declares factor<g>_<i>[c] and offset<g>_<i>[c] of the first `count` groups of a block of a sum, and boundary_<i>, the
-   * index with the second one. `start`: index of the first element of the block.
+   * Declares factor<g>_<i>[c] and offset<g>_<i>[c] of the first `count` groups of a block of a sum, and boundary_<i>,
+   * the index with the second one. `start`: index of the first element of the block.
    */
   ofBlock(
     count: 1 | 2,

@@ -97,7 +97,9 @@ export function matmul(options: MatmulOptions): Kernel {
   });
 }
 
-/** The workgroup's tile from the list, if it has that many: u32 [tile, (expert, first row, rows)] behind their number. */
+/**
+ * The workgroup's tile from the list, if it has that many: u32 [tile, (expert, first row, rows)] behind their number.
+ */
 export function groupedTile(tiles: string, body: KernelText): KernelText {
   return wgsl`
     if (${GROUP_XZ} < ${tiles}[0]) {
@@ -142,9 +144,9 @@ function teamOf(o: Matmul): KernelText {
 }
 
 /**
- * Tiles are often partly filled, above all in decode. One row and a quarter of a tile have separate loops, with the same
- * sums and less work; so do half and all rows of a team if its weights have k innermost, and every number of rows for
- * which teams split k.
+ * Tiles are often partly filled, above all in decode. One row and a quarter of a tile have separate loops, with the
+ * same sums and less work; so do half and all rows of a team if its weights have k innermost, and every number of rows
+ * for which teams split k.
  */
 function rowsOfTile(o: Matmul): KernelText {
   const { rows } = o.tile;
@@ -194,7 +196,8 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
     const all = [...new Set([...heights, rows])];
     // For weights with columns innermost, one team loads as fast as all teams together.
     const inRows = o.weights.every(({ inside }) => inside !== "k");
-    // More than half of the rows of a team would decode packed weights; with panels, all teams together decode them once.
+    // More than half of the rows of a team would decode packed weights; with panels, all teams together decode them
+    // once.
     const decodesOnce = blocksInPanel(o) > 0 &&
       o.decoders.some(({ scales }) => scales);
     const half = Math.ceil(rows / 2);
@@ -221,7 +224,10 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
 /** Most passes over the weights of a tile with teams that sum different blocks of k. All but the first hit a cache. */
 const PASSES = 4;
 
-/** A few times the rows of one team, as many at a time as it holds: rows shared out to teams would leave most of them idle. */
+/**
+ * A few times the rows of one team, as many at a time as it holds: rows shared out to teams would leave most of them
+ * idle.
+ */
 function rowsInPasses(o: Matmul, rows: number): KernelText {
   return wgsl`
     for (var pass_first = first; pass_first < end; pass_first += ${rows}) {

@@ -146,8 +146,8 @@ interface Panel {
 const WIDTH = 4;
 
 /**
- * `left_tile` f16 [row, k]: neighbouring lanes load neighbouring indices of k, each a vector of them if it can. After the
- * last row, the last one is loaded again.
+ * `left_tile` f16 [row, k]: neighbouring lanes load neighbouring indices of k, each a vector of them if it can. After
+ * the last row, the last one is loaded again.
  */
 function loadLeft(
   o: MatmulOptions,
@@ -220,7 +220,9 @@ function loadLeft(
   };
 }
 
-/** The binding of the left operand, if all its loads can be vectors: each row is contiguous, and nothing else loads it. */
+/**
+ * The binding of the left operand, if all its loads can be vectors: each row is contiguous, and nothing else loads it.
+ */
 function vectorBinding(
   o: MatmulOptions,
   used: readonly Stmt[],

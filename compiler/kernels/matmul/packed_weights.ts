@@ -14,8 +14,8 @@ import { separateScales } from "./packed_scales.ts";
 
 /**
  * The elements of weight i as bytes, if a device whose vectors load along k looks them up in a table of 16. `step` is
- * multiplied with the scale, not with each element: the same bits, because it is 1 or a power of two, and so are scales,
- * or they are not tiny.
+ * multiplied with the scale, not with each element: the same bits, because it is 1 or a power of two, and so are
+ * scales, or they are not tiny.
  */
 export function lookedUp(o: LoadedMatmul, i: number): Bytes | undefined {
   const { stored, inside } = o.weights[i]!;

@@ -10,7 +10,10 @@ import type { WeightsOptions } from "./options.ts";
 import { scaled } from "../pieces/decode.ts";
 import { range } from "../../../spec/range.ts";
 
-/** Scales of a column in one block of a sum, which are loaded once per block: 1, or 2 if groups start within blocks. 0: more. */
+/**
+ * Scales of a column in one block of a sum, which are loaded once per block: 1, or 2 if groups start within blocks. 0:
+ * more.
+ */
 export function scalesInBlock(
   o: WeightsOptions,
   { elements: perScale }: WeightScales,

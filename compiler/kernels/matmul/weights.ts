@@ -44,7 +44,10 @@ function loadsBlocks({ weights, tile }: WeightsOptions): boolean {
     weights.every(({ stored }) => runLengthOf(stored) !== undefined);
 }
 
-/** Indices of k in an iteration of a sum: those of a word along k, if k is innermost or a workgroup loads blocks together. */
+/**
+ * Indices of k in an iteration of a sum: those of a word along k, if k is innermost or a workgroup loads blocks
+ * together.
+ */
 function termCountOf(o: WeightsOptions): number {
   const all = loadsBlocks(o);
   return Math.max(

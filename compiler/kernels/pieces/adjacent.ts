@@ -5,7 +5,10 @@ import type { Expr, Stmt } from "../kernel.ts";
 /** Elements that are loaded at once. */
 export const ADJACENT = 4;
 
-/** Declares `ADJACENT` elements of the row that starts at `base` as `names`. Index i of the first is a multiple of their number. */
+/**
+ * Declares `ADJACENT` elements of the row that starts at `base` as `names`. Index i of the first is a multiple of their
+ * number.
+ */
 export type LoadAdjacent = (
   base: Expr,
   i: Expr,

@@ -25,7 +25,9 @@ export interface BlockAt {
   readonly from: Hole;
   /** Words between consecutive words of a block in words. Absent: it has bytes. */
   readonly stride?: number | undefined;
-  /** Loads four bytes of the block. `index` counts its bytes, or its words if it has words. Default: from the binding. */
+  /**
+   * Loads four bytes of the block. `index` counts its bytes, or its words if it has words. Default: from the binding.
+   */
   readonly load?: (index: KernelText) => KernelText;
 }
 

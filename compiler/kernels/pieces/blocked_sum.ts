@@ -41,7 +41,9 @@ export interface BlockedSumOptions {
    * on. Default: 1.
    */
   readonly terms?: number;
-  /** Indices per loop within a block, a run, whose iterations are counted by `counter`. Default: blocks have no runs. */
+  /**
+   * Indices per loop within a block, a run, whose iterations are counted by `counter`. Default: blocks have no runs.
+   */
   readonly run?: {
     readonly length: number;
     readonly counter: string;

@@ -30,8 +30,8 @@ export interface Cache {
 }
 
 /**
- * The cache of the sequence of `token`. `scattered`: keys are read in any order instead of in blocks. `start`: the first
- * position of a block.
+ * The cache of the sequence of `token`. `scattered`: keys are read in any order instead of in blocks. `start`: the
+ * first position of a block.
  */
 export function cacheOf(
   { kvHeads, context, begin, pages, headMajor = false }: CacheShape,

@@ -27,7 +27,9 @@ export function cellStride(buckets: number): number {
   return buckets | 1;
 }
 
-/** Number of lanes whose cells fit into workgroup memory, with `others` more words per bucket. `sorts`: buckets of each. */
+/**
+ * Number of lanes whose cells fit into workgroup memory, with `others` more words per bucket. `sorts`: buckets of each.
+ */
 export function lanesFor(
   sorts: readonly number[],
   { words, others }: { readonly words: number; readonly others: number },

@@ -124,8 +124,8 @@ const FP4_WORD: WordDecoder = {
 };
 
 /**
- * Two floats at once, as f16: its exponent has a bias of 15 instead of 1, so they are 2^14 times smaller. 0.5 is subnormal
- * in both formats. Needs no load and two more instructions per float.
+ * Two floats at once, as f16: its exponent has a bias of 15 instead of 1, so they are 2^14 times smaller. 0.5 is
+ * subnormal in both formats. Needs no load and two more instructions per float.
  */
 const FP4_HALVES: ScaledDecoder = {
   times: 2 ** 14,
@@ -178,7 +178,9 @@ interface Decoder {
   element(bits: Hole): KernelText;
   /** All elements of a word. */
   readonly word: WordDecoder;
-  /** All elements of a word in kernels whose workgroup memory is busy, if the scale and `times` have a finite product. */
+  /**
+   * All elements of a word in kernels whose workgroup memory is busy, if the scale and `times` have a finite product.
+   */
   readonly scaledWord?: ScaledDecoder;
   /** The f32 scale, from the loaded one and the factor of the row. */
   scale(loaded: Hole, factor?: Hole): KernelText;

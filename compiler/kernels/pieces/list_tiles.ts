@@ -12,8 +12,8 @@ export function listTiles(
     readonly lanes: number;
     readonly tileRows: number;
     /**
-     * Declares `of_lane`: `of_expert`, but loaded from a binding, so that predictions can evaluate it. Default: none, for
-     * an `of_expert` that they can evaluate.
+     * Declares `of_lane`: `of_expert`, but loaded from a binding, so that predictions can evaluate it. Default: none,
+     * for an `of_expert` that they can evaluate.
      */
     readonly listed?: KernelText | undefined;
   },

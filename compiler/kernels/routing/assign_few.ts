@@ -32,7 +32,9 @@ export function assignFew(o: AssignOptions): Kernel {
   });
 }
 
-/** Numbers the first `all_choices` choices, one per lane, and counts the rows of experts, by all lanes of a workgroup. */
+/**
+ * Numbers the first `all_choices` choices, one per lane, and counts the rows of experts, by all lanes of a workgroup.
+ */
 export function numberedByLanes(
   { experts, k, dropping, splits, units, grouped }: AssignOptions,
   { lanes, expert }: {

@@ -9,7 +9,9 @@ export interface MoveRowsOptions {
   /** Elements of a row, and their type. */
   readonly row: number;
   readonly type: Binding["type"];
-  /** Rows as received from nodes are ordered for the ranks of the node (forward), or returned to their offsets (back). */
+  /**
+   * Rows as received from nodes are ordered for the ranks of the node (forward), or returned to their offsets (back).
+   */
   readonly direction: "forward" | "back";
 }
 

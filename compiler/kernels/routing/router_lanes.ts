@@ -44,7 +44,9 @@ export interface RouterByLanesOptions extends RouterOptions {
    * its own. Default: false.
    */
   readonly assigns?: boolean;
-  /** Also assigns the choices of at most one token, as `assignFew`. Its grid is one workgroup. Default: no assignment. */
+  /**
+   * Also assigns the choices of at most one token, as `assignFew`. Its grid is one workgroup. Default: no assignment.
+   */
   readonly assignment?: AssignOptions;
 }
 

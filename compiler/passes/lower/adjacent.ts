@@ -15,8 +15,8 @@ import type { Storage } from "./context.ts";
 import type { KernelScope } from "./scope.ts";
 
 /**
- * Loads adjacent elements of a value whose rows are contiguous and a multiple of `length` apart. Undefined: vectors do not
- * fit into rows, or elements are no floats.
+ * Loads adjacent elements of a value whose rows are contiguous and a multiple of `length` apart. Undefined: vectors do
+ * not fit into rows, or elements are no floats.
  */
 export function adjacentOf(
   scope: KernelScope,

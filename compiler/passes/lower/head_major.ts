@@ -4,8 +4,8 @@ import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
 import { usersOf } from "../../graph/users.ts";
 
 /**
- * The axes in memory of caches whose heads precede positions, `sequence kvHead context dim`. None if a cache is also read
- * otherwise: gathered from other ranks, or for derivatives.
+ * The axes in memory of caches whose heads precede positions, `sequence kvHead context dim`. None if a cache is also
+ * read otherwise: gathered from other ranks, or for derivatives.
  */
 export function headMajorAxes(
   graph: Graph,

@@ -1,6 +1,7 @@
 /**
- * Attention of a step of one token on a wide device: the launch over blocks of keys also normalizes and rotates query and
- * key, and writes the cache of keys, because another launch costs more. Steps of more tokens keep the separate launches.
+ * Attention of a step of one token on a wide device: the launch over blocks of keys also normalizes and rotates query
+ * and key, and writes the cache of keys, because another launch costs more. Steps of more tokens keep the separate
+ * launches.
  */
 
 import { add, let_, local, mul, u32 } from "../../../spec/kernel/build.ts";
@@ -48,8 +49,8 @@ interface SplitAttention {
 }
 
 /**
- * Launches the blocks of keys of one token, and the steps that it replaces for more tokens only. Returns whether it does:
- * not if other nodes need the vectors of the token, or the kernel does not fit the device.
+ * Launches the blocks of keys of one token, and the steps that it replaces for more tokens only. Returns whether it
+ * does: not if other nodes need the vectors of the token, or the kernel does not fit the device.
  */
 export function lowerNewToken(
   lowering: Lowering,

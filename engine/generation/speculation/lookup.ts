@@ -37,7 +37,9 @@ class Occurrences {
     else if (indices.push(at) > COMPARED) indices.shift();
   }
 
-  /** The index after the longest earlier match of the last tokens, the latest of equal ones. Undefined without a pair. */
+  /**
+   * The index after the longest earlier match of the last tokens, the latest of equal ones. Undefined without a pair.
+   */
   match(): { readonly at: number; readonly length: number } | undefined {
     const known = this.#tokens;
     const end = known.length;

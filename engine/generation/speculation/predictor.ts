@@ -16,7 +16,9 @@ const MAX_WAITING = 64;
 /** Outputs of the layer. */
 const OUTPUTS = ["candidates.ids", HIDDEN] as const;
 
-/** A token and the hidden state of the token before it. Undefined: unknown, as after a shared prefix; it counts as 0. */
+/**
+ * A token and the hidden state of the token before it. Undefined: unknown, as after a shared prefix; it counts as 0.
+ */
 interface Pair extends Taken {
   readonly before: Float32Array | undefined;
 }

@@ -54,7 +54,9 @@ export interface SpeculationStats {
   /** Drafted tokens, and accepted ones among them. */
   readonly drafted: number;
   readonly accepted: number;
-  /** Time of decode steps without drafts, estimated from measured steps, divided by their time. Absent without a clock. */
+  /**
+   * Time of decode steps without drafts, estimated from measured steps, divided by their time. Absent without a clock.
+   */
   readonly gain?: number;
 }
 

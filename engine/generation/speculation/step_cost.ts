@@ -12,7 +12,9 @@ const [WARM_UP, MEASURED] = [1, 2] as const;
  */
 const [FASTER, SLOWER, OUTLIER] = [1 / 4, 1 / 16, 2] as const;
 
-/** Maximum number of tokens with a mean of their own. Larger sizes share means of half an octave, to be known sooner. */
+/**
+ * Maximum number of tokens with a mean of their own. Larger sizes share means of half an octave, to be known sooner.
+ */
 const EXACT = 8;
 
 /** Mean of steps of similar sizes. */
@@ -70,7 +72,9 @@ export class StepCost {
     return this.#means.some(([, { isKnown }]) => isKnown);
   }
 
-  /** Time of a step: interpolated between measured ones; larger ones are assumed to be cheap, so that they are tried. */
+  /**
+   * Time of a step: interpolated between measured ones; larger ones are assumed to be cheap, so that they are tried.
+   */
   of(tokens: number): number {
     let below: Mean | undefined;
     for (const [, mean] of this.#means) {

@@ -1,4 +1,7 @@
-/** The row of the text models of Qwen3-VL-MoE and Qwen3-Omni-MoE. They are read as Qwen3-MoE, whose files have other keys. */
+/**
+ * The row of the text models of Qwen3-VL-MoE and Qwen3-Omni-MoE. They are read as Qwen3-MoE, whose files have other
+ * keys.
+ */
 
 import type { GgufArchitecture } from "../architecture.ts";
 import { DENSE, EXPERTS, partsOf } from "../common_names.ts";

@@ -1,6 +1,6 @@
 /**
- * The row of Step-3.5-Flash and Step-3.7-Flash, whose layers with a window have other heads and frequencies. Gains of norms
- * are stored plus 1. In layers without a window, llama.cpp rotates half of a head.
+ * The row of Step-3.5-Flash and Step-3.7-Flash, whose layers with a window have other heads and frequencies. Gains of
+ * norms are stored plus 1. In layers without a window, llama.cpp rotates half of a head.
  */
 
 import type { GgufArchitecture, TensorName } from "../architecture.ts";
@@ -186,7 +186,9 @@ function write(name: string, config: ReadonlyMap<string, unknown>): GgufValues {
   };
 }
 
-/** Factors that divide the frequencies of pairs in layers without a window, as in Llama 3, and ones for further pairs. */
+/**
+ * Factors that divide the frequencies of pairs in layers without a window, as in Llama 3, and ones for further pairs.
+ */
 function frequencies(
   config: ReadonlyMap<string, unknown>,
 ): number[] | undefined {

@@ -48,8 +48,8 @@ export interface DiskOptions extends MeasureOptions {
 }
 
 /**
- * Prepares to stream experts: bytes per second in the time of the reads. A temporary file is in the cache folder of this
- * user. Undefined if the folder accepts no file of this size, or the system cannot stream it.
+ * Prepares to stream experts: bytes per second in the time of the reads. A temporary file is in the cache folder of
+ * this user. Undefined if the folder accepts no file of this size, or the system cannot stream it.
  */
 export async function openDiskMeter(
   { file: asked, ...options }: DiskOptions,

@@ -13,7 +13,10 @@ export interface MeasureOptions {
   readonly repetitions?: number;
   /** Time of `now` after which measurements are repeated only `FEWEST` times. Default: none. */
   readonly deadline?: number;
-  /** Receives the spread of the times of a measurement: the range of their middle half, or of few times, over their median. */
+  /**
+   * Receives the spread of the times of a measurement: the range of their middle half, or of few times, over their
+   * median.
+   */
   readonly onSpread?: (what: string, spread: number) => void;
 }
 

@@ -38,7 +38,10 @@ function mayFit(task: Claimable, known: Known): boolean {
     known.limit;
 }
 
-/** How much of a task a thread has compiled that has executed tasks of these meshes: 0, kernels of its `tp`, or its mesh. */
+/**
+ * How much of a task a thread has compiled that has executed tasks of these meshes: 0, kernels of its `tp`, or its
+ * mesh.
+ */
 export function affinity(
   task: Claimable,
   executed: readonly ReplicaMesh[],

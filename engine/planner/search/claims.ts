@@ -155,7 +155,8 @@ function isQuick(task: SearchTask, claimed: Claimable): boolean {
 }
 
 /**
- * Whether the helper has the plan of a task with one step, or kernels for one with more steps, and this thread has none.
+ * Whether the helper has the plan of a task with one step, or kernels for one with more steps, and this thread has
+ * none.
  */
 function isLeft(task: SearchTask, claimed: Claimable): boolean {
   if (claimed.kind !== "loads") return false;

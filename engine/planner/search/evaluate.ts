@@ -140,8 +140,8 @@ type Compiled = ReplicaPlan | ThrownOut;
 const compiled = new WeakMap<SearchTask, Map<string, Promise<Compiled>>>();
 
 /**
- * Compiles a replica with capacity for a load, once in a search. Returns the reason if the model has no such sharding or
- * if it exceeds a limit.
+ * Compiles a replica with capacity for a load, once in a search. Returns the reason if the model has no such sharding
+ * or if it exceeds a limit.
  */
 export async function compileReplica(
   task: SearchTask,

@@ -1,4 +1,6 @@
-/** Rejects the dispatcher `gatherWeights` without compiling it, where gathering alone takes longer than another plan. */
+/**
+ * Rejects the dispatcher `gatherWeights` without compiling it, where gathering alone takes longer than another plan.
+ */
 
 import { placeRanks } from "../../../spec/machine.ts";
 import { range } from "../../../spec/range.ts";

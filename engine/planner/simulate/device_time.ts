@@ -11,7 +11,9 @@ export const OPERATIONS_PER_MULTIPLY_ADD: { readonly [C in Computer]: number } =
 /** Lanes of the workgroups that a GPU's `parallel` counts. */
 const GPU_LANES = 32;
 
-/** Shares of a device that a launch can fill: workgroups; a GPU has those of more lanes on as many more of its cores. */
+/**
+ * Shares of a device that a launch can fill: workgroups; a GPU has those of more lanes on as many more of its cores.
+ */
 function shares(
   { computer }: MachineDevice,
   { workgroups, lanes }: LaunchWork,

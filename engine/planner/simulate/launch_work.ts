@@ -125,9 +125,9 @@ export interface SampledGroup {
 }
 
 /**
- * Workgroups of a launch that represent all: evenly distributed over x, and over y if work differs along y; along z, one
- * for each amount of work, because attention has blocks of keys outside its window. Also one for each amount of work if
- * x and y count the same items, because the last of these workgroups have none.
+ * Workgroups of a launch that represent all: evenly distributed over x, and over y if work differs along y; along z,
+ * one for each amount of work, because attention has blocks of keys outside its window. Also one for each amount of
+ * work if x and y count the same items, because the last of these workgroups have none.
  */
 export function sampledGroups(
   kernel: Kernel,

@@ -87,8 +87,8 @@ export async function compileRepresentatives(
 }
 
 /**
- * The weights of `compileRepresentatives`, and the buffers of weights and states with their bytes on every rank. Creates
- * no kernels.
+ * The weights of `compileRepresentatives`, and the buffers of weights and states with their bytes on every rank.
+ * Creates no kernels.
  */
 export async function heldRepresentatives(
   target: ModelTarget,

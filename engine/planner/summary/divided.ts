@@ -13,7 +13,9 @@ export interface DividedOptions {
   readonly of: readonly (keyof RankBytes)[];
 }
 
-/** Receive buffers by need, context parallelism and pipeline stages, if a plan lacks them, on at most `available` ranks. */
+/**
+ * Receive buffers by need, context parallelism and pipeline stages, if a plan lacks them, on at most `available` ranks.
+ */
 export function dividedOptions(
   plan: Plan,
   available: number,

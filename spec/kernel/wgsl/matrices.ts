@@ -41,7 +41,9 @@ const LARGE_SUBGROUP = 64;
 /** The array in which subgroups store results, if the kernel has none for them. */
 const RESULTS = "subgroup_results";
 
-/** Directives before the declarations of a kernel with subgroup matrices. The rules of the tree determine uniformity. */
+/**
+ * Directives before the declarations of a kernel with subgroup matrices. The rules of the tree determine uniformity.
+ */
 export const MATRIX_HEADER: readonly string[] = [
   "enable f16;",
   "enable subgroups;",
@@ -376,7 +378,9 @@ export function elementsOfMatrix(
   });
 }
 
-/** Declares the first element of a matrix that a lane stores, and that of its subgroup in each tile, before the body. */
+/**
+ * Declares the first element of a matrix that a lane stores, and that of its subgroup in each tile, before the body.
+ */
 export function subgroupElements(
   { tiles, size }: SubgroupTiles,
 ): readonly string[] {

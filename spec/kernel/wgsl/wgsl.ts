@@ -22,8 +22,8 @@ export interface WgslOptions {
   /** Whether the device supports WGSL's `packed_4x8_integer_dot_product`. Default: false. */
   readonly packedDot?: boolean;
   /**
-   * Subgroup size, if the device supports subgroup matrices of 16 x 16 with f16 operands and f32 results. Default: kernels
-   * do not use them.
+   * Subgroup size, if the device supports subgroup matrices of 16 x 16 with f16 operands and f32 results. Default:
+   * kernels do not use them.
    */
   readonly matrices?: number | undefined;
 }

@@ -133,7 +133,9 @@ export function launchContract(
   return 2;
 }
 
-/** Launches the parts of a concatenation other than `node`. `limited`: its size, if the number of rows is in a range. */
+/**
+ * Launches the parts of a concatenation other than `node`. `limited`: its size, if the number of rows is in a range.
+ */
 export function launchOthers(
   lowering: Lowering,
   node: NodeOf<"dot">,

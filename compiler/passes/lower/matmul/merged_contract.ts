@@ -1,6 +1,6 @@
 /**
- * Contractions of the values of each head that also merge its blocks of keys, as in latent attention: a launch costs more
- * than merging a head in each workgroup that reads it.
+ * Contractions of the values of each head that also merge its blocks of keys, as in latent attention: a launch costs
+ * more than merging a head in each workgroup that reads it.
  */
 
 import type { Size } from "../../../../spec/size.ts";

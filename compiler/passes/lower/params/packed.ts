@@ -112,7 +112,10 @@ export function packedAxis(
   );
 }
 
-/** Whether a contraction with a parameter of integers has quantized activations, on every mesh: of whole blocks of one axis. */
+/**
+ * Whether a contraction with a parameter of integers has quantized activations, on every mesh: of whole blocks of one
+ * axis.
+ */
 export function takesQ8(
   over: readonly string[],
   { placed, stored }: { readonly placed: Placed; readonly stored: PackedDType },

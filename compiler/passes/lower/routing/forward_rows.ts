@@ -23,7 +23,9 @@ import { sentRows } from "../collectives/round.ts";
 import { wordType } from "../scope.ts";
 import { markUnreduced } from "../storage.ts";
 
-/** Counts the rows that a rank forwards to each expert of its node. They are the sent rows of the exchange within it. */
+/**
+ * Counts the rows that a rank forwards to each expert of its node. They are the sent rows of the exchange within it.
+ */
 export function lowerNodeCounts(
   lowering: Lowering,
   node: NodeOf<"nodeCounts">,
