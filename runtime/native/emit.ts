@@ -72,6 +72,8 @@ export interface Along {
   readonly words: number;
 }
 
+type Turn = Extract<Statement, { op: "turn" }>;
+
 /** Emits into one function. */
 export class Emitter {
   readonly writer: Writer;
@@ -391,35 +393,8 @@ export class Emitter {
           } / LANES * ${partBytes};`,
         );
       }
-      case "turn": {
-        const { address } = this.arrays.get(s.from)!;
-        const tile = this.name(s.tile);
-        writer.line(`vu ${tile}[${s.words}];`);
-        const width = s.bytes ? 1 : 4;
-        const from = `(const char *)${this.name(s.pointer)}`;
-        const at = `${from} - (const char *)${address} + ${width * s.constant}`;
-        // Between the codes of blocks there are scales.
-        const step = (s.bytes ? 4.5 : 4) * s.words;
-        const later = s.ahead === "later" ? "&later" : "0";
-        const isAlong = s.ahead === "along";
-        if (isAlong && "binding" in s.from) this.#noteAlong(s, s.from.binding);
-        const along = isAlong ? `&along_${s.several ? "several" : "one"}` : "0";
-        const apart = width * s.apart;
-        const isStream = s.ahead === "stream";
-        // Loads from the first `own` bytes of a line prefetch; with 0 bytes, none does.
-        const own = s.ahead === "none" || isStream ? 0 : step;
-        writer.line(
-          `turn${s.words}(${tile}, ${address}, ${at}, ${apart}, ${own}, ${later}, ${along});`,
-        );
-        if (isStream) {
-          const load = `(const char *)${address} + (${at})`;
-          // A load of complete rows starts at their first byte.
-          const inRow = step < apart ? `(${at}) % ${apart}` : "0";
-          const bytes = Math.min(step, apart);
-          writer.line(`prefetch_stream(${load}, ${inRow}, ${bytes});`);
-        }
-        return;
-      }
+      case "turn":
+        return this.#turn(s);
       case "prefetch": {
         const [address] = this.values(s.address);
         const write = s.write ? 1 : 0;
@@ -430,8 +405,39 @@ export class Emitter {
     }
   }
 
+  /** Loads a tile, and prefetches. */
+  #turn(s: Turn): void {
+    const { writer } = this;
+    const { address } = this.arrays.get(s.from)!;
+    const tile = this.name(s.tile);
+    writer.line(`vu ${tile}[${s.words}];`);
+    const width = s.bytes ? 1 : 4;
+    const from = `(const char *)${this.name(s.pointer)}`;
+    const at = `${from} - (const char *)${address} + ${width * s.constant}`;
+    // Between the codes of blocks there are scales.
+    const step = (s.bytes ? 4.5 : 4) * s.words;
+    const later = s.ahead === "later" ? "&later" : "0";
+    const isAlong = s.ahead === "along";
+    if (isAlong && "binding" in s.from) this.#noteAlong(s, s.from.binding);
+    const along = isAlong ? `&along_${s.several ? "several" : "one"}` : "0";
+    const apart = width * s.apart;
+    const isStream = s.ahead === "stream";
+    // Loads from the first `own` bytes of a line prefetch; with 0 bytes, none does.
+    const own = s.ahead === "none" || isStream ? 0 : step;
+    writer.line(
+      `turn${s.words}(${tile}, ${address}, ${at}, ${apart}, ${own}, ${later}, ${along});`,
+    );
+    if (isStream) {
+      const load = `(const char *)${address} + (${at})`;
+      // A load of complete rows starts at their first byte.
+      const inRow = step < apart ? `(${at}) % ${apart}` : "0";
+      const bytes = Math.min(step, apart);
+      writer.line(`prefetch_stream(${load}, ${inRow}, ${bytes});`);
+    }
+  }
+
   /** Notes the binding and the kind of a load beside which lines are prefetched. */
-  #noteAlong(s: Extract<Statement, { op: "turn" }>, binding: number): void {
+  #noteAlong(s: Turn, binding: number): void {
     const apart = (s.bytes ? 1 : 4) * s.apart;
     const known = this.along ?? { binding, apart, words: s.words };
     const flags = (s.bytes ? BLOCKS : 0) |
