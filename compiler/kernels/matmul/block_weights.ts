@@ -25,7 +25,7 @@ import {
   type WeightScales,
 } from "./decoder.ts";
 import { lookedUp } from "./packed_weights.ts";
-import { groupsOfBlock } from "./scales.ts";
+import { groupsOfBlock, scalesInBlock } from "./scales.ts";
 import { blockFactor, spread } from "../pieces/block.ts";
 import { decoderOf } from "../pieces/decode.ts";
 
@@ -137,7 +137,7 @@ function scalesOfBlocks(weight: BlockWeight): WeightScales {
       return [
         ...declared,
         ...groups.flatMap((number, group) =>
-          scalesAt(weight, { columns, group, number })
+          scalesAt(weight, { columns, group, number, holds: holds(weight) })
         ),
       ];
     },
@@ -147,6 +147,40 @@ function scalesOfBlocks(weight: BlockWeight): WeightScales {
       return scalesAt(weight, { columns: [column], group: 0, number });
     },
   };
+}
+
+/**
+ * Whether the words of planes with one word per scale are loaded with the scales of a block of a sum: lanes that load
+ * along k would load them again for every four indices.
+ */
+function holds({ o, i, layout }: BlockWeight): boolean {
+  const { inside } = o.weights[i]!;
+  return o.tile.right === "workgroup" && inside === "k" &&
+    o.runLength === undefined &&
+    scalesInBlock(o, { elements: layout.group }) > 0;
+}
+
+/** Whether a word of a plane has the bits of all elements with one scale. */
+function isOfScale({ bits, stripe }: Plane, { group }: Block): boolean {
+  return stripe === 1 && group * bits === 32;
+}
+
+/** The word of plane `plane` that was loaded with the scale of index `k`. */
+function heldWord(
+  { o, i, layout }: BlockWeight,
+  { plane, k, column }: {
+    readonly plane: number;
+    readonly k: Expr;
+    readonly column: number;
+  },
+): Expr {
+  const of = (group: number) =>
+    register(`held${plane}_${group}_${i}`, [column], "u32");
+  return scalesInBlock(o, { elements: layout.group }) === 1
+    ? of(0)
+    : expr`select(${of(0)}, ${of(1)}, ${k} >= ${
+      local(`boundary_${i}`, "u32")
+    })`;
 }
 
 /** Loads of all columns, each declared once. */
@@ -276,11 +310,15 @@ function codesAt(
   const loads = loadsOf(weight, { prefix: `${name}_plane`, columns });
   const at = layout.codes.map((plane) => bitsAt(plane, location, unit));
   const shifts = at.map((_, plane) => `${name}_shift${plane}_${i}`);
+  const wordOf = (plane: number, column: number) =>
+    codes > 1 && holds(weight) && isOfScale(layout.codes[plane]!, layout)
+      ? heldWord(weight, { plane, k, column })
+      : loads.of(at[plane]!.unit, column);
   const values = columns.map((c) =>
     letRegister(
       `${name}${i}`,
       [c],
-      joined(layout.codes, at.map(({ unit }) => loads.of(unit, c)), {
+      joined(layout.codes, at.map((_, plane) => wordOf(plane, c)), {
         shifts: shifts.map((shift) => local(shift, "u32")),
         codes,
       }),
@@ -369,13 +407,17 @@ function codesOfRun(
   return [...loads.declared, ...values];
 }
 
-/** Declares factor<g>_<i>[c] and, if there are offsets, offset<g>_<i>[c]: those of group `number` along k. */
+/**
+ * Declares factor<g>_<i>[c] and, if there are offsets, offset<g>_<i>[c]: those of group `number` along k. `holds`: also
+ * held<plane>_<g>_<i>[c], the words of planes with one word per scale.
+ */
 function scalesAt(
   weight: BlockWeight,
-  { columns, group, number }: {
+  { columns, group, number, holds = false }: {
     readonly columns: readonly number[];
     readonly group: number;
     readonly number: Expr;
+    readonly holds?: boolean;
   },
 ): Parts {
   const { o, i, layout, unit, step } = weight;
@@ -409,10 +451,22 @@ function scalesAt(
         : [],
     ];
   });
+  const held = layout.codes.flatMap((plane, n) =>
+    holds && isOfScale(plane, layout)
+      ? columns.map((c) =>
+        letRegister(
+          `held${n}_${group}_${i}`,
+          [c],
+          loads.of(bitsAt(plane, location, unit).unit, c),
+        )
+      )
+      : []
+  );
   return [
     declared,
     wgsl`let ${name}_sum = ${location.index} / ${layout.group};`,
     ...loads.declared,
     ...values,
+    ...held,
   ];
 }

@@ -16,7 +16,7 @@ import { range } from "../../../spec/range.ts";
  */
 export function scalesInBlock(
   o: WeightsOptions,
-  { elements: perScale }: WeightScales,
+  { elements: perScale }: Pick<WeightScales, "elements">,
 ): 0 | 1 | 2 {
   if (perScale === Number(o.k)) return 1;
   const { length = EXACT.block, ofSegment = 1 } = sumBlocks(o) ?? {};
