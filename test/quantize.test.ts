@@ -11,6 +11,7 @@ import t, { type Test } from "tap";
 import { valuesOf } from "../bench/peers/gguf_blocks.ts";
 import { nodeFiles } from "../cli/files.ts";
 import {
+  type FileSystem,
   type Importance,
   loadTarget,
   measureImportance,
@@ -27,6 +28,7 @@ import { type BlockType, isBlockType } from "../engine/gguf/blocks.ts";
 import { ropeScalingKeys, ropeScalingOf } from "../engine/gguf/rope_scaling.ts";
 import { encodeRows } from "../engine/quantize/gguf_file.ts";
 import { WRITTEN_TYPES } from "../engine/quantize/types.ts";
+import { MachineError } from "../spec/errors.ts";
 import { PACKED_ELEMENTS } from "../spec/weights/packed.ts";
 import {
   checkpointFolder,
@@ -335,6 +337,30 @@ t.test("folders keep unquantized tensors", { skip }, async (t) => {
     };
     t.equal(await generate("tp=2,ep=2"), await generate("ep=1"), to);
   }
+});
+
+t.test("a folder is empty after an error, and can be written again", async (t) => {
+  const out = join(temporaryFolder(t), "fp8");
+  const options = { to: "fp8", out } as const;
+  for (const failing of ["tokenizer.json", "config.json"]) {
+    const full: FileSystem = {
+      ...files,
+      write: async (path, parts) => {
+        if (path.endsWith(failing)) throw new MachineError("full");
+        await files.write(path, parts);
+      },
+    };
+    await t.rejects(quantizeCheckpoint(demo, full, options), {
+      message: "full",
+    });
+    t.strictSame(await files.list(out), [], failing);
+  }
+  await quantizeCheckpoint(demo, files, options);
+  t.ok((await files.list(out)).includes("config.json"));
+  await t.rejects(quantizeCheckpoint(demo, files, options), {
+    message:
+      `Cannot write '${out}': there is a folder of that name with files. Choose another name`,
+  });
 });
 
 t.test("files of multimodal models have a tokenizer", async (t) => {

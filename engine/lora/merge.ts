@@ -26,6 +26,7 @@ import {
   WEIGHT_INDEX,
 } from "../checkpoint/checkpoint.ts";
 import type { FileSystem } from "../files.ts";
+import { checkNew, removingOnFailure } from "../new_folder.ts";
 import { isGguf } from "../gguf/folder.ts";
 import { withTensors } from "../checkpoint/tensors.ts";
 import { adaptersOf, type LoraFolder, readLora } from "./folder.ts";
@@ -35,7 +36,7 @@ import { adaptedModel, recorded } from "./targets.ts";
 export interface MergeOptions {
   /** The folder of the adapters. */
   readonly lora: string;
-  /** The folder to write; it must not exist. */
+  /** The folder to write: new or empty. It stays empty if writing fails. */
   readonly out: string;
   /** Called with the written bytes, and with those of all tensors. */
   readonly onProgress?: (done: number, total: number) => void;
@@ -60,11 +61,7 @@ export async function mergeLora(
 ): Promise<number> {
   const { weightFiles, published } = await openCheckpoint(folder, files);
   const adapters = await readLora(lora, files);
-  if (await files.stat(out) !== undefined) {
-    throw new DataError(
-      `Cannot write '${out}': it exists already. Choose another name`,
-    );
-  }
+  await checkNew(out, files, "folder");
   if (weightFiles.some(isGguf)) {
     throw new DataError(
       `Cannot merge adapters into '${folder}': it is a GGUF file. Give a checkpoint folder`,
@@ -72,56 +69,61 @@ export async function mergeLora(
   }
   const fused = fusedIn(published, adapters);
   const unused = new Set(adapters.modules);
-  await withTensors([...weightFiles, adapters.path], files, async (all) => {
-    const stored = [...all.values()].filter(({ of }) => of === undefined);
-    const total = stored.reduce((n, { bytes }) => n + bytes, 0);
-    for (const { name, dtype, of } of all.values()) {
-      const module = fused.get(name)?.module ?? name.replace(/\.weight$/, "");
-      if (!unused.delete(module) || of === undefined && MERGED[dtype]) continue;
-      throw new DataError(
-        `Cannot merge adapters into '${folder}': tensor '${shown(name)}' is ${
-          of ? "quantized" : dtype
-        }. Give a checkpoint in f32, bf16 or f16`,
-      );
-    }
-    const [module] = unused;
-    if (module !== undefined) {
-      throw new DataError(
-        `Cannot merge the adapters of '${lora}': the checkpoint has no matrix '${
-          shown(module)
-        }'. Give those of this checkpoint`,
-      );
-    }
-    let done = 0;
-    for (const path of weightFiles) {
-      const name = path.slice(files.join(folder, "x").length - 1);
-      const [subfolder = ""] = /^.*[/\\]/.exec(name) ?? [];
-      await files.makeFolder(files.join(out, subfolder));
-      await withTensors([path], files, async (tensors) => {
-        await files.write(
-          files.join(out, name),
-          mergedBytes(tensors, all, {
-            scale: adapters.scale,
-            fused,
-            onBytes: (bytes) => onProgress?.(done += bytes, total),
-          }),
+  await removingOnFailure(files, async (write) => {
+    await withTensors([...weightFiles, adapters.path], files, async (all) => {
+      const stored = [...all.values()].filter(({ of }) => of === undefined);
+      const total = stored.reduce((n, { bytes }) => n + bytes, 0);
+      for (const { name, dtype, of } of all.values()) {
+        const module = fused.get(name)?.module ?? name.replace(/\.weight$/, "");
+        if (!unused.delete(module) || of === undefined && MERGED[dtype]) {
+          continue;
+        }
+        throw new DataError(
+          `Cannot merge adapters into '${folder}': tensor '${shown(name)}' is ${
+            of ? "quantized" : dtype
+          }. Give a checkpoint in f32, bf16 or f16`,
         );
-      });
+      }
+      const [module] = unused;
+      if (module !== undefined) {
+        throw new DataError(
+          `Cannot merge the adapters of '${lora}': the checkpoint has no matrix '${
+            shown(module)
+          }'. Give those of this checkpoint`,
+        );
+      }
+      let done = 0;
+      for (const path of weightFiles) {
+        const name = path.slice(files.join(folder, "x").length - 1);
+        const [subfolder = ""] = /^.*[/\\]/.exec(name) ?? [];
+        await files.makeFolder(files.join(out, subfolder));
+        await withTensors([path], files, async (tensors) => {
+          await write(
+            files.join(out, name),
+            mergedBytes(tensors, all, {
+              scale: adapters.scale,
+              fused,
+              onBytes: (bytes) => onProgress?.(done += bytes, total),
+            }),
+          );
+        });
+      }
+    });
+    for (
+      const name of [
+        QUANTIZATION_FILE,
+        WEIGHT_INDEX,
+        ...COMPANION_FILES,
+        // Marks a folder as a checkpoint.
+        "config.json",
+      ]
+    ) {
+      const path = files.join(folder, name);
+      if (await files.stat(path) === undefined) continue;
+      const text = await files.readText(path);
+      await write(files.join(out, name), [new TextEncoder().encode(text)]);
     }
   });
-  for (
-    const name of [
-      "config.json",
-      QUANTIZATION_FILE,
-      WEIGHT_INDEX,
-      ...COMPANION_FILES,
-    ]
-  ) {
-    const path = files.join(folder, name);
-    if (await files.stat(path) === undefined) continue;
-    const text = await files.readText(path);
-    await files.write(files.join(out, name), [new TextEncoder().encode(text)]);
-  }
   return adapters.modules.size;
 }
 

@@ -9,6 +9,7 @@ import {
 } from "../checkpoint/checkpoint.ts";
 import { configField } from "../checkpoint/config_field.ts";
 import type { FileSystem } from "../files.ts";
+import { checkNew, removingOnFailure } from "../new_folder.ts";
 import { keysOf } from "../gguf/config.ts";
 import { isGguf } from "../gguf/folder.ts";
 import { namesPredictor, numberedName } from "../gguf/names.ts";
@@ -60,7 +61,8 @@ const FILE_BYTES = 4 * 2 ** 30;
 
 /**
  * Quantizes a checkpoint. Tensors are read, encoded and written piece by piece, so the checkpoint may be larger than
- * memory. Throws DataError for a model that the format cannot represent, and if `out` exists.
+ * memory. If writing fails, `out` has no files. Throws DataError for a model that the format cannot represent, and if `out`
+ * exists, unless it is an empty folder.
  */
 export async function quantizeCheckpoint(
   folder: string,
@@ -79,11 +81,7 @@ export async function quantizeCheckpoint(
       }`,
     );
   }
-  if (await files.stat(out) !== undefined) {
-    throw new DataError(
-      `Cannot write '${out}': there is a ${kind} of that name. Choose another name`,
-    );
-  }
+  await checkNew(out, files, kind);
   const checkpoint = await openCheckpoint(folder, files);
   return await withTensors(
     checkpoint.weightFiles,
@@ -268,42 +266,44 @@ async function writeFolder(
   const total = matrices.flat().reduce((sum, { bytes }) => sum + bytes, 0);
   let done = 0;
   await files.makeFolder(out);
-  const path = (name: string) => files.join(out, name);
-  for (const [i, part] of split.entries()) {
-    await files.write(
-      path(nameOf(i)),
-      fileBytes(part, (bytes) => onProgress?.(done += bytes, total)),
+  await removingOnFailure(files, async (write) => {
+    const path = (name: string) => files.join(out, name);
+    for (const [i, part] of split.entries()) {
+      await write(
+        path(nameOf(i)),
+        fileBytes(part, (bytes) => onProgress?.(done += bytes, total)),
+      );
+    }
+    const text = (name: string, value: object) =>
+      write(path(name), [
+        new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`),
+      ]);
+    if (split.length > 1) {
+      await text(WEIGHT_INDEX, {
+        metadata: { total_size: total },
+        weight_map: Object.fromEntries(
+          split.flatMap((part, i) => part.map(({ name }) => [name, nameOf(i)])),
+        ),
+      });
+    }
+    for (const name of COMPANION_FILES) {
+      if (await files.stat(files.join(folder, name)) === undefined) continue;
+      const copied = await files.readText(files.join(folder, name));
+      await write(path(name), [new TextEncoder().encode(copied)]);
+    }
+    const left = tensors.filter((tensor) =>
+      !format.takes(tensor) && tensor.shape.length > 1
     );
-  }
-  const text = (name: string, value: object) =>
-    files.write(path(name), [
-      new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`),
-    ]);
-  if (split.length > 1) {
-    await text(WEIGHT_INDEX, {
-      metadata: { total_size: total },
-      weight_map: Object.fromEntries(
-        split.flatMap((part, i) => part.map(({ name }) => [name, nameOf(i)])),
-      ),
+    // The file that marks a folder as a checkpoint is written last.
+    await text("config.json", {
+      ...withoutQuantization(config),
+      quantization_config: {
+        ...format.config,
+        modules_to_not_convert: left.map(({ name }) =>
+          name.replace(/\.weight$/, "")
+        ),
+      },
     });
-  }
-  for (const name of COMPANION_FILES) {
-    if (await files.stat(files.join(folder, name)) === undefined) continue;
-    const copied = await files.readText(files.join(folder, name));
-    await files.write(path(name), [new TextEncoder().encode(copied)]);
-  }
-  const left = tensors.filter((tensor) =>
-    !format.takes(tensor) && tensor.shape.length > 1
-  );
-  // The file that marks a folder as a checkpoint is written last.
-  await text("config.json", {
-    ...withoutQuantization(config),
-    quantization_config: {
-      ...format.config,
-      modules_to_not_convert: left.map(({ name }) =>
-        name.replace(/\.weight$/, "")
-      ),
-    },
   });
   return addedUp(
     matrices.flatMap((made, i) => {
