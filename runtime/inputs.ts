@@ -12,6 +12,7 @@ import {
   type Program,
 } from "../spec/plan/plan.ts";
 import {
+  ARRAYS,
   bytesOf,
   elementCount,
   type HostTensor,
@@ -64,6 +65,13 @@ export function checkInputs(
         `${cannot}: the input '${name}' is missing. Give it as ${wanted()}`,
       );
     }
+    if (!Array.isArray(tensor.shape)) {
+      throw new DataError(
+        `${cannot}: the input '${name}' is ${
+          typeName(tensor)
+        }, not { dtype, shape, data }. Give it as ${wanted()}`,
+      );
+    }
     if (
       tensor.dtype !== port.dtype || tensor.shape.length !== port.axes.length
     ) {
@@ -71,6 +79,14 @@ export function checkInputs(
         `${cannot}: the input '${name}' is ${tensor.dtype} [${
           tensor.shape.join(", ")
         }]. Give it as ${wanted()}`,
+      );
+    }
+    const array = ARRAYS[tensor.dtype].name;
+    if (Object.prototype.toString.call(tensor.data) !== `[object ${array}]`) {
+      throw new DataError(
+        `${cannot}: the data of the input '${name}' are ${
+          typeName(tensor.data)
+        }, and its dtype is ${tensor.dtype}. Give a ${array}`,
       );
     }
     if (tensor.data.length !== elementCount(tensor.shape)) {
@@ -94,6 +110,14 @@ export function checkInputs(
     checkRange(cannot, name, length, inputs[name]!);
   }
   return new Map([...lengths].map(([axis, { length }]) => [axis, length]));
+}
+
+/** The type of a value that is not what its caller declares: `a number`, `an Int32Array`. */
+function typeName(value: unknown): string {
+  const name = typeof value === "object"
+    ? Object.prototype.toString.call(value).slice(8, -1)
+    : typeof value;
+  return `${/^[AEIOU]/i.test(name) ? "an" : "a"} ${name}`;
 }
 
 function checkLength(

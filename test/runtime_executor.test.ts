@@ -452,6 +452,22 @@ t.test("run() rejects bad inputs with the reason", async (t) => {
       "the input 'x' is i32 [1, 2]. Give it as f32 [token embed]",
     ],
     [
+      { x: new Float32Array(2) as never },
+      "the input 'x' is a Float32Array, not { dtype, shape, data }. Give it as f32 [token embed]",
+    ],
+    [
+      { x: 7 as never },
+      "the input 'x' is a number, not { dtype, shape, data }. Give it as f32 [token embed]",
+    ],
+    [
+      { x: { ...tensor(1), data: new Int32Array(2) } },
+      "the data of the input 'x' are an Int32Array, and its dtype is f32. Give a Float32Array",
+    ],
+    [
+      { x: { ...tensor(1), data: [0, 1] as never } },
+      "the data of the input 'x' are an Array, and its dtype is f32. Give a Float32Array",
+    ],
+    [
       { x: { ...tensor(1), shape: [2, 1] } },
       "axis 'embed' of the input 'x' has length 1. It must be 2",
     ],
