@@ -5,6 +5,7 @@ import t from "tap";
 import {
   add,
   attention,
+  cast,
   combine,
   crossEntropy,
   dispatch,
@@ -348,5 +349,26 @@ t.test("compileTraining() compiles the training step of a model", async (t) => {
     name: "ModelError",
     message:
       "Cannot train by output 'los': the model has no such output. Return one",
+  });
+});
+
+t.test("a loss without gradients is rejected", async (t) => {
+  const rounded = model({ n: 2 }, (m) => {
+    const whole = cast(m.param("w", "n"), "i32");
+    return { loss: sum(cast(whole, "f32"), "n"), count: whole };
+  });
+  const optimizer = { kind: "sgd" } as const;
+  await t.rejects(compileTraining(rounded, { loss: "loss", optimizer }), {
+    name: "ModelError",
+    message:
+      "Cannot train by output 'loss': no parameter has a gradient, because it depends on none, or only through integers. Compute it in f32 from parameters",
+  });
+  const whole = model({ n: 2 }, (m) => ({
+    loss: cast(sum(m.param("w", "n"), "n"), "i32"),
+  }));
+  await t.rejects(compileTraining(whole, { loss: "loss", optimizer }), {
+    name: "ModelError",
+    message:
+      "Cannot differentiate i32[]: a loss is one number in f32. Compute it in f32",
   });
 });

@@ -4,7 +4,7 @@ import { expr } from "../../spec/kernel/text/resolve.ts";
 import { ModelError } from "../../spec/errors.ts";
 import type { ShortText } from "../../spec/values.ts";
 import { isTrained, type TrainedParameters } from "./adapters.ts";
-import { gradients, type Scalars } from "./gradients/gradients.ts";
+import { gradients, hasGradient, type Scalars } from "./gradients/gradients.ts";
 import type { Graph, Node, NodeOf } from "./graph.ts";
 import { builderContext, NodeBuilder } from "./gradients/node_builder.ts";
 import {
@@ -132,6 +132,12 @@ export function trainStep(
     node.primitive === "param" && !biases.has(node) && !constant.has(node) &&
     isTrained(node.params.name, options.trained)
   );
+  if (of.dtype === "f32" && !hasGradient(of, parameters)) {
+    throw new ModelError(
+      `Cannot train by output '${loss}': no parameter has a gradient, because it depends on none, or only through integers. Compute it in f32 from parameters`,
+      of.span,
+    );
+  }
   const [local, ...later] = batches.map(({ axes, nodes, outputs }, i) =>
     gradients(
       { axes, nodes },

@@ -56,7 +56,11 @@ export function gradients(
     throw new ModelError(
       `Cannot differentiate ${loss.dtype}[${
         loss.axes.join(" ")
-      }]: a loss is one number. Sum it, or take its mean`,
+      }]: a loss is one number${
+        loss.dtype === "f32"
+          ? ". Sum it, or take its mean"
+          : " in f32. Compute it in f32"
+      }`,
       loss.span,
     );
   }
@@ -104,6 +108,27 @@ export function withGradients(
   return { axes, nodes, outputs, states: graph.states };
 }
 
+/** The nodes that depend on one of `on` through floats, of `nodes` in order. */
+function dependents(
+  nodes: readonly Node[],
+  on: ReadonlySet<Node>,
+): Set<Node> {
+  const found = new Set<Node>();
+  for (const node of nodes) {
+    if (
+      on.has(node) || isFloat(node) && node.inputs.some((x) => found.has(x))
+    ) {
+      found.add(node);
+    }
+  }
+  return found;
+}
+
+/** Whether `loss` depends on one of `by` through floats, so that it can have a gradient. */
+export function hasGradient(loss: Node, by: readonly Node[]): boolean {
+  return dependents(inOrder([loss]), new Set(by)).has(loss);
+}
+
 /** The cotangents of the nodes `to`, given that of `from`. */
 function pullBack(
   derivation: Derivation,
@@ -114,14 +139,7 @@ function pullBack(
   },
 ): Map<Node, Node> {
   const nodes = inOrder([from]);
-  const needed = new Set<Node>();
-  for (const node of nodes) {
-    if (
-      to.has(node) || isFloat(node) && node.inputs.some((x) => needed.has(x))
-    ) {
-      needed.add(node);
-    }
-  }
+  const needed = dependents(nodes, to);
   const cotangents = new Map<Node, Node>([[from, cotangent]]);
   const add = (input: Node, change: Node, b: NodeBuilder): void => {
     const before = cotangents.get(input);
