@@ -3,7 +3,7 @@
 import t, { type Test } from "tap";
 import fc from "fast-check";
 import { withViews } from "../engine/encodings/mod.ts";
-import { storedIn } from "../engine/train/stored.ts";
+import { hasWeights, storedIn } from "../engine/train/stored.ts";
 import { narrow, widen } from "../runtime/half.ts";
 import type { TensorEntry } from "../runtime/mod.ts";
 import {
@@ -435,10 +435,11 @@ t.test("quantized weights are not trained", async (t) => {
         /^Cannot train '.*': tensor '.*' is quantized \((int4 in groups of 32|MXFP4)\)\. Give a checkpoint folder in f32, bf16 or f16, or train adapters \(--lora\)$/,
     });
   }
-  await t.rejects(storedIn("model.gguf", files), {
-    message:
-      "Cannot train 'model.gguf': it is a GGUF file. Give a checkpoint folder in f32, bf16 or f16",
-  });
+  // Adapters are refused with the same sentence as all weights.
+  const message =
+    "Cannot train 'model.gguf': it is a GGUF file. Give a checkpoint folder in f32, bf16 or f16";
+  await t.rejects(storedIn("model.gguf", files), { message });
+  await t.rejects(hasWeights("model.gguf", files), { message });
 });
 
 t.test("64-bit integers are read as 32 bits, row by row", async (t) => {

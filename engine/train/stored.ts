@@ -36,8 +36,7 @@ export async function storedIn(
   files: FileSystem,
   trained?: TrainedParameters,
 ): Promise<{ readonly [tensor: string]: FileDType }> {
-  if (isGguf(folder)) throw untrained(folder, "it is a GGUF file");
-  if (await files.stat(folder) !== "folder") return {};
+  if (!isGguf(folder) && await files.stat(folder) !== "folder") return {};
   if (!await hasWeights(folder, files)) return {};
   const stored = await withTensors(
     await listWeightFiles(folder, files),
@@ -61,11 +60,12 @@ function untrained(folder: string, state: string, more = ""): DataError {
   );
 }
 
-/** Whether a folder has weight files. */
+/** Whether a folder has weight files. Throws DataError for a GGUF file, which is not trained. */
 export async function hasWeights(
   folder: string,
   files: FileSystem,
 ): Promise<boolean> {
+  if (isGguf(folder)) throw untrained(folder, "it is a GGUF file");
   const names = await files.list(folder);
   return names.some((name) => name.endsWith(".safetensors"));
 }
