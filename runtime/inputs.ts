@@ -46,6 +46,24 @@ export function checkInputNames(
   );
 }
 
+/** Throws DataError for a value of a batch that is not a tensor, before anything reads the batch. */
+export function checkTensors(inputs: Inputs, cannot: string): void {
+  for (const [name, value] of Object.entries<unknown>(inputs)) {
+    if (isTensor(value)) continue;
+    throw new DataError(
+      `${cannot}: the input '${name}' is ${
+        typeName(value)
+      }, not { dtype, shape, data }. Give it with its dtype and shape`,
+    );
+  }
+}
+
+/** Whether a value has the fields of a tensor, whatever its data are. */
+function isTensor(value: unknown): value is HostTensor {
+  return typeof value === "object" && value !== null && "data" in value &&
+    "shape" in value && Array.isArray(value.shape);
+}
+
 /** Checks names, dtypes, shapes and ranges. Returns the length of every axis that the inputs determine. */
 export function checkInputs(
   plan: Plan,
@@ -65,7 +83,7 @@ export function checkInputs(
         `${cannot}: the input '${name}' is missing. Give it as ${wanted()}`,
       );
     }
-    if (!Array.isArray(tensor.shape)) {
+    if (!isTensor(tensor)) {
       throw new DataError(
         `${cannot}: the input '${name}' is ${
           typeName(tensor)

@@ -8,7 +8,7 @@ export { adapterOf, type GpuAdapter } from "./gpu/gpu.ts";
 export * from "./gpu/device.ts";
 export { narrow } from "./half.ts";
 export * from "./host_tensor.ts";
-export { checkInputNames, type Inputs } from "./inputs.ts";
+export { checkInputNames, checkTensors, type Inputs } from "./inputs.ts";
 export { heldIndices } from "./persistent.ts";
 export { RankMemory } from "./memory.ts";
 export * from "./profiler.ts";

@@ -149,7 +149,10 @@ t.test("--help states defaults of --seed and -n, and --json the ending of a text
   const { out } = await switchyard(["generate", "--help"]);
   const plain = out.replace(/\s+/g, " ");
   t.match(plain, /Default: generation_config\.json, else 128 \(chat: 1024\)\./);
-  t.match(plain, /Sampling seed\. Default: 0\./);
+  t.match(
+    plain,
+    /Sampling seed; prompts of a batch draw different numbers\. Default: 0\./,
+  );
   const generated = await switchyard([
     ...["generate", repositoryFile("examples/demo-lm"), ...cpu, "--json"],
     ...["-p", "Once", "-n", "2"],

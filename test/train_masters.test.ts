@@ -355,6 +355,28 @@ t.test("exact bits of steps", async (t) => {
   t.same(found, [...one, ...Array(2).fill([0x3f7f, 0x3f7f, 0x3f7f])]);
 });
 
+t.test("a batch whose values are not tensors is rejected", async (t) => {
+  const squares = model({ n: 2 }, (m) => ({
+    loss: sum(mul(m.input("x", "n"), m.param("w", "n")), "n"),
+  }));
+  const training = train(squares, {
+    optimizer: sgd(),
+    schedule: { rate: 0.1 },
+    data: () => ({ x: new Float32Array(2) as never }),
+  });
+  const run = runTraining(training, files, {
+    steps: 1,
+    sharing: "shared",
+    adapter: "cpu",
+    now: () => 0,
+  });
+  await t.rejects(run.next(), {
+    name: "DataError",
+    message:
+      "Cannot train on batch 1 of 'data': the input 'x' is a Float32Array, not { dtype, shape, data }. Give it with its dtype and shape",
+  });
+});
+
 t.test("memory matches the plan", async (t) => {
   const optimizer = adamw();
   for (const zero of [0, 1] as const) {

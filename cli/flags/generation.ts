@@ -61,7 +61,11 @@ export function samplingFlags(command: Command): Command {
       "Repetition penalty over the last 64 tokens. Default: 1.",
       positive("--repeat-penalty", 1e6),
     )
-    .option("--seed <s>", "Sampling seed. Default: 0.", integer("--seed", 0))
+    .option(
+      "--seed <s>",
+      "Sampling seed; prompts of a batch draw different numbers. Default: 0.",
+      integer("--seed", 0),
+    )
     .option(
       "--stats",
       "Print time to first token (TTFT) with and without loading, times and tokens per second of the phases, and bytes read from disk.",

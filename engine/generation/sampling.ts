@@ -20,7 +20,7 @@ export interface SamplingOptions extends PenaltyOptions {
   readonly grammar?: TokenGrammar | undefined;
   /** With `logprobs`: whether the entropy of each distribution is computed. Default: false. */
   readonly entropy?: boolean;
-  /** Seed. The same seed gives the same tokens. Default: 0. */
+  /** Seed. The same seed gives the same tokens at the same index of a batch. Default: 0. */
   readonly seed?: number;
 }
 

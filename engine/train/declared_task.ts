@@ -1,6 +1,7 @@
 /** Trains the export of `train` in a model file. */
 
-import type { Training } from "../../compiler/mod.ts";
+import type { Batches, Training } from "../../compiler/mod.ts";
+import { checkTensors } from "../../runtime/mod.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
 import type { PlanOptions } from "../open.ts";
@@ -14,9 +15,9 @@ export async function declaredTask(
   files: FileSystem,
 ): Promise<Task> {
   const { model, loss = "loss", optimizer, schedule, clipNorm } = training;
-  const { data, validation, seed = 0, deviation = 0.02 } = training;
+  const { validation, seed = 0, deviation = 0.02 } = training;
   const { accumulate = 1, biasUpdate, dtype } = training;
-  const first = data(1);
+  const data = checked(training.data, "data");
   return {
     model,
     loss,
@@ -31,11 +32,14 @@ export async function declaredTask(
       ...dtype === undefined ? {} : { dtype },
     },
     // A function cannot be compared, but its first batch can.
-    text: await digest(first),
+    text: await digest(data(1)),
     taken: accumulate,
     validation: validation && {
       count: training.validationBatches ?? 1,
-      at: (index) => Promise.resolve(weighed(validation(index + 1))),
+      at: (index) =>
+        Promise.resolve(
+          weighed(checked(validation, "validation")(index + 1)),
+        ),
     },
     where: "the initial weights",
     initial: (plan) =>
@@ -53,6 +57,15 @@ export function meshOptions(
   return {
     ...mesh ? { mesh } : {},
     ...place ? { place } : {},
+  };
+}
+
+/** Batches of a function whose values are known to be tensors. */
+function checked(batch: Batches, name: string): Batches {
+  return (index) => {
+    const inputs = batch(index);
+    checkTensors(inputs, `Cannot train on batch ${index} of '${name}'`);
+    return inputs;
   };
 }
 
