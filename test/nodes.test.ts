@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -310,7 +311,9 @@ for (const runtime of RUNTIMES) {
       });
       t.teardown(() => child.kill("SIGKILL"));
       const first = await nextLine(child);
-      writeFileSync(file, good.replace("topK: 2", "topK: 99"));
+      // A file of which only a part is written would be checked, too.
+      writeFileSync(`${file}.new`, good.replace("topK: 2", "topK: 99"));
+      renameSync(`${file}.new`, file);
       const second = await nextLine(child);
       t.match(first, /"errors":\[\]/);
       t.match(second, /Cannot choose 99/);

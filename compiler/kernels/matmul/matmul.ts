@@ -241,13 +241,9 @@ function rowsInPasses(o: Matmul, rows: number): KernelText {
 function ofFirstTeam(o: Matmul, rows: number): KernelText {
   if (rows === 1 && isByColumn(o) && sumsInLanes(o)) return oneRow(o);
   const { lanes } = teamsOf(o);
-  const looksUp = o.decoders.every(({ table }) => table);
-  const body = !isByColumn(o)
-    ? rowsTimesColumns(o, rows)
-    : rows === 1 && looksUp
-    // A sum alone would wait for its additions.
-    ? wgsl`${columnsAndWeights(o, { lanes })} ${rowsTimesColumns(o, rows)}`
-    : columnByColumn(o, rows);
+  const body = isByColumn(o)
+    ? columnByColumn(o, rows)
+    : rowsTimesColumns(o, rows);
   return wgsl`if (lane < ${lanes}) { ${body} }`;
 }
 
