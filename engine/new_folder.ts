@@ -1,9 +1,9 @@
-/** Files and folders that must be new. A folder is complete or empty after an error. */
+/** Files and folders that must be new. After an error, a folder has no files. */
 
 import { DataError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 
-/** Checks that a file or folder can be created. Throws DataError if it exists, unless it is an empty folder. */
+/** Checks that a file or folder can be created. Throws DataError if it exists, unless it is a folder without files. */
 export async function checkNew(
   path: string,
   files: FileSystem,
@@ -12,7 +12,8 @@ export async function checkNew(
   const found = await files.stat(path);
   if (found === undefined) return;
   const isFolder = kind === "folder" && found === "folder";
-  if (isFolder && (await files.list(path)).length === 0) return;
+  if (isFolder && !await hasFiles(path, files)) return;
+  // A GGUF file has the kind of a folder, like a checkpoint.
   throw new DataError(
     `Cannot write '${path}': there is a ${
       isFolder ? "folder of that name with files" : "file of that name"
@@ -20,7 +21,17 @@ export async function checkNew(
   );
 }
 
-/** Runs an action that writes files. If it fails, removes those that it wrote, so that it can be started again. */
+/** Whether there are files in a folder or in its folders. */
+async function hasFiles(folder: string, files: FileSystem): Promise<boolean> {
+  for (const name of await files.list(folder)) {
+    const path = files.join(folder, name);
+    const isFolder = await files.stat(path) === "folder";
+    if (!isFolder || await hasFiles(path, files)) return true;
+  }
+  return false;
+}
+
+/** Runs an action that writes files. If it fails, the files that it wrote are removed, so that it can run again. */
 export async function removingOnFailure<R>(
   files: FileSystem,
   action: (write: FileSystem["write"]) => Promise<R>,

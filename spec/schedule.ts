@@ -79,7 +79,7 @@ interface Ready {
 }
 
 /**
- * Executes every task as soon as its stage is free: of those that are ready, the first in the order of the schedule.
+ * Executes tasks as soon as their stage is free. If several are ready, the first in the order of the schedule starts.
  */
 export function listTasks(
   tasks: readonly Task[],

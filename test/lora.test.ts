@@ -26,10 +26,12 @@ import {
   type Model,
   withAdapters,
 } from "../compiler/mod.ts";
-import { readLora } from "../engine/lora/mod.ts";
+import type { FileSystem } from "../engine/files.ts";
+import { mergeLora, readLora } from "../engine/lora/mod.ts";
 import { publishedModel } from "../models/published.ts";
 import { withTensors } from "../engine/checkpoint/tensors.ts";
 import { bytesOf, readTensor, type TensorEntry } from "../runtime/mod.ts";
+import { MachineError } from "../spec/errors.ts";
 import { PACKED_ELEMENTS } from "../spec/weights/packed.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { cpuMachine } from "./helpers/cpu_machine.ts";
@@ -402,6 +404,20 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
   for (const [name, content] of Object.entries(described)) {
     await writeFile(path.join(at("split"), name), content);
   }
+  // After an error, the folder can be written again, although it has a folder.
+  const full: FileSystem = {
+    ...files,
+    write: async (file, parts) => {
+      if (file.endsWith("config.json")) throw new MachineError("full");
+      await files.write(file, parts);
+    },
+  };
+  const failed = mergeLora(at("split"), full, {
+    lora: at("one"),
+    out: at("joined"),
+  });
+  await t.rejects(failed, { message: "full" });
+  t.strictSame(readdirSync(at("joined"), { recursive: true }), ["parts"]);
   await run([
     ...["merge", at("split"), "--lora", at("one"), "--out", at("joined")],
   ]);

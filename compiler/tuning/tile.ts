@@ -87,7 +87,7 @@ export interface TiledMatmul {
   readonly inTeams?: boolean;
   /** Words of workgroup memory that the kernel has for other values. Default: 0. */
   readonly otherWords?: number;
-  /** Maximum words of workgroup memory of the kernel. Default: those that every device has. */
+  /** Maximum words of workgroup memory of the kernel. Default: `SHARED_WORDS`, which every device has. */
   readonly maxWords?: number;
   /** The binding of the tile list of `regroup`; its tile height must be `matmulShape(o).rows`. */
   readonly grouped?: { readonly tiles: string };

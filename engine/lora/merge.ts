@@ -36,7 +36,7 @@ import { adaptedModel, recorded } from "./targets.ts";
 export interface MergeOptions {
   /** The folder of the adapters. */
   readonly lora: string;
-  /** The folder to write: new or empty. It stays empty if writing fails. */
+  /** The folder to write: new, or without files. If writing fails, no file remains. */
   readonly out: string;
   /** Called with the written bytes, and with those of all tensors. */
   readonly onProgress?: (done: number, total: number) => void;

@@ -22,9 +22,9 @@ export interface LoopReports {
   /** Adds details of a token. */
   details(details: TokenDetails): void;
   ending(ending: SentEnding): void;
-  /** Sends what is collected, if anything is. */
+  /** Sends the collected tokens and endings, if there are any. */
   send(): void;
-  /** Sends what is collected, and then the failure of a sequence. Default: of the loop. */
+  /** Sends the collected tokens and endings, then the failure of sequence `id`, or of the loop without `id`. */
   fail(error: unknown, id?: number): void;
 }
 

@@ -15,9 +15,11 @@ export async function declaredTask(
   files: FileSystem,
 ): Promise<Task> {
   const { model, loss = "loss", optimizer, schedule, clipNorm } = training;
-  const { validation, seed = 0, deviation = 0.02 } = training;
+  const { seed = 0, deviation = 0.02 } = training;
   const { accumulate = 1, biasUpdate, dtype } = training;
   const data = checked(training.data, "data");
+  const validation = training.validation &&
+    checked(training.validation, "validation");
   return {
     model,
     loss,
@@ -36,10 +38,7 @@ export async function declaredTask(
     taken: accumulate,
     validation: validation && {
       count: training.validationBatches ?? 1,
-      at: (index) =>
-        Promise.resolve(
-          weighed(checked(validation, "validation")(index + 1)),
-        ),
+      at: (index) => Promise.resolve(weighed(validation(index + 1))),
     },
     where: "the initial weights",
     initial: (plan) =>

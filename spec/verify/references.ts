@@ -32,7 +32,7 @@ interface Use {
   readonly at?: NamedStep;
 }
 
-/** The names of a plan. Functions report those that are not declared. */
+/** Checks of the names of a plan. Each reports a name that the plan does not declare. */
 interface Names {
   readonly plan: Plan;
   readonly report: Report;
@@ -41,7 +41,7 @@ interface Names {
   kernel(name: string, at: NamedStep): void;
   /** `to`: the start of the report, which ends with the name. */
   axis(name: string, use: Use): void;
-  /** Mesh axes, each at most once. `to`: what is placed over them. */
+  /** Mesh axes. Also reports an axis that is given twice. `to`: what is placed over the axes. */
   mesh(over: readonly string[], use: Use): void;
   /** The dynamic axes of a size. */
   size(size: Size, at: NamedStep): void;

@@ -181,8 +181,8 @@ function largestScores(of: Tiled): KernelText {
 }
 
 /**
- * Declares scores of the lane's query for keys of block `n` from `own_key` on, and the position of the first among
- * those that the query sees.
+ * Declares scores of the lane's query for keys of block `n` from `own_key` on, and the position of the first key,
+ * counted from the first key that the query sees.
  */
 function scoresFrom(n: number, count: number): KernelText {
   return wgsl`

@@ -2,15 +2,10 @@
  * Sums of `contractBatches` whose words are along columns: row by row, or from decoded elements in workgroup memory.
  */
 
-import {
-  letRegister,
-  type Register,
-  register,
-  setEach,
-} from "../../../spec/kernel/registers.ts";
-import { fma, sharedStore } from "../../../spec/kernel/build.ts";
+import { letRegister, register } from "../../../spec/kernel/registers.ts";
+import { sharedStore } from "../../../spec/kernel/build.ts";
 import { range } from "../../../spec/range.ts";
-import type { KernelText, Stmt } from "../kernel.ts";
+import type { KernelText } from "../kernel.ts";
 import { expr, wgsl } from "../kernel.ts";
 import { blockedSum } from "../pieces/blocked_sum.ts";
 import { scaled } from "../pieces/decode.ts";
@@ -25,7 +20,7 @@ import {
   startsOf,
 } from "./batch_tile.ts";
 import { u } from "./left.ts";
-import { registersOf } from "./products.ts";
+import { addProducts, registersOf } from "./products.ts";
 
 /** The rows of a workgroup, from row `first` on. */
 export function rowsAcross(o: Batches): KernelText {
@@ -61,7 +56,7 @@ function stagedRows(o: Batches): KernelText {
   const { perWord } = o.right.decoders[0]!;
   const [rows, ofLane] = [range(tile.rows), range(staged / lanes)];
   const inRow = staged / perWord;
-  const sums = registersOf(rows, [{ weight: 0, columns: ofLane }]);
+  const sums = [{ weight: 0, columns: ofLane }];
   const columnOf = (c: number) => expr`lane + ${c * lanes}`;
   const first = u("some");
   return wgsl`
@@ -91,7 +86,7 @@ function stagedRows(o: Batches): KernelText {
         ${rowsFrom(first, tile.rows)}
         ${
     blockedSum(
-      sums,
+      registersOf(rows, sums),
       { over: "at_k", length: k, segments },
       wgsl`
         ${leftAt(o, { prefix: "", k: AT_K, rows })}
@@ -100,7 +95,7 @@ function stagedRows(o: Batches): KernelText {
           wgsl`let b0[${c}] = elements[at_k * ${staged} + ${columnOf(c)}];`
         )
       }
-        ${addProducts(sums)}`,
+        ${addProducts(o.right, rows, { prefixes: [""], sums: sums })}`,
     )
   }
         ${
@@ -124,29 +119,19 @@ function stagedRows(o: Batches): KernelText {
 function sumsAcrossWords(o: Batches): KernelText {
   const { right, each, k, segments, columns } = o;
   const { perWord } = right.decoders[0]!;
-  const sums = registersOf([0], [{ weight: 0, columns: range(each) }]);
+  const sums = [{ weight: 0, columns: range(each) }];
   return wgsl`
     let k = min(first_column, ${columns - each}u) / ${perWord};
     ${
     blockedSum(
-      sums,
+      registersOf([0], sums),
       { over: "at_k", length: k, segments },
       wgsl`
       ${leftAt(o, { prefix: "", k: AT_K, rows: [0] })}
       ${decodedWords(o, each / perWord)}
-      ${addProducts(sums)}`,
+      ${addProducts(right, [0], { prefixes: [""], sums })}`,
     )
   }`;
-}
-
-/** Adds a product to each sum of a block. */
-function addProducts(sums: readonly Register[]): readonly Stmt[] {
-  return setEach(
-    sums,
-    "_block",
-    (of, { indices: [r, c] }) =>
-      fma(register("a", [r!]), register("b0", [c!]), of("_block")),
-  );
 }
 
 /** Declares b0[c]: the elements of some words from word `k` of row `at_k` on, which share a scale. */
