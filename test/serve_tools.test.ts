@@ -273,6 +273,45 @@ t.test("bad requests", async (t) => {
   }
 });
 
+t.test("grammars without a finite text", async (t) => {
+  const endless = {
+    type: "object",
+    properties: { a: { $ref: "#" } },
+    required: ["a"],
+  };
+  const format = (schema: object) => ({
+    response_format: {
+      type: "json_schema",
+      json_schema: { name: "s", schema },
+    },
+  });
+  const leaf = { anyOf: [{ $ref: "#" }, { const: 7 }] };
+  for (
+    const [more, expected] of [
+      [format({ $ref: "#" }), "JSON Schema"],
+      [format(endless), "JSON Schema"],
+      [format({ ...endless, required: [] }), undefined],
+      [format(leaf), undefined],
+      [{ grammar: 'root ::= x{2,9} "a"\nx ::= "b" x' }, "grammar"],
+      [{ grammar: 'root ::= "(\\"|" | x\nx ::= "b" x' }, undefined],
+      [{ grammar: 'root ::= x{0,9} "a"\nx ::= [|)] x' }, undefined],
+    ] as const
+  ) {
+    const answer = await server.post("/v1/chat/completions", {
+      ...request,
+      ...more,
+      max_tokens: 1,
+    });
+    const { error } = await answer.json() as { error?: { message: string } };
+    t.equal(
+      error?.message,
+      expected &&
+        `Cannot use the ${expected}: no finite text follows it. Correct or simplify it`,
+      JSON.stringify(more),
+    );
+  }
+});
+
 t.test("responses: items, and the events that build them", async (t) => {
   const grammar =
     'root ::= "<think>Hm.</think>Yes.<tool_call>{\\"name\\": \\"climb\\", \\"arguments\\": {\\"tree\\": \\"elm\\"}}</tool_call>"';

@@ -55,17 +55,22 @@ export function createGrammars(
   let count = 0;
   return {
     check: async (source) => {
+      let fault: string;
       try {
-        await checker.call(["checkGrammar", source], COMPILE_SECONDS);
+        if (await checker.call(["checkGrammar", source], COMPILE_SECONDS)) {
+          return;
+        }
+        fault = "no finite text follows it";
       } catch (error) {
         checker.restart();
         if (!(error instanceof UntrustedError)) throw error;
-        throw new DataError(
-          `Cannot use the ${NAMES[source.kind]}: ${
-            shown(error.state.replace(/[.\s]+$/, ""))
-          }. Correct or simplify it`,
-        );
+        fault = error.state;
       }
+      throw new DataError(
+        `Cannot use the ${NAMES[source.kind]}: ${
+          shown(fault.replace(/[.\s]+$/, ""))
+        }. Correct or simplify it`,
+      );
     },
     start: async (source, onFail) => {
       const id = count++;

@@ -7,13 +7,14 @@ import { fileURLToPath } from "node:url";
 import type { GrammarSource } from "../text/grammar.ts";
 import { vocabularyKind } from "../text/token_bytes.ts";
 import type { GrammarToken } from "./grammars.ts";
+import { hasFiniteText } from "./productive.ts";
 
 type XGrammar = typeof import("@mlc-ai/web-xgrammar");
 
 /** A grammar compiler for the tokens of a tokenizer. */
 export interface GrammarProgram {
-  /** Compiles a grammar. Throws its error message. */
-  check(source: GrammarSource): Promise<void>;
+  /** Compiles a grammar. Returns whether it has a finite text. Throws its error message. */
+  check(source: GrammarSource): Promise<boolean>;
   start(id: number, source: GrammarSource): Promise<void>;
   /** Masks after tokens. */
   accept(tokens: readonly GrammarToken[]): Promise<Int32Array[]>;
@@ -71,7 +72,14 @@ export async function openGrammarProgram(
   };
   const matchers = new Map<number, GrammarMatcher>();
   return {
-    check: async (source) => (await compile(source)).dispose(),
+    check: async (source) => {
+      const compiled = await compile(source);
+      const grammar = compiled.grammar();
+      const text = grammar.toString();
+      grammar.dispose();
+      compiled.dispose();
+      return hasFiniteText(text);
+    },
     start: async (id, source) => {
       const compiled = await compile(source);
       matchers.set(
