@@ -5,7 +5,7 @@ import { type CliIo, OutputClosed, processIo } from "./io.ts";
 import {
   commandFor,
   isSplit,
-  replacementFor,
+  remedyFor,
   secondArgumentFor,
 } from "./flags/other_names.ts";
 import { createProgram } from "./program.ts";
@@ -77,18 +77,21 @@ function usageError(
   const argument = command?.registeredArguments[0]?.name();
   const [, kind, name = ""] = /^unknown (option|command) '(.*)'$/.exec(state) ??
     [];
-  const named = kind === "option"
-    ? replacementFor(name, { options, argument })
-    : kind === "command"
+  const [, near] = /^\(Did you mean (.*)\?\)$/.exec(hint) ?? [];
+  const meant = kind === "command"
     ? commandFor(name)
     : state.startsWith("too many arguments")
     ? secondArgumentFor(options)
     : undefined;
-  const [, near] = /^\(Did you mean (.*)\?\)$/.exec(hint) ?? [];
-  const meant = named ?? (near === "--help" ? undefined : near);
-  const remedy = meant === undefined ? "See" : `Give ${meant}, or see`;
+  const given = meant ?? (near === "--help" ? undefined : near);
+  const known = kind === "option"
+    ? remedyFor(name, { options, argument })
+    : undefined;
+  const remedy = known ?? (given === undefined ? undefined : `Give ${given}`);
   const words = command ? `switchyard ${command.name()}` : "switchyard";
   return new UsageError(
-    `Cannot run the command: ${state}. ${remedy} '${words} --help'`,
+    `Cannot run the command: ${state}. ${
+      remedy === undefined ? "See" : `${remedy}, or see`
+    } '${words} --help'`,
   );
 }

@@ -6,6 +6,9 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { deviceOptions } from "../cli/commands/options.ts";
+import { OTHER_NAMES } from "../cli/flags/other_names.ts";
+import { processIo } from "../cli/io.ts";
+import { createProgram } from "../cli/program.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 import {
   type Finished,
@@ -91,6 +94,30 @@ const USAGE: readonly (readonly [string, string])[] = [
   [
     "generate x hello",
     "Cannot run the command: too many arguments for 'generate'. Expected 1 argument but got 2. Give a prompt with --prompt, or see 'switchyard generate --help'",
+  ],
+  [
+    "generate x -tp 2",
+    "Cannot run the command: unknown option '-tp'. Give --mesh tp=N, or see 'switchyard generate --help'",
+  ],
+  [
+    "generate x --do-sample",
+    "Cannot run the command: unknown option '--do-sample'. Give --temperature, or see 'switchyard generate --help'",
+  ],
+  [
+    "generate x --max_length 20",
+    "Cannot run the command: unknown option '--max_length'. Give --max-new-tokens, or see 'switchyard generate --help'",
+  ],
+  [
+    "train x --out y --max_length 20",
+    "Cannot run the command: unknown option '--max_length'. Give --length, or see 'switchyard train --help'",
+  ],
+  [
+    "generate x --quantization awq",
+    "Cannot run the command: unknown option '--quantization'. Leave it out: weights keep the encoding of their files, or see 'switchyard generate --help'",
+  ],
+  [
+    "generate x -cnv",
+    "Cannot run the command: unknown option '-cnv'. Use 'switchyard chat', or see 'switchyard generate --help'",
   ],
   // 'plan' has no --temperature.
   [
@@ -280,6 +307,23 @@ t.test("an invalid command line has exit code 2", async (t) => {
     );
     t.strictSame({ code, out, err }, { code: 2, out: "", err: `${message}\n` });
   }
+});
+
+t.test("replacements of other programs' options are options of a command", (t) => {
+  const { commands } = createProgram(processIo(), {
+    finish() {},
+    print() {},
+  });
+  const options = new Set(
+    commands.flatMap((command) => command.options.map(({ long }) => long)),
+  );
+  for (const [name, others] of Object.entries(OTHER_NAMES)) {
+    for (const other of [others].flat()) {
+      const [option] = other.split(" ");
+      t.ok(option === "" || options.has(option), `${name}: ${other}`);
+    }
+  }
+  t.end();
 });
 
 t.test("--threads sets the number of threads", async (t) => {
