@@ -46,7 +46,7 @@ export interface HttpSettings extends Pick<Served, "name" | "shape" | "stop"> {
 }
 
 /** Where to listen, and the folder of the checkpoint to serve. */
-export interface HttpOptions extends ListenOptions {
+export interface HttpOptions extends Omit<ListenOptions, "onUnread"> {
   readonly folder: string;
 }
 
@@ -73,7 +73,9 @@ export type HttpReport =
     /** Whether the machine is the reason, not the checkpoint. */
     readonly machine: boolean;
   }
-  | { readonly kind: "drained" };
+  | { readonly kind: "drained" }
+  /** A client reads none of its response. */
+  | { readonly kind: "unread" };
 
 const files = nodeFiles();
 const { folder, ...options } = workerData as HttpOptions;
@@ -182,7 +184,7 @@ await reported(async () => {
   const { address, close } = await listen(
     (request, connection) =>
       app ? app.fetch(request, connection) : loadingResponse(),
-    options,
+    { ...options, onUnread: () => send({ kind: "unread" }) },
   );
   parentPort!.on("message", async (request: HttpRequest) => {
     if (request.kind === "serve") {

@@ -624,6 +624,45 @@ t.test("requests beyond the queue limit are rejected until others end", async (t
   t.equal(after.choices.length, 1);
 });
 
+t.test("a client that reads nothing is disconnected", async (t) => {
+  const part = "x".repeat(1 << 16);
+  let [left, unread] = [false, 0];
+  const { address, close } = await listen(({ url }, connection) => {
+    const { pathname } = new URL(url);
+    if (pathname === "/whole") connection.send(part.repeat(512), {});
+    else {
+      // The routes cancel its sequences.
+      connection.onLeave(() => left = true);
+      connection.begin({});
+      void (async () => {
+        while (!connection.closed) {
+          if (connection.write(part)) continue;
+          await connection.drained(new AbortController().signal);
+        }
+      })();
+    }
+    return connection.sent;
+  }, {
+    host: "127.0.0.1",
+    port: 0,
+    silentMs: 3_600_000,
+    sendMs: 50,
+    onUnread: () => unread++,
+  });
+  for (const path of ["/whole", "/parts"]) {
+    const socket = connect(Number(new URL(address).port), "127.0.0.1");
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
+    // The socket reads a part, and the test none of it.
+    await once(socket, "readable");
+    const before = unread;
+    while (unread === before) await setTimeout(1);
+    socket.destroy();
+  }
+  while (!left) await setTimeout(1);
+  t.equal(unread, 2);
+  await close();
+});
+
 t.test("a request has a deadline", async (t) => {
   const hurried = await startServer(folder, "--request-deadline", "0.001");
   t.teardown(() => hurried.stop());
@@ -689,6 +728,7 @@ t.test("a connection without a request does not delay shutdown", async (t) => {
     host: "127.0.0.1",
     port: 0,
     silentMs: 60_000,
+    sendMs: 60_000,
   });
   const socket = connect(Number(new URL(address).port), "127.0.0.1");
   let received = "";
@@ -727,6 +767,7 @@ t.test("requests are rejected until a model is loaded", async (t) => {
     host: "127.0.0.1",
     port: 0,
     silentMs: 1000,
+    sendMs: 1000,
   });
   const { address, post } = serverAt(http.address);
   for (
@@ -757,6 +798,7 @@ t.test("an unreadable tokenizer is reported while the model loads", async (t) =>
         host: "127.0.0.1",
         port: 0,
         silentMs: 1000,
+        sendMs: 1000,
       });
       for (;;) {
         http.check();

@@ -55,6 +55,9 @@ const STREAM_MS = 10;
 /** Default address, and default seconds of a request. */
 const [HOST, DEADLINE_S] = ["127.0.0.1", 600] as const;
 
+/** Default seconds in which a client must read a part of its response. */
+const SEND_S = 60;
+
 /** Milliseconds that a connection may be idle after the deadline of its request. */
 const SILENT_MS = 5000;
 
@@ -92,7 +95,7 @@ export async function serveCommand(
   // Only one rank of a job listens. Its number is known when the model is loaded.
   let http = flags.devices === "mpi"
     ? undefined
-    : await listenFor(folder, flags);
+    : await listenFor(io, folder, flags);
   let opened: Opened | undefined;
   const bar = createProgressBar(io);
   try {
@@ -135,7 +138,7 @@ export async function serveCommand(
     if (opened.rank > 0) await follow(opened);
     else {
       const served = {
-        http: http ??= await listenFor(folder, flags),
+        http: http ??= await listenFor(io, folder, flags),
         companions: opened.companions,
         name: flags.name ?? (name === folder ? nameOf(folder) : name),
         folder,
@@ -199,11 +202,22 @@ async function assetsOf(io: CliIo): Promise<PageAssets | undefined> {
 
 /** Starts the thread that listens where the flags say. */
 async function listenFor(
+  io: CliIo,
   folder: string,
-  { host = HOST, port = 8000, requestDeadline = DEADLINE_S }: ServeFlags,
+  flags: ServeFlags,
 ): Promise<HttpThread> {
-  const silentMs = 1000 * requestDeadline + SILENT_MS;
-  return await startHttp({ folder, host, port, silentMs });
+  const { host = HOST, port = 8000 } = flags;
+  const { requestDeadline = DEADLINE_S, sendTimeout = SEND_S } = flags;
+  return await startHttp({
+    folder,
+    host,
+    port,
+    silentMs: 1000 * requestDeadline + SILENT_MS,
+    sendMs: 1000 * sendTimeout,
+  }, () =>
+    io.err(
+      `Cannot send a response: its client has read nothing for ${sendTimeout} s. Its connection is closed`,
+    ));
 }
 
 /** A loaded model. */

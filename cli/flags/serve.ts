@@ -19,6 +19,8 @@ export interface ServeFlags extends PlanFlags, DeviceFlags, SpeculationFlags {
   readonly stats?: boolean;
   /** Seconds. */
   readonly requestDeadline?: number;
+  /** Seconds. */
+  readonly sendTimeout?: number;
   /** Milliseconds. */
   readonly streamInterval?: number;
 }
@@ -70,6 +72,11 @@ export function serveFlags(command: Command): Command {
         "--request-deadline <seconds>",
         "Time limit of a request, waiting included. Default: 600.",
         positive("--request-deadline", 86_400),
+      )
+      .option(
+        "--send-timeout <seconds>",
+        "Closes the connection of a client that reads nothing of its response for so long, and cancels its request. Default: 60.",
+        positive("--send-timeout", 86_400),
       )
       .option(
         "--stream-interval <ms>",

@@ -5,6 +5,16 @@ import { once } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Connection } from "../../engine/server/mod.ts";
 
+/** Limits of a connection. */
+export interface ConnectionLimits {
+  /** Milliseconds without traffic after which a connection is closed. */
+  readonly silentMs: number;
+  /** Milliseconds after which a connection is closed whose client reads none of the data that waits for it. */
+  readonly sendMs: number;
+  /** Called if a client reads nothing for `sendMs`. */
+  readonly onUnread?: () => void;
+}
+
 /** Creates the connection of a request. */
 export function createConnection(
   { incoming, outgoing, sent }: {
@@ -12,7 +22,19 @@ export function createConnection(
     readonly outgoing: ServerResponse;
     readonly sent: Response;
   },
+  { silentMs, sendMs, onUnread }: ConnectionLimits,
 ): Connection {
+  // A socket's timer starts again with each part that the client reads.
+  const allow = (ms: number) => incoming.socket.setTimeout(ms);
+  outgoing.on("timeout", () => {
+    if (outgoing.writableNeedDrain || outgoing.writableEnded) onUnread?.();
+    outgoing.destroy();
+  });
+  outgoing.on("drain", () => allow(silentMs));
+  const end = (text: string) => {
+    outgoing.end(text);
+    if (!outgoing.writableFinished) allow(sendMs);
+  };
   return {
     sent,
     get closed() {
@@ -22,18 +44,22 @@ export function createConnection(
     send: (text, headers) => {
       const length = Buffer.byteLength(text);
       outgoing.writeHead(200, { ...headers, "content-length": length });
-      outgoing.end(text);
+      end(text);
     },
     begin: (headers) => {
       outgoing.writeHead(200, headers);
       outgoing.flushHeaders();
     },
-    write: (text) => outgoing.write(text),
+    write: (text) => {
+      const ready = outgoing.write(text);
+      if (!ready) allow(sendMs);
+      return ready;
+    },
     drained: async (signal) => {
       // Also rejects if writing fails: then the response is closed.
       await once(outgoing, "drain", { signal }).catch(() => {});
     },
-    end: () => void outgoing.end(),
+    end: () => end(""),
     abort: (error) => void outgoing.destroy(error),
     onLeave: (action) => {
       const left = () => {

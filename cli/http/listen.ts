@@ -6,7 +6,7 @@ import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import type { Connection } from "../../engine/server/mod.ts";
 import { MachineError } from "../../spec/mod.ts";
-import { createConnection } from "./connection.ts";
+import { type ConnectionLimits, createConnection } from "./connection.ts";
 
 /** Milliseconds until the headers of a request, and the complete request, must have arrived. */
 const [HEADERS_MS, REQUEST_MS] = [20_000, 60_000];
@@ -17,13 +17,11 @@ const KEEP_ALIVE_MS = 30_000;
 /** Milliseconds between checks for idle connections. */
 const LOOK_MS = 20;
 
-/** The address, and the maximum idle time of connections. */
-export interface ListenOptions {
+/** The address, and the limits of connections. */
+export interface ListenOptions extends ConnectionLimits {
   readonly host: string;
   /** 0: any free port. */
   readonly port: number;
-  /** Milliseconds without traffic after which a connection is closed. */
-  readonly silentMs: number;
 }
 
 /** A server that accepts connections. */
@@ -39,21 +37,24 @@ export async function listen(
     request: Request,
     connection: Connection,
   ) => Response | Promise<Response>,
-  { host, port, silentMs }: ListenOptions,
+  { host, port, ...limits }: ListenOptions,
 ): Promise<Listening> {
   const server = createAdaptorServer({
     fetch: (request, bindings) => {
       const incoming = bindings.incoming as IncomingMessage;
       const outgoing = bindings.outgoing as ServerResponse;
       const sent = RESPONSE_ALREADY_SENT;
-      return fetch(request, createConnection({ incoming, outgoing, sent }));
+      return fetch(
+        request,
+        createConnection({ incoming, outgoing, sent }, limits),
+      );
     },
     overrideGlobalObjects: false,
   }) as Server;
   server.headersTimeout = HEADERS_MS;
   server.requestTimeout = REQUEST_MS;
   server.keepAliveTimeout = KEEP_ALIVE_MS;
-  server.timeout = silentMs;
+  server.timeout = limits.silentMs;
   /** Connections without a request. */
   const unused = new Set<Socket>();
   server.on("connection", (socket: Socket) => {

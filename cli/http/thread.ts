@@ -63,8 +63,15 @@ export function loopPort(port: MessagePort): LoopPort {
   };
 }
 
-/** Starts the thread, which listens. Throws DataError or MachineError if it cannot. */
-export async function startHttp(options: HttpOptions): Promise<HttpThread> {
+/**
+ * Starts the thread, which listens. Throws DataError or MachineError if it cannot.
+ *
+ * @param onUnread called if a connection is closed because its client reads nothing
+ */
+export async function startHttp(
+  options: HttpOptions,
+  onUnread?: () => void,
+): Promise<HttpThread> {
   const worker = new Worker(new URL("cli/http_program.js", RUNNING_ROOT), {
     workerData: options,
     execArgv: [],
@@ -94,6 +101,7 @@ export async function startHttp(options: HttpOptions): Promise<HttpThread> {
   worker.on("error", failed);
   worker.on("message", (report: HttpReport) => {
     if (report.kind === "drained") return drained();
+    if (report.kind === "unread") return onUnread?.();
     if (report.kind !== "refused") return next(report);
     failed(new (report.machine ? MachineError : DataError)(report.message));
     void worker.terminate();
