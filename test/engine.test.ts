@@ -161,14 +161,21 @@ t.test("the most probable tokens are ordered, ties by the lowest id", (t) => {
   const bytes = new Uint32Array(5000).map(() => random() * 2 ** 32);
   const logits = new Float32Array(bytes.buffer)
     .map((x) => Number.isFinite(x) ? x : 1);
-  const { top } = logprobsOf({ logits }, 0, {
-    logprobs: logits.length,
-  });
-  t.strictSame(
-    top.map(({ token }) => token),
-    [...logits.keys()].sort((i, j) => logits[j]! - logits[i]! || i - j),
-    repeatWith(),
-  );
+  const topOf = (logits: Float32Array, logprobs: number) =>
+    logprobsOf({ logits }, 0, { logprobs }).top.map(({ token }) => token);
+  const equal = logits.map((x) => Math.sign(x) * 0);
+  for (const values of [logits, logits.map(Math.sign), equal]) {
+    const order = [...values.keys()]
+      .sort((i, j) => values[j]! - values[i]! || i - j);
+    for (const count of [1, 5, 64, 65, values.length]) {
+      t.strictSame(
+        topOf(values, count),
+        order.slice(0, count),
+        repeatWith(),
+      );
+    }
+  }
+  t.strictSame(topOf(logits.subarray(0, 3), 5).length, 3, "all there are");
   t.end();
 });
 

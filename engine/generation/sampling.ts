@@ -107,12 +107,30 @@ export function logprobsOf(
       logprob: normalizer === undefined ? logprob : Math.fround(logprob),
     };
   };
-  const top = logprobs === 0
-    ? []
-    : [...byLogit(logits).subarray(0, logprobs)].map(of);
+  const top = logprobs === 0 ? [] : largest(logits, logprobs).map(of);
   const known = { ...of(token), top };
   return entropy ? { ...known, entropy: entropyOf(logits, total) } : known;
 }
+
+/** The `count` tokens with the largest logits, as `byLogit` orders them. A few are selected without sorting. */
+function largest(logits: Float32Array, count: number): number[] {
+  if (count > MAX_SELECTED) return [...byLogit(logits).subarray(0, count)];
+  const best: number[] = [];
+  let least = -Infinity;
+  for (let token = 0; token < logits.length; token++) {
+    const logit = logits[token]!;
+    if (best.length === count && !(logit > least)) continue;
+    let at = best.length;
+    while (at > 0 && logit > logits[best[at - 1]!]!) at--;
+    best.splice(at, 0, token);
+    if (best.length > count) best.pop();
+    least = logits[best.at(-1)!]!;
+  }
+  return best;
+}
+
+/** More tokens are sorted. */
+const MAX_SELECTED = 64;
 
 function entropyOf(logits: Float32Array, normalizer: number): number {
   let entropy = 0;
