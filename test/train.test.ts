@@ -35,6 +35,25 @@ async function succeed(argv: readonly string[]): Promise<string> {
   return out;
 }
 
+t.test("a diverging training advises what is possible", async (t) => {
+  const model = await tinyModel(t);
+  const folder = temporaryFolder(t);
+  const errorOf = async (name: string, ...more: string[]) =>
+    (await switchyard([
+      ...["train", model, ...ON_TEXT, "--adapter", "cpu", "--batch", "4"],
+      ...["--length", "32", "--lr", "1e30", "--steps", "4", ...more],
+      ...["--out", path.join(folder, name)],
+    ])).err;
+  t.match(
+    await errorOf("unsaved"),
+    /\. Start again with a lower learning rate/,
+  );
+  t.match(
+    await errorOf("saved", "--save-every", "1"),
+    /\. Continue from the last checkpoint with a lower learning rate/,
+  );
+});
+
 t.test("training, interrupting and resuming", async (t) => {
   const model = await tinyModel(t);
   const folder = temporaryFolder(t);

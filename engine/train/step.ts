@@ -52,6 +52,8 @@ export interface Run {
   readonly task: Task;
   /** Completed steps. */
   step: number;
+  /** The step of the last checkpoint. 0: there is none. */
+  saved: number;
   /** Bytes sent so far. */
   sent: number;
 }
@@ -104,7 +106,13 @@ export async function takeStep(
   const gradientNorm = results.at(-1)!.outputs[GRADIENT_NORM]!.data[0]!;
   if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
     throw new DataError(
-      `Cannot continue training: in step ${step} the loss is ${loss} and the norm of its gradients ${gradientNorm}. Continue from the last checkpoint with a lower learning rate, or clip gradients`,
+      `Cannot continue training: in step ${step} the loss is ${loss} and the norm of its gradients ${gradientNorm}. ${
+        step === 1
+          ? "Check the initial weights for values that overflow"
+          : `${
+            run.saved > 0 ? "Continue from the last checkpoint" : "Start again"
+          } with a lower learning rate, or clip gradients`
+      }`,
     );
   }
   return {

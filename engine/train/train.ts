@@ -194,10 +194,9 @@ async function* takeSteps(
     return (await opened.gatherTexts(local, "going on")).includes("stop");
   };
   try {
-    let saved = run.step;
     const save = async (step: number) => {
-      if (out === undefined || saved === step) return;
-      saved = step;
+      if (out === undefined || run.saved === step) return;
+      run.saved = step;
       await saveRun(run, step, { out, files });
     };
     options.onBegin?.();
@@ -217,7 +216,7 @@ async function* takeSteps(
       const stops = step === steps || await stopping();
       if ((toSave || stops) && step % stepsPerSave === 0) await save(step);
       run.step = step;
-      yield { ...metrics, validation, saved: saved === step };
+      yield { ...metrics, validation, saved: run.saved === step };
     }
     // Handles a stop request between two steps.
     await save(run.step);
@@ -260,7 +259,7 @@ async function openTraining(
     return await undoneOnError(opened.close, async () => {
       const { plan, rank } = opened;
       writeMasters(opened, task.settings.optimizer, initial);
-      const begun = { opened, task, step: 0, sent: 0 };
+      const begun = { opened, task, step: 0, saved: 0, sent: 0 };
       if (out === undefined || rank > 0) return begun;
       const unlock = await lockFolder(out, files);
       await undoneOnError(unlock, async () => {
@@ -293,7 +292,8 @@ async function openTraining(
         ...opened,
         optimizer,
       });
-      return { opened, task, step: before.step, sent: 0 };
+      const { step } = before;
+      return { opened, task, step, saved: step, sent: 0 };
     });
   });
 }
