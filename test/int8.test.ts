@@ -11,6 +11,7 @@ import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import {
   type FileTensor,
   outputsOf,
+  quantizedOf,
   writeCheckpoint,
 } from "./helpers/quantized_checkpoint.ts";
 
@@ -85,6 +86,7 @@ t.test("int8 weights", async (t) => {
       `the bytes of the decoded values, on ${mesh}`,
     );
   }
+  t.equal(await quantizedOf(int8!), await quantizedOf(plain!), "quantized");
   const { summary } = await summarizeTarget(
     await loadTarget(int8!, files),
     files,

@@ -24,6 +24,7 @@ import {
 import {
   type FileTensor,
   outputsOf,
+  quantizedOf,
   writeCheckpoint,
 } from "./helpers/quantized_checkpoint.ts";
 
@@ -247,6 +248,10 @@ t.test("several algorithms", async (t) => {
   for (const mesh of ["ep=1", "tp=2,ep=2"]) {
     t.equal(await outputsOf(join(root, "modelopt"), mesh), wanted, mesh);
   }
+  const quantized = await quantizedOf(join(root, "plain"));
+  for (const spelling of ["modelopt", "compressed"]) {
+    t.equal(await quantizedOf(join(root, spelling)), quantized, spelling);
+  }
   // The same bytes are planned from config.json alone.
   const config = JSON.parse(
     await readFile(join(root, "modelopt/config.json"), "utf8"),
@@ -364,6 +369,10 @@ t.test("other algorithms and tensors are rejected by name", async (t) => {
       : undefined;
   await writeAll(root, smoothed, MODELOPT);
   const folder = join(root, "modelopt");
+  await t.rejects(quantizedOf(folder), {
+    message:
+      `Cannot quantize '${folder}': tensor 'model.layers.0.self_attn.o_proj.pre_quant_scale' changes activations. Use another quantization of the model`,
+  });
   t.strictSame(await checkTarget(folder, files), [{
     message:
       `Cannot load '${folder}': tensor 'model.layers.0.self_attn.o_proj.pre_quant_scale' is not part of the model. Remove it, or check that the model is the right one`,

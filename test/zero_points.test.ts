@@ -12,6 +12,7 @@ import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import {
   type FileTensor,
   outputsOf,
+  quantizedOf,
   writeCheckpoint,
 } from "./helpers/quantized_checkpoint.ts";
 
@@ -172,5 +173,10 @@ for (const [name, [dtype, layout]] of Object.entries(LAYOUTS)) {
         `${adapter} on ${mesh}`,
       );
     }
+    t.equal(
+      await quantizedOf(folder("packed")),
+      await quantizedOf(folder("plain")),
+      "quantized",
+    );
   });
 }

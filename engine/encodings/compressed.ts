@@ -161,7 +161,7 @@ export function mxfp4Matrix(
 }
 
 /** Rows of 4-bit codes, two per byte, first in the low bits: a byte each. */
-async function halvesOf(
+export async function halvesOf(
   codes: TensorEntry,
   begin: number,
   end: number,

@@ -63,6 +63,6 @@ export function withRows<T extends Stored>(
 }
 
 /** Returns a checkpoint tensor with its rows in the order of a file with adjacent pairs. */
-export function interleaved(tensor: TensorEntry, width: number): TensorEntry {
+export function interleaved<T extends Stored>(tensor: T, width: number): T {
   return withRows(tensor, (row) => interleavedRow(row, width));
 }

@@ -1,6 +1,10 @@
 /** Writes a checkpoint as a folder of safetensors files with FP8 blocks or MXFP4 experts, tensor by tensor. */
 
-import { type FileTensor, safetensorsHead } from "../../runtime/mod.ts";
+import {
+  type FileTensor,
+  safetensorsHead,
+  type TensorEntry,
+} from "../../runtime/mod.ts";
 import { bytesIn, rowsOf } from "../encodings/read.ts";
 import { nearestCode } from "../encodings/nearest.ts";
 import { fitMxfp4 } from "../gguf/encode_blocks.ts";
@@ -8,6 +12,7 @@ import { weightsOf } from "../gguf/fit.ts";
 import { PACKINGS } from "../../spec/weights/packed.ts";
 import type { Importance } from "./gguf_file.ts";
 import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
+import { FP8_BLOCK } from "./stored.ts";
 
 /** A tensor of the written file. */
 export interface FolderTensor extends Pick<FileTensor, "dtype" | "shape"> {
@@ -28,7 +33,7 @@ export interface FolderFormat {
 }
 
 /** Rows and columns per scale in FP8. */
-const BLOCK = 128;
+const BLOCK = FP8_BLOCK;
 
 /** The largest E4M3. */
 const LARGEST = 448;
@@ -160,7 +165,7 @@ function mxfp4Tensors(
 }
 
 /** Returns a tensor as stored. */
-export function unchanged(tensor: SourceTensor): FolderTensor {
+export function unchanged(tensor: TensorEntry): FolderTensor {
   const { name, shape, bytes, dtype } = tensor;
   const [rows = 1] = shape;
   const each = Math.max(1, Math.floor(PIECE * rows / bytes));

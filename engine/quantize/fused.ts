@@ -2,9 +2,8 @@
 
 import type { TensorEntry } from "../../runtime/mod.ts";
 import { bytesIn, rowsOf } from "../encodings/read.ts";
-import { rowSource } from "../encodings/matrix.ts";
 import type { FusedTensor, GgufArchitecture } from "../gguf/architecture.ts";
-import { withRows } from "../gguf/interleaved.ts";
+import { withRead, withRows } from "../gguf/interleaved.ts";
 import { type LatentRows, transposedKeys } from "../gguf/latent.ts";
 import { inLayer } from "../gguf/names.ts";
 import type { HeadSizes } from "./gguf_file.ts";
@@ -24,7 +23,10 @@ const LATENT = /^(self_attn\.|attention\.)kv_b_proj\.weight$/;
 export function partsOf(
   tensor: SourceTensor,
   row: GgufArchitecture,
-  { valueHeads, latent }: Pick<HeadSizes, "valueHeads" | "latent">,
+  { sizes: { valueHeads, latent }, held }: {
+    readonly sizes: Pick<HeadSizes, "valueHeads" | "latent">;
+    readonly held: Held;
+  },
 ): SourceTensor[] {
   const [, start] = GROUPED.exec(tensor.name) ?? [];
   if (row.splitsProjections && start !== undefined) {
@@ -39,19 +41,35 @@ export function partsOf(
   const found = Object.hasOwn(fused, rest) ? fused[rest]! : undefined;
   if (found === undefined) return [tensor];
   const isStacked = found.parts[0]!.includes("{expert}");
-  const stack = isStacked ? tensor : { ...tensor, shape: [1, ...tensor.shape] };
+  const stack = isStacked ? tensor : {
+    ...tensor,
+    shape: [1, ...tensor.shape],
+    ...tensor.blocks
+      ? { blocks: { ...tensor.blocks, shape: [1, ...tensor.blocks.shape] } }
+      : {},
+  };
+  const { blocks, stored: _, ...decoded } = stack;
   return Array.from({ length: stack.shape[0]! }, (_, expert) => {
-    const read = matrixOf(rowsOf(stack, expert, expert + 1), found);
-    return found.parts.map((part, i) => ({
-      ...partOf(read, i, found.parts.length),
+    const own = matrixAt(decoded, expert);
+    // The rows of packed matrices consist of contracted elements.
+    const matrix = found.transposed && !tensor.packed
+      ? transposed(own, held)
+      : own;
+    return found.parts.map((part, i): SourceTensor => ({
+      ...decoded,
+      ...partOf(matrix, i, found),
+      ...blocks ? { blocks: partOf(matrixAt(blocks, expert), i, found) } : {},
       name: `${layer}${part.replace("{expert}", String(expert))}`,
-      dtype: tensor.dtype,
-      quantizable: tensor.quantizable,
-      table: tensor.table,
       ofExperts: isStacked,
       fused: { tensor: tensor.name, ...isStacked ? { expert } : {} },
     }));
   }).flat();
+}
+
+/** A tensor of a stack, without the axis of the stack. */
+function matrixAt<T extends TensorEntry>(stack: T, at: number): T {
+  const { shape: [, ...shape], ...own } = rowsOf(stack, at, at + 1);
+  return { ...stack, ...own, shape };
 }
 
 /** Keys, transposed, and values of latent attention. Both have an axis of heads. */
@@ -63,20 +81,21 @@ function latentParts(
   const [rows = 0, latent = 0] = tensor.shape;
   const each = keys + values;
   const heads = rows / each;
-  const valueRows = withRows(
+  const { blocks: _, stored: __, ...decoded } = tensor;
+  const valueRows = reordered(
     tensor,
     (row) => Math.floor(row / values) * each + keys + row % values,
+    heads * values,
   );
   return [
     {
-      ...transposedKeys(tensor, { keys, values }),
+      ...transposedKeys(decoded, { keys, values }),
       name: `${start}k_b_proj.weight`,
     },
     {
       ...valueRows,
       name: `${start}v_b_proj.weight`,
       shape: [heads, values, latent],
-      bytes: tensor.bytes / each * values,
       fused: { tensor: tensor.name },
     },
   ];
@@ -100,21 +119,15 @@ function projections(
       : r < 2 * keys
       ? at(r - keys, keyDim, keyDim)
       : at(r - 2 * keys, 2 * keyDim, values);
-  const [all = 1, ...rest] = tensor.shape;
   const part = (
     name: string,
     rows: number,
     rowOf: (row: number) => number,
-  ): SourceTensor => {
-    const reordered = withRows(tensor, rowOf);
-    return {
-      ...reordered,
-      name: `${start}${name}.weight`,
-      fused: { tensor: tensor.name },
-      shape: [rows, ...rest],
-      bytes: tensor.bytes / all * rows,
-    };
-  };
+  ): SourceTensor => ({
+    ...reordered(tensor, rowOf, rows),
+    name: `${start}${name}.weight`,
+    fused: { tensor: tensor.name },
+  });
   return [
     part("in_proj_qkv", 2 * keys + keyHeads * values, mixed),
     part(
@@ -125,67 +138,82 @@ function projections(
   ];
 }
 
-/** The tensor of an expert: rows of equal length, in the order of the parts. */
-interface Matrix {
-  readonly rows: number;
-  readonly shape: readonly number[];
-  readonly rowBytes: number;
-  readonly name: string;
-  readonly interleaved: boolean;
-  /** Copies row `row` to the start of `into`. */
-  copy(row: number, into: Uint8Array): Promise<void>;
-}
-
-function matrixOf(
-  tensor: TensorEntry,
-  { interleaved, transposed }: FusedTensor,
-): Matrix {
-  const [, ...shape] = tensor.shape;
-  const elementBytes = tensor.bytes / shape.reduce((n, size) => n * size, 1);
-  const [height = 1, width = 1] = shape;
-  const [rows, columns] = transposed ? [width, height] : [height, width];
-  const name = tensor.source.name;
-  // Parts of an expert are read one after another.
-  let bytes: Promise<Uint8Array> | undefined;
+/** Returns `rows` rows of a tensor and of its blocks: row `row` is its row `rowOf(row)`. */
+function reordered(
+  { blocks, stored: _, ...tensor }: SourceTensor,
+  rowOf: (row: number) => number,
+  rows: number,
+): SourceTensor {
+  const rowsIn = <T extends TensorEntry>(of: T): T => {
+    const [all = 1, ...rest] = of.shape;
+    const part = withRows(of, rowOf);
+    return { ...part, shape: [rows, ...rest], bytes: of.bytes / all * rows };
+  };
   return {
-    rows,
-    shape: shape.length === 1 ? [] : [columns],
-    rowBytes: columns * elementBytes,
-    name,
-    interleaved: interleaved === true,
-    copy: async (row, into) => {
-      const all = await (bytes ??= bytesIn(tensor));
-      for (let i = 0; i < columns; i++) {
-        const from = (transposed ? i * rows + row : row * columns + i) *
-          elementBytes;
-        into.set(all.subarray(from, from + elementBytes), i * elementBytes);
-      }
-    },
+    ...rowsIn(tensor),
+    ...blocks ? { blocks: rowsIn(blocks) } : {},
   };
 }
 
-function partOf(
-  { rows, shape, rowBytes, name, interleaved, copy }: Matrix,
+/** The transposed matrix that was read last. Its parts and pieces are read one after another. */
+export interface Held {
+  tensor?: TensorEntry;
+  bytes?: Promise<Uint8Array>;
+}
+
+/** Returns part `part` of the tensor of an expert. Parts have equal numbers of rows. */
+function partOf<T extends TensorEntry>(
+  matrix: T,
   part: number,
-  parts: number,
-) {
-  const count = rows / parts;
-  const source = rowSource(name, {
-    rows: count,
-    rowBytes,
-    read: async (begin, end) => {
-      const read = new Uint8Array((end - begin) * rowBytes);
-      for (let row = begin; row < end; row++) {
-        const from = interleaved ? row * parts + part : part * count + row;
-        await copy(from, read.subarray((row - begin) * rowBytes));
-      }
-      return read;
-    },
+  { parts, interleaved }: FusedTensor,
+): T {
+  const [rows = 1, ...rest] = matrix.shape;
+  const count = rows / parts.length;
+  if (!interleaved) {
+    return { ...matrix, ...rowsOf(matrix, part * count, (part + 1) * count) };
+  }
+  const bytes = matrix.bytes / parts.length;
+  const half = { ...matrix, shape: [count, ...rest], bytes };
+  return withRead(half, async ({ begin, end, rowBytes }) => {
+    const [first, last] = [begin, end].map((row) => row * parts.length);
+    const all = await bytesIn(rowsOf(matrix, first!, last!));
+    const read = new Uint8Array((end - begin) * rowBytes);
+    for (let row = 0; row < end - begin; row++) {
+      const from = (row * parts.length + part) * rowBytes;
+      read.set(all.subarray(from, from + rowBytes), row * rowBytes);
+    }
+    return read;
   });
-  return {
-    shape: [count, ...shape],
-    source,
-    offset: 0,
-    bytes: count * rowBytes,
-  };
+}
+
+/** Returns a matrix with exchanged axes. */
+function transposed(matrix: TensorEntry, held: Held): TensorEntry {
+  const [height = 1, width = 1] = matrix.shape;
+  const size = matrix.bytes / height / width;
+  const exchanged = { ...matrix, shape: [width, height] };
+  return withRead(exchanged, async ({ begin, end, rowBytes }) => {
+    if (held.tensor !== matrix) {
+      held.tensor = matrix;
+      held.bytes = bytesIn(matrix);
+    }
+    const all = elementsIn((await held.bytes!).slice(), size);
+    const read = new Uint8Array((end - begin) * rowBytes);
+    const into = elementsIn(read, size);
+    for (let column = 0; column < height; column++) {
+      for (let row = begin; row < end; row++) {
+        into[(row - begin) * height + column] = all[column * width + row]!;
+      }
+    }
+    return read;
+  });
+}
+
+/** The elements of `size` bytes in aligned bytes. */
+function elementsIn(
+  { buffer, byteLength }: Uint8Array,
+  size: number,
+): Uint16Array | Uint32Array {
+  return size === 2
+    ? new Uint16Array(buffer, 0, byteLength / 2)
+    : new Uint32Array(buffer, 0, byteLength / 4);
 }

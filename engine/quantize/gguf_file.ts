@@ -25,10 +25,12 @@ import {
   paddingAfter,
   type WrittenTensor,
 } from "../gguf/write.ts";
-import { partsOf } from "./fused.ts";
+import { type Held, partsOf } from "./fused.ts";
 import { columnsOf, isInteger, piecesOf, type SourceTensor } from "./source.ts";
+import { blockRows, type BlockTensor } from "./stored.ts";
 import { type Rule, ruleOf } from "../../spec/weights/quantize_targets.ts";
 import {
+  blockType,
   fittingType,
   INTEGERS,
   type NumberedType,
@@ -92,6 +94,7 @@ export function ggufTensorsOf(
     readonly sizes: HeadSizes;
   },
 ): GgufPart[] {
+  const held: Held = {};
   const groups = new Map<string, [GgufName, SourceTensor][]>();
   const put = (of: GgufName, tensor: SourceTensor) =>
     groups.set(of.gguf, [...groups.get(of.gguf) ?? [], [of, tensor]]);
@@ -100,7 +103,7 @@ export function ggufTensorsOf(
   const parts = withProducts(
     tensors,
     (name) => nameOf(name)?.product === true,
-  ).flatMap((tensor) => partsOf(tensor, row, sizes));
+  ).flatMap((tensor) => partsOf(tensor, row, { sizes, held }));
   for (const tensor of parts) {
     const of = nameOf(tensor.name);
     if (of === undefined) {
@@ -176,6 +179,9 @@ function typeOf(tensor: SourceTensor, rules: readonly Rule[]): NumberedType {
   if (rule === undefined) {
     return isInteger(tensor) ? INTEGERS : writtenType("F32");
   }
+  if (rule.type === "keep" && tensor.blocks) {
+    return blockType(tensor.blocks.type);
+  }
   return fittingType(
     writtenType(rule.type === "keep" ? tensor.dtype : rule.type),
     columnsOf(tensor),
@@ -230,8 +236,20 @@ export async function* ggufBytes(
         yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
         continue;
       }
+      const blocks = sameBlocks(part, of, { sizes, stored });
+      if (blocks) {
+        for await (const rows of blockRows(blocks)) {
+          onProgress(rows.length);
+          yield rows;
+        }
+        continue;
+      }
       const weights = importance(part);
-      for await (const values of piecesOf(asFiled(part, of, sizes))) {
+      const filed = asFiled(part, of, {
+        ...sizes,
+        elements: elementsOf(part.shape),
+      });
+      for await (const values of piecesOf(filed)) {
         const encoded = encodeRows(values, stored, weights);
         onProgress(encoded.length);
         yield encoded;
@@ -241,13 +259,34 @@ export async function* ggufBytes(
   }
 }
 
-/** A tensor with the rows, columns and values of a file. */
-function asFiled(
-  part: SourceTensor,
+/** The blocks of a tensor with the rows and columns of a file, if the checkpoint has them in the type of the file. */
+function sameBlocks(
+  { blocks, shape }: SourceTensor,
+  of: GgufName,
+  { sizes, stored }: {
+    readonly sizes: HeadSizes;
+    readonly stored: NumberedType;
+  },
+): BlockTensor | undefined {
+  if (
+    !blocks || of.values || !isBlockType(stored) || stored.block !== blocks.type
+  ) {
+    return undefined;
+  }
+  // Heads of fewer columns than a block are decoded.
+  const divided = of.tiled === "columns" &&
+    sizes.valueHeads.valueDim % stored.elements !== 0;
+  return divided
+    ? undefined
+    : asFiled(blocks, of, { ...sizes, elements: elementsOf(shape) });
+}
+
+/** A tensor, or its blocks, with the rows, columns and values of a file. `elements`: of the tensor. */
+function asFiled<T extends TensorEntry>(
+  part: T,
   { interleaved: key, tiled, values, padded }: GgufName,
-  { heads, valueHeads }: HeadSizes,
-): TensorEntry {
-  const elements = elementsOf(part.shape);
+  { heads, valueHeads, elements }: HeadSizes & { readonly elements: number },
+): T {
   const unit = valueHeads.valueDim * part.bytes / elements;
   const ordered = key
     ? interleaved(part, part.shape[0]! / heads[key]!)

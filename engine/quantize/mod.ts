@@ -1,6 +1,7 @@
 /** Quantizes a checkpoint: a GGUF file, or a folder of safetensors files. */
 
 import { DataError } from "../../spec/errors.ts";
+import { sum } from "../../spec/sum.ts";
 import {
   type Checkpoint,
   COMPANION_FILES,
@@ -19,6 +20,7 @@ import { readJsonObject } from "../json_file.ts";
 import { withoutQuantization } from "../checkpoint/quantization_config.ts";
 import { withTensors } from "../checkpoint/tensors.ts";
 import { fileBytes, filesOf, FOLDER_FORMATS, unchanged } from "./folder.ts";
+import { partsOf } from "./fused.ts";
 import {
   addedVector,
   architectureFor,
@@ -83,6 +85,7 @@ export async function quantizeCheckpoint(
   }
   await checkNew(out, files, kind);
   const checkpoint = await openCheckpoint(folder, files);
+  const filed = await storedBytes(checkpoint.weightFiles, files);
   return await withTensors(
     checkpoint.weightFiles,
     files,
@@ -95,15 +98,41 @@ export async function quantizeCheckpoint(
       });
       const write = kind === "file" ? writeFile : writeFolder;
       const types = await write({ checkpoint, tensors }, files, options);
-      const sum = (bytes: readonly number[]) =>
-        bytes.reduce((total, one) => total + one, 0);
       return {
-        before: sum(tensors.map(({ bytes }) => bytes)),
+        before: bytesBefore(tensors, filed),
         after: sum(Object.values(types)),
         types,
       };
     },
   );
+}
+
+/** Bytes of the tensors of files, by name. */
+async function storedBytes(
+  paths: readonly string[],
+  files: FileSystem,
+): Promise<ReadonlyMap<string, number>> {
+  return await withTensors(
+    paths,
+    files,
+    (tensors) =>
+      Promise.resolve(
+        new Map([...tensors].map(([name, { bytes }]) => [name, bytes])),
+      ),
+    { views: false },
+  );
+}
+
+/** Adds up the bytes of tensors in files. The sources of several views count once. */
+function bytesBefore(
+  tensors: readonly SourceTensor[],
+  filed: ReadonlyMap<string, number>,
+): number {
+  const sources = new Set(tensors.flatMap(({ of = [] }) => of));
+  return sum([
+    ...tensors.flatMap(({ of, bytes }) => of ? [] : [bytes]),
+    ...[...sources].map((name) => filed.get(name)!),
+  ]);
 }
 
 /** A checkpoint with its tensors. */
@@ -234,27 +263,57 @@ async function tokenizerOf(
   });
 }
 
+/**
+ * Returns packed experts in one tensor as a matrix each, if the format does not store them as they are, and the fields
+ * of config.json that say so. A decoded tensor would have its last axes in another order than the model.
+ */
+function withSeparateExperts(
+  { checkpoint: { published, config }, tensors }: Source,
+  to: QuantizeTargetName,
+): {
+  readonly tensors: readonly SourceTensor[];
+  readonly fields: { readonly [field: string]: unknown };
+} {
+  const isPacked = ({ shape, stored }: SourceTensor) =>
+    stored !== undefined && stored.format !== to && shape.length > 2;
+  if (!tensors.some(isPacked)) return { tensors, fields: {} };
+  const { row } = architectureFor(published.architecture);
+  const { constants = {}, equivalents = {} } = row;
+  const sizes = headSizes(config);
+  const held = {};
+  return {
+    tensors: tensors.flatMap((tensor) => partsOf(tensor, row, { sizes, held })),
+    fields: Object.fromEntries(
+      Object.keys(equivalents).map((field) => [field, constants[field]]),
+    ),
+  };
+}
+
 async function writeFolder(
-  { checkpoint, tensors }: Source,
+  source: Source,
   files: FileSystem,
   { to, out, importance = () => undefined, onProgress, rules = [] }:
     QuantizeOptions,
 ): Promise<Quantized["types"]> {
-  const { config, folder } = checkpoint;
+  const { config, folder } = source.checkpoint;
+  const { tensors, fields } = withSeparateExperts(source, to);
   if (rules.length > 0) {
     throw new DataError(
       `Cannot use rules with '${out}': types of tensors are those of GGUF files. Give FILE.gguf for --out`,
     );
   }
   const format = FOLDER_FORMATS[to as keyof typeof FOLDER_FORMATS];
-  const taken = tensors.filter(format.takes);
-  if (taken.length === 0) {
+  const isTaken = (tensor: SourceTensor) =>
+    tensor.stored?.format === to || format.takes(tensor);
+  if (!tensors.some(isTaken)) {
     throw new DataError(
       `Cannot quantize '${folder}' to ${to}: it has no matrix that the format stores. Choose another format`,
     );
   }
   const matrices = tensors.map((tensor) =>
-    format.takes(tensor)
+    tensor.stored?.format === to
+      ? tensor.stored.tensors.map(unchanged)
+      : format.takes(tensor)
       ? format.encode(tensor, importance)
       : [unchanged(tensor)]
   );
@@ -292,11 +351,12 @@ async function writeFolder(
       await write(path(name), [new TextEncoder().encode(copied)]);
     }
     const left = tensors.filter((tensor) =>
-      !format.takes(tensor) && tensor.shape.length > 1
+      !isTaken(tensor) && tensor.shape.length > 1
     );
     // The file that marks a folder as a checkpoint is written last.
     await text("config.json", {
       ...withoutQuantization(config),
+      ...fields,
       quantization_config: {
         ...format.config,
         modules_to_not_convert: left.map(({ name }) =>
@@ -307,9 +367,9 @@ async function writeFolder(
   });
   return addedUp(
     matrices.flatMap((made, i) => {
-      const isTaken = format.takes(tensors[i]!);
+      const name = isTaken(tensors[i]!) ? to : undefined;
       return made.map(({ dtype, bytes }) => ({
-        type: (isTaken ? to : dtype).toUpperCase(),
+        type: (name ?? dtype).toUpperCase(),
         bytes,
       }));
     }),

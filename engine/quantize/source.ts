@@ -9,7 +9,15 @@ import {
 } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
+import { filedMatrices } from "../encodings/filed.ts";
+import { viewsOf } from "../encodings/matrix.ts";
 import { rowsOf } from "../encodings/read.ts";
+import {
+  type BlockTensor,
+  storedBlocks,
+  type StoredParts,
+  storedParts,
+} from "./stored.ts";
 
 /** A tensor of a checkpoint. */
 export interface SourceTensor extends TensorEntry {
@@ -19,6 +27,9 @@ export interface SourceTensor extends TensorEntry {
   readonly table: boolean;
   /** Whether it belongs to experts. */
   readonly ofExperts: boolean;
+  /** Its bytes in the checkpoint, if its elements are decoded. */
+  readonly blocks?: BlockTensor;
+  readonly stored?: StoredParts;
   /** The tensor of the checkpoint that it is a part of, with the same columns, and the number of its expert. */
   readonly fused?: { readonly tensor: string; readonly expert?: number };
 }
@@ -47,10 +58,11 @@ const BOUNDS = { maxTokens: 1, maxSequences: 1, maxContext: 64 };
  * token, if the checkpoint has it; the family must declare it. Throws DataError if one is missing or of another dtype.
  */
 export function sourceTensors(
-  tensors: TensorDirectory,
+  directory: TensorDirectory,
   { build }: Pick<PublishedModel, "build">,
   { where, predictor }: { readonly where: string; readonly predictor: boolean },
 ): SourceTensor[] {
+  const tensors = withDecoded(directory);
   const params = paramFacts(trace(build(BOUNDS)));
   const further = predictor
     ? paramFacts(trace(build({ ...BOUNDS, next: { predicts: true } })))
@@ -65,7 +77,17 @@ export function sourceTensors(
   const missing = params.find(({ tensor }) => !tensors.has(tensor));
   if (missing) {
     throw new DataError(
-      `Cannot quantize '${where}': tensor '${missing.tensor}' is missing, or is stored in a way that only kernels read. Give a checkpoint whose weights are F32, F16 or BF16`,
+      `Cannot quantize '${where}': tensor '${missing.tensor}' is missing. Copy the file again, or check that config.json is the right one`,
+    );
+  }
+  const scale = [...tensors.keys()].find((name) =>
+    name.endsWith(".pre_quant_scale")
+  );
+  if (scale !== undefined) {
+    throw new DataError(
+      `Cannot quantize '${where}': tensor '${
+        shown(scale)
+      }' changes activations. Use another quantization of the model`,
     );
   }
   return [...tensors.values()].flatMap((entry): SourceTensor[] => {
@@ -84,14 +106,29 @@ export function sourceTensors(
       );
     }
     const [rows = 1] = entry.shape;
+    const blocks = storedBlocks(tensors, entry.name);
+    const stored = storedParts(tensors, entry.name);
     return [{
       ...entry,
       quantizable: param.use !== "other" && !param.router &&
         entry.shape.length > 1 && rows > 1,
       table: param.use === "table",
       ofExperts: param.expert !== undefined,
+      ...blocks ? { blocks } : {},
+      ...stored ? { stored } : {},
     }];
   });
+}
+
+/** Adds matrices that only kernels read, decoded. */
+function withDecoded(tensors: TensorDirectory): TensorDirectory {
+  const decoded = filedMatrices(tensors)
+    .map((matrix) => viewsOf(matrix)[0]!)
+    .filter(({ name, dtype }) => tensors.get(name)?.dtype !== dtype);
+  return new Map([
+    ...tensors,
+    ...decoded.map((entry) => [entry.name, entry] as const),
+  ]);
 }
 
 /** Whether the elements of a tensor are integers, such as the experts of token ids. They are stored in 32 bits. */

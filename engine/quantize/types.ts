@@ -6,6 +6,7 @@ import {
   isBlockType,
   type PlainType,
 } from "../gguf/blocks.ts";
+import type { BlockName } from "../../spec/weights/blocks.ts";
 import { DataError } from "../../spec/errors.ts";
 
 /** A type with its number. */
@@ -45,4 +46,11 @@ export function fittingType(type: NumberedType, columns: number): NumberedType {
   return isBlockType(type) && columns % type.elements !== 0
     ? fittingType(writtenType(type.instead!), columns)
     : type;
+}
+
+/** Returns the type of blocks, which may be one that is only copied. */
+export function blockType(name: BlockName): NumberedType {
+  const [number, type] = Object.entries(GGUF_TYPES)
+    .find(([, type]) => isBlockType(type) && type.block === name)!;
+  return { ...type, number: Number(number) };
 }

@@ -6,6 +6,8 @@ import { join } from "node:path";
 import {
   loadTarget,
   openTarget,
+  quantizeCheckpoint,
+  readTensors,
   runOpened,
   type Tensors,
   writeSafetensors,
@@ -59,4 +61,15 @@ export async function outputsOf(
 ): Promise<string> {
   const outputs = await runPrompts(...run);
   return createHash("sha256").update(writeSafetensors(outputs)).digest("hex");
+}
+
+/** Digest of the tensors of the Q8_0 file of a checkpoint, in the order of their names. */
+export async function quantizedOf(folder: string): Promise<string> {
+  const out = `${folder}.gguf`;
+  await quantizeCheckpoint(folder, files, { to: "q8_0", out });
+  const tensors = await readTensors(out, files);
+  const sorted = Object.keys(tensors).filter((name) => !name.includes(":"))
+    .sort().map((name) => [name, tensors[name]!] as const);
+  return createHash("sha256")
+    .update(writeSafetensors(Object.fromEntries(sorted))).digest("hex");
 }
