@@ -235,7 +235,12 @@ t.test("unshardable positions are rejected", async (t) => {
     [
       "granitemoe-8e",
       { pages: { size: 24, count: 6 } },
-      /a rank has 64 positions of a sequence, which pages of 24 do not divide/,
+      /a rank has 64 positions of a sequence, which pages of 24 do not divide. Give pages of a size that divides them/,
+    ],
+    [
+      "granitemoe-8e",
+      { pages: { size: 16, count: 3 } },
+      /they hold 48 of the 64 positions that a sequence may have on a rank. Give 4 pages of that size \(--pages 4x16\), or a shorter context \(--max-context 96\)/,
     ],
     [
       "deepseekv32-16e",

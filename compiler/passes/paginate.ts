@@ -80,11 +80,15 @@ export function paginate(
       } of the ${positions} positions that a sequence may have${
         shared.length > 0 ? " on a rank" : ""
       }`,
+      `Give ${blocks} pages of that size (--pages ${blocks}x${pages.size}), or a shorter context (--max-context ${
+        pages.count * pages.size * groupSizeOf(placed.mesh, shared)
+      })`,
     );
   }
   if (shared.length > 0 && positions % pages.size !== 0) {
     return refuse(
       `a rank has ${positions} positions of a sequence, which pages of ${pages.size} do not divide`,
+      "Give pages of a size that divides them",
     );
   }
   const seen = seenOf(graph, placed.axes[context]!.total);
@@ -118,7 +122,9 @@ export function paginate(
   );
   const block = localName(BLOCK, shared);
   const taken = Object.keys(added).find((axis) => axis in placed.axes);
-  if (taken) return refuse(`the model has an axis '${taken}'`);
+  if (taken) {
+    return refuse(`the model has an axis '${taken}'`, "Rename the axis");
+  }
   const tables = new Map(
     groups.map(({ input }) => [input, tableNode(input, sequence, block)]),
   );
@@ -186,10 +192,8 @@ function checkPages({ size, count }: Pages): void {
   }
 }
 
-function refuse(because: string): never {
-  throw new ModelError(
-    `Cannot put caches into pages: ${because}. Change that, or compile without pages`,
-  );
+function refuse(because: string, remedy = "Leave out the pages"): never {
+  throw new ModelError(`Cannot put caches into pages: ${because}. ${remedy}`);
 }
 
 /** The pages of a cache: their local axis and their page table. */
