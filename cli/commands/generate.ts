@@ -281,7 +281,7 @@ function checkFlags(flags: GenerateFlags): void {
   }
   if (flags.jsonSchema !== undefined && flags.devices === "mpi") {
     throw new UsageError(
-      "Cannot use --json-schema with ranks in separate processes: each would restrict tokens for itself. Run one process, or serve",
+      "Cannot use --json-schema with ranks in separate processes: each would restrict tokens for itself. Leave --devices out, or use 'switchyard serve'",
     );
   }
   if (flags.jsonSchema !== undefined && flags.receipt !== undefined) {

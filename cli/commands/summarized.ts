@@ -58,7 +58,7 @@ const BOUND_FLAGS = {
 export function checkSummaryFlags(flags: SummaryFlags): void {
   if (flags.experts !== undefined && flags.target === undefined) {
     throw new UsageError(
-      "Cannot use --experts without --target: it sets the choice of experts in predicted steps. Leave it out, or name a machine",
+      "Cannot use --experts without --target: it sets the choice of experts in predicted steps. Leave it out, or give --target",
     );
   }
   if (
@@ -70,7 +70,7 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
         flags.train
           ? "with --train: experts are streamed for inference only"
           : "without --target: its disk decides the speed"
-      }. Leave it out${flags.train ? "" : ", or name a machine"}`,
+      }. Leave it out${flags.train ? "" : ", or give --target"}`,
     );
   }
   if (flags.train) {

@@ -107,6 +107,6 @@ export function refusePolicyFlags(flags: PolicyFlags): void {
         }),
       ),
     },
-    "without --reward: it is for policy gradients. Give a reward, or leave it out",
+    "without --reward: it is for policy gradients. Leave it out, or give --reward",
   );
 }

@@ -115,7 +115,7 @@ function checkViewFlags(flags: ViewCommandFlags): void {
   }
   if (dark && svg === undefined) {
     throw new UsageError(
-      "Cannot use --dark without --svg: a page is as dark as the system. Leave it out, or name a picture",
+      "Cannot use --dark without --svg: a page is as dark as the system. Leave it out, or give --svg",
     );
   }
   for (const flag of ["trace", "choices", "against"] as const) {
