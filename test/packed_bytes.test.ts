@@ -129,6 +129,36 @@ testKernels("packed bytes match the interpreter", async (t, target) => {
   t.strictSame(found["z"], z);
 });
 
+/** The four bytes that the upper halves of the bytes of a word find, as floats. */
+const ENTRIES = kernelOf({
+  name: "entries",
+  workgroupSize: 16,
+  bindings: bindings({ a: "u32" }, { y: "f32" }),
+  body: wgsl`
+    let i = group.x * 16 + lane;
+    let entries = lookup16(a[i] >> 4, 0x03020100u, 0x0c080604u, 0x817f8000u, 0xf4f8fafcu);
+    let low = f32(i32(entries << 24u) >> 24u) + f32(i32(entries << 16u) >> 24u) * 256;
+    y[i] = low + f32(i32(entries << 8u) >> 24u) * 0.5 + f32(i32(entries << 0u) >> 24u) * 1024;`,
+});
+
+testKernels(
+  "looked-up bytes as floats match the interpreter",
+  async (t, target) => {
+    const { a } = data();
+    const words = () => ({ a: a!, y: new Uint32Array(LENGTH) });
+    const found = await target.run(ENTRIES, words(), [LENGTH / 16, 1, 1]);
+    const expected = words();
+    interpretKernel(ENTRIES, expected, [LENGTH / 16, 1, 1]);
+    t.strictSame(new Uint32Array(found["y"]!.buffer), expected.y);
+  },
+);
+
+t.test("looked-up bytes as floats are entries of a table of floats", (t) => {
+  const { text } = printKernel(ENTRIES, { lanes: 16 })[0]!;
+  t.equal(text.match(/v_entry\(/g)?.length, 4);
+  t.end();
+});
+
 t.test("bytes respect the bound of their word", (t) => {
   const any = load("a", u32(0), "u32");
   const nibbles = binary("and", any, u32(0x0f0f0f0f));

@@ -155,6 +155,8 @@ export class Emitter {
         this.#value(a);
         f.words(0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f);
         return f.op("v128.and", "i8x16.swizzle");
+      case "entry":
+        return this.#value(a);
       case "lane":
         this.#value(a);
         return f.extract(value.lane);

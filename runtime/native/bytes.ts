@@ -145,4 +145,10 @@ INLINE vu v_lookup(vu at, u a, u b, u c, u d) {
   return r;
 }
 #endif
+// An entry of a table of 16 floats: with 16 lanes by one instruction, else the same value from bytes.
+#if LANES == 16 && defined WIDE
+#define v_entry(value, at, shift, ...) ((vf)_mm512_permutexvar_ps((wide)((at) >> shift), (__m512)(vf){ __VA_ARGS__ }))
+#else
+#define v_entry(value, ...) (value)
+#endif
 `;

@@ -152,6 +152,10 @@ export class Emitter {
         const table = value.table.map((word) => `${word}u`).join(", ");
         return `v_lookup(${a}, ${table})`;
       }
+      case "entry": {
+        const floats = value.floats.map((n) => `${n}.0f`).join(", ");
+        return `v_entry(${a}, ${b}, ${value.shift}, ${floats})`;
+      }
       case "lane":
         return `(${a})[${value.lane}]`;
       case "load": {

@@ -63,6 +63,12 @@ export type Pointed =
   }
   | { readonly tile: Local; readonly index: Value };
 
+/** Bytes of a table of 16, and what selects them. */
+interface Lookup {
+  readonly indices: Value;
+  readonly table: readonly number[];
+}
+
 /** The type of vectors of a scalar type. */
 export function vectorType(type: ScalarType): "vf" | "vu" {
   return type === "f32" ? "vf" : "vu";
@@ -80,6 +86,8 @@ export class Expressions {
   /** Set in code that rarely runs. */
   rare = false;
   readonly #bytes: ByteBounds;
+  /** Variables of bytes that were looked up. */
+  readonly #lookups = new Map<string, Lookup>();
   readonly #words = new Map<Expr, Value>();
   readonly #vectors = new Map<Expr, Value>();
 
@@ -118,6 +126,22 @@ export class Expressions {
   bits(e: Expr): Value {
     const value = this.vector(e);
     return e.type === "f32" ? v.bits(value) : value;
+  }
+
+  /** Prepares for another variable of a name. */
+  forget(name: string): void {
+    this.#lookups.delete(name);
+  }
+
+  /** The bytes that a call of `lookup16` finds. `name`: they are bound to it, `indices` to another. */
+  lookup(
+    { args: [, ...words] }: Extract<Expr, { op: "call" }>,
+    indices: Value,
+    name?: string,
+  ): Value {
+    const table = words.map((e) => Number((e as { value: number }).value));
+    if (name !== undefined) this.#lookups.set(name, { indices, table });
+    return { op: "lookup", type: "vu", table, args: [indices] };
   }
 
   /** The product of small bytes that a value is: two or four of them are added in 16 bits. Undefined: it is none. */
@@ -242,7 +266,7 @@ export class Expressions {
         if (e.fn === "rsqrt") {
           return f.div(1, f.sqrt(...args));
         }
-        if (e.fn === "lookup16") return lookup(args[0]!, e.args.slice(1));
+        if (e.fn === "lookup16") return this.lookup(e, args[0]!);
         return { op: "call", type: "vf", fn: e.fn, args };
       }
       case "select": {
@@ -276,11 +300,27 @@ export class Expressions {
       return e.type === "f32" ? f.bits(one(0x3f800000)) : one(1);
     }
     if (e.type === "f32") {
-      return apply(from === "i32" ? "f.from_s" : "f.from_u", a);
+      return from === "i32"
+        ? this.#entry(e.a, f.from_s(a))
+        : apply("f.from_u", a);
     }
     return from === "f32"
       ? apply(e.type === "i32" ? "v.to_s" : "v.to_u", a)
       : a;
+  }
+
+  /** An integer as f32, `value`. A signed byte that was looked up is an entry of a table of floats. */
+  #entry(e: Expr, value: Value): Value {
+    const found = signedByte(e);
+    const known = found && found.word.op === "local"
+      ? this.#lookups.get(found.word.name)
+      : undefined;
+    if (!found || !known) return value;
+    const floats = known.table.flatMap((word) =>
+      [24, 16, 8, 0].map((left) => word << left >> 24)
+    );
+    const args = [value, known.indices];
+    return { op: "entry", type: "vf", shift: 8 * found.byte, floats, args };
   }
 
   #binary(e: Binary): Value {
@@ -339,9 +379,22 @@ export class Expressions {
   }
 }
 
-function lookup(indices: Value, words: readonly Expr[]): Value {
-  const table = words.map((e) => Number((e as { value: number }).value));
-  return { op: "lookup", type: "vu", table, args: [indices] };
+/** The word and the number of a byte, if a value is a signed byte of a word: `i32(word << 24 - 8 * byte) >> 24`. */
+function signedByte(
+  e: Expr,
+): { readonly word: Expr; readonly byte: number } | undefined {
+  if (e.op !== "binary" || e.fn !== "shr" || valueOf(e.b) !== 24) return;
+  const { a: shifted } = e;
+  if (shifted.op !== "convert" && shifted.op !== "bitcast") return;
+  if (shifted.a.op !== "binary") return;
+  const { fn, a: word, b } = shifted.a;
+  const left = valueOf(b);
+  if (fn !== "shl" || left === undefined || left > 24 || left % 8 !== 0) return;
+  return { word, byte: 3 - left / 8 };
+}
+
+function valueOf(e: Expr): number | undefined {
+  return e.op === "const" ? Number(e.value) : undefined;
 }
 
 /** The IR's name of an operator on integers or bools. */

@@ -98,6 +98,14 @@ export type Value =
   }
   /** Bytes of a table of 16, indexed by the lower halves of bytes. */
   | Node<"lookup", "vu"> & { readonly table: readonly number[] }
+  /**
+   * The number in the lowest four bits of the second argument, shifted right by `shift`, selects one of 16 floats. The
+   * first argument is the same value, from bytes of a `lookup`.
+   */
+  | Node<"entry", "vf"> & {
+    readonly shift: number;
+    readonly floats: readonly number[];
+  }
   /** One lane's bits. */
   | Node<"lane", "u"> & { readonly lane: number }
   /**

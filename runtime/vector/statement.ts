@@ -206,7 +206,7 @@ export class Statements {
       case "let":
       case "var": {
         this.#declaredAt.set(s.name, this.#maskDepth);
-        const value = this.#valueOf(s.name, s.value);
+        const value = this.#lookup(s) ?? this.#valueOf(s.name, s.value);
         const local = this.localOf(s.name);
         return this.set(local, value, !this.outlived.has(s.name));
       }
@@ -225,6 +225,17 @@ export class Statements {
       case "barrier":
         throw new Error("internal: '" + s.op + "' inside a phase");
     }
+  }
+
+  /** The bytes that a vector binds, whose indices are bound, too. */
+  #lookup({ op, name, value }: Extract<Stmt, { op: "let" | "var" }>) {
+    this.x.forget(name);
+    const isLookup = value.op === "call" && value.fn === "lookup16";
+    if (!isLookup || op === "var" || this.isWord(name)) return;
+    // Indices end with their block.
+    if (this.outlived.has(name)) return;
+    const indices = this.keep("indices", this.x.vector(value.args[0]!));
+    return this.x.lookup(value, indices, name);
   }
 
   #valueOf(name: string, e: Expr): Value {
