@@ -4,6 +4,7 @@ import type { Activations } from "../spec/weights/activations.ts";
 import { type FileDType, isHalf } from "../spec/dtype.ts";
 import { ModelError, PlacementError } from "../spec/errors.ts";
 import { GUARANTEED_LIMITS, MAX_CHUNKS } from "../spec/limits.ts";
+import { meshAxes } from "../spec/mesh.ts";
 import type { Operands } from "../spec/numerics.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import {
@@ -164,10 +165,7 @@ export function heldBuffers(
 
 /** The passes before kernels: the lowering that they start, the limits of kernels, and the stages of the schedule. */
 function prepare(traced: Graph, scalars: Scalars, options: CompileOptions) {
-  const mesh = Object.entries(options.mesh ?? {}).map(([name, size]) => ({
-    name,
-    size,
-  }));
+  const mesh = meshAxes(options.mesh ?? {});
   const { zero = 0, wire = "f32" } = options;
   const simple = rewrite(traced, options);
   checkStates(simple);

@@ -25,7 +25,7 @@ import type { LaunchTiming } from "../runtime/device.ts";
 import { createMpiCommunicator } from "../runtime/mpi/mod.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { FileDType } from "../spec/dtype.ts";
-import type { MeshSizes } from "../spec/mesh.ts";
+import { meshAxes, type MeshSizes } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { STRATEGY_NAMES } from "../spec/strategies.ts";
 import { MAX_RANKS } from "../spec/limits.ts";
@@ -429,10 +429,7 @@ export function compileOptions(options: PlanOptions): CompileOptions {
 }
 
 function checkRanks(mesh: MeshSizes): void {
-  const ranks = Object.values(mesh).reduce(
-    (product, size) => product * size,
-    1,
-  );
+  const ranks = meshAxes(mesh).reduce((product, { size }) => product * size, 1);
   if (ranks <= MAX_RANKS) return;
   throw new PlacementError(
     `Cannot use a mesh of ${ranks} ranks: a plan has at most ${MAX_RANKS}. Make the mesh smaller`,

@@ -1,5 +1,6 @@
 /** The logical grid of ranks, and groups along its axes. */
 
+import { PlacementError } from "./errors.ts";
 import type {
   Name,
   Natural,
@@ -26,6 +27,16 @@ export interface MeshSizes {
 /** A mesh as users write it. */
 export function meshSizes(mesh: Mesh): MeshSizes {
   return Object.fromEntries(mesh.map(({ name, size }) => [name, size]));
+}
+
+/** The axes of a mesh as users write it. Throws PlacementError for other values, which untyped callers give. */
+export function meshAxes(sizes: MeshSizes): Mesh {
+  if (typeof sizes !== "object" || Symbol.iterator in sizes) {
+    throw new PlacementError(
+      "Cannot read the mesh: it is not an object of sizes. Give one, such as { ep: 4 }",
+    );
+  }
+  return Object.entries(sizes).map(([name, size]) => ({ name, size }));
 }
 
 /** The value of `--mesh`: `ep=4,tp=2`. */

@@ -186,3 +186,13 @@ compileRefused(
   DP2,
   "Cannot place axis 'token' over 'dp': attention needs tokens with one 'other' on one rank, and they are assigned by 'sequence'. Use one input for both, or leave the axis unplaced",
 );
+for (
+  const mesh of ["ep=2", 2, new Map([["ep", 2]]), [{ name: "ep", size: 2 }]]
+) {
+  compileRefused(
+    `a mesh that is not an object of sizes: ${JSON.stringify(mesh)}`,
+    model({ token }, (m) => ({ y: m.input("x", "token") })),
+    { mesh } as unknown as CompileOptions,
+    "Cannot read the mesh: it is not an object of sizes. Give one, such as { ep: 4 }",
+  );
+}

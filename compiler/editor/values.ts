@@ -8,6 +8,7 @@ import {
 } from "../sharding/mod.ts";
 import { shortAxis } from "../../spec/axis_name.ts";
 import { STORED_BYTES, storedDType } from "../../spec/dtype.ts";
+import { meshAxes } from "../../spec/mesh.ts";
 import { sizeText } from "../../spec/size_text.ts";
 import type { Node } from "../graph/graph.ts";
 import { formatSharding, overOf, REPLICATED } from "../graph/sharding.ts";
@@ -74,7 +75,7 @@ function shardedText(
   graph: TracedGraph<string>,
   { mesh = {}, place }: ShownMesh,
 ): ((node: Node) => string) | undefined {
-  const axes = Object.entries(mesh).map(([name, size]) => ({ name, size }));
+  const axes = meshAxes(mesh);
   if (axes.length === 0) return undefined;
   const title = axes.map(({ name, size }) => `${name}=${size}`).join(",");
   try {

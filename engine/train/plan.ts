@@ -15,7 +15,7 @@ import {
   type ZeroStage,
 } from "../../compiler/mod.ts";
 import { assertLegal, type LegalPlan, type Machine } from "../../spec/mod.ts";
-import { type MeshSizes, stageAxis } from "../../spec/mesh.ts";
+import { meshAxes, type MeshSizes, stageAxis } from "../../spec/mesh.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import type { RolloutBytes } from "../../spec/plan_summary.ts";
 import { defaultBounds } from "../bounds.ts";
@@ -83,8 +83,7 @@ function howOf(
 } {
   const { optimizer, clipNorm, accumulate = 1, biasUpdate, dtype } = settings;
   const { zero } = options;
-  const mesh = Object.entries(options.mesh ?? {})
-    .map(([name, size]) => ({ name, size }));
+  const mesh = meshAxes(options.mesh ?? {});
   // Stages work on different micro-batches at the same time, in one program.
   const piped = accumulate > 1 && stageAxis(mesh) !== undefined;
   return {

@@ -14,7 +14,7 @@ import {
   machineRanks,
   placeRanks,
 } from "../../../spec/machine.ts";
-import { stageAxis } from "../../../spec/mesh.ts";
+import { meshAxes, stageAxis } from "../../../spec/mesh.ts";
 import { layerOf } from "../../../spec/plan/layers.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
 import { stageRanges, stagesText } from "../../../spec/stages.ts";
@@ -226,8 +226,7 @@ export function representativesOf(
     : target.configuration;
   const { decoder } = published;
   const representatives = representativeLayers(decoder);
-  const mesh = Object.entries(options.mesh ?? {})
-    .map(([name, size]) => ({ name, size }));
+  const mesh = meshAxes(options.mesh ?? {});
   const count = stageAxis(mesh)?.size ?? 1;
   if (count === 1) return { representatives, ...onOneStage };
   const ranges = stageRanges(
