@@ -69,7 +69,12 @@ testKernels(
       };
       const router = { name: "router", experts, rule, tokens: u32(1) };
       const elements = experts * k * columns;
-      const w = isPacked
+      const bias = randoms(experts * columns, 11);
+      const withBias = (
+        { column, expert }: { readonly column: Expr; readonly expert: Expr },
+        sum: Expr,
+      ) => add(sum, load("bias", add(mul(expert, u32(columns)), column)));
+      const weights = isPacked
         ? {
           w: Uint32Array.from(
             bits(randoms(elements / 8, k)),
@@ -78,9 +83,10 @@ testKernels(
           scales: randoms(elements / 32, k),
         }
         : { w: randoms(elements, k) };
+      const w = { ...weights, bias };
       const ofWeights = isPacked
-        ? { w: "u32", scales: "f32" } as const
-        : { w: "f32" } as const;
+        ? { w: "u32", scales: "f32", bias: "f32" } as const
+        : { w: "f32", bias: "f32" } as const;
       const logits = randoms(experts, 7).map((x) => Math.round(4 * x) / 4);
       const product = {
         k,
@@ -97,9 +103,19 @@ testKernels(
         }],
         left: (base: Expr, i: Expr) => load("x", add(base, i)),
         epilogue: (
-          { row, column }: { readonly row: Expr; readonly column: Expr },
+          { row, ...at }: {
+            readonly row: Expr;
+            readonly column: Expr;
+            readonly expert: Expr;
+          },
           [sum]: readonly Expr[],
-        ) => [store("y", add(mul(row, u32(columns)), column), sum!)],
+        ) => [
+          store(
+            "y",
+            add(mul(row, u32(columns)), at.column),
+            withBias(at, sum!),
+          ),
+        ],
       };
       const { index, weight } = await target.run(routerByLanes(router), {
         logits,
@@ -190,10 +206,10 @@ testKernels(
         expert: (choice: Expr) => convert("u32", load("index", choice, "i32")),
         weight: (choice: Expr) => load("weight", choice),
         result: (
-          _: unknown,
+          at: { readonly column: Expr; readonly expert: Expr },
           sum: Expr,
           use: (value: Expr) => ReturnType<typeof product.epilogue>,
-        ) => use(sum),
+        ) => use(withBias(at, sum)),
         epilogue: (column: Expr, sum: Expr) => [store("y", column, sum)],
       };
       t.ok(choicesAtOnce(combined) > 0);

@@ -3,13 +3,26 @@
  * columns of all choices, so that it adds their results. Sums have the order of separate kernels.
  */
 
-import { sharedStore } from "../../../spec/kernel/build.ts";
+import { sharedStore, u32 } from "../../../spec/kernel/build.ts";
 import { SHARED_WORDS } from "../../../spec/kernel/make.ts";
-import { register } from "../../../spec/kernel/registers.ts";
+import {
+  letRegister,
+  register,
+  registers,
+} from "../../../spec/kernel/registers.ts";
+import { addAsTree } from "../../../spec/numerics.ts";
+import { range } from "../../../spec/range.ts";
 import { teamsOf } from "../../tuning/lanes.ts";
-import { sumBlocks } from "../../tuning/tile.ts";
+import { type SumBlocks, sumBlocks } from "../../tuning/tile.ts";
 import { invariant } from "../../../spec/errors.ts";
-import type { Expr, Kernel, Stmt } from "../kernel.ts";
+import type {
+  Expr,
+  Hole,
+  Kernel,
+  KernelText,
+  Statements,
+  Stmt,
+} from "../kernel.ts";
 import { expr, kernelOf, local, wgsl } from "../kernel.ts";
 import type { Matmul } from "./matmul.ts";
 import { productsOfTerms } from "./products.ts";
@@ -21,6 +34,7 @@ import { scalesOfBlock } from "./scales.ts";
 import { decoded } from "./weights.ts";
 import { beginWords, loadsBlock, termsAtOnce } from "./words.ts";
 import { loadsAtOnce } from "../pieces/at_once.ts";
+import { type EarlyLoads, loadEarly } from "../pieces/early_loads.ts";
 
 /** A matmul of one row per choice of a token by the weights of its expert, and the sum of the results. */
 export interface CombinedMatmulOptions
@@ -65,31 +79,105 @@ export function choicesAtOnce(
   );
 }
 
+/** A kernel with its loops. */
+interface Combined {
+  readonly o: CombinedMatmulOptions;
+  readonly whole: Matmul;
+  readonly blocks: SumBlocks;
+  /** Columns of a workgroup. */
+  readonly width: number;
+  /** Choices whose block sums are in memory, and whether these are all. */
+  readonly atOnce: number;
+  readonly single: boolean;
+  /** Declares the column of number `of_width` of the workgroup. */
+  readonly cell: KernelText;
+}
+
 /** Creates the matmul of the choices of one token. Its grid is [1, ceil(columns / those of a workgroup), 1]. */
 export function matmulCombined(o: CombinedMatmulOptions): Kernel {
-  const { tile, choices, weight } = o;
-  const { columns } = tile;
-  const { lanes, teams } = teamsOf(o);
+  const { lanes } = teamsOf(o);
+  const width = o.tile.columns * lanes;
   const blocks = sumBlocks(o);
   invariant(blocks, "teams share out blocks of a known k");
-  const { count } = blocks;
-  const width = columns * lanes;
-  const atOnce = choicesAtOnce(o);
-  const single = atOnce === choices;
-  const here = single
-    ? wgsl`${choices}u`
-    : wgsl`min(${atOnce}u, ${choices} - first_choice)`;
-  const firstChoice = single ? wgsl`0u` : wgsl`first_choice`;
   const whole: Matmul = {
     ...decoded({ ...o, epilogue: () => [] }),
     used: [],
   };
+  const atOnce = choicesAtOnce(o);
+  const cell = wgsl`
+    let cell = of_width / ${lanes};
+    let cell_lane = of_width % ${lanes};
+    let lane_unit = group.y * ${width / whole.unit} + cell_lane;
+    let column = ${columnAt(whole, u("cell"))};`;
+  const single = atOnce === o.choices;
+  const c: Combined = { o, whole, blocks, width, atOnce, single, cell };
+  return kernelOf({
+    name: o.name,
+    workgroupSize: o.tile.lanes,
+    bindings: o.bindings,
+    body: bodyOf(c),
+  });
+}
+
+/** Block sums of choices, the results of choices, and their sum. */
+function bodyOf(c: Combined): KernelText {
+  const { o, whole, blocks, width, atOnce, single, cell } = c;
+  const { lanes } = teamsOf(o);
+  const results = earlyResults(c);
+  const total = totalOf(c);
+  const ofResults = inSegments(c) ? resultsOfSegments : resultsOfBlocks;
+  const here = single
+    ? wgsl`${o.choices}u`
+    : wgsl`min(${atOnce}u, ${o.choices} - first_choice)`;
+  const round = wgsl`
+    let here = ${here};
+    ${eachTask(c)}
+    workgroupBarrier();
+    ${ofResults(c, results.rest)}
+    workgroupBarrier();`;
+  /** For the columns of the workgroup. */
+  const eachColumn = (body: Statements) =>
+    wgsl`
+    if (lane < ${width}) {
+      let of_width = lane;
+      ${cell}
+      if (column < ${o.columns}) { ${body} }
+    }`;
+  return wgsl`
+    var<workgroup> block_sums: array<f32, ${atOnce * blocks.count * width}>;
+    var<workgroup> of_choices: array<f32, ${o.choices * width}>;
+    ${beginWords(whole)}
+    let team = lane / ${lanes};
+    let lane_column = lane % ${lanes};
+    ${results.declared}
+    ${results.loaded.length > 0 && eachCell(c, results.loaded)}
+    ${total.declared}
+    ${total.loaded.length > 0 && eachColumn(total.loaded)}
+    ${
+    single ? round : wgsl`
+    for (var first_choice = 0u; first_choice < ${o.choices}; first_choice += ${atOnce}) { ${round} }`
+  }
+    ${eachColumn(total.rest)}`;
+}
+
+/** The first choice whose block sums are in memory. */
+function firstChoice({ single }: Combined): KernelText {
+  return single ? wgsl`0u` : wgsl`first_choice`;
+}
+
+/** Sums blocks of k of the choices, distributed over the teams. */
+function eachTask(c: Combined): KernelText {
+  const { o, whole, blocks } = c;
+  const { columns } = o.tile;
+  const { lanes, teams } = teamsOf(o);
+  const { count, length, last } = blocks;
   const left = leftOf(whole, {
     rows: 1,
     ofGroup: 1,
-    stretch: blocks.length,
+    stretch: length,
     waits: true,
   });
+  const short = last < length ? { count: last } : undefined;
   const oneBlock = sumsOfBlock(
     whole,
     {
@@ -100,40 +188,19 @@ export function matmulCombined(o: CombinedMatmulOptions): Kernel {
       terms: termsAtOnce(whole),
       add: (n) => productsOfTerms(whole, left, { rows: 1, count: n }),
       addBlock: loadsBlock(whole)
-        ? (condition) => {
-          const { length, last } = blocks;
-          const short = last < length ? { count: last, condition } : undefined;
-          return productsOfTerms(whole, left, {
+        ? (condition) =>
+          productsOfTerms(whole, left, {
             rows: 1,
             count: length,
-            short,
-          });
-        }
+            short: short && { ...short, condition },
+          })
         : undefined,
     },
     (sum) => wgsl`(task * ${columns} + ${sum}) * ${lanes} + lane_column`,
   );
-  const total = { base: "total", indices: [] };
-  const together = loadsAtOnce(blocks.ofSegment);
-  const added = addedBlocks([total], blocks, {
-    number: wgsl`block`,
-    together,
-    load: [wgsl`
-      let from_block = ((nth * ${count} + block) * ${columns} + cell) * ${lanes} + cell_lane;
-      @unroll (n < ${together}) {
-        let of_block[n] = block_sums[from_block + n * ${width}];
-      }`],
-    add: [wgsl`@unroll (n < ${together}) { total += of_block[n]; }`],
-  });
-  /** Declares the column of number \`of_width\` of the workgroup. */
-  const cellOf = wgsl`
-    let cell = of_width / ${lanes};
-    let cell_lane = of_width % ${lanes};
-    let lane_unit = group.y * ${width / whole.unit} + cell_lane;
-    let column = ${columnAt(whole, u("cell"))};`;
-  const eachTask = wgsl`
+  return wgsl`
     for (var task = team; task < here * ${count}; task += ${teams}) {
-      let first = ${firstChoice} + task / ${count};
+      let first = ${firstChoice(c)} + task / ${count};
       let end = first + 1;
       let block_at = task % ${count};
       let expert = ${o.expert(u("first"))};
@@ -141,65 +208,171 @@ export function matmulCombined(o: CombinedMatmulOptions): Kernel {
       ${left.prepare}
       ${oneBlock}
     }`;
-  const at = { row: u("choice"), column: u("column"), expert: u("expert") };
-  const kept = (value: Expr): readonly Stmt[] => [
-    sharedStore(
-      "of_choices",
-      expr`${u("choice")} * ${width} + ${u("of_width")}`,
-      value,
-    ),
-  ];
-  const eachResult = wgsl`
-    for (var cell_of = lane; cell_of < here * ${width}; cell_of += ${tile.lanes}) {
+}
+
+/** The result of `choice` in `column` from its sum `total`, stored in `of_choices`. */
+function resultOf({ o, width }: Combined): readonly Stmt[] {
+  return o.result(
+    { row: u("choice"), column: u("column"), expert: u("expert") },
+    register("total", []),
+    (value) => [
+      sharedStore(
+        "of_choices",
+        expr`${u("choice")} * ${width} + ${u("of_width")}`,
+        value,
+      ),
+    ],
+  );
+}
+
+/** Whether each lane has at most one result, whose operands it can load before the products. */
+function isOneCell({ o, width, single }: Combined): boolean {
+  return single && o.choices * width <= o.tile.lanes;
+}
+
+/** Results, whose operands are loaded before the products if each lane has one. */
+function earlyResults(c: Combined): EarlyLoads {
+  const rest = resultOf(c);
+  return isOneCell(c)
+    ? loadEarly(rest, {
+      prefix: "early_of_result",
+      known: ["choice", "column", "expert"],
+    })
+    : { declared: [], loaded: [], rest };
+}
+
+/** Executes `body` for the only result of a lane, if its column exists. `before`: code before, for every column. */
+function eachCell(
+  { o, width, cell }: Combined,
+  body: Statements,
+  before?: KernelText,
+): KernelText {
+  return wgsl`
+    if (lane < ${o.choices * width}) {
+      let choice = lane / ${width};
+      let of_width = lane % ${width};
+      let expert = ${o.expert(u("choice"))};
+      ${cell}
+      ${before}
+      if (column < ${o.columns}) { ${body} }
+    }`;
+}
+
+/** Whether every segment of each result has a lane. */
+function inSegments(c: Combined): boolean {
+  const { o, blocks: { count, ofSegment }, width } = c;
+  return isOneCell(c) && count > ofSegment &&
+    o.choices * width * (count / ofSegment) <= o.tile.lanes;
+}
+
+/** Results of all choices: lanes add the blocks of a segment, then those of each result its segments. */
+function resultsOfSegments(
+  c: Combined,
+  result: readonly Stmt[],
+): KernelText {
+  const { o, blocks: { count, ofSegment }, width } = c;
+  const cells = o.choices * width;
+  const segments = count / ofSegment;
+  const together = loadsAtOnce(ofSegment);
+  const ofCell = (cell: KernelText, block: Hole) =>
+    wgsl`(${cell} / ${width} * ${count} + ${block}) * ${width} + ${cell} % ${width}`;
+  const values = registers("of_segment", segments);
+  // Only this lane reads the block sums of its segment, so it replaces the first of them.
+  return wgsl`
+    if (lane < ${cells * segments}) {
+      let of_cells = lane % ${cells};
+      let first_block = lane / ${cells} * ${ofSegment};
+      var of_blocks = 0.0;
+      for (var nth = 0u; nth < ${ofSegment}; nth += ${together}) {
+        let from_block = ${ofCell(wgsl`of_cells`, wgsl`(first_block + nth)`)};
+        @unroll (n < ${together}) {
+          let of_block[n] = block_sums[from_block + n * ${width}];
+        }
+        @unroll (n < ${together}) { of_blocks += of_block[n]; }
+      }
+      block_sums[${ofCell(wgsl`of_cells`, wgsl`first_block`)}] = of_blocks;
+    }
+    workgroupBarrier();
+    ${
+    eachCell(
+      c,
+      result,
+      wgsl`
+      let from_segment = ${ofCell(wgsl`lane`, 0)};
+      @unroll (n < ${segments}) {
+        let of_segment[n] = block_sums[from_segment + n * ${ofSegment * width}];
+      }
+      let total = ${
+        addAsTree(
+          values.map(({ base, indices }) => register(base, indices)),
+          (a, b) => expr`${a} + ${b}`,
+        )
+      };`,
+    )
+  }`;
+}
+
+/** Results of the choices in memory: a lane adds all blocks of its results. */
+function resultsOfBlocks(c: Combined, result: readonly Stmt[]): KernelText {
+  const { o, blocks, width, cell } = c;
+  const { count } = blocks;
+  const { lanes } = teamsOf(o);
+  const together = loadsAtOnce(blocks.ofSegment);
+  const added = addedBlocks([{ base: "total", indices: [] }], blocks, {
+    number: wgsl`block`,
+    together,
+    load: [wgsl`
+      let from_block = ((nth * ${count} + block) * ${o.tile.columns} + cell) * ${lanes} + cell_lane;
+      @unroll (n < ${together}) {
+        let of_block[n] = block_sums[from_block + n * ${width}];
+      }`],
+    add: [wgsl`@unroll (n < ${together}) { total += of_block[n]; }`],
+  });
+  return wgsl`
+    for (var cell_of = lane; cell_of < here * ${width}; cell_of += ${o.tile.lanes}) {
       let nth = cell_of / ${width};
       let of_width = cell_of % ${width};
-      let choice = ${firstChoice} + nth;
+      let choice = ${firstChoice(c)} + nth;
       let expert = ${o.expert(u("choice"))};
-      ${cellOf}
+      ${cell}
       ${added.declare}
       for (var block = 0u; block < ${count}; block += ${together}) {
         ${added.addBlocks}
       }
-      if (column < ${o.columns}) { ${
-    o.result(at, register("total", []), kept)
-  } }
+      if (column < ${o.columns}) { ${result} }
     }`;
-  const round = wgsl`
-    let here = ${here};
-    ${eachTask}
-    workgroupBarrier();
-    ${eachResult}
-    workgroupBarrier();`;
-  const product = weight
-    ? expr`fma(${weight(u("j"))}, ${local("of_choice", "f32")}, ${
-      local("sum", "f32")
-    })`
-    : wgsl`sum + of_choice`;
-  return kernelOf({
-    name: o.name,
-    workgroupSize: tile.lanes,
-    bindings: o.bindings,
-    body: wgsl`
-        var<workgroup> block_sums: array<f32, ${atOnce * count * width}>;
-        var<workgroup> of_choices: array<f32, ${choices * width}>;
-        ${beginWords(whole)}
-        let team = lane / ${lanes};
-        let lane_column = lane % ${lanes};
-        ${
-      single ? round : wgsl`
-        for (var first_choice = 0u; first_choice < ${choices}; first_choice += ${atOnce}) { ${round} }`
-    }
-        if (lane < ${width}) {
-          let of_width = lane;
-          ${cellOf}
-          if (column < ${o.columns}) {
-            var sum = 0.0;
-            for (var j = 0u; j < ${choices}; j++) {
-              let of_choice = of_choices[j * ${width} + lane];
-              sum = ${product};
-            }
-            ${o.epilogue(u("column"), local("sum", "f32"))}
-          }
-        }`,
+}
+
+/** The sum of a column over all choices, in their order, and its use; their operands are loaded before the products. */
+function totalOf(
+  { o, width }: Combined,
+): Omit<EarlyLoads, "rest"> & { readonly rest: KernelText } {
+  const { weight } = o;
+  const ofChoices = range(o.choices);
+  const factors = loadEarly(
+    weight
+      ? ofChoices.map((j) => letRegister("factor", [j], weight(u32(j))))
+      : [],
+    { prefix: "early_factor", known: [] },
+  );
+  const used = loadEarly(o.epilogue(u("column"), local("sum", "f32")), {
+    prefix: "early_of_total",
+    known: ["column"],
   });
+  return {
+    declared: [...factors.declared, ...used.declared],
+    loaded: [...factors.loaded, ...used.loaded],
+    rest: wgsl`
+      ${factors.rest}
+      var sum = 0.0;
+      ${
+      ofChoices.map((j) => {
+        const ofChoice = wgsl`of_choices[${j * width} + lane]`;
+        return weight
+          ? wgsl`sum = fma(factor[${j}], ${ofChoice}, sum);`
+          : wgsl`sum += ${ofChoice};`;
+      })
+    }
+      ${used.rest}`,
+  };
 }
