@@ -70,6 +70,7 @@ const CASES: readonly Case[] = [
   publishedCase("DeepSeek-V3", { batch: 1, past: 1024, mesh: "ep=8" }),
   publishedCase("DeepSeek-V3", { batch: 8, past: 1024, mesh: "ep=8" }),
   publishedCase("DeepSeek-V3", { batch: 1, past: 32_768, mesh: "ep=8" }),
+  publishedCase("DeepSeek-V3", { batch: 8, past: 32_768, mesh: "ep=8" }),
 ];
 
 function publishedCase(
