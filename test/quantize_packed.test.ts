@@ -13,6 +13,31 @@ import { runPrompts, writeCheckpoint } from "./helpers/quantized_checkpoint.ts";
 
 const GPT_OSS = checkpointFolder("gptoss-8e-mxfp4");
 
+/** Matrices of experts: the name in GGUF files, in folders and in the source, whose rows belong to `parts` of them. */
+const MATRICES = [
+  {
+    filed: "ffn_gate_exps",
+    separate: "gate_proj",
+    source: "gate_up_proj",
+    part: 0,
+    parts: 2,
+  },
+  {
+    filed: "ffn_up_exps",
+    separate: "up_proj",
+    source: "gate_up_proj",
+    part: 1,
+    parts: 2,
+  },
+  {
+    filed: "ffn_down_exps",
+    separate: "down_proj",
+    source: "down_proj",
+    part: 0,
+    parts: 1,
+  },
+] as const;
+
 async function quantize(
   t: Test,
   from: string,
@@ -55,13 +80,7 @@ t.test("MXFP4 experts are copied to GGUF files", async (t) => {
   t.match(printed, /of 223\.4 KiB \(.*MXFP4 102\.0 KiB/, "bytes of the file");
   const raw = await readRaw(join(GPT_OSS, "model.safetensors"));
   const layer = "model.layers.1.mlp.experts";
-  for (
-    const [name, source, part, parts] of [
-      ["ffn_gate_exps", "gate_up_proj", 0, 2],
-      ["ffn_up_exps", "gate_up_proj", 1, 2],
-      ["ffn_down_exps", "down_proj", 0, 1],
-    ] as const
-  ) {
+  for (const { filed, source, part, parts } of MATRICES) {
     const codes = raw[`${layer}.${source}_blocks`]!;
     const scales = raw[`${layer}.${source}_scales`]!;
     const [experts = 0, rows = 0, groups = 0] = codes.shape;
@@ -73,10 +92,10 @@ t.test("MXFP4 experts are copied to GGUF files", async (t) => {
         scales.data.subarray(groups * row, groups * (row + 1)),
       ));
     }
-    const found = await ggufTensor(out, `blk.1.${name}.weight`);
+    const found = await ggufTensor(out, `blk.1.${filed}.weight`);
     t.ok(
       found.subarray(0, wanted.length).equals(Uint8Array.from(wanted)),
-      name,
+      filed,
     );
   }
 });
@@ -107,6 +126,14 @@ t.test("other formats of MXFP4 experts predict alike", async (t) => {
       0,
     ) / size;
     t.ok(error <= limit, `${name}: ${error}`);
+  }
+  // The decoded numbers are rounded as those of an F32 file.
+  for (const to of ["q8_0", "q4_k"]) {
+    const again = join(folder, `again-${to}.gguf`);
+    await quantize(t, join(folder, "f32.gguf"), to, again);
+    const [direct, twice] = [join(folder, `${to}.gguf`), again]
+      .map((path) => readFileSync(path));
+    t.ok(direct!.equals(twice!), `${to} of decoded numbers`);
   }
   const [from, to] = await Promise.all(
     [GPT_OSS, join(folder, "mxfp4")].map((path) =>
@@ -139,20 +166,14 @@ t.test("FP8 matrices of experts are near those of MXFP4", async (t) => {
   const raw = await readRaw(join(GPT_OSS, "model.safetensors"));
   const found = await readTensors(join(out, "model.safetensors"), files);
   const layer = "model.layers.1.mlp.experts";
-  for (
-    const [name, source, part, parts] of [
-      ["gate_proj", "gate_up_proj", 0, 2],
-      ["up_proj", "gate_up_proj", 1, 2],
-      ["down_proj", "down_proj", 0, 1],
-    ] as const
-  ) {
+  for (const { separate, source, part, parts } of MATRICES) {
     const codes = raw[`${layer}.${source}_blocks`]!;
     const [experts = 0, rows = 0, groups = 0] = codes.shape;
     const scales = raw[`${layer}.${source}_scales`]!;
     const numbers = mxfp4Numbers(codes.data, scales.data);
     const columns = 32 * groups;
     for (let expert = 0; expert < experts; expert++) {
-      const matrix = `${layer}.${expert}.${name}.weight`;
+      const matrix = `${layer}.${expert}.${separate}.weight`;
       // A matrix of at most 128x128 has one scale.
       const [scale = NaN] = found[`${matrix}_scale_inv`]!.data;
       const wrong = [...found[matrix]!.data].filter((x, i) => {
