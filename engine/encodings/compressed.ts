@@ -146,13 +146,25 @@ export function mxfp4Matrix(
   if (columns !== group * scales.shape[1]!) return undefined;
   return {
     param,
-    of: [codes.name, scales.name],
+    ...mxfp4Parts({ codes, scales }),
     rows,
     columns,
-    element: "fp4",
     group,
-    scale: "e8m0",
     codes,
+  };
+}
+
+/** The elements and scales of MXFP4 rows: codes [rows, bytes] and scales [rows, groups]. */
+export function mxfp4Parts(
+  { codes, scales }: {
+    readonly codes: TensorEntry;
+    readonly scales: TensorEntry;
+  },
+): Pick<StoredMatrix, "of" | "element" | "scale" | "read"> {
+  return {
+    of: [codes.name, scales.name],
+    element: "fp4",
+    scale: "e8m0",
     read: async (part, begin, end) =>
       part === "codes"
         ? await halvesOf(codes, begin, end)
@@ -161,7 +173,7 @@ export function mxfp4Matrix(
 }
 
 /** Rows of 4-bit codes, two per byte, first in the low bits: a byte each. */
-export async function halvesOf(
+async function halvesOf(
   codes: TensorEntry,
   begin: number,
   end: number,

@@ -2,7 +2,7 @@
 
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import { packedParts, PACKINGS } from "../../spec/weights/packed.ts";
-import { halvesOf } from "./compressed.ts";
+import { mxfp4Parts } from "./compressed.ts";
 import type { StoredMatrix } from "./matrix.ts";
 import { bytesIn, floatsIn, rowsOf } from "./read.ts";
 
@@ -37,18 +37,12 @@ function mxfp4(param: string, { elements, scales }: Stored): StoredMatrix {
   const group = PACKINGS.mxfp4.perScale!;
   return {
     param,
-    of: [elements.name, scales.name],
+    ...mxfp4Parts({ codes: flat(elements, rows), scales: flat(scales, rows) }),
     rows,
     columns: group * elements.shape.at(-2)!,
     ...experts === undefined ? {} : { experts },
-    element: "fp4",
     group,
-    scale: "e8m0",
     codes: elements,
-    read: async (part, begin, end) =>
-      part === "codes"
-        ? await halvesOf(flat(elements, rows), begin, end)
-        : await floatsIn(rowsOf(flat(scales, rows), begin, end)),
   };
 }
 

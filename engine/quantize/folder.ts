@@ -32,9 +32,6 @@ export interface FolderFormat {
   encode(tensor: SourceTensor, importance: Importance): FolderTensor[];
 }
 
-/** Rows and columns per scale in FP8. */
-const BLOCK = FP8_BLOCK;
-
 /** The largest E4M3. */
 const LARGEST = 448;
 
@@ -51,7 +48,7 @@ export const FOLDER_FORMATS: {
       quant_method: "fp8",
       fmt: "e4m3",
       activation_scheme: "dynamic",
-      weight_block_size: [BLOCK, BLOCK],
+      weight_block_size: [FP8_BLOCK, FP8_BLOCK],
     },
     takes: (tensor) =>
       isMatrix(tensor) && !/(^|\.)(lm_head|embed_tokens)\./.test(tensor.name),
@@ -69,13 +66,13 @@ const fp8 = nearestCode("fp8");
 
 function fp8Tensors(tensor: SourceTensor): FolderTensor[] {
   const [rows, columns] = tensor.shape as [number, number];
-  const across = Math.ceil(columns / BLOCK);
-  const scales = new Float32Array(Math.ceil(rows / BLOCK) * across);
+  const across = Math.ceil(columns / FP8_BLOCK);
+  const scales = new Float32Array(Math.ceil(rows / FP8_BLOCK) * across);
   const codes = async function* (): AsyncGenerator<Uint8Array> {
     let first = 0;
-    for await (const values of piecesOf(tensor, BLOCK)) {
+    for await (const values of piecesOf(tensor, FP8_BLOCK)) {
       yield encodeFp8(values, columns, scales.subarray(first * across));
-      first += Math.ceil(values.length / columns / BLOCK);
+      first += Math.ceil(values.length / columns / FP8_BLOCK);
     }
   };
   const scaleBytes = new Uint8Array(scales.buffer);
@@ -103,11 +100,11 @@ function encodeFp8(
   columns: number,
   scales: Float32Array,
 ): Uint8Array {
-  const across = Math.ceil(columns / BLOCK);
+  const across = Math.ceil(columns / FP8_BLOCK);
   const blockOf = (i: number) =>
-    Math.floor(i / columns / BLOCK) * across +
-    Math.floor(i % columns / BLOCK);
-  const count = Math.ceil(values.length / columns / BLOCK) * across;
+    Math.floor(i / columns / FP8_BLOCK) * across +
+    Math.floor(i % columns / FP8_BLOCK);
+  const count = Math.ceil(values.length / columns / FP8_BLOCK) * across;
   const largest = new Float32Array(count);
   values.forEach((x, i) => {
     const block = blockOf(i);

@@ -194,9 +194,10 @@ function transposed(matrix: TensorEntry, held: Held): TensorEntry {
   return withRead(exchanged, async ({ begin, end, rowBytes }) => {
     if (held.tensor !== matrix) {
       held.tensor = matrix;
-      held.bytes = bytesIn(matrix);
+      // Elements of a copy are aligned.
+      held.bytes = bytesIn(matrix).then((bytes) => bytes.slice());
     }
-    const all = elementsIn((await held.bytes!).slice(), size);
+    const all = elementsIn(await held.bytes!, size);
     const read = new Uint8Array((end - begin) * rowBytes);
     const into = elementsIn(read, size);
     for (let column = 0; column < height; column++) {

@@ -95,7 +95,7 @@ function stagedRows(o: Batches): KernelText {
           wgsl`let b0[${c}] = elements[at_k * ${staged} + ${columnOf(c)}];`
         )
       }
-        ${addProducts(o.right, rows, { prefixes: [""], sums: sums })}`,
+        ${addProducts(o.right, rows, { prefixes: [""], sums })}`,
     )
   }
         ${

@@ -4,6 +4,7 @@
  */
 
 import { add, f32 } from "../../../spec/kernel/build.ts";
+import { addAsTree } from "../../../spec/numerics.ts";
 import type { Expr, Hole, KernelText, Statements, Stmt } from "../kernel.ts";
 import { expr, wgsl } from "../kernel.ts";
 import { guarded, type Left, u } from "./left.ts";
@@ -229,7 +230,7 @@ function sumsOfSegments(
           indexOf(i, wgsl`n * ${ofSegment}`)
         }];
       }
-      let ${base}[j] = ${treeOf(registers(`of_segment${i}`, segments))};`
+      let ${base}[j] = ${treeOf(`of_segment${i}`, segments)};`
       )
     }
       ${finish}`)
@@ -315,14 +316,11 @@ export function sumsOfBlock(
   }`;
 }
 
-/** A power of two of values, added as a balanced tree. */
-function treeOf(values: readonly Register[]): Expr {
-  const [first, second] = [0, values.length / 2].map((from) =>
-    values.slice(from, from + values.length / 2)
-  ) as [Register[], Register[]];
-  return values.length === 1
-    ? register(values[0]!.base, values[0]!.indices)
-    : add(treeOf(first), treeOf(second));
+/** The registers `base[0]` to `base[count - 1]`, added as a balanced tree. */
+export function treeOf(base: string, count: number): Expr {
+  const values = registers(base, count)
+    .map(({ base, indices }) => register(base, indices));
+  return addAsTree(values, add);
 }
 
 /** Adds the blocks of a result in one lane: the blocks of a segment in order, segments as a tree. */

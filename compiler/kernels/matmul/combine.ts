@@ -5,12 +5,7 @@
 
 import { sharedStore, u32 } from "../../../spec/kernel/build.ts";
 import { SHARED_WORDS } from "../../../spec/kernel/make.ts";
-import {
-  letRegister,
-  register,
-  registers,
-} from "../../../spec/kernel/registers.ts";
-import { addAsTree } from "../../../spec/numerics.ts";
+import { letRegister, register } from "../../../spec/kernel/registers.ts";
 import { range } from "../../../spec/range.ts";
 import { teamsOf } from "../../tuning/lanes.ts";
 import { type SumBlocks, sumBlocks } from "../../tuning/tile.ts";
@@ -26,7 +21,7 @@ import type {
 import { expr, kernelOf, local, wgsl } from "../kernel.ts";
 import type { Matmul } from "./matmul.ts";
 import { productsOfTerms } from "./products.ts";
-import { addedBlocks, columnAt, sumsOfBlock } from "./blocks.ts";
+import { addedBlocks, columnAt, sumsOfBlock, treeOf } from "./blocks.ts";
 import { columnsAndWeights } from "./columns.ts";
 import { leftOf, u } from "./left.ts";
 import type { MatmulOptions } from "./options.ts";
@@ -276,7 +271,6 @@ function resultsOfSegments(
   const together = loadsAtOnce(ofSegment);
   const ofCell = (cell: KernelText, block: Hole) =>
     wgsl`(${cell} / ${width} * ${count} + ${block}) * ${width} + ${cell} % ${width}`;
-  const values = registers("of_segment", segments);
   // Only this lane reads the block sums of its segment, so it replaces the first of them.
   return wgsl`
     if (lane < ${cells * segments}) {
@@ -302,12 +296,7 @@ function resultsOfSegments(
       @unroll (n < ${segments}) {
         let of_segment[n] = block_sums[from_segment + n * ${ofSegment * width}];
       }
-      let total = ${
-        addAsTree(
-          values.map(({ base, indices }) => register(base, indices)),
-          (a, b) => expr`${a} + ${b}`,
-        )
-      };`,
+      let total = ${treeOf("of_segment", segments)};`,
     )
   }`;
 }
