@@ -31,7 +31,9 @@ export function meshSizes(mesh: Mesh): MeshSizes {
 
 /** The axes of a mesh as users write it. Throws PlacementError for other values, which untyped callers give. */
 export function meshAxes(sizes: MeshSizes): Mesh {
-  if (typeof sizes !== "object" || Symbol.iterator in sizes) {
+  if (
+    typeof sizes !== "object" || sizes === null || Symbol.iterator in sizes
+  ) {
     throw new PlacementError(
       "Cannot read the mesh: it is not an object of sizes. Give one, such as { ep: 4 }",
     );

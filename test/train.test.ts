@@ -35,7 +35,7 @@ async function succeed(argv: readonly string[]): Promise<string> {
   return out;
 }
 
-t.test("a diverging training advises what is possible", async (t) => {
+t.test("the remedy after a diverging step depends on the checkpoints", async (t) => {
   const model = await tinyModel(t);
   const folder = temporaryFolder(t);
   const errorOf = async (name: string, ...more: string[]) =>

@@ -107,11 +107,7 @@ export async function takeStep(
   if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
     throw new DataError(
       `Cannot continue training: in step ${step} the loss is ${loss} and the norm of its gradients ${gradientNorm}. ${
-        step === 1
-          ? "Check the initial weights for values that overflow"
-          : `${
-            run.saved > 0 ? "Continue from the last checkpoint" : "Start again"
-          } with a lower learning rate, or clip gradients`
+        divergenceRemedy(run, step)
       }`,
     );
   }
@@ -136,6 +132,13 @@ export async function takeStep(
 /**
  * Names of the outputs of each micro-batch to read: scalars, choices of experts, and outputs that the task requests.
  */
+/** What can be done after a step whose loss is not finite. */
+function divergenceRemedy({ saved }: Run, step: number): string {
+  if (step === 1) return "Check the initial weights for values that overflow";
+  const again = saved > 0 ? "Continue from the last checkpoint" : "Start again";
+  return `${again} with a lower learning rate, or clip gradients`;
+}
+
 function metricsOf({ outputs }: Program, task: Task): string[] {
   return Object.entries(outputs).flatMap(([output, { axes }]) => {
     const name = output.replace(/@\d+$/, "");

@@ -41,7 +41,7 @@ interface Names {
   kernel(name: string, at: NamedStep): void;
   /** `to`: the start of the report, which ends with the name. */
   axis(name: string, use: Use): void;
-  /** Mesh axes. Also reports an axis that is given twice. `to`: what is placed over the axes. */
+  /** Mesh axes, none of them twice. `to`: the value that is placed over them. */
   mesh(over: readonly string[], use: Use): void;
   /** The dynamic axes of a size. */
   size(size: Size, at: NamedStep): void;
