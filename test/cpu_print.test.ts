@@ -285,6 +285,17 @@ const BODIES: { readonly [name: string]: Stmt[] } = {
     ]),
     store("y", i, local("total", "f32")),
   ],
+  "loops whose ends are limited at 2^32": [
+    at,
+    var_("total", f32(0.5)),
+    let_("from", add(g, u32(2 ** 32 - 9))),
+    ...[u32(2 ** 32 - 9), local("from", "u32")].map((from) =>
+      for_("k", from, add(from, u32(8)), [
+        set("total", add(local("total", "f32"), load("a", g))),
+      ], u32(2))
+    ),
+    store("y", i, local("total", "f32")),
+  ],
   "the same name twice": [
     at,
     for_("k", u32(0), u32(2), [

@@ -1,5 +1,6 @@
 /** Analysis of a kernel before lowering: unique names, shapes of variables, locations of barriers. */
 
+import { endOf } from "../../spec/kernel/build.ts";
 import { replaceInValue } from "../../spec/kernel/replace.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import {
@@ -231,7 +232,12 @@ export function analyzeShapes(
 }
 
 /** The iteration range of a loop: a number, or NaN if it is dynamic. */
-export function spanOf({ from, to }: Loop): number {
+export function spanOf(loop: Loop): number {
+  return maxSpanOf({ ...loop, to: endOf(loop) });
+}
+
+/** Its upper bound, without the limit of its end (`endOf`). */
+export function maxSpanOf({ from, to }: Loop): number {
   if (from.op === "const" && to.op === "const") {
     return Number(to.value) - Number(from.value);
   }

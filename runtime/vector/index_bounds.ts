@@ -7,7 +7,7 @@ import { mul, u32 } from "../../spec/kernel/build.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import { sum } from "../../spec/sum.ts";
 import type { Loop } from "./accesses.ts";
-import { spanOf } from "./analyze.ts";
+import { maxSpanOf } from "./analyze.ts";
 import { FormsOfNames, type Invariants, MAX_PARTS } from "./pointers.ts";
 
 type Binary = Extract<Expr, { op: "binary" }>;
@@ -35,7 +35,7 @@ export class IndexBounds {
   /** Adds the counter of a loop, outer loops first. */
   addCounter(s: Loop): void {
     const [from, to] = [this.of(s.from), this.of(s.to)];
-    const span = spanOf(s);
+    const span = maxSpanOf(s);
     const step = s.step.op === "const" ? Number(s.step.value) : NaN;
     const length = Math.floor((span - 1) / step) * step;
     const bound = from && length >= 0
