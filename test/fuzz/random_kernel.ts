@@ -74,6 +74,7 @@ const ARITHMETIC: readonly BinaryOp[] = [
   "min",
   "max",
 ];
+const PORTABLE: readonly BinaryOp[] = ["add", "mul", "min", "max"];
 const BITS: readonly BinaryOp[] = ["and", "or", "xor"];
 const COMPARE: readonly BinaryOp[] = ["lt", "le", "gt", "ge", "eq", "ne"];
 /** Functions that are exact on all targets and have one result for NaN. */
@@ -102,7 +103,10 @@ interface Variable {
 }
 
 export interface RandomKernelOptions {
-  /** Uses only ops that WGSL defines exactly: no quotients or square roots of floats. Default: false. */
+  /**
+   * Uses only ops of floats that WGSL defines exactly, without quotients or square roots, and without differences:
+   * reassociation, which WGSL allows, makes `-b` of `a - (a + b)`. Default: false.
+   */
   readonly portable?: boolean;
 }
 
@@ -298,12 +302,11 @@ class KernelBuilder {
         ? binary(this.#of(BITS), sub(type), sub(type))
         : binary(this.#of<BinaryOp>(["shl", "shr"]), sub(type), sub("u32"));
     }
-    if (type !== "u32" && pick === 6) {
+    const exact = type === "f32" && this.#portable;
+    if (type !== "u32" && pick === 6 && !exact) {
       return { op: "unary", type, fn: "neg", a: sub(type) };
     }
-    const operators = type === "f32" && this.#portable
-      ? ARITHMETIC.filter((fn) => fn !== "div" && fn !== "rem")
-      : ARITHMETIC;
+    const operators = exact ? PORTABLE : ARITHMETIC;
     return binary(this.#of(operators), sub(type), sub(type));
   }
 
