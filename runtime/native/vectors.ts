@@ -112,6 +112,8 @@ function turnInC(lanes: number, words: number): string {
     `  if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
     `  else if (!along) prefetch_next(from, at % apart, apart, step);`,
     `  else if (apart > ${STREAM_APART}) prefetch_along((const char *)array, from, at % apart, apart, step, along);`,
+    // Without it, GCC takes most of its time to try combinations of these loads with what follows.
+    '  __asm__ volatile("");',
     "  vu a, b;",
   ];
   for (let step = 1; step < words; step *= 2) {
