@@ -10,6 +10,10 @@ import {
 } from "./flags/other_names.ts";
 import { createProgram } from "./program.ts";
 import { UsageError } from "./flags/values.ts";
+import { nearName } from "../spec/near_name.ts";
+
+/** The parser's code of unknown options. */
+const UNKNOWN_OPTION = "commander.unknownOption";
 
 /**
  * Runs a command line, given without `node` and the script.
@@ -38,12 +42,19 @@ export async function main(
     }
     try {
       const split = argv.find(isSplit);
-      if (split !== undefined) program.error(`unknown option '${split}'`);
+      if (split !== undefined) {
+        program.error(`unknown option '${split}'`, { code: UNKNOWN_OPTION });
+      }
       await program.parseAsync([...argv], { from: "user" });
     } catch (error) {
       if (!(error instanceof CommanderError)) throw error;
       const command = program.commands.find((c) => c.name() === argv[0]);
-      if (error.exitCode !== 0) throw usageError(error, command);
+      if (error.exitCode !== 0) {
+        const unknown = error.code === UNKNOWN_OPTION
+          ? unknownOptions(io, argv)
+          : [];
+        throw usageError(error, command, unknown);
+      }
       await io.out(printed.join(""));
     }
     return code;
@@ -65,10 +76,27 @@ export async function exitCodeOf(
   }
 }
 
+/** Returns the unknown options of a command line, in its order. */
+function unknownOptions(io: CliIo, argv: readonly string[]): string[] {
+  const end = argv.indexOf("--");
+  const own = argv.slice(1, end < 0 ? undefined : end);
+  // A new program: the first one has already collected options that may be given once.
+  const program = createProgram(io, { finish: () => {}, print: () => {} });
+  const command = program.commands.find((c) => c.name() === argv[0]);
+  const known = own.filter((one) => !isSplit(one));
+  const unknown = command?.parseOptions(known).unknown ?? [];
+  // A value of an unknown option may be a negative number.
+  const names = own.filter((one) =>
+    isSplit(one) || unknown.includes(one) && /^-\D/.test(one)
+  );
+  return [...new Set(names)];
+}
+
 /** A rejected command line, with a remedy. `command`: undefined if there is none of that name. */
 function usageError(
   error: CommanderError,
   command: Command | undefined,
+  unknown: readonly string[],
 ): UsageError {
   const [text, hint = ""] = error.message.replace(/^error: /, "").trim()
     .split("\n");
@@ -78,6 +106,30 @@ function usageError(
   const [, kind, name = ""] = /^unknown (option|command) '(.*)'$/.exec(state) ??
     [];
   const [, near] = /^\(Did you mean (.*)\?\)$/.exec(hint) ?? [];
+  const words = command ? `switchyard ${command.name()}` : "switchyard";
+  const see = (remedy: string | undefined) =>
+    `${remedy === undefined ? "See" : `${remedy}, or see`} '${words} --help'`;
+  if (kind === "option" && unknown.length > 1) {
+    const remedies = unknown.flatMap((one) => {
+      const near = nearName(one.replace(/=.*/s, ""), options);
+      const remedy = remedyFor(one, { options, argument }) ??
+        (near && `Give ${near}`);
+      return remedy === undefined
+        ? []
+        : [`for '${one}', ${remedy[0]!.toLowerCase()}${remedy.slice(1)}`];
+    });
+    return new UsageError(
+      `Cannot run the command: unknown options ${
+        unknown.map((one) => `'${one}'`).join(", ")
+      }. ${
+        see(
+          remedies.length === 0
+            ? undefined
+            : remedies.join("; ").replace(/^f/, "F"),
+        )
+      }`,
+    );
+  }
   const meant = kind === "command"
     ? commandFor(name)
     : state.startsWith("too many arguments")
@@ -88,10 +140,5 @@ function usageError(
     ? remedyFor(name, { options, argument })
     : undefined;
   const remedy = known ?? (given === undefined ? undefined : `Give ${given}`);
-  const words = command ? `switchyard ${command.name()}` : "switchyard";
-  return new UsageError(
-    `Cannot run the command: ${state}. ${
-      remedy === undefined ? "See" : `${remedy}, or see`
-    } '${words} --help'`,
-  );
+  return new UsageError(`Cannot run the command: ${state}. ${see(remedy)}`);
 }

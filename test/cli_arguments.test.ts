@@ -48,6 +48,18 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot run the command: unknown option '--mush'. Give --mesh, or see 'switchyard plan --help'",
   ],
   [
+    "plan x.ts --mush ep=2 --fast --max_tokens=4 --mesh dp=2 --low -1",
+    "Cannot run the command: unknown options '--mush', '--fast', '--max_tokens=4', '--low'. For '--mush', give --mesh; for '--max_tokens=4', give --max-tokens, or see 'switchyard plan --help'",
+  ],
+  [
+    "generate x --temp 1 -ngl 3",
+    "Cannot run the command: unknown options '--temp', '-ngl'. For '--temp', give --temperature; for '-ngl', give --adapter, or see 'switchyard generate --help'",
+  ],
+  [
+    "plan x.ts --fast --faster",
+    "Cannot run the command: unknown options '--fast', '--faster'. See 'switchyard plan --help'",
+  ],
+  [
     "plan x.ts --max_tokens 4",
     "Cannot run the command: unknown option '--max_tokens'. Give --max-tokens, or see 'switchyard plan --help'",
   ],
