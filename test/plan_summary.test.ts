@@ -398,6 +398,10 @@ t.test("one layer and one rank", async (t) => {
       true,
     ]);
   }
+  t.equal(
+    (await switchyard(["plan", OLMOE, "--rank", "3"])).err,
+    "Cannot show rank 3: the plan has 1 rank. Leave the rank out\n",
+  );
 });
 
 /** Returns the summary of the plan with a fix applied. */

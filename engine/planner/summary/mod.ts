@@ -18,6 +18,7 @@ import {
 import { isPageAxis, WITHIN } from "../../../spec/pages.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../../../spec/plan/plan.ts";
 import { receiveTexts } from "../../../spec/plan/rounds.ts";
+import { quantity } from "../../../spec/quantity.ts";
 import { sizeText } from "../../../spec/size_text.ts";
 import { sum } from "../../../spec/sum.ts";
 import type { FileSystem } from "../../files.ts";
@@ -339,8 +340,10 @@ function expertBits({ params, storedAs }: ModelWeights): number | undefined {
 function checkRank({ ranks }: Plan, rank: number | undefined): void {
   if (rank === undefined || rank < ranks) return;
   throw new DataError(
-    `Cannot show rank ${rank}: the plan has ${ranks}. Give a number from 0 to ${
-      ranks - 1
+    `Cannot show rank ${rank}: the plan has ${quantity(ranks, "rank")}. ${
+      ranks === 1
+        ? "Leave the rank out"
+        : `Give a number from 0 to ${ranks - 1}`
     }`,
   );
 }
