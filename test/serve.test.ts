@@ -622,6 +622,17 @@ t.test("requests beyond the queue limit are rejected until others end", async (t
   // The client retries as the header asks.
   const after = await small.client.completions.create(short, { maxRetries: 9 });
   t.equal(after.choices.length, 1);
+  const alone = await small.client.completions.create({
+    ...long,
+    n: 1,
+    ignore_eos: true,
+    stream: true,
+  } as OpenAI.CompletionCreateParamsStreaming);
+  t.equal(
+    (await refused(small.client.completions.create(short))).message,
+    "429 Cannot answer: 1 sequence would wait, and at most 0 may. Try again later",
+  );
+  alone.controller.abort();
 });
 
 t.test("a client that reads nothing is disconnected", async (t) => {

@@ -7,6 +7,7 @@ import { readBody } from "./body.ts";
 import { prepareChat } from "./chat_completions.ts";
 import { prepareCompletion } from "./completions.ts";
 import type { Connection } from "./connection.ts";
+import { quantity } from "../../spec/quantity.ts";
 import { RequestError } from "./errors.ts";
 import type { Prepared } from "./format.ts";
 import { respondOnce, respondStream } from "./respond.ts";
@@ -257,7 +258,9 @@ class RequestGate {
     throw new RequestError(
       `Cannot answer: ${
         full
-          ? `${Math.max(0, present - capacity)} sequences wait`
+          ? `${quantity(present + sequences - capacity, "sequence")} ${
+            sequences > 0 ? "would wait" : "wait"
+          }`
           : `${this.#open} requests are in progress`
       }, and at most ${
         full ? maxQueue : maxQueue + capacity
