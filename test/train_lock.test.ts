@@ -67,6 +67,16 @@ t.test("a folder has one training at a time", async (t) => {
   await once(child, "close");
   t.ok(existsSync(lock), "the killed training left its lock");
   const { step: last } = await readOnDisk(out);
+  const unfinished = path.join(out, `.${shard}.${crypto.randomUUID()}`);
+  const other = path.join(out, `.notes.${crypto.randomUUID()}`);
+  for (const name of [unfinished, other]) writeFileSync(name, "");
+  // Nothing is saved: all steps are done.
+  const done = await switchyard(
+    training(out, out, ["--resume", "--steps", `${last}`]),
+  );
+  t.equal(done.code, 0, done.err);
+  t.notOk(existsSync(unfinished), "a file of an interrupted save is removed");
+  t.ok(existsSync(other), "another file is retained");
   const resumed = await switchyard(
     training(out, out, ["--resume", "--steps", `${last + 1}`]),
   );

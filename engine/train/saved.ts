@@ -68,7 +68,7 @@ const FORMAT: SavedTraining["format"] = 2;
 
 /** Training files that an index may name, and those with an interrupted write. */
 const OURS = /^(model|optimizer)-\d+-\d+-of-\d+\.safetensors$/;
-const UNFINISHED = /^\..+\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const UNFINISHED = /^\.(.+)\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** Sources of the configuration and the tokenizer of a training. */
 export interface Sources {
@@ -102,8 +102,8 @@ export async function checkFolder(
 }
 
 /**
- * Locks a folder, which is created if needed; returns the function that unlocks it. Throws DataError if another
- * training runs there.
+ * Locks a folder, which is created if needed, and removes unfinished files of an interrupted save; returns the function
+ * that unlocks it. Throws DataError if another training runs there.
  */
 export async function lockFolder(
   folder: string,
@@ -112,7 +112,15 @@ export async function lockFolder(
   await files.makeFolder(folder);
   const path = files.join(folder, "training.lock");
   const lock = await files.lock(path);
-  if ("release" in lock) return lock.release;
+  if ("release" in lock) {
+    try {
+      await removeUnfinished(folder, files);
+    } catch (error) {
+      await lock.release();
+      throw error;
+    }
+    return lock.release;
+  }
   throw new DataError(
     `Cannot train into '${folder}': another training does, ${lock.owner}. ${
       lock.gone
@@ -120,6 +128,19 @@ export async function lockFolder(
         : "Wait until it ends, or give another folder"
     }`,
   );
+}
+
+/** Removes unfinished files of an interrupted save. Others, such as tokens of the text, may be in use. */
+async function removeUnfinished(
+  folder: string,
+  files: FileSystem,
+): Promise<void> {
+  for (const name of await files.list(folder)) {
+    const [, written] = UNFINISHED.exec(name) ?? [];
+    if (written === undefined) continue;
+    if (written !== WEIGHT_INDEX && !OURS.test(written)) continue;
+    await files.remove(files.join(folder, name));
+  }
 }
 
 /** Creates a folder with the tokenizer and generation_config.json of others. */
