@@ -27,6 +27,7 @@ import {
 } from "../spec/kernel/elementwise.ts";
 import { u32 } from "../spec/kernel/build.ts";
 import { statement } from "../spec/kernel/matrices.ts";
+import { FUNCTIONS } from "../spec/kernel/semantics.ts";
 import { range } from "../spec/range.ts";
 import { sum } from "../spec/sum.ts";
 import { GRID_LIMIT } from "../spec/kernel/make.ts";
@@ -355,6 +356,27 @@ t.test("loads that are used after a barrier overlap with it", (t) => {
   t.end();
 });
 
+t.test("barriers wait for the slowest warp", (t) => {
+  const counts = (barrier: KernelText) =>
+    count(wgsl`
+      let i = group.x * 256 + lane;
+      let ahead = x[i];
+      workgroupBarrier();
+      var a = f32(i);
+      if (lane < 32) { ${range(9).map(() => wgsl`a = sqrt(a);`)} }
+      ${barrier}
+      if (lane >= 224) { ${range(9).map(() => wgsl`a = sqrt(a);`)} }
+      workgroupBarrier();
+      let late = x[i + 1];
+      y[i] = ahead + late + a;`);
+  const [together, apart] = [wgsl``, wgsl`workgroupBarrier();`].map(counts);
+  const nine = 9 * FUNCTIONS.sqrt.operations;
+  t.equal(apart!.slowest - together!.slowest, nine);
+  t.equal(apart!.ahead.instructions - together!.ahead.instructions, nine);
+  t.equal(apart!.ahead.late.device, 1);
+  t.end();
+});
+
 t.test("rows of matrices conflict unless their stride differs", (t) => {
   const passes = (stride: number) => {
     const product = {
@@ -482,13 +504,26 @@ function boundOfCopy(other: Partial<GroupCounts> = {}) {
   return boundOf(V100, { ...counts, ...other }, launch);
 }
 
+const NO_WAITS = { shared: 0, near: 0, l2: 0, device: 0 };
+
+t.test("instructions hide no waits for loads after the barrier", (t) => {
+  const waits = { ...NO_WAITS, device: 10 };
+  const hidden = { instructions: 1e6, multiplyAdds: 0 };
+  const cyclesWith = (late: typeof waits) =>
+    boundOfCopy({ ahead: { waits, late, ...hidden } }).seconds * V100.clock;
+  const cycles = cyclesWith({ ...NO_WAITS, l2: 2 }) - cyclesWith(NO_WAITS);
+  t.ok(Math.abs(cycles - 2 * V100.l2 * V100.clock) < 20, `${cycles} cycles`);
+  t.end();
+});
+
 t.test("instructions and products hide waits for loads ahead", (t) => {
   const cyclesWith = (hidden: {
     readonly instructions: number;
     readonly multiplyAdds: number;
   }) => {
     const waits = { shared: 0, near: 0, l2: 0, device: 10 };
-    return boundOfCopy({ ahead: { waits, ...hidden } }).seconds * V100.clock;
+    return boundOfCopy({ ahead: { waits, late: NO_WAITS, ...hidden } })
+      .seconds * V100.clock;
   };
   const exposed = cyclesWith({ instructions: 0, multiplyAdds: 0 });
   // An instruction takes 2 cycles, and a core executes as many multiply-adds in 2,000.

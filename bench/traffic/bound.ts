@@ -97,7 +97,8 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
       of.device * latency + of.l2 * gpu.l2 + of.near * gpu.near +
       of.shared * gpu.shared;
     waiting = waves *
-      (waits(counts.waits) + Math.max(0, waits(ahead.waits) - overlap) +
+      (waits(counts.waits) +
+        Math.max(waits(ahead.late), waits(ahead.waits) - overlap) +
         2 * counts.barriers * gpu.shared + apart * counts.slowest / gpu.clock +
         conflicts / warps +
         multiply(counts.matrices));

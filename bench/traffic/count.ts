@@ -61,10 +61,18 @@ type Waits = { readonly [L in Level]: number };
 /** Waits for values that were loaded before a barrier and are used after it. */
 export interface Ahead {
   readonly waits: Waits;
-  /** What a warp executes between these loads and uses, and the multiply-adds of the workgroup's matrices. */
+  /** Waits for values that were loaded after the barrier and are used with them. */
+  readonly late: Waits;
+  /**
+   * Instructions between these loads and uses, of the slowest warp between every two barriers, and the multiply-adds of
+   * the workgroup's matrices.
+   */
   readonly instructions: number;
   readonly multiplyAdds: number;
 }
+
+/** What a warp has executed. */
+type Executed = Pick<Ahead, "instructions" | "multiplyAdds">;
 
 /** Traffic of a workgroup. */
 export interface Counts {
@@ -76,7 +84,7 @@ export interface Counts {
   readonly active: number;
   /** Instructions per warp that access memory. */
   readonly accesses: number;
-  /** Instructions of the warp with the most. */
+  /** Instructions of the slowest warp between every two barriers. */
   readonly slowest: number;
   /** Passes of requests to workgroup memory over all warps, and the number without bank conflicts. */
   readonly shared: { readonly conflictFree: number; readonly passes: number };
@@ -113,14 +121,21 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
   let [pending, words] = [-1, 0];
   const ahead = {
     waits: { device: 0, l2: 0, near: 0, shared: 0 },
+    late: { device: 0, l2: 0, near: 0, shared: 0 },
     instructions: 0,
     multiplyAdds: 0,
   };
-  /** What was executed, without weights. */
-  const executed = { instructions: 0, multiplyAdds: 0 };
-  /** Loads whose values were not used: the farthest, what had been executed, and whether a barrier followed. */
+  /** Instructions of each warp since the last barrier, with and without weights, and those of the slowest before it. */
+  const since = new Float64Array(warps), plainSince = new Float64Array(warps);
+  let [slowest, plainSlowest] = [0, 0];
+  /** Multiply-adds without weights. */
+  let multiplied = 0;
+  /**
+   * Loads whose values were not used: the farthest before and after a barrier, and what had been executed. Undefined:
+   * none.
+   */
   let flight:
-    | { level: number; from: typeof executed; crossed: boolean }
+    | { level: number; late: number | undefined; from: Executed }
     | undefined;
   const loops: { weight: number; unroll: number; iterations: number }[] = [];
   let weight = 1;
@@ -132,25 +147,36 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
   function waitFor(level: Level): void {
     pending = Math.max(pending, LEVELS.indexOf(level));
   }
+  function executed(): Executed {
+    return {
+      instructions: plainSlowest + Math.max(...plainSince),
+      multiplyAdds: multiplied,
+    };
+  }
   function fly(level: Level): void {
-    flight ??= { level: 0, from: { ...executed }, crossed: false };
-    flight.level = Math.max(flight.level, LEVELS.indexOf(level));
+    const at = LEVELS.indexOf(level);
+    flight ??= { level: at, late: undefined, from: executed() };
+    if (flight.late === undefined) flight.level = Math.max(flight.level, at);
+    else flight.late = Math.max(flight.late, at);
   }
   function arrive(): void {
     if (!flight) return;
-    const { level, from, crossed } = flight;
+    const { level, late, from } = flight;
     flight = undefined;
-    if (!crossed) return waitFor(LEVELS[level]!);
+    if (late === undefined) return waitFor(LEVELS[level]!);
+    const { instructions, multiplyAdds } = executed();
     ahead.waits[LEVELS[level]!] += weight;
-    ahead.instructions += weight * (executed.instructions - from.instructions);
-    ahead.multiplyAdds += weight * (executed.multiplyAdds - from.multiplyAdds);
+    if (late >= 0) ahead.late[LEVELS[late]!] += weight;
+    ahead.instructions += weight * (instructions - from.instructions);
+    ahead.multiplyAdds += weight * (multiplyAdds - from.multiplyAdds);
   }
   function issue(mask: Mask, count: number): void {
     for (let warp = 0; warp < warps; warp++) {
       const lanes = sum(mask.subarray(warp * WARP, (warp + 1) * WARP));
       if (lanes > 0) {
         ofWarps[warp]! += weight * count;
-        executed.instructions += count / warps;
+        since[warp]! += weight * count;
+        plainSince[warp]! += count;
       }
       active += weight * count * lanes / WARP / warps;
     }
@@ -226,13 +252,17 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
     },
     barrier: () => {
       settle();
-      if (flight) flight.crossed = true;
+      if (flight) flight.late ??= -1;
+      slowest += Math.max(...since);
+      plainSlowest += Math.max(...plainSince);
+      since.fill(0);
+      plainSince.fill(0);
       barriers += weight;
     },
     matrices: ({ multiplyAdds, passes, accesses: count }) => {
       accesses += weight * count;
       matrices.multiplyAdds += weight * multiplyAdds;
-      executed.multiplyAdds += multiplyAdds;
+      multiplied += multiplyAdds;
       matrices.passes += weight * passes;
       waitFor("shared");
     },
@@ -260,7 +290,7 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
     instructions: sum(ofWarps) / warps,
     active,
     accesses,
-    slowest: Math.max(...ofWarps),
+    slowest: slowest + Math.max(...since),
     shared: {
       conflictFree: sum(conflicts.map(({ conflictFree }) => conflictFree)),
       passes: sum(conflicts.map(({ passes }) => passes)),
@@ -312,6 +342,7 @@ export function meanCounts(samples: readonly Sample[]): Counts {
     waits: most(({ waits }) => waits),
     ahead: {
       waits: most(({ ahead }) => ahead.waits),
+      late: most(({ ahead }) => ahead.late),
       instructions: mean(({ ahead }) => ahead.instructions),
       multiplyAdds: mean(({ ahead }) => ahead.multiplyAdds),
     },
