@@ -14,9 +14,11 @@ import { printWgsl } from "../spec/kernel/wgsl/wgsl.ts";
 import {
   expected,
   hasScales,
+  normedOptionsOf,
   optionsOf,
   type Product,
   resultOf,
+  resultsOfNormed,
   STORED,
 } from "./helpers/products.ts";
 import {
@@ -168,3 +170,51 @@ for (const [i, tile] of VARIANTS.entries()) {
     },
   );
 }
+
+/** Columns of a lane whose words of a block fit into registers; those of fp8 also with the gains of a norm. */
+const EARLY = { f32: 1, bf16: 2, fp8x32: 2 } as const;
+
+testKernels(
+  "matmul() with the norm of its row has the bits of two kernels",
+  async (t, target) => {
+    const cases = fc.record({
+      stored: fc.constantFrom("f32", "bf16", "fp8x32", "int4x32_bf16"),
+      blocks: fc.integer({ min: 1, max: 9 }),
+      segments: fc.constantFrom(1, 2),
+      columns: fc.constantFrom(4, 8, 24),
+      lanes: fc.constantFrom(32, 64),
+      seed: fc.nat(1000),
+    });
+    await holds(cases, async ({ blocks, lanes, ...of }) => {
+      const { stored, segments } = of;
+      const product: Product = {
+        ...of,
+        k: segments * blocks * 32,
+        counts: [1],
+        grouped: false,
+        pair: false,
+        late: false,
+      };
+      const columns = stored === "int4x32_bf16" ? 4 : EARLY[stored];
+      const tile: MatmulTile = {
+        rows: 1,
+        columns,
+        lanes,
+        split: lanes / 2,
+        right: "vector",
+      };
+      const { one, two } = await resultsOfNormed(target, product, tile);
+      t.same(bits(one), bits(two));
+      // The only block of a team is loaded before the barriers of the norm, unless its scales need decoding.
+      const o = normedOptionsOf(product, tile);
+      const text = printWgsl(matmul(o));
+      const before = text.slice(0, text.indexOf("workgroupBarrier"));
+      const teams = lanes / Math.min(2, Math.ceil(of.columns / columns));
+      t.equal(
+        before.includes("let k = "),
+        segments * blocks <= teams &&
+          (stored === "fp8x32" || stored !== "int4x32_bf16" && !o.leftAdjacent),
+      );
+    });
+  },
+);

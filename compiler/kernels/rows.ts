@@ -72,6 +72,8 @@ export interface RowSum
   readonly isPart?: boolean;
   /** Loads adjacent elements of a row for a wide device. */
   readonly adjacent?: LoadAdjacent | undefined;
+  /** Loads that are in flight while block sums are added. Default: none. */
+  readonly meanwhile?: KernelText | undefined;
   /** Start of the names of variables. Default: none. */
   readonly prefix?: string;
 }
@@ -220,6 +222,7 @@ function rowSum(
       ${sum}
       ${p}blocks[${p}b] = ${p}block;
     }
+    ${o.meanwhile}
     workgroupBarrier();
     ${
     o.isPart

@@ -11,10 +11,15 @@ import {
 } from "../../spec/kernel/build.ts";
 import type { LoadAdjacent } from "../../compiler/kernels/pieces/adjacent.ts";
 
+/** Adjacent elements of a binding. */
+export function adjacentIn(binding: string): LoadAdjacent {
+  return (base, i, names) => [
+    loads(names, { binding, index: binary("shr", add(base, i), u32(2)) }),
+  ];
+}
+
 /** Adjacent elements of binding `x`. */
-export const adjacentInX: LoadAdjacent = (base, i, names) => [
-  loads(names, { binding: "x", index: binary("shr", add(base, i), u32(2)) }),
-];
+export const adjacentInX = adjacentIn("x");
 
 /** Adjacent elements of binding `x`, times the scale of their norm. */
 export const adjacentInNorm: LoadAdjacent = (base, i, names) => {

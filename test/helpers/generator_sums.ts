@@ -442,6 +442,11 @@ export function* ofMatmul(): Generator<Launch> {
         yield productLaunch(ofOneRow, { ...shape, normed: true });
       }
     }
+    // The only block of a team is loaded before the norm's barrier.
+    for (const [columns, lanes] of [[2, 8], [10, 16]] as const) {
+      const shape = { columns, rows, k: 64, grouped: false, normed: true };
+      yield productLaunch({ ...ofOneRow, lanes }, { ...shape, stored: "bf16" });
+    }
   }
   // One row with k innermost in the weights: lanes sum different blocks of k.
   const ofRuns: MatmulTile = {

@@ -7,6 +7,8 @@ import {
   matmulMatrices,
   type MatmulOptions,
   reads,
+  rmsNorm,
+  rowsGrid,
   writes,
 } from "../../compiler/kernels/mod.ts";
 import {
@@ -18,12 +20,20 @@ import {
   matrixTiling,
   sumsInTeams,
 } from "../../compiler/tuning/mod.ts";
-import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
+import {
+  add,
+  let_,
+  load,
+  local,
+  mul,
+  store,
+  u32,
+} from "../../spec/kernel/build.ts";
 import { tileOfWeights } from "../../compiler/tuning/tile.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { packingOf } from "../../spec/weights/packed.ts";
 import { ADJACENT } from "../../compiler/kernels/pieces/adjacent.ts";
-import { adjacentInX } from "./adjacent.ts";
+import { adjacentIn, adjacentInX } from "./adjacent.ts";
 import { inWords } from "./halves.ts";
 import { blockedRow } from "./kernel_reference.ts";
 import { type BlocksDType, randomMatrices } from "./random_blocks.ts";
@@ -264,6 +274,94 @@ export async function resultOf(
   });
 }
 
+/** The epsilon of norms. */
+export const EPSILON = 1e-5;
+
+/** Options of a product of one row whose kernel computes the norm of the row, with gains. */
+export function normedOptionsOf(
+  product: Product,
+  tile: MatmulTile,
+): MatmulOptions {
+  const o = optionsOf(product, tile);
+  return {
+    ...o,
+    // Some devices have eight.
+    bindings: [
+      ...o.bindings.filter(({ name }) => !/tiles|factors/.test(name)),
+      reads("gain"),
+    ],
+    left: (base, at) =>
+      mul(load("gain", at), mul(o.left(base, at), local("norm_scale", "f32"))),
+    leftAdjacent: o.leftAdjacent && ((base, at, names) => {
+      const [xs, gains] = ["x", "gain"].map((of) =>
+        names.map((name) => `${of}_of_${name}`)
+      ) as [string[], string[]];
+      return [
+        ...adjacentIn("x")(base, at, xs),
+        ...adjacentIn("gain")(u32(0), at, gains),
+        ...names.map((name, n) =>
+          let_(
+            name,
+            mul(
+              local(gains[n]!, "f32"),
+              mul(local(xs[n]!, "f32"), local("norm_scale", "f32")),
+            ),
+          )
+        ),
+      ];
+    }),
+    norm: {
+      length: product.k,
+      epsilon: EPSILON,
+      load: o.left,
+      ...o.leftAdjacent ? { adjacent: o.leftAdjacent } : {},
+    },
+  };
+}
+
+/** Computes the product of one row and the norm of it: in one kernel, or in two. */
+export async function resultsOfNormed(
+  target: KernelTarget,
+  product: Product,
+  tile: MatmulTile,
+): Promise<{ readonly one: Words; readonly two: Words }> {
+  const { k, seed } = product;
+  const o = normedOptionsOf(product, tile);
+  const x = leftOf(product);
+  const gain = randoms(k, seed + 5);
+  const at = {
+    height: 1,
+    grid: (size: number) => matmulGrid(o, size),
+  };
+  const one = await runProduct(target, product, {
+    ...at,
+    kernel: matmul(o),
+    others: { gain },
+  });
+  const norm = rmsNorm({
+    name: "norm",
+    rows: u32(1),
+    length: k,
+    epsilon: EPSILON,
+    bindings: [reads("x"), reads("gain"), writes("y")],
+    load: (_, i) => load("x", i),
+    epilogue: (_, i, value) => [
+      store("y", i, mul(load("gain", i), value(i))),
+    ],
+  });
+  const { y } = await target.run(
+    norm,
+    { x, gain, y: new Float32Array(k) },
+    workgroups(rowsGrid(1)),
+  );
+  const two = await runProduct(target, product, {
+    ...at,
+    kernel: matmul(optionsOf(product, tile)),
+    others: { x: y! },
+  });
+  return { one, two };
+}
+
 /** Computes a product with hardware matrices. `height`: rows of listed tiles. */
 export async function resultOfMatrices(
   target: KernelTarget,
@@ -286,10 +384,12 @@ export async function resultOfMatrices(
 async function runProduct(
   target: KernelTarget,
   product: Product,
-  { kernel, height, grid }: {
+  { kernel, height, grid, others = {} }: {
     readonly kernel: Kernel;
     readonly height: number;
     readonly grid: (rowsOrTiles: number) => Grid;
+    /** Operands instead of those of the product, or beyond them. */
+    readonly others?: { readonly [binding: string]: Words };
   },
 ): Promise<Words> {
   const { k, columns, counts, grouped } = product;
@@ -317,6 +417,7 @@ async function runProduct(
     tiles: Uint32Array.of(tiles.length / 3, ...tiles),
     lengths: Uint32Array.of(rows, k),
     y: new Float32Array(rows * columns + 5).fill(7),
+    ...others,
   }, workgroups(grid(bound)));
   return y!;
 }

@@ -37,6 +37,8 @@ export interface TeamSums {
   readonly terms: number;
   /** Adds the products at `count` indices from `k` to the blocks of the sums `sum<weight>[r][c]`. */
   add(count: number): Statements;
+  /** Adds the products of the only block of a team, whose weights are loaded. Default: `before` and `add`. */
+  readonly loaded?: Statements | undefined;
   finish(result: MatmulResult): Stmt;
 }
 
@@ -54,7 +56,8 @@ export interface MatmulResult {
  */
 export function sumsOfTeams(
   o: DecodedMatmul & Pick<MatmulOptions, "adjacent">,
-  { rows, first, blocks, each, left, before, terms, add, finish }: TeamSums,
+  { rows, first, blocks, each, left, before, terms, add, loaded, finish }:
+    TeamSums,
 ): KernelText {
   const { columns } = o.tile;
   const { lanes, teams } = teamsOf(o);
@@ -108,11 +111,13 @@ export function sumsOfTeams(
       )
     }
       }`;
-  const oneBlock = sumsOfBlock(
-    o,
-    { rows, blocks, before, terms, add },
-    blockSumAt,
-  );
+  const oneBlock = loaded
+    ? storedSums(
+      o,
+      { rows, add: loaded },
+      (sum) => blockSumAt(sum, wgsl`team`),
+    )
+    : sumsOfBlock(o, { rows, blocks, before, terms, add }, blockSumAt);
   const inThisRound = single
     ? blocks.count
     : even
@@ -123,11 +128,14 @@ export function sumsOfTeams(
     // No lane may write sums of this round while others add those of the last one.
     left.before?.(wgsl`${start} * ${length}`) ??
       (!single && wgsl`workgroupBarrier();`)}
+    ${
+    loaded ? guarded(!even, wgsl`team < ${blocks.count}`, oneBlock) : wgsl`
     for (var turn = 0u; turn < ${each}; turn++) {
       let block = turn * ${teams} + team;
       let block_at = ${start} + block;
       ${guarded(!even, wgsl`block_at < ${blocks.count}`, oneBlock)}
-    }
+    }`
+  }
     workgroupBarrier();`;
   const round = wgsl`
     ${blockSums}
@@ -249,13 +257,7 @@ export function sumsOfBlock(
     & { readonly addBlock?: ((isLast: KernelText) => Statements) | undefined },
   blockSumAt: (sum: Hole) => KernelText,
 ): KernelText {
-  const { columns } = o.tile;
-  const cells = rows * columns;
   const { length, last } = blocks;
-  const eachSum = (text: (weight: number) => KernelText) =>
-    o.weights.map((_, i) =>
-      wgsl`@unroll (r < ${rows}, c < ${columns}) { ${text(i)} }`
-    );
   const products = (start: KernelText, { iterations, each }: {
     readonly iterations: Hole;
     readonly each: number;
@@ -282,6 +284,20 @@ export function sumsOfBlock(
     blocks.ofSegment - 1
   }`;
   const ofSegment = (blocks.ofSegment - 1) * length + last;
+  const body = addBlock
+    ? wgsl`
+    let k = block_start;
+    ${last < length && wgsl`let is_last = ${isLast};`}
+    ${addBlock(wgsl`is_last`)}`
+    : last === length
+    ? ofBlock(length)
+    : last % terms === 0 && length % terms === 0
+    // Blocks of one warp have one loop.
+    ? products(wgsl`block_start`, {
+      iterations: wgsl`select(${length / terms}u, ${last / terms}, ${isLast})`,
+      each: terms,
+    })
+    : wgsl`if (${isLast}) { ${ofBlock(last)} } else { ${ofBlock(length)} }`;
   return wgsl`
     let block_start = ${
     last === length
@@ -289,25 +305,24 @@ export function sumsOfBlock(
       : wgsl`block_at / ${blocks.ofSegment} * ${ofSegment} + block_at % ${blocks.ofSegment} * ${length}`
   };
     ${before(wgsl`block_start`)}
+    ${storedSums(o, { rows, add: body }, blockSumAt)}`;
+}
+
+/** Sums a block of k for some rows with the products that `add` adds, and stores the sums of a lane. */
+function storedSums(
+  o: DecodedMatmul,
+  { rows, add }: { readonly rows: number; readonly add: Statements },
+  blockSumAt: (sum: Hole) => KernelText,
+): KernelText {
+  const { columns } = o.tile;
+  const cells = rows * columns;
+  const eachSum = (text: (weight: number) => KernelText) =>
+    o.weights.map((_, i) =>
+      wgsl`@unroll (r < ${rows}, c < ${columns}) { ${text(i)} }`
+    );
+  return wgsl`
     ${eachSum((i) => wgsl`var sum${i}_block[r][c] = 0.0;`)}
-    ${
-    addBlock
-      ? wgsl`
-    let k = block_start;
-    ${last < length && wgsl`let is_last = ${isLast};`}
-    ${addBlock(wgsl`is_last`)}`
-      : last === length
-      ? ofBlock(length)
-      : last % terms === 0 && length % terms === 0
-      // Blocks of one warp have one loop.
-      ? products(wgsl`block_start`, {
-        iterations: wgsl`select(${length / terms}u, ${
-          last / terms
-        }, ${isLast})`,
-        each: terms,
-      })
-      : wgsl`if (${isLast}) { ${ofBlock(last)} } else { ${ofBlock(length)} }`
-  }
+    ${add}
     ${
     eachSum((i) => {
       const sum = wgsl`${i * cells} + r * ${columns} + c`;

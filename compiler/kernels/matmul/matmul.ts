@@ -37,6 +37,7 @@ import { sumsByPanels } from "./panels.ts";
 import { rowInLanes, sumsInLanes } from "./row.ts";
 import type { MatmulOptions } from "./options.ts";
 import { decoded } from "./weights.ts";
+import { earlyWeights } from "./early_weights.ts";
 import { normOfRow } from "./norm.ts";
 import {
   blocksInPanel,
@@ -84,8 +85,7 @@ export function matmul(options: MatmulOptions): Kernel {
   const tiled = { ...options, tile };
   return madeOnce([tiled, used, left], () => {
     const o: Matmul = { ...decoded(tiled), used };
-    const tileText = rowsOfTile(o);
-    const inside = norm ? wgsl`${normOfRow(o, norm)} ${tileText}` : tileText;
+    const inside = norm ? normedRow(o, norm) : rowsOfTile(o);
     return makeKernel({
       name: o.name,
       workgroupSize: tile.lanes,
@@ -151,8 +151,6 @@ function teamOf(o: Matmul): KernelText {
 function rowsOfTile(o: Matmul): KernelText {
   const { rows } = o.tile;
   const columns = columnsAndWeights(o, { lanes: teamsOf(o).lanes });
-  // A norm is of one row.
-  if (o.norm) return wgsl`${columns} ${fewRows(o, rows)}`;
   const full = o.inTeams
     ? fewRows(o, rows)
     : blocksInPanel(o) > 0
@@ -173,6 +171,21 @@ function rowsOfTile(o: Matmul): KernelText {
       wgsl`${apart && columns} ${full}`,
     )
   }`;
+}
+
+/** One row, whose norm precedes its products. */
+function normedRow(
+  o: Matmul,
+  norm: NonNullable<MatmulOptions["norm"]>,
+): KernelText {
+  const columns = columnsAndWeights(o, { lanes: teamsOf(o).lanes });
+  const early = earlyWeights(o);
+  return early
+    ? wgsl`
+    ${columns}
+    ${normOfRow(o, norm, early.loaded)}
+    ${fewRows(o, 1, { loaded: early.added })}`
+    : wgsl`${normOfRow(o, norm)} ${columns} ${fewRows(o, 1)}`;
 }
 
 /**
@@ -233,7 +246,7 @@ function rowsInPasses(o: Matmul, rows: number): KernelText {
     for (var pass_first = first; pass_first < end; pass_first += ${rows}) {
       // Sums of the last pass have been added.
       workgroupBarrier();
-      ${fewRows(o, rows, "pass_first")}
+      ${fewRows(o, rows, { first: "pass_first" })}
     }`;
 }
 
@@ -360,8 +373,18 @@ function rowsByPanels(o: Matmul): KernelText {
   }`;
 }
 
-/** At most the rows of one team, from `first`: teams sum different blocks of k. */
-export function fewRows(o: Matmul, rows: number, first = "first"): KernelText {
+/**
+ * At most the rows of one team, from `first`: teams sum different blocks of k. `loaded`: adds the products of the only
+ * block of a team, whose weights are loaded.
+ */
+export function fewRows(
+  o: Matmul,
+  rows: number,
+  { first = "first", loaded }: {
+    readonly first?: string;
+    readonly loaded?: KernelText;
+  } = {},
+): KernelText {
   const blocks = sumBlocks(o);
   invariant(blocks, "teams share out blocks of a known k");
   const each = blocksInRound(o, rows);
@@ -388,6 +411,7 @@ export function fewRows(o: Matmul, rows: number, first = "first"): KernelText {
         o.weights.flatMap((_, i) => scalesOfBlock(o, i, { start })),
       terms: termsAtOnce(o),
       add: (count) => productsOfTerms(o, left, { rows, count }),
+      loaded,
       finish: (result) => finish(o, result),
     })
   }`;

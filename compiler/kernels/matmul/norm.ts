@@ -18,10 +18,14 @@ export function wordsOfNorm(length: number): number {
   return Math.ceil(length / SUM_BLOCK) + 1;
 }
 
-/** Declares `norm_scale` of the only row, in every lane of a workgroup. */
+/**
+ * Declares `norm_scale` of the only row, in every lane of a workgroup. `meanwhile`: loads that are in flight while one
+ * lane adds the block sums.
+ */
 export function normOfRow(
   o: MatmulOptions,
   { load, adjacent, store, ...norm }: NonNullable<MatmulOptions["norm"]>,
+  meanwhile?: KernelText,
 ): KernelText {
   const { left, leftAdjacent, tile: { lanes } } = o;
   const [row, at] = [u("norm_row"), u("norm_at")];
@@ -50,6 +54,7 @@ export function normOfRow(
       prefix: "norm_",
       load: (_, i) => load(row, i),
       adjacent: adjacent && ((_, i, names) => adjacent(row, i, names)),
+      meanwhile,
     })
   }
     ${stored}`;

@@ -90,6 +90,13 @@ export function products(
   }`;
 }
 
+/** Consecutive indices of k whose products are added at once. */
+interface TermsAtOnce {
+  readonly rows: number;
+  readonly count: number;
+  readonly short?: ShortTerms | undefined;
+}
+
 /**
  * The products of `count` consecutive indices from k: all loads come before the first sum. Lanes with `short` terms add
  * only these.
@@ -97,12 +104,25 @@ export function products(
 export function productsOfTerms(
   o: DecodedMatmul,
   left: Pick<Left, "at" | "adjacent">,
-  { rows, count, short }: {
-    readonly rows: number;
-    readonly count: number;
-    readonly short?: ShortTerms | undefined;
-  },
+  at: TermsAtOnce,
 ): KernelText {
+  const parts = partsOfTerms(o, left, at);
+  return wgsl`
+    ${parts.loaded}
+    ${parts.left}
+    ${parts.added}`;
+}
+
+/** Products in three parts: loads of weights, the left operand, and sums. */
+export function partsOfTerms(
+  o: DecodedMatmul,
+  left: Pick<Left, "at" | "adjacent">,
+  { rows, count, short }: TermsAtOnce,
+): {
+  readonly loaded: Parts;
+  readonly left: readonly Stmt[];
+  readonly added: KernelText;
+} {
   const together = left.adjacent && count % ADJACENT === 0 ? ADJACENT : 1;
   const { terms, loaded, values } = nextTerms(o, count, {
     together,
@@ -122,17 +142,18 @@ export function productsOfTerms(
     ...addProducts(o, range(rows), { prefixes: [prefix] }),
   ]);
   const always = short?.count ?? count;
-  return wgsl`
-    ${loaded}
-    ${
-    range(count / together).flatMap((n) =>
+  return {
+    loaded,
+    left: range(count / together).flatMap((n) =>
       range(rows).flatMap((r) => leftOf(n * together, r))
-    )
-  }
+    ),
+    added: wgsl`
     ${added.slice(0, always).flat()}
     ${
-    short && wgsl`if (!(${short.condition})) { ${added.slice(always).flat()} }`
-  }`;
+      short &&
+      wgsl`if (!(${short.condition})) { ${added.slice(always).flat()} }`
+    }`,
+  };
 }
 
 /** sum<i>_block[r][c] = fma(a[r], b<i>[c], sum<i>_block[r][c]), for each weight and each operand prefix. */
