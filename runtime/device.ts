@@ -122,6 +122,14 @@ export interface Device {
    * layout does not allow it. The files must not change while the buffer is used.
    */
   map?(runs: readonly FileRun[]): DeviceBuffer | undefined;
+  /**
+   * The same for experts of equal size, also if they have no common layout in pages. Only launches registered by
+   * `streamFor` may bind it.
+   */
+  mapExperts?(
+    runs: readonly FileRun[],
+    experts: number,
+  ): DeviceBuffer | undefined;
   /** Whether experts are streamed even if their files could be mapped. */
   readonly streams?: boolean;
   /**
@@ -130,7 +138,8 @@ export interface Device {
    */
   stream?(experts: readonly FileRun[]): DeviceBuffer | undefined;
   /**
-   * Makes launches with these frozen buffers wait for the experts in the list `buffers[tiles]`, if any are streamed.
+   * Makes launches with these frozen buffers find the experts in the list `buffers[tiles]`, if they are in several
+   * mappings, and wait for them, if they are streamed.
    */
   streamFor?(buffers: readonly DeviceBuffer[], tiles: number): void;
   /** Statistics of streaming so far. */

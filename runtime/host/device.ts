@@ -1,5 +1,6 @@
 /** Devices that compute in the memory of this process. Kinds differ in the pool that runs launches. */
 
+import { concatenated } from "../../spec/concatenated.ts";
 import { invariant, MachineError } from "../../spec/errors.ts";
 import type {
   Device,
@@ -29,6 +30,16 @@ export interface HostSpan {
   readonly size: number;
 }
 
+/** Memory of experts in several mappings. */
+export interface ExpertSpans {
+  /** The number of the weight. */
+  readonly weight: number;
+  readonly size: number;
+  /** For each expert, the address of the first expert, if all were in its mapping. */
+  readonly bases: readonly number[];
+  readonly mappings: readonly HostSpan[];
+}
+
 /** A prepared kernel of a pool. */
 export interface HostKernel {
   readonly index: number;
@@ -47,13 +58,21 @@ export interface HostPool<Bindings = unknown> {
     release(span: HostSpan): void;
     /** Memory of files, for a device's `map`. Its size is that of the runs. */
     map?(runs: readonly FileRun[]): HostSpan | undefined;
+    /** Memory of files, for a device's `mapExperts`. */
+    mapExperts?(
+      runs: readonly FileRun[],
+      experts: number,
+    ): ExpertSpans | undefined;
     /** Memory of experts, for a device's `stream`, and its number. */
     stream?(
       experts: readonly FileRun[],
     ): HostSpan & { readonly weight: number } | undefined;
   };
   readonly streams?: boolean;
-  /** Makes launches with bindings wait for experts of streamed weights. `list`: the list of tiles. */
+  /**
+   * Makes launches with bindings wait for experts of streamed weights, and find those in several mappings. `list`: the
+   * list of tiles.
+   */
   stream?(
     bindings: Bindings,
     weights: readonly number[],
@@ -101,12 +120,35 @@ export interface HostDeviceOptions {
 class HostBuffer implements DeviceBuffer {
   readonly bytes: number;
   readonly address: number;
-  /** The number of a streamed weight. */
+  /** The number of a weight that is streamed or in several mappings. */
   readonly weight: number | undefined;
-  constructor(bytes: number, address: number, weight?: number) {
+  /** Of a weight in several mappings: for each expert, the address of the first expert, if all were in its mapping. */
+  readonly bases: readonly number[];
+  constructor(
+    bytes: number,
+    address: number,
+    { weight, bases = [address] }: {
+      readonly weight?: number;
+      readonly bases?: readonly number[];
+    } = {},
+  ) {
     this.bytes = bytes;
     this.address = address;
     this.weight = weight;
+    this.bases = bases;
+  }
+
+  /** The memory of a range, in order. */
+  spans(offset: number, bytes: number): { address: number; bytes: number }[] {
+    const each = this.bytes / this.bases.length;
+    const spans = [];
+    for (let at = offset; at < offset + bytes;) {
+      const expert = Math.floor(at / each);
+      const end = Math.min(offset + bytes, (expert + 1) * each);
+      spans.push({ address: this.bases[expert]! + at, bytes: end - at });
+      at = end;
+    }
+    return spans;
   }
 }
 
@@ -126,6 +168,7 @@ export class HostDevice<Bindings> implements Device {
   #destroyed = false;
 
   readonly map?: NonNullable<Device["map"]>;
+  readonly mapExperts?: NonNullable<Device["mapExperts"]>;
   readonly streams: boolean;
   readonly stream?: NonNullable<Device["stream"]>;
   readonly streaming?: NonNullable<Device["streaming"]>;
@@ -147,6 +190,16 @@ export class HostDevice<Bindings> implements Device {
         return new HostBuffer(span.size, span.address);
       };
     }
+    if (heap.mapExperts && pool.stream) {
+      this.mapExperts = (runs, experts) => {
+        this.#check();
+        const found = heap.mapExperts!(runs, experts);
+        if (!found) return undefined;
+        const { bases, mappings, size, weight } = found;
+        this.#spans.push(...mappings);
+        return new HostBuffer(size, bases[0]!, { weight, bases });
+      };
+    }
     this.streams = pool.streams ?? false;
     if (heap.stream && pool.stream && pool.streaming) {
       this.stream = (experts) => {
@@ -154,7 +207,7 @@ export class HostDevice<Bindings> implements Device {
         const span = heap.stream!(experts);
         if (!span) return undefined;
         this.#spans.push(span);
-        return new HostBuffer(span.size, span.address, span.weight);
+        return new HostBuffer(span.size, span.address, { weight: span.weight });
       };
       this.streaming = () => pool.streaming!();
     }
@@ -194,7 +247,12 @@ export class HostDevice<Bindings> implements Device {
   }
 
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void {
-    this.#pool.write(this.#address(buffer, offset, data.length), data);
+    let done = 0;
+    for (
+      const { address, bytes } of this.#spansOf(buffer, offset, data.length)
+    ) {
+      this.#pool.write(address, data.subarray(done, done += bytes));
+    }
   }
 
   launch(
@@ -230,7 +288,7 @@ export class HostDevice<Bindings> implements Device {
   #bind(buffers: readonly DeviceBuffer[]): Bindings {
     return this.#pool.bind(
       buffers.map((buffer) => ({
-        address: this.#address(buffer, 0, buffer.bytes),
+        address: this.#checked(buffer, 0, buffer.bytes).address,
         bytes: buffer.bytes,
       })),
     );
@@ -269,9 +327,13 @@ export class HostDevice<Bindings> implements Device {
     offset: number,
     bytes: number,
   ): Promise<Uint8Array> {
-    const address = this.#address(buffer, offset, bytes);
+    const spans = this.#spansOf(buffer, offset, bytes);
     await this.#pool.settle();
-    return this.#pool.heap.view(address, bytes).slice();
+    return concatenated(
+      spans.map(({ address, bytes }) =>
+        this.#pool.heap.view(address, bytes).slice()
+      ),
+    );
   }
 
   /** The memory itself, in both directions: after the recorded work, the host can access it directly. */
@@ -326,13 +388,27 @@ export class HostDevice<Bindings> implements Device {
     }
   }
 
+  #spansOf(
+    buffer: DeviceBuffer,
+    offset: number,
+    bytes: number,
+  ): { address: number; bytes: number }[] {
+    return this.#checked(buffer, offset, bytes).spans(offset, bytes);
+  }
+
   #address(buffer: DeviceBuffer, offset: number, bytes: number): number {
+    const { address, bases } = this.#checked(buffer, offset, bytes);
+    invariant(bases.length === 1, "a buffer in several mappings");
+    return address + offset;
+  }
+
+  #checked(buffer: DeviceBuffer, offset: number, bytes: number): HostBuffer {
     this.#check();
     invariant(buffer instanceof HostBuffer, "a buffer of another device");
     invariant(
       offset >= 0 && bytes >= 0 && offset + bytes <= buffer.bytes,
       `bytes ${offset} to ${offset + bytes} of a buffer of ${buffer.bytes}`,
     );
-    return buffer.address + offset;
+    return buffer;
   }
 }

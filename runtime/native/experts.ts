@@ -26,14 +26,17 @@ enum { ABSENT, READING, RESIDENT };
 enum { READERS = ${READERS}, HALF_LIFE = ${HALF_LIFE} };
 struct place { char *address; uint64_t bytes, offset; int direct, buffered; };
 struct expert { uint32_t state, wanted, fresh, left; uint64_t last; double uses, rank; };
+// \`weights\` are streamed, the following \`mapped\` ones are in several mappings. Experts with equal \`bases\` are a part.
 struct expert_group {
-  uint32_t number, weights, experts, next;
-  uint32_t *ids;
+  uint32_t number, weights, mapped, experts, parts, next;
+  uint32_t *ids, *part;
+  char **bases;
   struct place **places;
   struct expert *list;
   uint64_t launches;
 };
-struct weight { uint32_t experts; struct place *places; char *room, *start; uint64_t room_bytes; };
+// \`bases\` of a mapped weight: for each expert, the address at which the first expert would be in its mapping.
+struct weight { uint32_t experts; struct place *places; char **bases, *room, *start; uint64_t room_bytes; };
 struct pages { char *start; uint64_t bytes; };
 struct read_file { dev_t device; ino_t node; int direct, buffered; };
 struct job { uint32_t group, expert, taken, chunks; };
@@ -273,11 +276,12 @@ static int request(struct streams *s, struct expert_group *g, uint32_t e, int fo
   return 1;
 }
 
-// Runs a launch with streamed weights, in rounds over the resident experts.
-static void run_streamed(struct pool *p, struct launch *l, struct kernel *kernel) {
+static int run_parts(struct pool *p, struct launch *l, struct kernel *kernel, const struct expert_group *g);
+
+// Runs a launch with streamed weights, in rounds over the resident experts. Requires the mutex.
+static void run_streamed(struct pool *p, struct launch *l, struct kernel *kernel, struct expert_group *g) {
   struct streams *s = p->streams;
-  pthread_mutex_lock(&s->mutex);
-  struct expert_group *g = s->groups[l->experts - 1], *next = g->next ? s->groups[g->next - 1] : 0;
+  struct expert_group *next = g->next ? s->groups[g->next - 1] : 0;
   uint32_t *tiles = l->bindings[l->tiles].address, n = tiles[0], left = n;
   uint64_t bytes = 4 * (3ull * n + 1);
   uint32_t *all = bytes > 4 * l->bindings[l->tiles].length ? 0 : malloc(bytes + n);
@@ -329,13 +333,12 @@ static void run_streamed(struct pool *p, struct launch *l, struct kernel *kernel
     }
     pthread_mutex_unlock(&s->mutex);
     tiles[0] = count;
-    run_launch(p, l, kernel, groups_of(l, kernel), now());
+    int good = run_parts(p, l, kernel, g);
     pthread_mutex_lock(&s->mutex);
+    if (!good) s->failed = 1;
     for (uint32_t i = 0; i < count; i++) g->list[tiles[1 + 3 * i]].wanted = 0;
     left -= count;
   }
-  if (s->failed) p->stop = 1;
-  pthread_mutex_unlock(&s->mutex);
   if (all) memcpy(tiles, all, bytes);
   free(all);
 }
@@ -348,8 +351,13 @@ static struct streams *streams_of(struct pool *p) {
   pthread_cond_init(&s->more, 0);
   pthread_cond_init(&s->done, 0);
   s->limit = -1;
-  while (s->reader_count < READERS && !pthread_create(&s->readers[s->reader_count], 0, read_experts, s)) s->reader_count++;
   return p->streams = s;
+}
+
+static void free_group(struct expert_group *g) {
+  if (!g) return;
+  free(g->places); free(g->list); free(g->ids); free(g->part); free(g->bases);
+  free(g);
 }
 
 static void close_streams(struct streams *s) {
@@ -361,7 +369,8 @@ static void close_streams(struct streams *s) {
   for (uint32_t i = 0; i < s->reader_count; i++) pthread_join(s->readers[i], 0);
   for (uint32_t i = 0; i < s->file_count; i++) close(s->files[i].direct), close(s->files[i].buffered);
   if (s->fresh.bytes > 0) munmap(s->fresh.start, s->fresh.bytes);
-  for (uint32_t i = 0; i < s->group_count; i++) free(s->groups[i]->places), free(s->groups[i]->list), free(s->groups[i]->ids), free(s->groups[i]);
+  for (uint32_t i = 0; i < s->group_count; i++) free_group(s->groups[i]);
+  for (uint32_t i = 0; i < s->weight_count; i++) free(s->weights[i].bases);
   free(s->files); free(s->groups); free(s->weights); free(s->queue); free(s->spare);
   free(s);
 }
@@ -396,6 +405,7 @@ static struct read_file *file_of(struct streams *s, int descriptor) {
 // A streamed weight of parts of files, one per expert: its number, or -1.
 int64_t switchyard_stream(struct pool *p, uint64_t count, const struct part *parts) {
   struct streams *s = streams_of(p);
+  while (s && s->reader_count < READERS && !pthread_create(&s->readers[s->reader_count], 0, read_experts, s)) s->reader_count++;
   if (!s || s->reader_count == 0) return -1;
   uint64_t page = page_bytes(), bytes = 2 * page + parts[0].offset % page;
   struct place *places = calloc(count, sizeof *places);
@@ -415,7 +425,7 @@ int64_t switchyard_stream(struct pool *p, uint64_t count, const struct part *par
     if (room != MAP_FAILED) munmap(room, bytes);
     return -1;
   }
-  weights[s->weight_count] = (struct weight){ count, places, room, start, bytes };
+  weights[s->weight_count] = (struct weight){ count, places, 0, room, start, bytes };
   return s->weight_count++;
 }
 
@@ -440,40 +450,6 @@ void switchyard_unstream(struct pool *p, uint32_t weight) {
   pthread_mutex_unlock(&s->mutex);
   munmap(x->room, x->room_bytes);
   free(x->places);
-}
-
-// The group of streamed weights of a launch, following a group with the same list of tiles, or 0. Returns its number
-// from 1, or 0.
-uint32_t switchyard_group(struct pool *p, uint32_t count, const uint32_t *weights, uint32_t previous) {
-  struct streams *s = p->streams;
-  struct expert_group *g = calloc(1, sizeof *g);
-  pthread_mutex_lock(&s->mutex);
-  struct expert_group **groups = realloc(s->groups, (s->group_count + 1) * sizeof *groups);
-  uint64_t experts = s->weights[weights[0]].experts, room = s->room + experts + 1;
-  struct job *queue = malloc(room * sizeof *queue);
-  s->places += count * experts;
-  struct pages *spare = realloc(s->spare, s->places * sizeof *spare);
-  uint32_t number = 0;
-  if (groups) s->groups = groups;
-  if (spare) s->spare = spare;
-  if (g && groups && queue && spare) {
-    *g = (struct expert_group){ s->group_count, count, experts };
-    g->ids = malloc(4 * count);
-    g->places = malloc(count * sizeof *g->places);
-    g->list = calloc(experts, sizeof *g->list);
-    if (g->ids && g->places && g->list) {
-      for (uint32_t w = 0; w < count; w++) g->ids[w] = weights[w], g->places[w] = s->weights[weights[w]].places;
-      uint64_t waiting = s->tail - s->head;
-      for (uint64_t i = 0; i < waiting; i++) queue[i] = s->queue[(s->head + i) % s->room];
-      free(s->queue);
-      s->queue = queue; s->room = room; s->head = 0; s->tail = waiting;
-      s->groups[s->group_count++] = g;
-      number = s->group_count;
-      if (previous) s->groups[previous - 1]->next = number;
-    }
-  }
-  pthread_mutex_unlock(&s->mutex);
-  return number;
 }
 
 // Maximum bytes of the streamed experts of all groups.

@@ -6,13 +6,15 @@ const LARGE_PAGE = 1 << 21;
 /**
  * Mapping works in pages, so parts can be adjacent in memory (and not in their files) only if all of them start at the
  * same offset in a page. The page at the boundary of two parts contains bytes of both: it is anonymous memory, and
- * these bytes are read. Readable pages surround the parts.
+ * these bytes are read. Readable pages surround the parts. A part with the descriptor -1 is a hole: addresses without
+ * a file.
  *
  * If the system caches files in large pages, it maps those that start at the same offset in memory and in the file and
  * are mapped completely. Therefore the file contents around the parts are mapped too.
  */
 export const FILES_IN_C = `
 struct part { uint64_t descriptor, offset, bytes; };
+static int is_hole(const struct part *x) { return x->descriptor == -1ull; }
 
 // Pages of files. Nodes are reused and never freed, because a signal may arrive at any time.
 struct mapping { _Atomic(char *) start, end; struct mapping *next; };
@@ -74,7 +76,8 @@ static void remove_mappings(char *base, uint64_t size) {
 // An address in lost pages of a file, or 0.
 char *switchyard_lost(void) { return atomic_load(&lost); }
 
-static uint64_t page_bytes(void) { return sysconf(_SC_PAGESIZE); }
+uint64_t switchyard_page_bytes(void) { return sysconf(_SC_PAGESIZE); }
+static uint64_t page_bytes(void) { return switchyard_page_bytes(); }
 
 static int read_part(char *to, uint64_t bytes, const struct part *part, uint64_t from) {
   while (bytes > 0) {
@@ -126,29 +129,50 @@ static char *end_of(char *to, const struct part *part, uint64_t page) {
   return end + large;
 }
 
+// Limits of the pages of a part in memory: those of its file around it, unless another part is in them.
+static char *low_of(char *to, const struct part *parts, uint64_t i, uint64_t page) {
+  if (i > 0 && !is_hole(&parts[i - 1])) return to + 1;
+  char *low = start_of(to, &parts[i], page);
+  if (i < 2) return low;
+  char *hole = to - parts[i - 1].bytes;
+  hole += -(uintptr_t)hole % page;
+  return low > hole ? low : hole;
+}
+static char *high_of(char *to, const struct part *parts, uint64_t i, uint64_t count, uint64_t page) {
+  char *end = to + parts[i].bytes;
+  if (i + 1 < count && !is_hole(&parts[i + 1])) return end - 1;
+  char *high = end_of(to, &parts[i], page);
+  if (i + 2 >= count) return high;
+  char *hole = end + parts[i + 1].bytes;
+  hole -= (uintptr_t)hole % page;
+  return high < hole ? high : hole;
+}
+
 // Maps parts of files. Returns 0 if pages do not allow it.
 char *switchyard_map(uint64_t count, const struct part *parts) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, install_handler);
-  uint64_t page = page_bytes(), bytes = 0, skew = parts[0].offset % page, place = skew, largest = 0, size;
+  uint64_t page = page_bytes(), bytes = 0, first = 0, before = 0, largest = 0, place = 0, size;
+  while (first < count && is_hole(&parts[first])) before += parts[first++].bytes;
+  if (first == count) return 0;
+  uint64_t skew = (parts[first].offset - before) % page;
   if (skew % 4) return 0;
-  for (uint64_t i = 0; i < count; i++) {
+  for (uint64_t i = 0; i < count; bytes += parts[i++].bytes) {
+    if (is_hole(&parts[i])) continue;
     if (parts[i].offset % page != (skew + bytes) % page) return 0;
     if (parts[i].bytes > largest) largest = parts[i].bytes, place = (parts[i].offset - bytes) % ${LARGE_PAGE};
-    bytes += parts[i].bytes;
   }
-  char *before = pages_of((char *)place, bytes, page, &size);
+  char *pages = pages_of((char *)place, bytes, page, &size);
   // Reserves addresses with a start at that offset in a large page.
   char *room = mmap(0, size + ${LARGE_PAGE}, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (room == MAP_FAILED) return 0;
-  uint64_t apart = ((uintptr_t)before - (uintptr_t)room) % ${LARGE_PAGE};
+  uint64_t apart = ((uintptr_t)pages - (uintptr_t)room) % ${LARGE_PAGE};
   if (apart > 0) munmap(room, apart);
-  char *base = room + apart, *start = base + ((char *)place - before), *to = start;
+  char *base = room + apart, *start = base + ((char *)place - pages), *to = start;
   munmap(base + size, ${LARGE_PAGE} - apart);
   for (uint64_t i = 0; i < count; to += parts[i++].bytes) {
-    char *low = i == 0 ? start_of(to, &parts[i], page) : to + 1, *end = to + parts[i].bytes;
-    char *high = i == count - 1 ? end_of(to, &parts[i], page) : end - 1;
-    if (map_part(to, &parts[i], page, low, high)) continue;
+    if (is_hole(&parts[i])) continue;
+    if (map_part(to, &parts[i], page, low_of(to, parts, i, page), high_of(to, parts, i, count, page))) continue;
     remove_mappings(base, size);
     munmap(base, size);
     return 0;

@@ -4,11 +4,18 @@ import { totalmem } from "node:os";
 import { DataError, MachineError } from "../../spec/errors.ts";
 import { sum } from "../../spec/sum.ts";
 import type { FileRun } from "../device.ts";
-import type { HostSpan } from "../host/device.ts";
+import type { ExpertSpans, HostSpan } from "../host/device.ts";
 import type { Runtime } from "./library.ts";
 
 /** Maximum bytes of a cached view: creating one takes as long as copying some thousand bytes. */
 const SMALL_VIEW = 1 << 16;
+
+/** Maximum number of mappings of a weight: a launch runs once for each, and systems limit mappings. */
+const MAX_MAPPINGS = 32;
+/** Minimum bytes of a weight per mapping: launches with less need more time to start. */
+const MIN_MAPPED = 1 << 20;
+/** Descriptor of addresses without a file. */
+const HOLE = -1;
 
 /** Allocates memory, and creates views of it. */
 export class NativeHeap {
@@ -24,6 +31,8 @@ export class NativeHeap {
   readonly #maps = new Map<number, readonly FileRun[]>();
   /** Numbers of streamed weights by address. */
   readonly #streamed = new Map<number, number>();
+  /** Whether there were experts in several mappings. */
+  #placed = false;
   readonly #pool: bigint;
 
   constructor(runtime: Runtime, pool: bigint, limit = totalmem()) {
@@ -60,9 +69,53 @@ export class NativeHeap {
     return { address, size };
   }
 
+  /**
+   * Maps concatenated experts of equal size. Experts whose offsets in pages do not allow a common mapping are in several
+   * ones, each with addresses for all experts. Undefined if there are too many, or if a part has a fraction of an expert.
+   */
+  mapExperts(
+    runs: readonly FileRun[],
+    experts: number,
+  ): ExpertSpans | undefined {
+    const size = sizeOf(runs);
+    const each = size / experts;
+    const { pageBytes } = this.#runtime;
+    const skews: number[] = [];
+    let at = 0;
+    for (const { offset, bytes } of runs) {
+      if (bytes % each !== 0) return undefined;
+      skews.push(((offset - at) % pageBytes + pageBytes) % pageBytes);
+      at += bytes;
+    }
+    const different = [...new Set(skews)];
+    if (different.length > Math.min(MAX_MAPPINGS, size / MIN_MAPPED)) {
+      return undefined;
+    }
+    const mappings = new Map<number, HostSpan>();
+    const undo = () => mappings.forEach((span) => this.release(span));
+    for (const skew of different) {
+      const mapping = this.map(
+        withHoles(runs, (_, i) => skews[i] === skew),
+      );
+      if (!mapping) return void undo();
+      mappings.set(skew, mapping);
+    }
+    const bases = runs.flatMap(({ bytes }, i) =>
+      new Array<number>(bytes / each).fill(mappings.get(skews[i]!)!.address)
+    );
+    const weight = this.#runtime.place(
+      this.#pool,
+      BigUint64Array.from(bases, BigInt),
+    );
+    if (weight < 0) return void undo();
+    this.#placed = true;
+    return { weight, bases, size, mappings: [...mappings.values()] };
+  }
+
   /** Throws DataError if a mapped file was truncated, or if experts could not be read. */
   checkFiles(): void {
-    if (this.#streamed.size > 0 && this.#runtime.streams(this.#pool).failed) {
+    const hasGroups = this.#placed || this.#streamed.size > 0;
+    if (hasGroups && this.#runtime.streams(this.#pool).failed) {
       throw new DataError(
         "Cannot read experts: a file of weights has become shorter, or its disk failed. Get the file again",
       );
@@ -127,6 +180,22 @@ export class NativeHeap {
     if (bytes <= SMALL_VIEW) this.#views.set(address, view);
     return view;
   }
+}
+
+/** Parts of files, with a hole in place of consecutive ones that are not `included`. */
+function withHoles(
+  runs: readonly FileRun[],
+  included: (run: FileRun, i: number) => boolean,
+): FileRun[] {
+  const found: FileRun[] = [];
+  for (const [i, run] of runs.entries()) {
+    const last = found.at(-1);
+    if (included(run, i)) found.push(run);
+    else if (last?.descriptor === HOLE) {
+      found[found.length - 1] = { ...last, bytes: last.bytes + run.bytes };
+    } else found.push({ ...run, descriptor: HOLE });
+  }
+  return found;
 }
 
 function sizeOf(runs: readonly FileRun[]): number {

@@ -55,6 +55,13 @@ export interface Runtime {
   /** Maps parts of files, each a descriptor, an offset and a number of bytes. Returns 0 on failure. */
   map(parts: BigUint64Array): number;
   unmap(address: number, bytes: number): void;
+  /** Bytes of a page of memory. */
+  readonly pageBytes: number;
+  /**
+   * The number of a weight of experts in several mappings. `bases`: for each expert, the address of the first expert, if
+   * all were in its mapping. Returns -1 without memory.
+   */
+  place(pool: bigint, bases: BigUint64Array): number;
   /** An address in mapped pages that their file no longer has; 0 if there is none. Nothing runs after that. */
   lost(): number;
   /** A streamed weight of parts of files, one per expert. Undefined if the system cannot stream it. */
@@ -64,7 +71,7 @@ export interface Runtime {
   ): { readonly weight: number; readonly address: number } | undefined;
   unstream(pool: bigint, weight: number): void;
   /**
-   * The group of streamed weights of a launch, following a group with the same list of tiles, or 0. Groups count from
+   * The group of the streamed weights, and of those in several mappings, of a launch, following a group with the same list of tiles, or 0. Groups count from
    * 1; 0: no memory.
    */
   group(pool: bigint, weights: Uint32Array, previous: number): number;
@@ -139,6 +146,10 @@ async function load(): Promise<NativeLibrary> {
   const map = bind("void *switchyard_map(uint64_t count, void *parts)");
   const unmap = bind("void switchyard_unmap(void *address, uint64_t bytes)");
   const lost = bind("void *switchyard_lost()");
+  const pageBytes = bind("uint64_t switchyard_page_bytes()");
+  const place = bind(
+    "int64_t switchyard_place(void *pool, uint64_t experts, void *bases)",
+  );
   const stream = bind(
     "int64_t switchyard_stream(void *pool, uint64_t count, void *parts)",
   );
@@ -174,6 +185,8 @@ async function load(): Promise<NativeLibrary> {
     map: (parts) => Number(map(parts.length / 3, parts) ?? 0n),
     unmap: (address, bytes) => unmap(BigInt(address), bytes),
     lost: () => Number(lost() ?? 0n),
+    pageBytes: Number(pageBytes()),
+    place: (pool, bases) => Number(place(pool, bases.length, bases)),
     stream: (pool, parts) => {
       const weight = Number(stream(pool, parts.length / 3, parts));
       if (weight < 0) return undefined;

@@ -4,6 +4,7 @@
 
 import { EXPERTS_IN_C } from "./experts.ts";
 import { FILES_IN_C } from "./files.ts";
+import { GROUPS_IN_C } from "./groups.ts";
 import { LAUNCH_STRUCT } from "./records.ts";
 import { SHAPE_CALLS_IN_C, SHAPES_IN_C } from "./shapes.ts";
 import { GUARD_BYTES } from "./vectors.ts";
@@ -214,7 +215,8 @@ static uint64_t run_launch(struct pool *p, struct launch *l, struct kernel *kern
   return now();
 }
 
-static void run_streamed(struct pool *p, struct launch *l, struct kernel *kernel);
+static void run_experts(struct pool *p, struct launch *l, struct kernel *kernel);
+static int may_wait(const struct pool *p, const struct launch *l);
 static void close_streams(struct streams *s);
 
 struct pool *switchyard_open(uint32_t threads) {
@@ -295,12 +297,12 @@ uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t
     struct kernel *kernel = &p->kernels[l->kernel];
     uint32_t groups = groups_of(l, kernel), sharers = groups < p->threads ? groups : p->threads;
     double predicted = groups ? kernel->cost * groups / sharers : 0;
-    if (budget > 0 && (l->experts || kernel->cost < 0 || last - begin + predicted > budget)) break;
+    if (budget > 0 && (may_wait(p, l) || kernel->cost < 0 || last - begin + predicted > budget)) break;
     p->position = from;
     l->start = last;
     if (kernel->traits.along.words) l->shape = shape_of(&p->shapes, l, &kernel->traits.along);
     if (p->shapes.now.kind) *used_shapes(p->scratch[0]) = 0;
-    if (l->experts) run_streamed(p, l, kernel), last = now();
+    if (l->experts) run_experts(p, l, kernel), last = now();
     else last = run_launch(p, l, kernel, groups, last);
     if (p->shapes.now.kind) end_shape(&p->shapes, l, p->taken, *used_shapes(p->scratch[0]));
     l->end = last;
@@ -334,4 +336,4 @@ void switchyard_free(char *address, uint64_t bytes) {
   if (size >= ${PAGES_FROM}) munmap(address - ${GUARD_BYTES}, size);
   else free(address - ${GUARD_BYTES});
 }
-${SHAPE_CALLS_IN_C}${FILES_IN_C}${EXPERTS_IN_C}`;
+${SHAPE_CALLS_IN_C}${FILES_IN_C}${EXPERTS_IN_C}${GROUPS_IN_C}`;

@@ -21,6 +21,12 @@ const MIN_BYTES = 1 << 20;
 /** A rank and its device. */
 type Place = Pick<RankMemory, "device" | "rank">;
 
+/** Parts of files for a rank. */
+interface PlacedRuns {
+  readonly on: Place;
+  readonly runs: readonly FileRun[];
+}
+
 /**
  * Maps the weights of a rank whose layout equals that of their files, if the files have descriptors and the device can
  * map. The others must be read. Mapped weights are not checked for NaN or Inf.
@@ -53,7 +59,19 @@ function mapWeight(
   if (!runs) return undefined;
   const streamed = () => streamExperts(plan, weight, { on, runs });
   return (device.streams ? streamed() : undefined) ??
-    (small ? undefined : device.map(runs) ?? streamed());
+    (small ? undefined : device.map(runs) ??
+      mapExperts(plan, weight, { on, runs }) ?? streamed());
+}
+
+/** Maps experts that have no common layout in pages. Undefined if launches without a list of tiles use the weight. */
+function mapExperts(
+  plan: Plan,
+  { buffer }: PlanWeight,
+  { on: { device, rank }, runs }: PlacedRuns,
+): DeviceBuffer | undefined {
+  return streamable(plan).has(buffer)
+    ? device.mapExperts?.(runs, expertsOf(plan, buffer, rank))
+    : undefined;
 }
 
 /** Sets the experts of a weight in host memory to those in files. Returns false if they must be written instead. */
@@ -88,10 +106,7 @@ function completeParts(
 function streamExperts(
   plan: Plan,
   { buffer }: PlanWeight,
-  { on: { device, rank }, runs }: {
-    readonly on: Place;
-    readonly runs: readonly FileRun[];
-  },
+  { on: { device, rank }, runs }: PlacedRuns,
 ): DeviceBuffer | undefined {
   if (!device.stream || !streamable(plan).has(buffer)) return undefined;
   const bytes = onRank(plan.buffers[buffer]!.bytes, rank) /
