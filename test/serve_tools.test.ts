@@ -273,6 +273,56 @@ t.test("bad requests", async (t) => {
   }
 });
 
+t.test("references in parameters of tools are to the parameters", async (t) => {
+  const named = ["climb", "fell"].map((name, i) => ({
+    type: "function" as const,
+    function: {
+      name,
+      parameters: {
+        type: "object",
+        properties: { default: { $ref: "#/$defs/tree" } },
+        required: ["default"],
+        $defs: { tree: { enum: [["oak", "elm"][i]] } },
+      },
+    },
+  }));
+  const found = new Map<string, unknown>();
+  for (let seed = 1; found.size < 2 && seed < 20; seed++) {
+    const { tool_calls } = (await complete({
+      tools: named,
+      tool_choice: "required",
+      parallel_tool_calls: false,
+      temperature: 2,
+      seed,
+    })).message;
+    const [call] = tool_calls!;
+    if (call?.type !== "function") throw new Error("no call of a function");
+    found.set(call.function.name, JSON.parse(call.function.arguments));
+  }
+  t.strictSame(
+    [...found].sort(),
+    [["climb", { default: "oak" }], ["fell", { default: "elm" }]],
+  );
+  const nested = {
+    type: "object",
+    properties: { old: { type: "boolean" }, in: { $ref: "#" } },
+    required: ["old"],
+  };
+  const { tool_calls } = (await complete({
+    tools: [{
+      type: "function",
+      function: { name: "climb", parameters: nested },
+    }],
+    tool_choice: "required",
+    parallel_tool_calls: false,
+  })).message;
+  const [call] = tool_calls!;
+  const { old } = JSON.parse(
+    call?.type === "function" ? call.function.arguments : "{}",
+  );
+  t.type(old, "boolean");
+});
+
 t.test("grammars without a finite text", async (t) => {
   const endless = {
     type: "object",

@@ -67,6 +67,37 @@ export function demandedTools(
   );
 }
 
+/** Keywords with values instead of schemas, and those with schemas by name. */
+const VALUES: ReadonlySet<string> = new Set(["const", "enum", "default"]);
+const NAMED: ReadonlySet<string> = new Set([
+  "properties",
+  "patternProperties",
+  "$defs",
+  "definitions",
+  "dependentSchemas",
+]);
+
+/**
+ * A schema at the pointer `root` of a larger one: its local references start there. `named`: `schema` has schemas by
+ * name.
+ */
+function withRoot(schema: unknown, root: string, named = false): unknown {
+  if (Array.isArray(schema)) return schema.map((one) => withRoot(one, root));
+  if (typeof schema !== "object" || schema === null) return schema;
+  return Object.fromEntries(
+    Object.entries(schema).map(([name, value]) => [
+      name,
+      named
+        ? withRoot(value, root)
+        : name === "$ref" && /^#(\/|$)/.test(value)
+        ? root + value.slice(1)
+        : VALUES.has(name)
+        ? value
+        : withRoot(value, root, NAMED.has(name)),
+    ]),
+  );
+}
+
 /** The schema of a list of calls. */
 function callsSchema(
   tools: readonly ToolRequest[],
@@ -80,12 +111,18 @@ function callsSchema(
     type: "array",
     minItems: 1,
     ...isOne ? { maxItems: 1 } : {},
+    $defs: Object.fromEntries(
+      tools.map(({ function: { parameters = { type: "object" } } }, i) => [
+        `tool${i}`,
+        withRoot(parameters, `#/$defs/tool${i}`),
+      ]),
+    ),
     items: {
-      anyOf: tools.map(({ function: { name, parameters } }) =>
+      anyOf: tools.map(({ function: { name } }, i) =>
         closed(
           {
             name: { const: name },
-            arguments: parameters ?? { type: "object" },
+            arguments: { $ref: `#/$defs/tool${i}` },
           } satisfies { readonly [F in keyof Omit<CallText, "id">]: object },
         )
       ),
