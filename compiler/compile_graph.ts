@@ -178,6 +178,11 @@ function prepare(traced: Graph, scalars: Scalars, options: CompileOptions) {
     stagesOf(simple, place.mesh, options.stages),
   );
   checkSizes(facts);
+  if (options.pipeline !== undefined && !facts.stages) {
+    throw new PlacementError(
+      `Cannot use pipeline schedule '${options.pipeline}': the mesh has no axis 'pp'. Add it to the mesh, such as pp=2`,
+    );
+  }
   const sharded = shard(facts, {
     // Accumulated gradients are always sharded: the same bytes are sent, and less memory is needed.
     shardsState: (name) => zero > 0 || name.startsWith(accumulatedName("")),

@@ -154,6 +154,14 @@ t.test("stages that do not split the layers are rejected", async (t) => {
   for (const [mesh, stages, message] of cases) {
     await t.rejects(planOf("granitemoe-8e", mesh, stages), { message });
   }
+  await t.rejects(
+    compileTraining(chain, {
+      loss: "loss",
+      optimizer: sgd(),
+      pipeline: "gpipe",
+    }),
+    { message: /^Cannot use pipeline schedule 'gpipe': .* no axis 'pp'/ },
+  );
   await t.rejects(planOf("gemma4moe-8e-ple", "pp=2"), {
     message: /layers that share a cache must be on one stage/,
   });
