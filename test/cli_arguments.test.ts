@@ -294,6 +294,50 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot use --max-tokens with a model file: its bounds are in the file. Leave it out",
   ],
   [
+    `view ${LAYER} --run --trace a`,
+    "Cannot use --run with --trace: a run in the page replaces the recorded one. Leave one of them out",
+  ],
+  [
+    `plan ${LAYER} ${LAYER} --diff --json`,
+    "Cannot use --json with --diff: differences are printed as text. Leave it out",
+  ],
+  [
+    `plan ${LAYER} --pipeline gpipe`,
+    "Cannot use --pipeline without --train: it is a training setting. Leave it out, or give --train",
+  ],
+  [
+    "generate x --tokens 1 --pipeline gpipe",
+    "Cannot run the command: unknown option '--pipeline'. See 'switchyard generate --help'",
+  ],
+  [
+    `run ${LAYER} --random --allow-kernels`,
+    "Cannot use --allow-kernels with a model: its kernels are compiled from it. Leave it out",
+  ],
+  [
+    "quantize x --to q8_0 --window 4",
+    "Cannot use --window without --text or --importance: the model does not run. Leave it out, or give one of them",
+  ],
+  [
+    "routers --logits a.json --tensor b",
+    "Cannot use --tensor with a JSON file: it has one list of rows. Leave it out",
+  ],
+  [
+    "devices --preload",
+    "Cannot use --preload without --all: the list has every adapter. Add --all to measure",
+  ],
+  [
+    `train ${MIXTRAL} --data a --out b --steps 1 --validate-every 1`,
+    "Cannot use --validate-every without --validate or --validate-split: there is no validation data. Give one of them",
+  ],
+  [
+    `train ${MIXTRAL} --data a --out b --steps 1 --validate c --validate-batches 1`,
+    "Cannot use --validate-batches without --validate-every: the last validation uses all batches. Give --validate-every",
+  ],
+  [
+    `train ${MIXTRAL} --reward a --prompts c --out b --steps 1 --validate-every 1`,
+    "Cannot use --validate-every with --reward: samples are the data. Leave it out",
+  ],
+  [
     `run ${MIXTRAL} --inputs a --outputs b --adapter 0,1`,
     "Cannot use --adapter 0,1 with shared devices: all ranks are on one. Give one number, or --devices separate",
   ],

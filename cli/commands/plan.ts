@@ -11,7 +11,7 @@ import { findMachine } from "../machines.ts";
 import { comparePlans, diffPlans } from "../plan_diff.ts";
 import { filterPlanText, filterSummary, type Shown } from "../plan_filter.ts";
 import { formatSummary } from "../summary_text.ts";
-import { UsageError } from "../flags/values.ts";
+import { refuseFlags, UsageError } from "../flags/values.ts";
 import {
   checkSummaryFlags,
   ranksOf,
@@ -120,6 +120,12 @@ function checkFlags(flags: PlanCommandFlags): void {
       flags.diff
         ? "Cannot use --diff with one plan: there is no second plan to compare. Give two"
         : `Cannot plan '${flags.other}' too: a plan is of one model. Give one, or compare two with --diff`,
+    );
+  }
+  if (flags.diff) {
+    refuseFlags(
+      { "--json": flags.json, "--out": flags.out, "--layer": flags.layer },
+      "with --diff: differences are printed as text. Leave it out",
     );
   }
   if (flags.json && flags.full && flags.layer !== undefined) {

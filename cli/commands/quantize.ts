@@ -13,7 +13,7 @@ import { sizeText } from "../../spec/size_text.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { createBar, createProgressBar } from "../progress.ts";
-import { UsageError } from "../flags/values.ts";
+import { refuseFlags, UsageError } from "../flags/values.ts";
 import { openOptions } from "./options.ts";
 import {
   documentOf,
@@ -46,8 +46,19 @@ export async function quantizeCommand(
       "Cannot use quantize with --devices mpi: one process writes. Leave --devices out",
     );
   }
-  const { io, model } = await locate(base, name, flags);
   const { to, rules, text } = flags;
+  if (text === undefined && flags.importance === undefined) {
+    refuseFlags(
+      {
+        "--mesh": flags.mesh,
+        "--place": flags.place,
+        "--window": flags.window,
+        "--limit": flags.limit,
+      },
+      "without --text or --importance: the model does not run. Leave it out, or give one of them",
+    );
+  }
+  const { io, model } = await locate(base, name, flags);
   const last = name.split(/[/\\]/).findLast((part) => part !== "") ?? name;
   const out = flags.out ??
     `${last.replace(/\.gguf$|@.*$/, "")}-${to}${to === "fp8" ? "" : ".gguf"}`;

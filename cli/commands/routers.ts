@@ -8,6 +8,7 @@ import {
   type RouterRow,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
+import { refuseFlags } from "../flags/values.ts";
 
 /** Flags of `routers`. */
 export interface RoutersFlags {
@@ -29,6 +30,12 @@ export async function routersCommand(
   flags: RoutersFlags,
 ): Promise<number> {
   const { tensor, topK, capacityFactor, drop, preset } = flags;
+  if (flags.logits.endsWith(".json")) {
+    refuseFlags(
+      { "--tensor": tensor },
+      "with a JSON file: it has one list of rows. Leave it out",
+    );
+  }
   const logits = await readLogits(
     flags.logits,
     io.files,

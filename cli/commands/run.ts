@@ -30,7 +30,7 @@ import type { DeviceFlags, PlanFlags } from "../flags/flags.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import { formatTable } from "../table.ts";
-import { finishLine, UsageError } from "../flags/values.ts";
+import { finishLine, refuseFlags, UsageError } from "../flags/values.ts";
 import { startWatch } from "../watch.ts";
 import { joinAsRank } from "../launch/rank.ts";
 import { openOptions, targetOf } from "./options.ts";
@@ -71,6 +71,12 @@ export async function runCommand(
     withoutWeights: random !== undefined && flags.weights === undefined,
   });
   checkSaved(target, flags);
+  if (target.kind !== "plan") {
+    refuseFlags(
+      { "--allow-kernels": flags.allowKernels },
+      `with a ${target.kind}: its kernels are compiled from it. Leave it out`,
+    );
+  }
   const options = await openOptions(io, target, flags);
   const given = flags.inputs === undefined
     ? batchFor(target, random ?? 0)

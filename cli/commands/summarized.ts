@@ -85,6 +85,7 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
       "--accumulate": flags.accumulate,
       "--zero": flags.zero,
       "--recompute": flags.recompute,
+      "--pipeline": flags.pipeline,
       "--rollout-mesh": flags.rolloutMesh,
     },
     "without --train: it is a training setting. Leave it out, or give --train",

@@ -205,6 +205,13 @@ async function givenTraining(
     ? what
     : await loadTrainedFile(what);
   if (flags.reward === undefined) refusePolicyFlags(flags);
+  const { validateEvery, validateBatches } = flags;
+  if (validateEvery === undefined) {
+    refuseFlags(
+      { "--validate-batches": validateBatches },
+      "without --validate-every: the last validation uses all batches. Give --validate-every",
+    );
+  }
   if (typeof source !== "string" && !isFamily(source)) {
     refuseSettings(flags, {
       beside: "a model file",
@@ -222,10 +229,24 @@ async function givenTraining(
       },
       "with a model file: the file defines the training. Leave it out",
     );
+    if (source.validation === undefined) {
+      refuseFlags(
+        { "--validate-every": validateEvery },
+        "with this file: its training has no validation. Leave it out, or add 'validation' to the file",
+      );
+    }
     return { training: source, steps: requiredSteps(flags) };
   }
   const { data, epochs } = flags;
   if (flags.reward !== undefined) {
+    refuseFlags(
+      {
+        "--validate-split": flags.validateSplit,
+        "--validate-every": validateEvery,
+        "--tokenizer": flags.tokenizer,
+      },
+      "with --reward: samples are the data. Leave it out",
+    );
     if (isFamily(source)) {
       throw new UsageError(
         "Cannot train a family with policy gradients: it has no weights to sample from. Give a checkpoint folder",
@@ -243,6 +264,12 @@ async function givenTraining(
       `Cannot train '${what}' without data: it is a ${
         isFamily(source) ? "family" : "checkpoint"
       }. Give texts with --data`,
+    );
+  }
+  if (flags.validate === undefined && flags.validateSplit === undefined) {
+    refuseFlags(
+      { "--validate-every": validateEvery },
+      "without --validate or --validate-split: there is no validation data. Give one of them",
     );
   }
   const settings = resume

@@ -108,6 +108,11 @@ function checkViewFlags(flags: ViewCommandFlags): void {
       "Cannot use --run with --svg or --out: the page is served, as it reads weights. Leave them out",
     );
   }
+  if (run && flags.trace !== undefined) {
+    throw new UsageError(
+      "Cannot use --run with --trace: a run in the page replaces the recorded one. Leave one of them out",
+    );
+  }
   if (open && svg !== undefined) {
     throw new UsageError(
       "Cannot use --open with --svg: a picture goes to a file. Leave one of them out",

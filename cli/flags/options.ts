@@ -76,7 +76,10 @@ export function planFlags(command: Command): Command {
       "Activations of integer weights: q8 (quantized to blocks of 32 8-bit integers) or f32. Default: q8 for GGUF files, otherwise f32.",
       oneOf("--activations", ACTIVATIONS),
     );
-  for (const name of STRATEGY_NAMES) placed.addOption(strategyOption(name));
+  for (const name of STRATEGY_NAMES) {
+    // It is of trainings.
+    if (name !== "pipeline") placed.addOption(strategyOption(name));
+  }
   return placed;
 }
 
@@ -239,6 +242,7 @@ export function summaryFlags(command: Command): Command {
       "With --train, micro-batches per step. Default: 1.",
       integer("--accumulate", 1, MAX_MICRO_BATCHES),
     )
+    .addOption(strategyOption("pipeline"))
     .addOption(zeroOption())
     .option(
       "--rollout-mesh <axes>",
