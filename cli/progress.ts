@@ -1,4 +1,4 @@
-/** Progress of loading: a bar on a terminal, a line every ten seconds elsewhere. */
+/** Progress of long commands: a bar on a terminal, a line every ten seconds elsewhere. */
 
 import { Presets, SingleBar } from "cli-progress";
 import type { Progress } from "../engine/mod.ts";
@@ -28,10 +28,14 @@ export interface Bar {
 }
 
 /**
- * Creates a bar on standard error, silent if it is not a terminal. `format` contains `{bar}` and optionally
- * `{percentage}`, `{value}` and `{total}`.
+ * Creates a bar on standard error. Without a terminal it prints a line every ten seconds. `format` contains `{bar}`
+ * and optionally `{percentage}`, `{value}` and `{total}`.
  */
 export function createBar(io: CliIo, format: string, total: number): Bar {
+  if (io.progressLines) {
+    const write = lineWriter(io);
+    return { update: (done) => write(format, done, total), stop: () => {} };
+  }
   if (!io.terminal) return { update: () => {}, stop: () => {} };
   const bar = new SingleBar({
     format,
@@ -45,7 +49,13 @@ export function createBar(io: CliIo, format: string, total: number): Bar {
 
 /** Creates a progress bar of loading on standard error. Without a terminal it prints a line every ten seconds. */
 export function createProgressBar(io: CliIo): ProgressBar {
-  if (io.progressLines) return { update: lineWriter(io), stop: () => {} };
+  if (io.progressLines) {
+    const write = lineWriter(io);
+    return {
+      update: ({ stage, done, total }) => write(formatOf(stage), done, total),
+      stop: () => {},
+    };
+  }
   let bar: Bar | undefined;
   let stage: Progress["stage"] | undefined;
   const stop = (): void => {
@@ -57,8 +67,7 @@ export function createProgressBar(io: CliIo): ProgressBar {
       if (progress.stage !== stage) {
         stop();
         stage = progress.stage;
-        const [before, after] = TEXTS[stage];
-        bar = createBar(io, `${before} {bar} ${after}`, progress.total);
+        bar = createBar(io, formatOf(stage), progress.total);
       }
       bar?.update(progress.done);
     },
@@ -66,17 +75,24 @@ export function createProgressBar(io: CliIo): ProgressBar {
   };
 }
 
+function formatOf(stage: Progress["stage"]): string {
+  const [before, after] = TEXTS[stage];
+  return `${before} {bar} ${after}`;
+}
+
 /** Prints progress as lines on standard error, such as `Compiling kernels: 12 of 57`. */
-function lineWriter(io: CliIo): (progress: Progress) => void {
+function lineWriter(
+  io: CliIo,
+): (format: string, done: number, total: number) => void {
   let last = io.now();
-  return ({ stage, done, total }) => {
+  return (format, done, total) => {
     if (io.now() - last < LINE_MS || done === total) return;
     last = io.now();
-    const [before, after] = TEXTS[stage];
-    const amount = after
+    const line = format
+      .replace(" {bar}", ":")
       .replace("{value}", `${done}`)
       .replace("{total}", `${total}`)
       .replace("{percentage}", `${Math.floor(100 * done / total)}`);
-    io.err(`${before}: ${amount}`);
+    io.err(line);
   };
 }

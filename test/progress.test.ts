@@ -2,7 +2,7 @@
 
 import { Writable } from "node:stream";
 import t from "tap";
-import { createProgressBar } from "../cli/progress.ts";
+import { createBar, createProgressBar } from "../cli/progress.ts";
 import { withOutput } from "./helpers/cli.ts";
 
 /** Standard error after progress of 1 to `total` kernels, one every four seconds. */
@@ -44,4 +44,18 @@ t.test("a terminal shows a bar; other output has a line every ten seconds", asyn
     "Compiling kernels: 3 of 5\nLoading weights: 28 %\n",
   );
   t.equal(await shown(5, { lines: false, terminal: false }), "");
+});
+
+t.test("steps of commands print lines without a terminal", async (t) => {
+  let clock = 0;
+  const { err } = await withOutput((io) => {
+    const bar = createBar(io, "Quantizing to q8_0 {bar} {percentage} %", 8);
+    for (let done = 1; done <= 8; done++) {
+      clock += 4000;
+      bar.update(done);
+    }
+    bar.stop();
+    return Promise.resolve(0);
+  }, { now: () => clock, terminal: false, progressLines: true });
+  t.equal(err, "Quantizing to q8_0: 37 %\nQuantizing to q8_0: 75 %\n");
 });
