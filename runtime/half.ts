@@ -35,6 +35,15 @@ export function narrow(
   return new Uint16Array(halves);
 }
 
+const FLOAT = new Float32Array(1), BITS = new Uint32Array(FLOAT.buffer);
+
+/** Returns the bits of the f16 nearest to a finite f32, ties to even. */
+export function nearestF16(value: number): number {
+  FLOAT[0] = value;
+  const all = BITS[0]!;
+  return all >>> 16 & 0x8000 | narrowF16(all & 0x7fffffff);
+}
+
 function narrowBf16(size: number): number {
   return Math.min(rounded(size, 16), 0x7f80);
 }

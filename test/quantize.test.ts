@@ -3,6 +3,7 @@
 // rotates with: engine/quantize/, engine/gguf/
 
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { gguf } from "@huggingface/gguf";
@@ -109,6 +110,33 @@ t.test("encoders match decoders", (t) => {
       ),
       { numRuns: 50 },
     );
+  }
+  t.end();
+});
+
+/** SHA-256 of the blocks of 65,536 numbers, without and with importance: first digits. */
+const BYTES: { readonly [type: string]: string } = {
+  Q4_0: "81b59f4153db",
+  Q5_0: "7ad7bbb1ab1f",
+  Q8_0: "c434732aaf15",
+  Q4_K: "564538a1edff",
+  Q6_K: "f93959299c16",
+  MXFP4: "235d19597516",
+};
+
+t.test("encoders choose the same bytes on every machine", (t) => {
+  let state = 1;
+  const values = Float32Array.from({ length: 256 * 256 }, () => {
+    state = Math.imul(state, 1664525) + 1013904223 >>> 0;
+    return (state - 2 ** 31) / 2 ** 34;
+  });
+  const importance = Float32Array.from({ length: 256 }, (_, i) => 1 + i % 7);
+  for (const type of ENCODED) {
+    const hash = createHash("sha256");
+    for (const columns of [undefined, importance]) {
+      hash.update(encodeRows(values, type, columns));
+    }
+    t.equal(hash.digest("hex").slice(0, 12), BYTES[type.name], type.name);
   }
   t.end();
 });

@@ -3,7 +3,7 @@
  * `spec/weights/blocks.ts`.
  */
 
-import { narrow } from "../../runtime/half.ts";
+import { nearestF16 } from "../../runtime/half.ts";
 import {
   type Block,
   type BlockName,
@@ -16,6 +16,7 @@ import { nearestCode } from "../encodings/nearest.ts";
 import {
   affineScale,
   clamped,
+  largestOf,
   partOf,
   symmetricScale,
   type Weighted,
@@ -30,7 +31,7 @@ const LARGEST = 65504;
 /** Stores the nearest finite f16 at a byte offset and returns its value. */
 function storeHalf(block: Uint8Array, at: number, value: number): number {
   const bounded = Math.min(LARGEST, Math.max(-LARGEST, value));
-  const [bits = 0] = narrow("f16", Float32Array.of(bounded));
+  const bits = nearestF16(bounded);
   block[at] = bits & 255;
   block[at + 1] = bits >> 8;
   return widenF16(bits);
@@ -57,23 +58,38 @@ const storeQ4K = codeWriter("q4_k");
 const storeQ6K = codeWriter("q6_k", 32);
 const storeMxfp4 = codeWriter("mxfp4_block");
 
+/** Elements of a block of one scale. */
+const ELEMENTS = 32;
+
+/** Returns the integers from `low` to `high` nearest to the scaled elements. */
+function scaledCodes(
+  values: Float32Array,
+  inverse: number,
+  [low, high]: readonly [number, number],
+): Int8Array {
+  const codes = new Int8Array(ELEMENTS);
+  for (let i = 0; i < ELEMENTS; i++) {
+    codes[i] = clamped(values[i]! * inverse, low, high);
+  }
+  return codes;
+}
+
 /** Q8_0: an f16 scale and 32 integers of eight bits. */
 export function encodeQ8({ values }: Weighted, block: Uint8Array): void {
-  const largest = values.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
-  const inverse = inverseOf(storeHalf(block, 0, largest / 127));
-  storeQ8(block, values.map((x) => clamped(x * inverse, -127, 127)));
+  const inverse = inverseOf(storeHalf(block, 0, largestOf(values) / 127));
+  storeQ8(block, scaledCodes(values, inverse, [-127, 127]));
 }
 
 /** Q4_0: an f16 scale and 32 four-bit integers with an offset of 8. */
 export function encodeQ4(elements: Weighted, block: Uint8Array): void {
   const inverse = inverseOf(storeHalf(block, 0, symmetricScale(elements, 8)));
-  storeQ4(block, elements.values.map((x) => clamped(x * inverse, -8, 7)));
+  storeQ4(block, scaledCodes(elements.values, inverse, [-8, 7]));
 }
 
 /** Q5_0: an f16 scale, the fifth bits of 32 integers with an offset of 16, and their four low bits. */
 export function encodeQ5(elements: Weighted, block: Uint8Array): void {
   const inverse = inverseOf(storeHalf(block, 0, symmetricScale(elements, 16)));
-  storeQ5(block, elements.values.map((x) => clamped(x * inverse, -16, 15)));
+  storeQ5(block, scaledCodes(elements.values, inverse, [-16, 15]));
 }
 
 /** Q4_K: eight sub-blocks of 32 with six-bit scales and minimums and two f16 factors. */
@@ -96,9 +112,10 @@ export function encodeQ4K(elements: Weighted, block: Uint8Array): void {
     storeSixBits(packed, i, { which: 0, value: six });
     storeSixBits(packed, i, { which: 1, value: low });
     const inverse = inverseOf(factor * six);
-    values.forEach((x, n) => {
-      codes[32 * i + n] = clamped((x + minimumFactor * low) * inverse, 0, 15);
-    });
+    const shift = minimumFactor * low;
+    for (let n = 0; n < 32; n++) {
+      codes[32 * i + n] = clamped((values[n]! + shift) * inverse, 0, 15);
+    }
   });
   storeQ4K(block, codes);
 }
@@ -144,16 +161,19 @@ const fp4 = nearestCode("fp4");
 export function fitMxfp4(
   { values, weights }: Weighted,
 ): { readonly exponent: number; readonly codes: Uint8Array } {
-  const largest = values.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
+  const largest = largestOf(values);
   const first = largest === 0 ? 0 : Math.floor(Math.log2(largest)) - 2 + 127;
   const candidates = [first, first + 1].map((exponent) => {
     const bounded = Math.min(254, Math.max(0, exponent));
     const scale = 2 ** (bounded - 127);
-    const codes = Uint8Array.from(values, (x) => fp4.code(x / scale));
-    const error = codes.reduce((sum, code, i) => {
+    const codes = new Uint8Array(values.length);
+    let error = 0;
+    for (let i = 0; i < codes.length; i++) {
+      const code = fp4.code(values[i]! / scale);
       const difference = fp4.value(code) * scale - values[i]!;
-      return sum + weights[i]! * difference * difference;
-    }, 0);
+      codes[i] = code;
+      error += weights[i]! * difference * difference;
+    }
     return { exponent: bounded, codes, error };
   });
   const [low, high] = candidates as [
