@@ -323,8 +323,13 @@ function checkMemory(
     ? all
     : all - experts + Math.min(experts, at.expertBytes);
   if (bytes <= memory) return;
+  const limits = at.expertBytes === undefined && experts > bytes - memory;
   throw new MachineError(
-    `Cannot run the plan on the CPU: its ranks need ${bytes} bytes, and the ${at.rule.computer} has ${memory}. Use a GPU, or smaller bounds`,
+    `Cannot run the plan on the CPU: its ranks need ${bytes} bytes, and the ${at.rule.computer} has ${memory}. ${
+      limits
+        ? "Limit the memory of experts with --expert-memory auto, use a GPU"
+        : "Use a GPU"
+    }, or smaller bounds`,
   );
 }
 

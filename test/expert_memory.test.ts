@@ -28,6 +28,7 @@ import {
 } from "../engine/planner/machine/measure_disk.ts";
 import { uniformsFrom } from "../engine/planner/simulate/loads.ts";
 import { simulate } from "../engine/planner/simulate/mod.ts";
+import { HOSTS, selectDevices } from "../engine/devices.ts";
 import { resolveTarget } from "../engine/target.ts";
 import { withTensors } from "../engine/checkpoint/tensors.ts";
 import { main } from "../cli/main.ts";
@@ -489,6 +490,28 @@ t.test("experts have at most the memory that is left", { skip }, async (t) => {
     t.equal(bytes, has);
     const isLess = given !== "auto" && has < Math.min(given, experts);
     t.equal(notices.length, isLess ? 1 : 0, notices.join());
+  }
+});
+
+t.test("plans that fit with fewer experts in memory name the option", {
+  skip,
+}, async (t) => {
+  const { opened } = await open(reference("qwen3moe-8e-bf16"));
+  const { plan } = opened;
+  await opened.close();
+  const { experts } = rankBytes(plan, [0]);
+  const { memory } = HOSTS.cpu.limits;
+  const devices = await selectDevices({ adapter: "cpu" });
+  const remedies = [
+    [1, "Limit the memory of experts with --expert-memory auto, use a GPU"],
+    [experts + 1, "Use a GPU"],
+  ] as const;
+  for (const [missing, remedy] of remedies) {
+    const bytes = memory! + missing;
+    await t.rejects(devices.open({ ...plan, peakBytes: bytes }), {
+      message:
+        `Cannot run the plan on the CPU: its ranks need ${bytes} bytes, and the CPU device has ${memory}. ${remedy}, or smaller bounds`,
+    });
   }
 });
 
