@@ -1,10 +1,13 @@
-/** Loading of checkpoints of published shapes: time, memory, and bytes read until the first token. */
+/** Loading of checkpoints of published shapes: time until the first token, memory, and bytes read. */
 
 import { mkdirSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { median } from "../measure.ts";
 import { runCommand } from "./process.ts";
 import { publishedBytes, withLayers, writePublished } from "./published.ts";
+
+/** Tokens of the longer prompt, and new tokens. */
+const PROMPT = 93, NEW = 16;
 
 /** A config.json with this many layers in this many files. */
 export interface Shape {
@@ -35,6 +38,8 @@ export interface LoadedShape extends Shape {
   readonly filesOfAllowed: number;
   readonly fileBytes: number;
   readonly anonymousBytes: number;
+  /** Anonymous memory with a longer prompt, which uses most experts. */
+  readonly moreAnonymousBytes: number;
   /** Share of the weights that is read from disk while loading. */
   readonly loadingReads: number;
 }
@@ -73,12 +78,13 @@ async function measureShape(
       for (const part of parts) writeSync(descriptor, part);
     },
   });
-  const argv = ["generate", folder, "--adapter", "native", "--tokens", "1"];
-  argv.push("-n", "1", "--stats", "--json");
+  const argv = ["generate", folder, "--adapter", "native", "--stats", "--json"];
   // The first run compiles kernels, and reads the pages that the others use.
-  await runCommand(argv);
+  const one = [...argv, ...tokens(1, 1)];
+  await runCommand(one);
   const all = [];
-  for (let run = 0; run < runs; run++) all.push(await runCommand(argv));
+  for (let run = 0; run < runs; run++) all.push(await runCommand(one));
+  const more = await runCommand([...argv, ...tokens(PROMPT, NEW)]);
   const { peaks, anonymous, out } = all.at(-1)!;
   const { stats } = JSON.parse(out) as { stats: { loadDiskBytes: number } };
   const bytes = await publishedBytes(config);
@@ -91,6 +97,13 @@ async function measureShape(
     filesOfAllowed: fileBytes / (bytes.used + 0.15 * bytes.all),
     fileBytes,
     anonymousBytes: anonymous,
+    moreAnonymousBytes: more.anonymous,
     loadingReads: stats.loadDiskBytes / bytes.all,
   };
+}
+
+/** Options for a prompt of some tokens and for new ones. */
+function tokens(prompt: number, made: number): string[] {
+  const ids = Array.from({ length: prompt }, (_, i) => 1 + i * 7919 % 50_000);
+  return ["--tokens", ids.join(","), "-n", `${made}`];
 }
