@@ -10,6 +10,7 @@ import {
 import { printKernel } from "../runtime/native/print.ts";
 import {
   add,
+  barrier,
   for_,
   id,
   if_,
@@ -18,8 +19,11 @@ import {
   local,
   lt,
   mul,
+  set,
+  sharedStore,
   store,
   u32,
+  var_,
 } from "../spec/kernel/build.ts";
 import type { Kernel, Stmt } from "../spec/kernel/tree.ts";
 import { skipUnasked } from "./helpers/needs.ts";
@@ -118,6 +122,45 @@ t.test("a loop over rows prefetches two rows ahead", (t) => {
   t.strictSame(fetches(overRows(2, 100)), [], "there is no such row");
   t.strictSame(fetches(overRows(10, 8)), [], "rows share lines");
   t.strictSame(fetches(overRows(10, 32)), [], "rows follow each other");
+  t.end();
+});
+
+t.test("a repeated phase over rows prefetches later rows of complete blocks", (t) => {
+  const sum = local("sum", "u32");
+  /** Sums rows of `apart` words in blocks of 8, which a phase adds to. */
+  const blocks = (apart: number): Kernel => ({
+    ...kernelOf([
+      for_("start", u32(0), u32(64), [
+        sharedStore("s", id("local"), local("start", "u32")),
+        barrier(),
+        var_("sum", u32(0)),
+        for_("i", u32(0), u32(8), [
+          set(
+            "sum",
+            add(
+              sum,
+              load(
+                "x",
+                add(
+                  mul(add(local("start", "u32"), i), u32(apart)),
+                  id("local"),
+                ),
+                "u32",
+              ),
+            ),
+          ),
+        ]),
+        store("y", add(local("start", "u32"), id("local")), sum),
+        barrier(),
+      ], u32(8)),
+    ]),
+    shared: [{ name: "s", type: "u32", length: 32 }],
+  });
+  const text = (apart: number) =>
+    printKernel(blocks(apart), { lanes: 8 })[0]!.text;
+  t.match(text(64), /u more_\d+ = .*start_\d+ \+ \(8u \* 2u\)\) <= /);
+  t.match(text(64), /prefetch\(\(p_\d+ \+ .*more_\d+ \* 1024u.*STREAM_LEVEL/);
+  t.notMatch(text(8), /STREAM_LEVEL/, "rows share lines");
   t.end();
 });
 

@@ -402,7 +402,10 @@ export class Emitter {
       case "prefetch": {
         const [address] = this.values(s.address);
         const write = s.write ? 1 : 0;
-        return writer.line(`__builtin_prefetch(${address}, ${write}, 3);`);
+        const level = s.stream ? "STREAM_LEVEL" : 3;
+        return writer.line(
+          `__builtin_prefetch(${address}, ${write}, ${level});`,
+        );
       }
       case "dequeue":
         return writer.line("prefetch_ahead(&later);");

@@ -239,11 +239,15 @@ export type Statement =
     /** Whether its words are multiplied by several rows. */
     readonly several: boolean;
   }
-  /** Prefetches the line at an address, which may be out of bounds, for loads or for stores. */
+  /**
+   * Prefetches the line at an address, which may be out of bounds, for loads or for stores. `stream`: it is used much
+   * later.
+   */
   | {
     readonly op: "prefetch";
     readonly address: Value;
     readonly write: boolean;
+    readonly stream: boolean;
   }
   /** Prefetches some of the lines that a `turn` with `later` queued. */
   | { readonly op: "dequeue" };

@@ -235,7 +235,7 @@ class KernelLowering {
     const step = on.keep("step", on.x.word(loop.step));
     const bounds = { counter, from, to, step, long: true };
     const outer = on.repeats;
-    on.repeats = true;
+    on.repeats = bounds;
     on.count(bounds, () => this.#list(o.body));
     on.repeats = outer;
   }

@@ -24,6 +24,9 @@ const AHEAD = 2;
 /** Maximum words of a row that are prefetched at once. */
 const MAX_ROW = 64;
 
+/** Rows between a prefetch and its use in a repeated phase: one of 32 rows continues in the next block. */
+const ROWS_AHEAD = 16;
+
 /** The loop whose later iterations are prefetched for. */
 export interface PrefetchLoop {
   readonly invariants: Invariants;
@@ -38,7 +41,7 @@ export function prefetchesRows(s: Loop): boolean {
 }
 
 function prefetch(address: Value, write: boolean, on: Statements): void {
-  on.emit({ op: "prefetch", address, write });
+  on.emit({ op: "prefetch", address, write, stream: false });
 }
 
 /** Prefetches the lines that a statement of a loop accesses in a later iteration. */
@@ -87,4 +90,48 @@ export function prefetchRows(
       prefetch(addressOf(get(pointers[i]!.local), ahead), false, on);
     }
   });
+}
+
+/** A load, and the elements from its line to that of a later row. */
+interface LaterLine {
+  readonly pointer: Local;
+  readonly constant: number;
+  readonly rows: number;
+}
+
+/** The loads whose lines are prefetched in a loop over rows (`prefetchLaterLines`). */
+export function laterLines(
+  rows: readonly (PointerGroup & {
+    readonly pointer: Local;
+    /** Elements per iteration; 0: not constant. */
+    readonly by: number;
+  })[],
+  { x, writable }: Statements,
+): LaterLine[] {
+  return rows.flatMap(({ array, bytes, by, loads, pointer }) => {
+    if (by < LINE_WORDS || bytes || writable.has(array)) return [];
+    if (!("binding" in x.memory(array))) return [];
+    return [...loads].flatMap(([load, constant]) =>
+      load.op === "load" && x.shapes.of(load.index).stride === 1
+        ? [{ pointer, constant, rows: ROWS_AHEAD * by }]
+        : []
+    );
+  });
+}
+
+/**
+ * Prefetches lines of later rows in each iteration of a loop in a repeated phase, such as one over the values of a head:
+ * the phase loads a part of each row, and rows are too far apart for processors to look ahead. `more`: 1, or 0 if there
+ * may be no later rows. Their pages may be missing, and each prefetch from a missing page searches the page tables.
+ */
+export function prefetchLaterLines(
+  lines: readonly LaterLine[],
+  more: Value,
+  on: Statements,
+): void {
+  for (const { pointer, constant, rows } of lines) {
+    const later = u.add(u.mul(more, rows), constant);
+    const address = addressOf(get(pointer), later);
+    on.emit({ op: "prefetch", address, write: false, stream: true });
+  }
 }

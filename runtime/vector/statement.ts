@@ -26,6 +26,7 @@ import {
   word,
 } from "./ir.ts";
 import { countedLoop } from "./loops.ts";
+import type { Bounds } from "./loop_pointers.ts";
 import { prefetchAccesses, type PrefetchLoop } from "./prefetch.ts";
 import type { Shapes } from "./shape.ts";
 
@@ -57,8 +58,8 @@ export class Statements {
   readonly outlived = new Set<string>();
   /** Workgroup memory that the phase at hand loads from. */
   readHere: ReadonlySet<string> = new Set();
-  /** Whether the phase at hand is repeated by a loop around it. */
-  repeats = false;
+  /** The loop that repeats the phase at hand, if any. */
+  repeats: Bounds | undefined;
   /** The loop around the statement at hand whose later iterations are prefetched for. */
   around: PrefetchLoop | undefined;
   /** Whether an earlier loop has queued prefetches. */

@@ -29,7 +29,12 @@ import {
   within,
 } from "./loop_pointers.ts";
 import type { PointerGroup } from "./pointers.ts";
-import { LINE, prefetchRows } from "./prefetch.ts";
+import {
+  laterLines,
+  LINE,
+  prefetchLaterLines,
+  prefetchRows,
+} from "./prefetch.ts";
 import { rarely } from "./ranges.ts";
 import type { Statements } from "./statement.ts";
 
@@ -149,13 +154,25 @@ function uncheckedLoop(
 
 /** A loop without transposed words. */
 function loopOfRows(loop: TiledLoop): void {
-  const { s, on, bounds, groups, pointers } = loop;
+  const { s, on, bounds, groups, pointers, rows } = loop;
   if (on.prefetchesLater) on.emit({ op: "dequeue" });
   prefetchRows(groups, pointers, { words: spanOf(s), on });
-  on.count(
-    { ...bounds, unroll: unrolled(loop, UNROLL) },
-    () => iteration(loop),
-  );
+  const { repeats } = on;
+  const lines = repeats ? laterLines(rows, on) : [];
+  // The next iteration around this loop has all of its rows.
+  const more = repeats && lines.length > 0
+    ? on.keep(
+      "more",
+      u.le_u(
+        u.add(get(repeats.counter), u.mul(repeats.step, 2)),
+        repeats.to,
+      ),
+    )
+    : word(0);
+  on.count({ ...bounds, unroll: unrolled(loop, UNROLL) }, () => {
+    prefetchLaterLines(lines, more, on);
+    iteration(loop);
+  });
 }
 
 /** If lanes are loaded one by one, an iteration is long enough. */
