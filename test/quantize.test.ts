@@ -2,7 +2,7 @@
 // needs: cpu
 // rotates with: engine/quantize/, engine/gguf/
 
-import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -328,6 +328,24 @@ t.test(
     t.equal(await generate(q4, "--mesh", "ep=4"), await generate(q4));
   },
 );
+
+t.test("texts without tokens are rejected before a file is written", async (t) => {
+  const folder = temporaryFolder(t);
+  const [text, out] = [join(folder, "text.txt"), join(folder, "model.gguf")];
+  const cases = [
+    ["--text", "a", /^Cannot score the texts: they have fewer than two tokens/],
+    ["--importance", "", /^Cannot compute importance: the texts have no token/],
+  ] as const;
+  for (const [flag, content, message] of cases) {
+    writeFileSync(text, content);
+    const { code, err } = await switchyard([
+      ...["quantize", demo, "--to", "q8_0", "--out", out, flag, text],
+    ]);
+    t.equal(code, 1, flag);
+    t.match(err, message);
+    t.notOk(existsSync(out), flag);
+  }
+});
 
 t.test("folders keep unquantized tensors", { skip }, async (t) => {
   const folder = temporaryFolder(t);

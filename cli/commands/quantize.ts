@@ -9,6 +9,7 @@ import {
   type QuantizeTargetName,
   type Rule,
 } from "../../engine/mod.ts";
+import { DataError } from "../../spec/errors.ts";
 import { sizeText } from "../../spec/size_text.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
@@ -62,9 +63,14 @@ export async function quantizeCommand(
   const last = name.split(/[/\\]/).findLast((part) => part !== "") ?? name;
   const out = flags.out ??
     `${last.replace(/\.gguf$|@.*$/, "")}-${to}${to === "fp8" ? "" : ".gguf"}`;
-  // Reports unreadable texts before anything is written.
+  // Reports unreadable and short texts before anything is written.
   const texts = text &&
     await encodeFiles(io, model, { files: text, limit: flags.limit });
+  if (texts?.every(({ length }) => length < 2)) {
+    throw new DataError(
+      "Cannot score the texts: they have fewer than two tokens. Give longer ones",
+    );
+  }
   const importance = flags.importance &&
     await importanceFrom(io, model, { files: flags.importance, flags });
   const bar = createBar(io, `Quantizing to ${to} {bar} {percentage} %`, 1);
@@ -106,6 +112,11 @@ async function importanceFrom(
   },
 ): Promise<Importance> {
   const texts = await encodeFiles(io, model, { files, limit: flags.limit });
+  if (texts.every(({ length }) => length === 0)) {
+    throw new DataError(
+      "Cannot compute importance: the texts have no tokens. Give longer ones",
+    );
+  }
   const target = await scoredTarget(io, model, flags);
   const { maxPositions } = target.checkpoint.published.decoder;
   const context = Math.min(flags.window ?? WINDOW, maxPositions);
