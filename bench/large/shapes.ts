@@ -38,7 +38,7 @@ export interface LoadedShape extends Shape {
   readonly filesOfAllowed: number;
   readonly fileBytes: number;
   readonly anonymousBytes: number;
-  /** Anonymous memory with a longer prompt, which uses most experts. */
+  /** Anonymous memory with a prompt of 93 and 16 new tokens. */
   readonly moreAnonymousBytes: number;
   /** Share of the weights that is read from disk while loading. */
   readonly loadingReads: number;
