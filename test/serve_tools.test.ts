@@ -1,6 +1,6 @@
 // Structured answers of `switchyard serve` for OpenAI's client: JSON, tool calls and reasoning.
 // needs: cpu
-// rotates with: engine/server/, engine/text/grammar.ts
+// rotates with: engine/server/, engine/text/grammar.ts, engine/text/json_schema.ts
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,6 +1,7 @@
 /** Answers that follow a grammar: of a response format, or of calls that a request demands. */
 
 import { type GrammarSource, schemaGrammar } from "../text/grammar.ts";
+import { withPrefixItems, withRoot } from "../text/json_schema.ts";
 import { closed } from "../../spec/document/schema.ts";
 import { RequestError } from "./errors.ts";
 import type { CallText } from "./message/formats.ts";
@@ -67,37 +68,6 @@ export function demandedTools(
   );
 }
 
-/** Keywords with values instead of schemas, and those with schemas by name. */
-const VALUES: ReadonlySet<string> = new Set(["const", "enum", "default"]);
-const NAMED: ReadonlySet<string> = new Set([
-  "properties",
-  "patternProperties",
-  "$defs",
-  "definitions",
-  "dependentSchemas",
-]);
-
-/**
- * A schema at the pointer `root` of a larger one: its local references start there. `named`: `schema` has schemas by
- * name.
- */
-function withRoot(schema: unknown, root: string, named = false): unknown {
-  if (Array.isArray(schema)) return schema.map((one) => withRoot(one, root));
-  if (typeof schema !== "object" || schema === null) return schema;
-  return Object.fromEntries(
-    Object.entries(schema).map(([name, value]) => [
-      name,
-      named
-        ? withRoot(value, root)
-        : name === "$ref" && /^#(\/|$)/.test(value)
-        ? root + value.slice(1)
-        : VALUES.has(name)
-        ? value
-        : withRoot(value, root, NAMED.has(name)),
-    ]),
-  );
-}
-
 /** The schema of a list of calls. */
 function callsSchema(
   tools: readonly ToolRequest[],
@@ -114,7 +84,7 @@ function callsSchema(
     $defs: Object.fromEntries(
       tools.map(({ function: { parameters = { type: "object" } } }, i) => [
         `tool${i}`,
-        withRoot(parameters, `#/$defs/tool${i}`),
+        withRoot(withPrefixItems(parameters), `#/$defs/tool${i}`),
       ]),
     ),
     items: {

@@ -1,5 +1,7 @@
 /** Grammars that restrict generated text. */
 
+import { withPrefixItems } from "./json_schema.ts";
+
 /** A grammar: any JSON object, JSON of a schema, or a text in the EBNF of XGrammar, whose first rule is `root`. */
 export type GrammarSource =
   | { readonly kind: "object" }
@@ -37,26 +39,7 @@ export interface Grammars {
   close(): void;
 }
 
-/** Keywords with values instead of schemas. */
-const VALUES: ReadonlySet<string> = new Set(["const", "enum", "default"]);
-
 /** The grammar of JSON of a schema. */
 export function schemaGrammar(schema: object): GrammarSource {
-  return { kind: "schema", schema: withPrefixItems(schema) as object };
-}
-
-/** A schema whose lists of `items`, as in draft 7, are the `prefixItems` of later drafts. */
-function withPrefixItems(schema: unknown): unknown {
-  if (Array.isArray(schema)) return schema.map(withPrefixItems);
-  if (typeof schema !== "object" || schema === null) return schema;
-  const { items, ...others } = schema as { [keyword: string]: unknown };
-  const renamed = items === undefined
-    ? others
-    : { ...others, [Array.isArray(items) ? "prefixItems" : "items"]: items };
-  return Object.fromEntries(
-    Object.entries(renamed).map(([name, value]) => [
-      name,
-      VALUES.has(name) ? value : withPrefixItems(value),
-    ]),
-  );
+  return { kind: "schema", schema: withPrefixItems(schema) };
 }

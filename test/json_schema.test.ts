@@ -1,0 +1,105 @@
+// Schemas of response formats and of tools, as the grammar compiler gets them.
+
+import t from "tap";
+import { schemaGrammar } from "../engine/mod.ts";
+import { grammarOf } from "../engine/server/structured.ts";
+
+type Schema = { readonly [keyword: string]: unknown };
+
+/** Schemas of draft 7, and the same in draft 2020-12. */
+const CASES: readonly (readonly [name: string, given: Schema, want: object])[] =
+  [
+    [
+      "a list of items",
+      { items: [{ const: 1 }, { items: [{}] }] },
+      { prefixItems: [{ const: 1 }, { prefixItems: [{}] }] },
+    ],
+    [
+      "a list of items and further ones",
+      { items: [{}], additionalItems: { items: [{}] } },
+      { prefixItems: [{}], items: { prefixItems: [{}] } },
+    ],
+    ["items of one schema", { items: { items: [{}] } }, {
+      items: { prefixItems: [{}] },
+    }],
+    ...["properties", "$defs", "dependencies"].map((keyword) =>
+      [
+        `${keyword} with the names of keywords`,
+        {
+          [keyword]: {
+            items: ["a"],
+            default: { items: [{}] },
+            const: { items: [{}] },
+            enum: { items: [{}] },
+          },
+        },
+        {
+          [keyword]: {
+            items: ["a"],
+            default: { prefixItems: [{}] },
+            const: { prefixItems: [{}] },
+            enum: { prefixItems: [{}] },
+          },
+        },
+      ] as const
+    ),
+    ...["default", "const", "enum", "examples"].map((keyword) =>
+      [
+        `values of ${keyword}`,
+        { [keyword]: [{ items: [{}] }] },
+        { [keyword]: [{ items: [{}] }] },
+      ] as const
+    ),
+  ];
+
+/** The schema that the grammar compiler gets for a demanded call of a tool with these parameters. */
+async function toolSchema(parameters: Schema): Promise<unknown> {
+  const checked: unknown[] = [];
+  const source = await grammarOf(
+    {
+      tools: [{ type: "function", function: { name: "fell", parameters } }],
+      tool_choice: "required",
+    },
+    {
+      openGrammars: () =>
+        Promise.resolve({
+          check: (source) => {
+            checked.push(source);
+            return Promise.resolve();
+          },
+          start: () => Promise.reject(new Error("not started")),
+          close: () => {},
+        }),
+    },
+  );
+  if (source?.kind !== "schema") throw new Error("no schema");
+  t.strictSame(checked, [source]);
+  return (source.schema as { $defs: { [name: string]: unknown } }).$defs[
+    "tool0"
+  ];
+}
+
+for (const [name, given, want] of CASES) {
+  t.test(name, async (t) => {
+    t.strictSame(schemaGrammar(given), { kind: "schema", schema: want });
+    t.strictSame(await toolSchema(given), want);
+  });
+}
+
+t.test("references of a tool's parameters start at its schema", async (t) => {
+  t.strictSame(
+    await toolSchema({
+      properties: { $ref: { $ref: "#/$defs/a" }, b: { $ref: "#" } },
+      const: { $ref: "#" },
+      $defs: { a: { $ref: "https://a.example#/b" } },
+    }),
+    {
+      properties: {
+        $ref: { $ref: "#/$defs/tool0/$defs/a" },
+        b: { $ref: "#/$defs/tool0" },
+      },
+      const: { $ref: "#" },
+      $defs: { a: { $ref: "https://a.example#/b" } },
+    },
+  );
+});
