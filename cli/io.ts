@@ -62,6 +62,44 @@ export class OutputClosed extends Error {
   override name = "OutputClosed";
 }
 
+/** Thrown after Ctrl-C or SIGTERM has ended an action. */
+export class Interrupted extends Error {
+  override name = "Interrupted";
+
+  constructor(readonly signal: number) {
+    super("a signal has ended the action");
+  }
+}
+
+/**
+ * Runs an action that removes its incomplete files if it fails. After Ctrl-C or SIGTERM, the next call of `proceed`
+ * throws. Throws Interrupted then.
+ */
+export async function interruptible<R>(
+  io: Pick<CliIo, "onInterrupt">,
+  action: (proceed: () => void) => Promise<R>,
+): Promise<R> {
+  let signal: number | undefined;
+  let interrupted: Interrupted | undefined;
+  const release = io.onInterrupt((number) => {
+    signal = number;
+  });
+  const proceed = () => {
+    if (signal !== undefined) throw interrupted = new Interrupted(signal);
+  };
+  try {
+    const result = await action(proceed);
+    // A later part of the command does not start.
+    proceed();
+    return result;
+  } catch (error) {
+    // File systems convert errors of the written parts.
+    throw interrupted ?? error;
+  } finally {
+    release();
+  }
+}
+
 /** The streams of this process. */
 export function processIo(): CliIo {
   // Broken pipes are reported both as events and through callbacks. Only the callbacks are used.

@@ -1,7 +1,7 @@
 /** The `switchyard` command: converts arguments to an exit code. */
 
 import { type Command, CommanderError } from "commander";
-import { type CliIo, OutputClosed, processIo } from "./io.ts";
+import { type CliIo, Interrupted, OutputClosed, processIo } from "./io.ts";
 import {
   commandFor,
   isSplit,
@@ -18,7 +18,8 @@ const UNKNOWN_OPTION = "commander.unknownOption";
 /**
  * Runs a command line, given without `node` and the script.
  *
- * @returns 0 success, 1 an error in the user's model, plan or data, 2 an invalid command line, 3 a limit of the machine
+ * @returns 0 success, 1 an error in the user's model, plan or data, 2 an invalid command line, 3 a limit of the machine,
+ * 128 + N interrupted by signal N
  */
 export async function main(
   argv: readonly string[],
@@ -71,6 +72,7 @@ export async function exitCodeOf(
     return await action();
   } catch (error) {
     if (error instanceof OutputClosed) return 0;
+    if (error instanceof Interrupted) return 128 + error.signal;
     const { reportFailure } = await import("./failure.ts");
     return await reportFailure(io, error, { launched });
   }

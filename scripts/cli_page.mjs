@@ -15,8 +15,8 @@ const INTRODUCTION =
 \`npx switchyard ARGS\`. This page is made from the program by \`npm run docs\`.
 
 Exit codes: 0 success; 1 an error in the model, plan or data; 2 an error in the
-command line; 3 the machine cannot run it. If an option is given several times
-and is not repeatable, its last value counts.
+command line; 3 the machine cannot run it; 128 + N interrupted by signal N. If
+an option is given several times and is not repeatable, its last value counts.
 
 With \`--json\`, results are JSON on standard output. An error is text on standard
 error, with its exit code, and standard output is empty. \`check\`, \`verify\` and

@@ -1,4 +1,4 @@
-// Files of the command line: large reads, and writes that follow no links.
+// Files of the command line: large reads, writes that follow no links, and interrupted commands.
 import {
   existsSync,
   readdirSync,
@@ -7,9 +7,13 @@ import {
   writeFileSync,
 } from "node:fs";
 import * as fs from "node:fs/promises";
+import { constants } from "node:os";
 import path from "node:path";
 import t from "tap";
 import { type Disk, nodeFiles } from "../cli/files.ts";
+import { main } from "../cli/main.ts";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
+import { floats, withOutput, writeRaw } from "./helpers/cli.ts";
 
 t.test("a call reads at most 1 GiB", async (t) => {
   const sizes: number[] = [];
@@ -84,4 +88,65 @@ t.test("folders are created with their parents", async (t) => {
   );
   writeFileSync(path.join(deep, "f"), "");
   t.strictSame(readdirSync(deep), ["f"]);
+});
+
+t.test("interrupted commands remove their incomplete files", async (t) => {
+  const folder = t.testdir({
+    out: {},
+    adapters: {
+      "adapter_config.json": JSON.stringify({
+        peft_type: "LORA",
+        r: 1,
+        lora_alpha: 1,
+        target_modules: ["q_proj"],
+      }),
+    },
+  });
+  const at = (...names: string[]) => path.join(folder, ...names);
+  const module = "base_model.model.model.layers.0.self_attn.q_proj";
+  await writeRaw(at("adapters", "adapter_model.safetensors"), {
+    [`${module}.lora_A.weight`]: floats([1, 128], 1),
+    [`${module}.lora_B.weight`]: floats([128, 1], 1),
+  });
+  const demo = checkpointFolder("demo-lm");
+  const commands = {
+    "model.gguf": ["quantize", demo, "--to", "q8_0"],
+    fp8: ["quantize", demo, "--to", "fp8"],
+    merged: ["merge", demo, "--lora", at("adapters")],
+  };
+  for (const [name, argv] of Object.entries(commands)) {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) {
+      let interrupt = () => {};
+      let released = false;
+      const parts: string[] = [];
+      const disk: Disk = {
+        ...fs,
+        open: ((file: string, flags: string) => {
+          if (flags === "wx") {
+            parts.push(path.basename(file));
+            interrupt();
+          }
+          return fs.open(file, flags);
+        }) as Disk["open"],
+      };
+      const found = await withOutput(
+        (io) => main([...argv, "--out", at("out", name)], io),
+        {
+          files: nodeFiles(disk),
+          onInterrupt: (action) => {
+            interrupt = () => action(constants.signals[signal]);
+            return () => {
+              released = true;
+            };
+          },
+        },
+      );
+      const code = 128 + constants.signals[signal];
+      t.strictSame(found, { code, out: "", err: "" }, `${name}, ${signal}`);
+      t.equal(parts.length, 1, "the first file is incomplete");
+      t.ok(released);
+    }
+  }
+  const left = readdirSync(at("out"), { recursive: true });
+  t.strictSame(left.sort(), ["fp8", "merged"], "empty folders");
 });

@@ -1,7 +1,7 @@
 /** `switchyard merge`: write a checkpoint with the adapters of a folder. */
 
 import { mergeLora } from "../../engine/mod.ts";
-import type { CliIo } from "../io.ts";
+import { type CliIo, interruptible } from "../io.ts";
 import { locate } from "../located.ts";
 import { createBar } from "../progress.ts";
 
@@ -20,11 +20,18 @@ export async function mergeCommand(
 ): Promise<number> {
   const { io, model } = await locate(base, name, { revision });
   const bar = createBar(io, "Merging {bar} {percentage} %", 1);
-  const count = await mergeLora(model, io.files, {
-    lora,
-    out,
-    onProgress: (done, total) => bar.update(done / total),
-  }).finally(bar.stop);
+  const count = await interruptible(
+    io,
+    (proceed) =>
+      mergeLora(model, io.files, {
+        lora,
+        out,
+        onProgress: (done, total) => {
+          proceed();
+          bar.update(done / total);
+        },
+      }),
+  ).finally(bar.stop);
   await io.out(`Wrote '${out}' with ${count} merged matrices\n`);
   return 0;
 }

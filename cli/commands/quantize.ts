@@ -11,7 +11,7 @@ import {
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { sizeText } from "../../spec/size_text.ts";
-import type { CliIo } from "../io.ts";
+import { type CliIo, interruptible } from "../io.ts";
 import { locate } from "../located.ts";
 import { createBar, createProgressBar } from "../progress.ts";
 import { refuseFlags, UsageError } from "../flags/values.ts";
@@ -74,13 +74,20 @@ export async function quantizeCommand(
   const importance = flags.importance &&
     await importanceFrom(io, model, { files: flags.importance, flags });
   const bar = createBar(io, `Quantizing to ${to} {bar} {percentage} %`, 1);
-  const quantized = await quantizeCheckpoint(model, io.files, {
-    to,
-    out,
-    rules,
-    ...importance ? { importance } : {},
-    onProgress: (done, total) => bar.update(done / total),
-  }).finally(bar.stop);
+  const quantized = await interruptible(
+    io,
+    (proceed) =>
+      quantizeCheckpoint(model, io.files, {
+        to,
+        out,
+        rules,
+        ...importance ? { importance } : {},
+        onProgress: (done, total) => {
+          proceed();
+          bar.update(done / total);
+        },
+      }),
+  ).finally(bar.stop);
   if (!flags.json) await io.out(quantizedText(quantized, out));
   const measured = texts &&
     await measure(io, { models: [out, model], texts, flags });
