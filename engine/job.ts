@@ -168,30 +168,36 @@ function nameOf(pid: number, name: string): TraceEvent {
   };
 }
 
-/** Bytes per sample; maximum samples of all tensors together, and of one. */
-const SAMPLE_BYTES = 64, SAMPLES = 1024, TENSOR_SAMPLES = 16;
+/** Maximum bytes of a checkpoint that is compared completely. */
+const COMPLETE_BYTES = 2 ** 24;
+
+/** For larger checkpoints: bytes per sample; maximum samples of all tensors together, and of one. */
+const SAMPLE_BYTES = 2 ** 14, SAMPLES = 1024, TENSOR_SAMPLES = 16;
 
 /**
- * Identity of the tensors of a checkpoint: their descriptions, and some bytes of each, or of every n-th if there are
- * many. Reading all would take as long on every rank as loading the checkpoint.
+ * Identity of the tensors of a checkpoint: their descriptions, places in their files and the sizes of these, and all
+ * their bytes; of more than 16 MiB, samples of each tensor, or of every n-th if there are many. Reading all would take
+ * as long on every rank as loading the checkpoint.
  */
 async function identityOf(tensors: TensorDirectory): Promise<string> {
   const sorted = [...tensors].sort(([a], [b]) => a < b ? -1 : 1)
     .map(([, entry]) => entry);
-  const every = Math.max(1, Math.ceil(sorted.length / SAMPLES));
-  const pieces = Math.min(
+  const total = sorted.reduce((sum, { bytes }) => sum + bytes, 0);
+  const isComplete = total <= COMPLETE_BYTES;
+  const every = isComplete ? 1 : Math.ceil(sorted.length / SAMPLES);
+  const pieces = isComplete ? 1 : Math.min(
     TENSOR_SAMPLES,
     Math.max(1, Math.floor(SAMPLES / sorted.length)),
   );
   const seen: string[] = [];
   for (const [i, tensor] of sorted.entries()) {
     const { name, dtype, shape, bytes, source, offset } = tensor;
-    seen.push(JSON.stringify([name, dtype, shape, bytes]));
+    seen.push(JSON.stringify([name, dtype, shape, bytes, offset, source.size]));
     if (i % every !== 0) continue;
-    const length = Math.min(SAMPLE_BYTES, bytes);
+    const length = isComplete ? bytes : Math.min(SAMPLE_BYTES, bytes);
     for (let piece = 1; piece <= pieces; piece++) {
       const at = offset + Math.floor((bytes - length) * piece / pieces);
-      seen.push((await source.read(at, length)).join());
+      seen.push(await sha256(await source.read(at, length)));
     }
   }
   return seen.join("\n");

@@ -1,6 +1,13 @@
 /** Faults of ranks in real MPI jobs, with the expected exit codes and messages. */
 
-import { cpSync, existsSync, mkdtempSync, rmSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { checkpointFolder } from "./checkpoints.ts";
@@ -114,6 +121,15 @@ export const FAULTS: readonly Fault[] = [
       /^rank 0 on (\S+): Cannot run the plan: rank 1 on \1 has another plan than rank 0 on \1\. .*\n$/,
   },
   {
+    name: "a rank has another weight",
+    ranks: 2,
+    argv: ["run", "other", "--inputs", "ids", "--outputs", "out"],
+    injected: { rank: 1, kind: "folder" },
+    code: 3,
+    message:
+      /^rank 0 on (\S+): Cannot run the plan: rank 1 on \1 has another checkpoint than rank 0 on \1\. .*\n$/,
+  },
+  {
     name: "a file of the checkpoint is missing on a rank",
     ranks: 2,
     injected: { rank: 1, kind: "folder" },
@@ -141,11 +157,10 @@ export async function prepareFaults(scratch: string): Promise<void> {
   const ids = integers([2, 6], [5, 6, 7, 8, 9, 4, 3, 2, 11, 12, 13, 14]);
   for (const name of ["here", "there"]) {
     const folder = path.join(scratch, name);
-    for (const file of ["config.json", "model.safetensors"]) {
-      cpSync(
-        path.join(MIXTRAL, file),
-        path.join(folder, "model", file),
-      );
+    for (const model of ["model", "other"]) {
+      for (const file of ["config.json", "model.safetensors"]) {
+        cpSync(path.join(MIXTRAL, file), path.join(folder, model, file));
+      }
     }
     await writeRaw(path.join(folder, "ids"), { input_ids: ids });
     await writeRaw(path.join(folder, "in"), {
@@ -162,6 +177,17 @@ export async function prepareFaults(scratch: string): Promise<void> {
     }
   }
   rmSync(path.join(scratch, "there", "model", "model.safetensors"));
+  changeWeight(path.join(scratch, "there", "other", "model.safetensors"));
+}
+
+/** Inverts the lowest bit of the first element of the embedding. */
+function changeWeight(file: string): void {
+  const bytes = readFileSync(file);
+  const data = 8 + Number(bytes.readBigUInt64LE(0));
+  const header = JSON.parse(bytes.toString("utf8", 8, data));
+  const [begin] = header["model.embed_tokens.weight"].data_offsets;
+  bytes[data + begin]! ^= 1;
+  writeFileSync(file, bytes);
 }
 
 /** Outcome of a fault. */
