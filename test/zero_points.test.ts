@@ -1,7 +1,8 @@
-/** GPTQ and INT4 with zero points have the bits of the decoded weights, on meshes and devices. */
+/** GPTQ, AWQ and INT4 with zero points have the bits of the decoded weights, on meshes and devices. */
 // needs: cpu
 // rotates with: engine/encodings/
 
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
@@ -9,6 +10,7 @@ import { readTensors } from "../engine/mod.ts";
 import { narrow, widen } from "../runtime/half.ts";
 import { whyNotNative } from "../runtime/native/mod.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
+import { integers, switchyard } from "./helpers/cli.ts";
 import {
   type FileTensor,
   outputsOf,
@@ -62,15 +64,20 @@ function quantized(
   return { rows, columns, codes, scales, zeros };
 }
 
-/** Words of eight codes of a matrix [rows, columns], along rows. */
-function words(codes: Uint8Array): Int32Array {
+/** Words of eight codes of a matrix [rows, columns], along rows. `order`: columns of a word, lowest bits first. */
+function words(
+  codes: Uint8Array,
+  order = [0, 1, 2, 3, 4, 5, 6, 7],
+): Int32Array {
   return Int32Array.from(
     { length: codes.length / 8 },
     (_, word) =>
-      codes.subarray(8 * word, 8 * word + 8)
-        .reduce((bits, code, i) => bits | code << 4 * i, 0),
+      order.reduce((bits, of, i) => bits | codes[8 * word + of]! << 4 * i, 0),
   );
 }
+
+/** Order of the codes of an AWQ word. */
+const AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7];
 
 function transposed<T extends Uint8Array | Uint16Array | Int32Array>(
   values: T,
@@ -98,6 +105,26 @@ const LAYOUTS: {
         data: transposed(words(codes), columns / 8),
       },
       qzeros: { dtype: "I32", shape: [groups, rows / 8], data: words(below) },
+      scales: {
+        dtype: "F16",
+        shape: [groups, rows],
+        data: transposed(scales, groups),
+      },
+    };
+  }],
+  AWQ: ["f16", ({ rows, columns, codes, scales, zeros }) => {
+    const groups = columns / GROUP;
+    return {
+      qweight: {
+        dtype: "I32",
+        shape: [columns, rows / 8],
+        data: words(transposed(codes, columns), AWQ_ORDER),
+      },
+      qzeros: {
+        dtype: "I32",
+        shape: [groups, rows / 8],
+        data: words(transposed(zeros, groups), AWQ_ORDER),
+      },
       scales: {
         dtype: "F16",
         shape: [groups, rows],
@@ -177,6 +204,39 @@ for (const [name, [dtype, layout]] of Object.entries(LAYOUTS)) {
       await quantizedOf(folder("packed")),
       await quantizedOf(folder("plain")),
       "quantized",
+    );
+    if (name !== "GPTQ") return;
+    // 'desc_act': the columns of a group are not consecutive.
+    const reordered = "model.layers.0.self_attn.q_proj.g_idx";
+    const [columns] = tensors[reordered.replace("g_idx", "weight")]!.shape
+      .slice(1);
+    const quantize = async (groupOf: (column: number) => number) => {
+      const order = integers(
+        [columns!],
+        Array.from({ length: columns! }, (_, column) => groupOf(column)),
+      );
+      await writeCheckpoint(
+        folder("ordered"),
+        { ...packed!, [reordered]: order },
+        config,
+      );
+      const out = folder("ordered.gguf");
+      const { code, err } = await switchyard([
+        ...["quantize", folder("ordered"), "--to", "q8_0", "--out", out],
+      ]);
+      return { code, err, written: existsSync(out) };
+    };
+    const groups = columns! / GROUP;
+    t.match(await quantize((column) => column % groups), {
+      code: 1,
+      err:
+        /^Cannot read tensor '.*q_proj\.g_idx' of '.*': its columns are reordered \('desc_act'\)\. Use a quantization without it\n$/,
+      written: false,
+    });
+    t.strictSame(
+      await quantize((column) => Math.floor(column / GROUP)),
+      { code: 0, err: "", written: true },
+      "consecutive columns",
     );
   });
 }
