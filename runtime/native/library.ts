@@ -71,8 +71,8 @@ export interface Runtime {
   ): { readonly weight: number; readonly address: number } | undefined;
   unstream(pool: bigint, weight: number): void;
   /**
-   * The group of the streamed weights, and of those in several mappings, of a launch, following a group with the same list of tiles, or 0. Groups count from
-   * 1; 0: no memory.
+   * The group of the weights of a launch that are streamed or in several mappings, following a group with the same list
+   * of tiles, or 0. Groups count from 1; 0: no memory.
    */
   group(pool: bigint, weights: Uint32Array, previous: number): number;
   /** Sets the maximum memory of all streamed experts together. */
