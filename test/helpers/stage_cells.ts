@@ -74,9 +74,14 @@ export async function outputsOn(
 
 const STEPS = 2, ACCUMULATE = 3;
 
-/** Trains two steps of three micro-batches into `out`. Returns the bytes of this process's rank with most. */
+/**
+ * Trains two steps of three micro-batches into `out`. A mesh without stages has no schedule. Returns the bytes of this
+ * process's rank with most.
+ */
 export async function trainOn(
-  { model, mesh, schedule, out }: Omit<StageCell, "checkpoint">,
+  { model, mesh, schedule, out }:
+    & Pick<StageCell, "model" | "mesh" | "out">
+    & Partial<Pick<StageCell, "schedule">>,
   sharing: DeviceSharing,
 ): Promise<number> {
   const steps = trainCheckpoint(
@@ -84,7 +89,7 @@ export async function trainOn(
     files,
     tinyOptions(mesh, STEPS, {
       accumulate: ACCUMULATE,
-      pipeline: schedule,
+      ...schedule ? { pipeline: schedule } : {},
       clipNorm: 1,
       sharing,
       out,

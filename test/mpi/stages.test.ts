@@ -72,15 +72,7 @@ function withoutStages(family: string, mesh: string): Promise<string> {
   const rest = others.join(",") || "ep=1";
   const out = at(family, rest);
   return once(out, async () => {
-    await trainOn(
-      {
-        model: models.get(family)!,
-        mesh: rest,
-        schedule: "1f1b",
-        out,
-      },
-      "shared",
-    );
+    await trainOn({ model: models.get(family)!, mesh: rest, out }, "shared");
     return out;
   });
 }
