@@ -1,8 +1,9 @@
 /**
  * Files that `quantize` writes in llama.cpp. Of the bundled checkpoint, quantized: greedy tokens after prompts against
  * ours, and the largest difference of logits. Of checkpoints with recorded references, in f32: logits of all tokens of
- * a prompt. Of some of their families with random weights of complete blocks, quantized: the same. Prints why llama.cpp
- * rejects a file. Linux on x64 only; `bench/peers` installs llama.cpp. With names of checkpoints, compares only those.
+ * a prompt. Of some of their families with random weights of complete blocks, quantized: the same. Of gpt-oss, with its
+ * MXFP4 experts: greedy tokens. Prints why llama.cpp rejects a file. Linux on x64 only; `bench/peers` installs
+ * llama.cpp. With names of checkpoints, compares only those.
  */
 
 import { execFileSync } from "node:child_process";
@@ -30,8 +31,10 @@ import {
   QUANTIZE_TARGETS,
   quantizeCheckpoint,
   type QuantizeTargetName,
+  type Rule,
 } from "../engine/mod.ts";
 import type { Activations } from "../spec/weights/activations.ts";
+import { writeTokenizer } from "./peers/byte_tokenizer.ts";
 import { openLlama } from "./peers/llama.ts";
 
 const PROMPTS = [
@@ -58,7 +61,7 @@ const FAMILIES = [
   ...["mimov2-12e", "step3p5-12e", "nemotronhlatent-12e", "kimik25-12e"],
   ...["mistral4-12e", "laguna-12e", "kimilinear-12e", "kimik3-12e"],
   ...["bailingmoev3-12e", "cohere2moe-12e", "cohere2moe-12e-wrapped"],
-  ...["mellum-12e"],
+  ...["mellum-12e", "gptoss-8e-mxfp4"],
 ];
 
 const YARN = {
@@ -87,6 +90,7 @@ const CHANGED: { readonly [name: string]: object } = {
     rope_scaling: { ...YARN, mscale: 0.8, mscale_all_dim: 0.8 },
   },
   "gptoss-8e": { rope_scaling: { rope_type: "default" } },
+  "gptoss-8e-mxfp4": { rope_scaling: { rope_type: "default" } },
   "llama4-8e": { attention_chunk_size: 8192, floor_scale: 8192 },
   "mellum-12e": {
     rope_parameters: {
@@ -167,6 +171,19 @@ const WIDE: { readonly [name: string]: object } = {
 /** Formats of these checkpoints. */
 const WIDE_FORMATS = ["q8_0", "q4_k"] as const;
 
+/** Checkpoints whose files have experts in MXFP4, with rules for their other matrices. */
+const PACKED: { readonly [name: string]: readonly Rule[] } = {
+  "gptoss-8e-mxfp4": ["*.self_attn.*", "*.embed_tokens.*", "lm_head.*"]
+    .map((pattern) => ({ pattern, type: "F32" })),
+};
+
+const PACKED_PROMPTS = [
+  [5, 60, 7, 3, 100, 42, 17, 9, 200, 33, 71, 8],
+  [17, 80, 3],
+  [250, 4, 99, 31, 8, 120],
+  Array.from({ length: 24 }, (_, i) => (37 * i + 11) % 256),
+];
+
 /**
  * Largest allowed difference of logits of quantized weights, relative to the largest: both sides quantize activations.
  */
@@ -192,27 +209,37 @@ try {
   const only = process.argv.slice(2);
   for (const [name, { writes }] of Object.entries(QUANTIZE_TARGETS)) {
     if (writes[0] !== "file" || only.length > 0) continue;
-    await compare(name as QuantizeTargetName);
+    const to = name as QuantizeTargetName;
+    const file = join(folder, `${to}.gguf`);
+    await quantizeCheckpoint(checkpoint, files, { to, out: file });
+    await compare(to, { file, prompts, vocabulary: 2048 });
   }
   for (const name of only.length > 0 ? only : FAMILIES) {
     await compareFamily(name);
     if (name in WIDE) await compareWide(name);
+    if (name in PACKED) await comparePacked(name);
   }
 } finally {
   rmSync(folder, { recursive: true });
 }
 
-async function compare(to: QuantizeTargetName): Promise<void> {
-  const file = join(folder, `${to}.gguf`);
-  await quantizeCheckpoint(checkpoint, files, { to, out: file });
-  const found = await ours(file);
+/** Compares greedy tokens after prompts, and the logits after each prompt. */
+async function compare(
+  title: string,
+  { file, prompts, vocabulary }: {
+    readonly file: string;
+    readonly prompts: readonly (readonly number[])[];
+    readonly vocabulary: number;
+  },
+): Promise<void> {
+  const found = await ours(file, prompts);
   for (const [i, prompt] of prompts.entries()) {
     const llama = await openLlama({
       file,
       prompt,
       threads: 1,
       context: 256,
-      vocabulary: 2048,
+      vocabulary,
       newTokens: NEW_TOKENS,
     });
     const context = await llama.context(1);
@@ -224,7 +251,7 @@ async function compare(to: QuantizeTargetName): Promise<void> {
     const same = sequence.findIndex((token, at) => token !== tokens[at]);
     const margin = same < 0 ? Infinity : margins[same]!;
     console.log(
-      `${to}, prompt ${i + 1}: ${
+      `${title}, prompt ${i + 1}: ${
         same < 0
           ? "all"
           : `the first ${same} (then a margin of ${margin.toExponential(1)})`
@@ -235,15 +262,6 @@ async function compare(to: QuantizeTargetName): Promise<void> {
     // Either side may be off by the difference of logits.
     if (same >= 0 && margin > 2 * worst) process.exitCode = 1;
   }
-}
-
-/** Bytes as the vocabulary of GPT-2 has them. */
-function byteTokens(): string[] {
-  let others = 256;
-  return Array.from({ length: 256 }, (_, byte) => {
-    const printed = byte > 32 && byte < 127 || byte > 160 && byte !== 173;
-    return String.fromCodePoint(printed ? byte : others++);
-  });
 }
 
 /** Compares the logits of a recorded checkpoint, whose vocabulary has at most 256 tokens. */
@@ -272,6 +290,24 @@ async function compareWide(name: string): Promise<void> {
       isQuantized: true,
     });
   }
+}
+
+/** Compares the greedy tokens of a checkpoint whose packed experts are copied to the file. */
+async function comparePacked(name: string): Promise<void> {
+  const from = copied(name, {
+    to: `${name}-packed`,
+    fields: CHANGED[name],
+    isRedrawn: false,
+  });
+  writeTokenizer(from, 256);
+  const file = `${from}.gguf`;
+  const options = { to: "mxfp4", rules: PACKED[name]!, out: file } as const;
+  await quantizeCheckpoint(from, files, options);
+  await compare(`${name} with packed experts`, {
+    file,
+    prompts: PACKED_PROMPTS,
+    vocabulary: 256,
+  });
 }
 
 /** Copies a recorded checkpoint to a folder. Returns its path. */
@@ -335,15 +371,7 @@ async function compareLogits(
   const target = await loadTarget(from, files);
   if (target.kind !== "checkpoint") throw new Error(`no checkpoint: ${from}`);
   const { vocabulary } = target.checkpoint.published.decoder;
-  const vocab = Object.fromEntries(
-    byteTokens().slice(0, vocabulary).map((text, id) => [text, id]),
-  );
-  const tokenizer = {
-    added_tokens: [],
-    pre_tokenizer: { type: "ByteLevel", use_regex: true },
-    model: { type: "BPE", vocab, merges: ["a b"] },
-  };
-  writeFileSync(join(from, "tokenizer.json"), JSON.stringify(tokenizer));
+  writeTokenizer(from, vocabulary);
   const file = `${from}-${options.to}.gguf`;
   await quantizeCheckpoint(from, files, { ...options, out: file });
   const prompt = [5, 60, 7, 3, 100, 42, 17, 9, 200, 33, 71, 8]
@@ -418,7 +446,7 @@ function distance(
 }
 
 /** Greedy tokens after each prompt, and the logits after the prompt. */
-async function ours(file: string) {
+async function ours(file: string, prompts: readonly (readonly number[])[]) {
   const results: {
     sequence: readonly number[];
     /** Distance of the two largest logits before each token. */
