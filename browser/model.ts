@@ -9,6 +9,7 @@ import {
   type GenerateTextOptions,
 } from "../engine/generation/generate_text.ts";
 import { parseJsonObject } from "../engine/json_file.ts";
+import { GENERATE_TEXT_OPTIONS } from "../engine/option_names.ts";
 import { stopTokens } from "../engine/checkpoint/stop_tokens.ts";
 import { tokenBytes } from "../engine/text/token_bytes.ts";
 import { completeText, type HeldText } from "../engine/text/tokenizer.ts";
@@ -19,6 +20,7 @@ import type { Tracer } from "../runtime/profiler.ts";
 import { openSafetensors } from "../runtime/weights/safetensors.ts";
 import type { Progress, Session } from "../runtime/session.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
+import { checkOptions, type OptionNames } from "../spec/options.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { assertLegal, verifyPlanText } from "../spec/verify/mod.ts";
 import { type BrowserDevice, openDevice } from "./device.ts";
@@ -41,6 +43,16 @@ export interface OpenModelOptions {
   readonly onProgress?: (progress: Progress) => void;
 }
 
+const OPTIONS: OptionNames<OpenModelOptions> = {
+  plan: true,
+  checkpoint: true,
+  cache: true,
+  mesh: true,
+  device: true,
+  tracer: true,
+  onProgress: true,
+};
+
 /** A loaded model. */
 export interface BrowserModel {
   readonly plan: Plan;
@@ -54,11 +66,12 @@ export interface BrowserModel {
 
 /**
  * Loads the plan of a decoder, and the weights and tokenizer of its checkpoint, onto one device that all ranks share.
- * Errors: PlanError for an illegal plan, DataError for files, MachineError for the device.
+ * Errors: PlanError for an illegal plan, DataError for files and unknown options, MachineError for the device.
  */
 export async function openModel(
   options: OpenModelOptions,
 ): Promise<BrowserModel> {
+  checkOptions("open a model", options, OPTIONS);
   const { checkpoint, onProgress, tracer, cache = false } = options;
   const folder = typeof checkpoint === "string" || checkpoint instanceof URL
     ? webFolder(checkpoint, { cache })
@@ -92,7 +105,8 @@ export async function openModel(
     plan,
     device,
     session,
-    async generate(prompt, options) {
+    async generate(prompt, options = {}) {
+      checkOptions("generate text", options, GENERATE_TEXT_OPTIONS);
       session.reset();
       return await generateText({ decoder, tokenizer, stop }, prompt, {
         ...options,

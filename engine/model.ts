@@ -2,6 +2,7 @@
 
 import type { Plan } from "../spec/plan/plan.ts";
 import { DataError } from "../spec/errors.ts";
+import { checkOptions } from "../spec/options.ts";
 import { loadTarget, type LoadTargetOptions } from "./check.ts";
 import { openTokenizer } from "./checkpoint/checkpoint.ts";
 import { Decoder, decoderShape } from "./generation/decoder.ts";
@@ -11,6 +12,7 @@ import {
   type GenerateTextOptions,
 } from "./generation/generate_text.ts";
 import { type OpenOptions, openTarget } from "./open.ts";
+import { GENERATE_TEXT_OPTIONS, OPEN_OPTIONS } from "./option_names.ts";
 import { runOpened, type RunOptions, type Tensors } from "./run.ts";
 
 /** A loaded model. */
@@ -25,7 +27,8 @@ export interface LoadedModel {
 }
 
 /**
- * Loads the target at a path: `file.ts` or `file.ts#export`, a plan, or a checkpoint folder.
+ * Loads the target at a path: `file.ts` or `file.ts#export`, a plan, or a checkpoint folder. Throws DataError for an
+ * unknown option, as `run` and `generate`.
  *
  * @example
  * ```ts
@@ -39,6 +42,10 @@ export async function openModel(
   files: FileSystem,
   { family, ...options }: OpenOptions & Pick<LoadTargetOptions, "family"> = {},
 ): Promise<LoadedModel> {
+  checkOptions("open a model", { family, ...options }, {
+    family: true,
+    ...OPEN_OPTIONS,
+  });
   const target = await loadTarget(path, files, {
     family,
     withoutWeights: options.random !== undefined,
@@ -51,8 +58,12 @@ export async function openModel(
     : undefined;
   return {
     plan,
-    run: (inputs, how) => runOpened(opened, inputs, how),
-    async generate(prompt, how) {
+    async run(inputs, how = {}) {
+      checkOptions("run a model", how, { replay: true });
+      return await runOpened(opened, inputs, how);
+    },
+    async generate(prompt, how = {}) {
+      checkOptions("generate text", how, GENERATE_TEXT_OPTIONS);
       if (!shape || !tokenizer || target.kind !== "checkpoint") {
         throw new DataError(
           `Cannot generate text with '${path}': it is no checkpoint with a tokenizer. Give a checkpoint folder`,

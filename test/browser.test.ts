@@ -3,9 +3,10 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { isBuiltin } from "node:module";
 import process from "node:process";
+import { pathToFileURL } from "node:url";
 import type { Page } from "playwright-core";
 import t from "tap";
 import { verifyPlanText } from "../spec/mod.ts";
@@ -275,9 +276,13 @@ t.test("the browser bundle imports no modules of Node", async (t) => {
   ) as {
     bundleBrowser: (
       folder: string,
-    ) => Promise<{ metafile: { inputs: Files; outputs: Files } }>;
+    ) => Promise<{
+      metafile: { inputs: Files; outputs: Files };
+      outputFiles: readonly [{ contents: Uint8Array }];
+    }>;
   };
-  const { metafile } = await bundleBrowser(temporaryFolder(t));
+  const folder = temporaryFolder(t);
+  const { metafile, outputFiles: [bundle] } = await bundleBrowser(folder);
   t.strictSame(
     Object.values(metafile.outputs).flatMap(({ imports }) => imports),
     [],
@@ -289,6 +294,14 @@ t.test("the browser bundle imports no modules of Node", async (t) => {
   );
   t.strictSame(builtIn, []);
   t.ok(inputs.length > 100, "more than 100 files are checked");
+  const file = `${folder}/mod.mjs`;
+  writeFileSync(file, bundle.contents);
+  const { openModel } = await import(pathToFileURL(file).href);
+  await t.rejects(openModel({ plan: "", checkpoint: "", Mesh: { ep: 2 } }), {
+    name: "DataError",
+    message:
+      "Cannot open a model with option 'Mesh': it is unknown. Write 'mesh'",
+  });
 });
 
 t.test("the example's page has fewer than 100 lines", (t) => {

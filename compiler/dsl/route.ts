@@ -1,8 +1,7 @@
 /** Routers: select the experts and weights of each token. */
 
 import { ModelError, type Span } from "../../spec/errors.ts";
-import { nearName } from "../../spec/near_name.ts";
-import { shown } from "../../spec/shown.ts";
+import { type OptionNames, unknownOptions } from "../../spec/options.ts";
 import type {
   NodeOf,
   RouteOperand,
@@ -188,15 +187,10 @@ const OPERANDS: readonly RouteOperand[] = [
   ] as const,
 ];
 
-/** Names of the options of `route` without its operands. */
-const OPTIONS: {
-  readonly [
-    N in Exclude<
-      keyof RouteOptions<string, string, RoutingPreset, string, string>,
-      RouteOperand
-    >
-  ]: true;
-} = {
+/** Names of the options of `route`. */
+const OPTIONS: OptionNames<
+  RouteOptions<string, string, RoutingPreset, string, string>
+> = {
   over: true,
   preset: true,
   slot: true,
@@ -211,31 +205,14 @@ const OPTIONS: {
   noisy: true,
   expertGroups: true,
   capacity: true,
+  group: true,
+  noise: true,
+  bias: true,
+  mask: true,
+  random: true,
+  choices: true,
+  weights: true,
 };
-
-/** Rejects unknown options of `route`. */
-function checkOptions(
-  options: object,
-  problems: Trace["problems"],
-  span: Span | undefined,
-): void {
-  const known = [...Object.keys(OPTIONS), ...OPERANDS];
-  for (const name of Object.keys(options)) {
-    if (known.includes(name)) continue;
-    const near = nearName(name, known);
-    const remedy = near === undefined
-      ? `Options are ${known.join(", ")}`
-      : `Write '${near}'`;
-    report(
-      problems,
-      new ModelError(
-        `Cannot route with option '${shown(name)}': it is unknown. ${remedy}`,
-        span,
-      ),
-      [],
-    );
-  }
-}
 
 /** The rule of a preset and options. If mistakes are collected and the options are wrong, a default rule. */
 function ruleOf(
@@ -314,7 +291,9 @@ export function route<
   const trace = traceOf([logits, ...tensors], route);
   const site = siteOf(trace, route);
   const { span } = site;
-  checkOptions(options, trace.problems, span);
+  for (const message of unknownOptions("route", options, OPTIONS)) {
+    report(trace.problems, new ModelError(message, span), []);
+  }
   const named = (name: string) => axisOf(name, [logits], trace);
   const over = named(options.over);
   const group = typeof options.group === "string"
