@@ -235,6 +235,28 @@ t.test("the planner predicts the expert reads of a run", {
   t.ok(Math.abs(predicted - hitRate) < 0.05, `${predicted} of ${hitRate}`);
 });
 
+t.test("experts that are read when they are used cannot be replaced", {
+  skip,
+}, async (t) => {
+  const folder = reference("qwen3moe-8e-bf16");
+  const { opened, feed } = await open(folder, 1 << 20);
+  t.teardown(() => opened.close());
+  await feed(1);
+  const target = await resolveTarget(folder, nodeFiles(), {
+    loadModel: () => Promise.reject(new Error("no model file")),
+  });
+  if (target.kind !== "checkpoint") throw new Error("no checkpoint");
+  await withTensors(
+    target.checkpoint.weightFiles,
+    nodeFiles(),
+    (tensors) =>
+      t.rejects(
+        opened.session.load(tensors),
+        /^Cannot write experts: they are read from their files/,
+      ),
+  );
+});
+
 t.test("a truncated file ends a run with one message", {
   skip,
 }, async (t) => {

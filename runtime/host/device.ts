@@ -122,19 +122,23 @@ class HostBuffer implements DeviceBuffer {
   readonly address: number;
   /** The number of a weight that is streamed or in several mappings. */
   readonly weight: number | undefined;
+  /** Whether experts are read from files when launches need them. */
+  readonly streamed: boolean;
   /** Of a weight in several mappings: for each expert, the address of the first expert, if all were in its mapping. */
   readonly bases: readonly number[];
   constructor(
     bytes: number,
     address: number,
-    { weight, bases = [address] }: {
+    { weight, streamed = false, bases = [address] }: {
       readonly weight?: number;
+      readonly streamed?: boolean;
       readonly bases?: readonly number[];
     } = {},
   ) {
     this.bytes = bytes;
     this.address = address;
     this.weight = weight;
+    this.streamed = streamed;
     this.bases = bases;
   }
 
@@ -207,7 +211,8 @@ export class HostDevice<Bindings> implements Device {
         const span = heap.stream!(experts);
         if (!span) return undefined;
         this.#spans.push(span);
-        return new HostBuffer(span.size, span.address, { weight: span.weight });
+        const { size, address, weight } = span;
+        return new HostBuffer(size, address, { weight, streamed: true });
       };
       this.streaming = () => pool.streaming!();
     }
@@ -246,11 +251,16 @@ export class HostDevice<Bindings> implements Device {
     return new HostBuffer(bytes, this.#address(buffer, offset, bytes));
   }
 
+  /** Throws MachineError for streamed experts, which a later read from their files would restore. */
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void {
+    const host = this.#checked(buffer, offset, data.length);
+    if (host.streamed) {
+      throw new MachineError(
+        "Cannot write experts: they are read from their files when they are used. Open the model without a limit of expert memory, from few files",
+      );
+    }
     let done = 0;
-    for (
-      const { address, bytes } of this.#spansOf(buffer, offset, data.length)
-    ) {
+    for (const { address, bytes } of host.spans(offset, data.length)) {
       this.#pool.write(address, data.subarray(done, done += bytes));
     }
   }
