@@ -26,7 +26,7 @@ import {
 import { READ_EXPERTS } from "../engine/planner/machine/measure_disk.ts";
 import { uniformsFrom } from "../engine/planner/simulate/loads.ts";
 import { resolveTarget } from "../engine/target.ts";
-import type { FileRun } from "../runtime/device.ts";
+import type { DeviceBuffer, FileRun } from "../runtime/device.ts";
 import { HostDevice } from "../runtime/host/device.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
 import {
@@ -336,6 +336,22 @@ t.test("launches find experts in several mappings", { skip }, async (t) => {
   t.notOk(isMapped(), "unmapped");
 });
 
+/** Prepares a launch that reads one expert of a weight. */
+async function readerOf(
+  device: HostDevice<unknown>,
+  weight: DeviceBuffer,
+  expert: number,
+): Promise<() => void> {
+  const { name } = READ_EXPERTS;
+  await device.prepare({ [name]: { tree: READ_EXPERTS } });
+  const tiles = device.createBuffer(16, "tiles");
+  const buffers = Object.freeze([tiles, weight, device.createBuffer(4, "y")]);
+  device.streamFor(buffers, 0);
+  const list = Uint32Array.of(1, expert, 0, 0);
+  device.write(tiles, 0, new Uint8Array(list.buffer));
+  return () => device.launch(name, buffers, [1, 1, 1]);
+}
+
 t.test("a damaged list of tiles ends a run; fractions are not mapped", {
   skip,
 }, async (t) => {
@@ -353,13 +369,8 @@ t.test("a damaged list of tiles ends a run; fractions are not mapped", {
     "small mappings",
   );
   const mapped = device.mapExperts!(runs, experts)!;
-  const { name } = READ_EXPERTS;
-  await device.prepare({ [name]: { tree: READ_EXPERTS } });
-  const tiles = device.createBuffer(16, "tiles");
-  const buffers = Object.freeze([tiles, mapped, device.createBuffer(4, "y")]);
-  device.streamFor(buffers, 0);
-  device.write(tiles, 0, new Uint8Array(Uint32Array.of(1, 4, 0, 0).buffer));
-  device.launch(name, buffers, [1, 1, 1]);
+  const read = await readerOf(device, mapped, 4);
+  read();
   await t.rejects(device.idle(), /^Cannot read experts/);
   device.destroy();
   await weight.close();
@@ -374,14 +385,9 @@ t.test("a truncated file of several ends a run", { skip }, async (t) => {
   const device = new HostDevice(pool, { closesPool: true });
   const runs = await weight.runs();
   const mapped = device.mapExperts!(runs, experts)!;
-  const { name } = READ_EXPERTS;
-  await device.prepare({ [name]: { tree: READ_EXPERTS } });
-  const tiles = device.createBuffer(16, "tiles");
-  const buffers = Object.freeze([tiles, mapped, device.createBuffer(4, "y")]);
-  device.streamFor(buffers, 0);
-  device.write(tiles, 0, new Uint8Array(Uint32Array.of(1, 0, 0, 0).buffer));
+  const read = await readerOf(device, mapped, 0);
   truncateSync(runs[0]!.name, 0);
-  device.launch(name, buffers, [1, 1, 1]);
+  read();
   await t.rejects(device.idle(), {
     message: `Cannot resume '${
       runs[0]!.name

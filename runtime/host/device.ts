@@ -337,7 +337,7 @@ export class HostDevice<Bindings> implements Device {
     offset: number,
     bytes: number,
   ): Promise<Uint8Array> {
-    const spans = this.#spansOf(buffer, offset, bytes);
+    const spans = this.#checked(buffer, offset, bytes).spans(offset, bytes);
     await this.#pool.settle();
     return concatenated(
       spans.map(({ address, bytes }) =>
@@ -396,14 +396,6 @@ export class HostDevice<Bindings> implements Device {
         "Cannot use the CPU device: it was destroyed. Open another",
       );
     }
-  }
-
-  #spansOf(
-    buffer: DeviceBuffer,
-    offset: number,
-    bytes: number,
-  ): { address: number; bytes: number }[] {
-    return this.#checked(buffer, offset, bytes).spans(offset, bytes);
   }
 
   #address(buffer: DeviceBuffer, offset: number, bytes: number): number {

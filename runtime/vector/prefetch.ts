@@ -92,46 +92,38 @@ export function prefetchRows(
   });
 }
 
-/** A load, and the elements from its line to that of a later row. */
-interface LaterLine {
-  readonly pointer: Local;
-  readonly constant: number;
-  readonly rows: number;
-}
-
-/** The loads whose lines are prefetched in a loop over rows (`prefetchLaterLines`). */
-export function laterLines(
+/**
+ * Returns what prefetches lines of later rows in each iteration of a loop in a repeated phase, such as one over the
+ * values of a head: the phase loads a part of each row, and rows are too far apart for processors to look ahead.
+ */
+export function laterRows(
   rows: readonly (PointerGroup & {
     readonly pointer: Local;
     /** Elements per iteration; 0: not constant. */
     readonly by: number;
   })[],
-  { x, writable }: Statements,
-): LaterLine[] {
-  return rows.flatMap(({ array, bytes, by, loads, pointer }) => {
+  on: Statements,
+): () => void {
+  const { x, writable, repeats } = on;
+  const lines = rows.flatMap(({ array, bytes, by, loads, pointer }) => {
     if (by < LINE_WORDS || bytes || writable.has(array)) return [];
     if (!("binding" in x.memory(array))) return [];
     return [...loads].flatMap(([load, constant]) =>
       load.op === "load" && x.shapes.of(load.index).stride === 1
-        ? [{ pointer, constant, rows: ROWS_AHEAD * by }]
+        ? [{ pointer, constant, words: ROWS_AHEAD * by }]
         : []
     );
   });
-}
-
-/**
- * Prefetches lines of later rows in each iteration of a loop in a repeated phase, such as one over the values of a head:
- * the phase loads a part of each row, and rows are too far apart for processors to look ahead. `more`: 1, or 0 if there
- * may be no later rows. Their pages may be missing, and each prefetch from a missing page searches the page tables.
- */
-export function prefetchLaterLines(
-  lines: readonly LaterLine[],
-  more: Value,
-  on: Statements,
-): void {
-  for (const { pointer, constant, rows } of lines) {
-    const later = u.add(u.mul(more, rows), constant);
-    const address = addressOf(get(pointer), later);
-    on.emit({ op: "prefetch", address, write: false, stream: true });
-  }
+  if (!repeats || lines.length === 0) return () => {};
+  // 1 if the next iteration around this loop has all of its rows. The pages of other rows may be missing, and each
+  // prefetch from a missing page searches the page tables.
+  const next = u.add(get(repeats.counter), u.mul(repeats.step, 2));
+  const more = on.keep("more", u.le_u(next, repeats.to));
+  return () => {
+    for (const { pointer, constant, words } of lines) {
+      const later = u.add(u.mul(more, words), constant);
+      const address = addressOf(get(pointer), later);
+      on.emit({ op: "prefetch", address, write: false, stream: true });
+    }
+  };
 }

@@ -29,12 +29,7 @@ import {
   within,
 } from "./loop_pointers.ts";
 import type { PointerGroup } from "./pointers.ts";
-import {
-  laterLines,
-  LINE,
-  prefetchLaterLines,
-  prefetchRows,
-} from "./prefetch.ts";
+import { laterRows, LINE, prefetchRows } from "./prefetch.ts";
 import { rarely } from "./ranges.ts";
 import type { Statements } from "./statement.ts";
 
@@ -157,20 +152,9 @@ function loopOfRows(loop: TiledLoop): void {
   const { s, on, bounds, groups, pointers, rows } = loop;
   if (on.prefetchesLater) on.emit({ op: "dequeue" });
   prefetchRows(groups, pointers, { words: spanOf(s), on });
-  const { repeats } = on;
-  const lines = repeats ? laterLines(rows, on) : [];
-  // The next iteration around this loop has all of its rows.
-  const more = repeats && lines.length > 0
-    ? on.keep(
-      "more",
-      u.le_u(
-        u.add(get(repeats.counter), u.mul(repeats.step, 2)),
-        repeats.to,
-      ),
-    )
-    : word(0);
+  const prefetch = laterRows(rows, on);
   on.count({ ...bounds, unroll: unrolled(loop, UNROLL) }, () => {
-    prefetchLaterLines(lines, more, on);
+    prefetch();
     iteration(loop);
   });
 }
