@@ -6,6 +6,7 @@
  * interleaved with a loop in C that reads the same number of bytes.
  *
  * `--config CONFIG.json --only decode` measures the decode step of the shape of a published configuration instead.
+ * `--activations f32,q8` compares activation modes, with a cache in bf16, instead of storage types of the cache.
  *
  * `--only shapes` writes, loads and deletes checkpoints of published shapes (14 GB of disk), or that of `--config` with
  * `--layers N` in `--shards N` files.
@@ -35,6 +36,7 @@ import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
 import { parseMemory } from "../cli/flags/values.ts";
 import { loadTarget } from "../engine/mod.ts";
+import { ACTIVATIONS } from "../spec/weights/activations.ts";
 import { checkLarge } from "./large/check.ts";
 import { LOOPS } from "./large/bandwidth.ts";
 import { measureDecode } from "./large/decode.ts";
@@ -61,6 +63,7 @@ const { values: flags } = parseArgs({
     out: { type: "string" },
     // The decode step of the shape of this config.json.
     config: { type: "string" },
+    activations: { type: "string" },
     layers: { type: "string", default: "3" },
     prompt: { type: "string", default: "16" },
     shards: { type: "string", default: "1" },
@@ -73,6 +76,15 @@ const { values: flags } = parseArgs({
 });
 const { only, out } = flags;
 const adapter = flags.adapter === "cpu" ? "cpu" : "native";
+const activations = flags.activations?.split(",").map((mode) => {
+  const known = ACTIVATIONS.find((one) => one === mode);
+  if (known) return known;
+  throw new Error(
+    `Cannot measure activations '${mode}': no such mode. Use ${
+      ACTIVATIONS.join(" or ")
+    }`,
+  );
+});
 const [ranks, runs] = [Number(flags.ranks), Number(flags.runs)];
 if (only === "prefill" && (flags.adapter !== "native" || ranks !== 1)) {
   throw new Error(
@@ -220,6 +232,7 @@ if (only === undefined || only === "decode") {
     adapter,
     prompt,
     runs,
+    activations,
     ...published ? { step: (await publishedBytes(published)).used } : {},
   });
   const rate = ({ bytes, stepsMs }: typeof steps[string]) =>

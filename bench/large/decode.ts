@@ -1,6 +1,6 @@
 /**
- * Decode steps of a large checkpoint in this process for each storage type of the cache, interleaved with a loop in C
- * that reads the same number of bytes.
+ * Decode steps of a large checkpoint in this process for each storage type of the cache, or for each activation mode,
+ * interleaved with a loop in C that reads the same number of bytes.
  */
 
 import { availableParallelism } from "node:os";
@@ -13,6 +13,7 @@ import {
 } from "../../engine/mod.ts";
 import type { HostKind } from "../../engine/devices.ts";
 import type { PackedTokens } from "../../engine/generation/packing.ts";
+import type { Activations } from "../../spec/weights/activations.ts";
 import { sum } from "../../spec/sum.ts";
 import { interleaved, median, milliseconds } from "../measure.ts";
 import { openOurs } from "../peers/engine.ts";
@@ -24,7 +25,7 @@ const DTYPES = ["f32", "f16", "bf16"] as const;
 /** Bytes of a cache value. */
 const WIDTH = { f32: 4, f16: 2, bf16: 2 };
 
-/** The measurement for one dtype of the cache. */
+/** The measurement for one dtype of the cache, or for one activation mode. */
 export interface Decoded {
   /** Bytes that a step reads: the used weights, keys and values. */
   readonly bytes: number;
@@ -42,10 +43,12 @@ const SHARE_STEPS = 16;
 /** Measures steps after a prompt of the given number of tokens. */
 export async function measureDecode(
   target: Extract<Target, { readonly kind: "checkpoint" }>,
-  { adapter, prompt, runs, step }: {
+  { adapter, prompt, runs, activations, step }: {
     readonly adapter: HostKind;
     readonly prompt: number;
     readonly runs: number;
+    /** Activation modes to compare, with a cache in bf16. Default: the mode of the model, with each dtype. */
+    readonly activations?: readonly Activations[] | undefined;
     /** Bytes of weights that a step reads, without caches. Default: those of OLMoE's shape, with caches. */
     readonly step?: number;
   },
@@ -58,13 +61,19 @@ export async function measureDecode(
   const shares: { [what: string]: () => Promise<number> } = {};
   const work: { [what: string]: () => Promise<void> | void } = {};
   const all: Opened[] = [];
-  for (const dtype of DTYPES) {
+  const variants = activations
+    ? activations.map((mode) =>
+      ({ what: mode, dtype: "bf16", activations: mode }) as const
+    )
+    : DTYPES.map((dtype) => ({ what: dtype, dtype }));
+  for (const { what, dtype, ...mode } of variants) {
     const opened = await openOurs(target, {
       adapter,
       threads: availableParallelism(),
       timestamps: true,
       next: { candidates: 1 },
       kvCacheDtype: dtype,
+      ...mode,
       need: {
         tokens: 512,
         sequences: 1,
@@ -81,8 +90,8 @@ export async function measureDecode(
     const prefillMs = await milliseconds(async () => {
       while (position < prompt) await feed(Math.min(512, prompt - position));
     });
-    work[dtype] = () => feed(1);
-    shares[dtype] = async () => {
+    work[what] = () => feed(1);
+    shares[what] = async () => {
       const all: number[] = [];
       for (let i = 0; i < SHARE_STEPS; i++) {
         await opened.timings();
@@ -95,7 +104,7 @@ export async function measureDecode(
     };
     const cache = step ? 0 : prompt * cacheBytes(layers, WIDTH[dtype]);
     const bytes = weights + cache;
-    read[dtype] = { bytes, prefillMs };
+    read[what] = { bytes, prefillMs };
   }
   const loops = await readLoops(target.checkpoint.weightFiles[0]!, {
     bytes: weights,
