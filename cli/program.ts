@@ -2,33 +2,30 @@
 
 import { Command } from "commander";
 import type { CliIo } from "./io.ts";
+import type { Prompt } from "./flags/flags.ts";
+import { samplingFlags } from "./flags/generation.ts";
+import {
+  checkFlags,
+  devicesFlags,
+  planCommandFlags,
+  routersFlags,
+  searchFlags,
+  viewFlags,
+} from "./flags/inspect.ts";
 import {
   deviceFlags,
   loraFlag,
-  modelFlags,
   planFlags,
   revisionOption,
-  searchFlags,
-  summaryFlags,
-  watchOption,
 } from "./flags/options.ts";
-import type { Prompt } from "./flags/flags.ts";
-import { samplingFlags } from "./flags/generation.ts";
 import { perplexityFlags, quantizeFlags } from "./flags/quantize.ts";
+import { generateFlags, runFlags, tuneFlags } from "./flags/run.ts";
 import { serveFlags } from "./flags/serve.ts";
-import { speculationFlags } from "./flags/speculation.ts";
 import { trainFlags } from "./flags/train.ts";
 import type { Rule } from "../engine/mod.ts";
 import { VERSION } from "../engine/version.ts";
 import { MAX_RANKS } from "../spec/limits.ts";
-import { PICTURE_NAMES } from "../view/pictures/names.ts";
-import {
-  integer,
-  oneOf,
-  parseSeed,
-  parseTokens,
-  positive,
-} from "./flags/values.ts";
+import { integer, parseSeed } from "./flags/values.ts";
 
 /** The modules of the commands, loaded on demand. Printing help loads none of them. */
 const COMMANDS = {
@@ -80,6 +77,8 @@ export function createProgram(io: CliIo, hooks: ProgramHooks): Command {
     });
   addInspectCommands(program, io, hooks);
   addRunCommands(program, io, hooks);
+  addCheckpointCommands(program, io, hooks);
+  addLaunchCommand(program, io, hooks);
   addTrainCommand(program, io, hooks);
   return program;
 }
@@ -89,48 +88,24 @@ function addInspectCommands(
   io: CliIo,
   { finish }: ProgramHooks,
 ): void {
-  deviceFlags(
+  devicesFlags(
     program.command("devices")
       .description(
         "List devices and GPU adapters, and the one a run would use",
       ),
   )
-    .option(
-      "--all",
-      "Measure the devices of a run and every link between its ranks.",
-    )
-    .option(
-      "--ranks <n>",
-      "Ranks in this process.",
-      integer("--ranks", 1, MAX_RANKS),
-    )
-    .option(
-      "--repetitions <n>",
-      "Number of measurements; the median is reported. Default: 9.",
-      integer("--repetitions", 1),
-    )
-    .option("--out <file>", "Write a machine file for --target.")
-    .option("--json", "Print JSON.")
     .action(async (flags) =>
       finish(await (await COMMANDS.devices())(io, flags))
     );
-  modelFlags(
+  checkFlags(
     program.command("check")
       .description("Report type errors and domain errors of a model")
       .argument("<model>", "Model file, checkpoint folder or hub name."),
   )
-    .option(
-      "--watch",
-      "Check again when the file or one of its imports changes.",
-    )
-    .option(
-      "--json",
-      "Print JSON; with --watch, one line per check.",
-    )
     .action(async (model, flags) =>
       finish(await (await COMMANDS.check())(io, model, flags))
     );
-  summaryFlags(
+  planCommandFlags(
     program.command("plan")
       .description(
         "Compile a model; report memory, communication and predicted times",
@@ -141,21 +116,11 @@ function addInspectCommands(
       )
       .argument("[other]", "With --diff, the model or plan to compare with."),
   )
-    .option("--full", "Print the whole plan.")
-    .option("--layer <n>", "Show only this layer.", integer("--layer", 0))
-    .option("--rank <n>", "Show only this rank.", integer("--rank", 0))
-    .option(
-      "--diff",
-      "Compare with another model or plan. With --full, also line by line.",
-    )
-    .option("--out <file>", "Write the plan to a file.")
-    .option("--check", "Send token ids with the rows, for 'run --check'.")
-    .option("--json", "Print the summary as JSON; with --full, the plan.")
     .action(async (model, other, flags) => {
       const planCommand = await COMMANDS.plan();
       finish(await planCommand(io, model, { ...flags, other }));
     });
-  summaryFlags(
+  viewFlags(
     program.command("view")
       .description(
         "Write an interactive page about a plan",
@@ -165,27 +130,6 @@ function addInspectCommands(
         "Model file, checkpoint folder, hub name, config.json or plan file.",
       ),
   )
-    .option(
-      "--svg <picture>",
-      `Write one picture as SVG: ${PICTURE_NAMES.join(", ")}.`,
-      oneOf("--svg", PICTURE_NAMES),
-    )
-    .option("--dark", "With --svg, use a dark background.")
-    .option("--trace <file>", "Show a trace recorded by 'run --trace'.")
-    .option(
-      "--choices <file>",
-      "Show the chosen experts from the outputs of a run.",
-    )
-    .option("--against <plan>", "Show differences to another model or plan.")
-    .option(
-      "--out <file>",
-      "Output file. Default: plan.html; with --svg, standard output.",
-    )
-    .option("--open", "Open the page in the browser.")
-    .option(
-      "--run",
-      "Serve a page that runs the checkpoint's plan in the browser.",
-    )
     .action(async (model, flags) => {
       const viewCommand = await COMMANDS.view();
       finish(await viewCommand(io, model, flags));
@@ -200,37 +144,10 @@ function addInspectCommands(
     .action(async (model, flags) =>
       finish(await (await COMMANDS.search())(io, model, flags))
     );
-  const presets: string[] = [];
-  program.command("routers")
-    .description("Compare router presets on the same logits")
-    .requiredOption(
-      "--logits <file>",
-      "Logits: a JSON list of rows, or a safetensors file.",
-    )
-    .option(
-      "--tensor <name>",
-      "Tensor name in a safetensors file. Default: logits.",
-    )
-    .option(
-      "--top-k <k>",
-      "Experts per token. Default: 2.",
-      integer("--top-k", 1),
-    )
-    .option(
-      "--capacity-factor <f>",
-      "Capacity factor. Default: the preset's.",
-      positive("--capacity-factor", 1e6),
-    )
-    .option(
-      "--drop <which>",
-      "Order of dropping: by position or by score.",
-      oneOf("--drop", ["position", "score"]),
-    )
-    .option("--preset <name>", "Show only this preset. Repeatable.", (name) => {
-      presets.push(name);
-      return presets;
-    })
-    .option("--json", "Print JSON.")
+  routersFlags(
+    program.command("routers")
+      .description("Compare router presets on the same logits"),
+  )
     .action(async (flags) =>
       finish(await (await COMMANDS.routers())(io, flags))
     );
@@ -248,37 +165,14 @@ function addRunCommands(
   io: CliIo,
   { finish }: ProgramHooks,
 ): void {
-  loraFlag(deviceFlags(planFlags(
+  runFlags(
     program.command("run")
       .description("Run a model or plan on tensors")
       .argument(
         "<model>",
         "Model file, checkpoint folder, hub name or plan file.",
       ),
-  )))
-    .option("--inputs <file>", "Inputs, a safetensors file.")
-    .option("--weights <file>", "Weights, a safetensors file or a folder.")
-    .option("--outputs <file>", "Outputs, a safetensors file to write.")
-    .option(
-      "--random [seed]",
-      "Draw missing inputs and weights at random. Default seed: 0.",
-    )
-    .option(
-      "--save-weights <file>",
-      "With --random, write the drawn weights to a safetensors file.",
-    )
-    .option(
-      "--replay <file>",
-      "Route as in a recorded run: a file of its outputs.",
-    )
-    .option("--trace <file>", "Write a Chrome/Perfetto trace.")
-    .addOption(watchOption())
-    .option("--check", "Check that every row returns to its token.")
-    .option(
-      "--allow-kernels",
-      "Run a plan that differs from what its model compiles to.",
-    )
-    .option("--json", "Print JSON.")
+  )
     .action(async (model, flags) =>
       finish(
         await (await COMMANDS.run())(io, model, {
@@ -290,59 +184,12 @@ function addRunCommands(
       )
     );
   const prompts: Prompt[] = [];
-  speculationFlags(loraFlag(samplingFlags(deviceFlags(planFlags(
+  generateFlags(
     program.command("generate")
       .description("Generate text with continuous batching")
       .argument("<checkpoint>", "Checkpoint folder, GGUF file or hub name."),
-  )))))
-    .option(
-      "-p, --prompt <text>",
-      "Prompt, or '-' for standard input. Repeatable.",
-      (text) => {
-        prompts.push({ text });
-      },
-    )
-    .option(
-      "--prompt-file <file>",
-      "File with one prompt, or '-' for standard input. Repeatable.",
-      (file) => {
-        prompts.push(file === "-" ? { text: file } : { file });
-      },
-    )
-    .option(
-      "--prompts <file>",
-      "File with one prompt per line. Blank lines are skipped; prompts beyond capacity are queued. Repeatable.",
-      (lines) => {
-        prompts.push({ lines });
-      },
-    )
-    .option("--tokens <ids>", "Prompt as token ids. Repeatable.", (text) => {
-      prompts.push({ tokens: parseTokens(text) });
-    })
-    .option(
-      "--chat",
-      "Apply the checkpoint's chat template to each prompt.",
-    )
-    .option("--system <text>", "With --chat, the system message.")
-    .option(
-      "--logprobs <n>",
-      "With --json or --jsonl, log-probabilities of each token and of the n most likely ones.",
-      integer("--logprobs", 0, 128),
-    )
-    .option("--json", "Print JSON.")
-    .addOption(watchOption())
-    .option(
-      "--jsonl",
-      "Print one line of JSON per token as it is generated.",
-    )
-    .option(
-      "--json-schema <file>",
-      "Generate JSON of a JSON Schema in a file.",
-    )
-    .option(
-      "--receipt <file>",
-      "Write a receipt: hashes of plan, weights, tokenizer and logits, for 'switchyard replay'. Reads all weights.",
-    )
+    prompts,
+  )
     .action(async (folder, flags) =>
       finish(
         await (await COMMANDS.generate())(io, folder, { ...flags, prompts }),
@@ -378,6 +225,13 @@ function addRunCommands(
     .action(async (folder, flags) =>
       finish(await (await COMMANDS.serve())(io, folder, flags))
     );
+}
+
+function addCheckpointCommands(
+  program: Command,
+  io: CliIo,
+  { finish }: ProgramHooks,
+): void {
   loraFlag(perplexityFlags(
     program.command("perplexity")
       .description("Measure how well a checkpoint predicts texts")
@@ -413,18 +267,11 @@ function addRunCommands(
         await (await COMMANDS.quantize())(io, model, { ...flags, rules }),
       )
     );
-  deviceFlags(planFlags(
+  tuneFlags(
     program.command("tune")
       .description("Measure kernel variants on a device and save the fastest")
       .argument("<model>", "Model file, checkpoint folder or hub name."),
-  ))
-    .option("--weights <file>", "Weights, a safetensors file or a folder.")
-    .option(
-      "--budget <seconds>",
-      "Time budget. Default: 60.",
-      positive("--budget", 1e6),
-    )
-    .option("--json", "Print JSON.")
+  )
     .action(async (model, flags) =>
       finish(await (await COMMANDS.tune())(io, model, flags))
     );
@@ -435,6 +282,13 @@ function addRunCommands(
     .action(async (name, flags) =>
       finish(await (await COMMANDS.pull())(io, name, flags))
     );
+}
+
+function addLaunchCommand(
+  program: Command,
+  io: CliIo,
+  { finish }: ProgramHooks,
+): void {
   program.command("launch")
     .description("Run a command with one process per rank, over MPI")
     .requiredOption("-n <n>", "Number of ranks.", integer("-n", 1, MAX_RANKS))

@@ -1,5 +1,5 @@
 /** Every export of the language is documented, and the examples of the documentation run. */
-// rotates with: compiler/dsl/, docs/, scripts/reference.mjs, cli/program.ts
+// rotates with: compiler/dsl/, docs/, scripts/reference.mjs, cli/program.ts, cli/flags/
 
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";

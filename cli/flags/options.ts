@@ -4,8 +4,7 @@ import { ACTIVATIONS } from "../../spec/weights/activations.ts";
 import { type Command, Option } from "commander";
 import { MAX_NATIVE_THREADS } from "../../runtime/available_cores.ts";
 import type { Mesh } from "../../spec/mod.ts";
-import { STORED_NAMES } from "../../spec/weights/encoding.ts";
-import { MAX_AXIS, MAX_MICRO_BATCHES, MAX_RANKS } from "../../spec/limits.ts";
+import { MAX_AXIS } from "../../spec/limits.ts";
 import {
   type Strategy,
   STRATEGY_NAMES,
@@ -17,7 +16,6 @@ import {
   matching,
   oneOf,
   parseAdapter,
-  parseLimits,
   parseMemory,
   parseMesh,
   parsePages,
@@ -25,10 +23,6 @@ import {
   positive,
   UsageError,
 } from "./values.ts";
-
-/** Description of `--experts`. */
-const EXPERTS =
-  "Expert load: even, zipf:S (weight 1/n^S for expert n), or the outputs of a run. Default: even.";
 
 /** `--zero` of a training. */
 export function zeroOption(): Option {
@@ -40,7 +34,7 @@ export function zeroOption(): Option {
 }
 
 /** `--kv-cache-dtype`. */
-function cacheOption(): Option {
+export function cacheOption(): Option {
   return new Option(
     "--kv-cache-dtype <dtype>",
     "KV cache dtype: f32, f16 or bf16. Default: f32.",
@@ -203,119 +197,6 @@ export function deviceFlags(command: Command): Command {
       "Read the weight files completely when loading. Default: mapped weights are read when they are used. No effect on GPUs, which read all weights when loading.",
     )
     .addOption(new Option("--job <folder>").hideHelp());
-}
-
-/** Adds the flags that select a plan and the machine to compare it with. */
-export function summaryFlags(command: Command): Command {
-  return loraFlag(
-    planFlags(command),
-    "With --train, adapters to train, such as rank=16,alpha=32,targets=attention+experts. ",
-  )
-    .option(
-      "--target <machine>",
-      "Machine to check the plan against: a name from machines/, a machine file, or 'this' to measure this machine.",
-    )
-    .option(
-      "--limits <limits>",
-      "Device limits that override the machine's, for example maxBufferSize=4294967296.",
-      parseLimits,
-    )
-    .option("--experts <load>", EXPERTS)
-    .option(
-      "--expert-memory <bytes>",
-      "Memory for experts of each process, for example 4GiB, or auto: others are on the target's disk. Default: all are in memory.",
-      parseMemory,
-    )
-    .option("--train", "Plan a training step.")
-    .option(
-      "--optimizer <name>",
-      "With --train, optimizer: adamw or sgd. Default: adamw.",
-      oneOf("--optimizer", ["adamw", "sgd"]),
-    )
-    .option(
-      "--clip <norm>",
-      "With --train, gradient clipping norm. Default: 1.",
-      positive("--clip", 1e6),
-    )
-    .option(
-      "--accumulate <n>",
-      "With --train, micro-batches per step. Default: 1.",
-      integer("--accumulate", 1, MAX_MICRO_BATCHES),
-    )
-    .addOption(strategyOption("pipeline"))
-    .addOption(zeroOption())
-    .option(
-      "--rollout-mesh <axes>",
-      "With --train, mesh of sampling for policy gradients: print the bytes of weights sent to it.",
-      parseMesh,
-    )
-    .option(
-      "--recompute",
-      "With --train, activation checkpointing: recompute attention and experts in the backward pass.",
-    )
-    .option(
-      "--dtype <dtype>",
-      "Weight dtype for a config.json without weights, or with --train. Default: the config's.",
-      oneOf("--dtype", STORED_NAMES),
-    );
-}
-
-/** Flags of `search`. */
-export function searchFlags(command: Command): Command {
-  return modelFlags(command)
-    .requiredOption(
-      "--target <machine>",
-      "Machine: a name from machines/, or a machine file.",
-    )
-    .option(
-      "--phase <phase>",
-      "Phase to optimize: prefill, decode or train. Default: decode.",
-      oneOf("--phase", ["prefill", "decode", "train"]),
-    )
-    .option(
-      "--objective <what>",
-      "Objective: throughput, latency or memory. Default: throughput.",
-      oneOf("--objective", ["throughput", "latency", "memory"]),
-    )
-    .option(
-      "--max-step <ms>",
-      "Goal: maximum time of a step in ms, to the first token in prefill and between tokens in decode. Default: none.",
-      positive("--max-step", 1e9),
-    )
-    .option(
-      "--ranks <n>",
-      "Number of ranks. Default: all.",
-      integer("--ranks", 1, MAX_RANKS),
-    )
-    .option(
-      "--max-context <n>",
-      "Context length. Default: 4096.",
-      integer("--max-context", 1, MAX_AXIS),
-    )
-    .option("--experts <load>", EXPERTS)
-    .option(
-      "--dtype <dtype>",
-      "Weight dtype. Default: the config's; in training bf16 with f32 master weights.",
-      oneOf("--dtype", STORED_NAMES),
-    )
-    .addOption(strategyOption("numerics"))
-    .addOption(strategyOption("wire"))
-    .addOption(strategyOption("operands"))
-    .addOption(cacheOption())
-    .option(
-      "--limits <limits>",
-      "Device limits that override the machine's.",
-      parseLimits,
-    )
-    .option(
-      "--svg <file>",
-      "Write a plot of throughput over 1 to 4096 devices; for training, over the machine's devices.",
-    )
-    .option(
-      "--out <file>",
-      "Write a page with the best configuration and all others.",
-    )
-    .option("--json", "Print JSON.");
 }
 
 /** The option of long-running commands. */

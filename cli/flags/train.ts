@@ -21,8 +21,15 @@ import {
 
 /** Adds the flags to the command. */
 export function trainFlags(command: Command): Command {
-  return deviceFlags(stageFlags(meshFlags(command)))
-    .addOption(strategyOption("numerics"))
+  const trained = deviceFlags(stageFlags(meshFlags(command)))
+    .addOption(strategyOption("numerics"));
+  const given = stepFlags(rewardFlags(dataFlags(trained)));
+  return savingFlags(routingFlags(optimizerFlags(given)));
+}
+
+/** Texts and conversations. */
+function dataFlags(command: Command): Command {
+  return command
     .option(
       "--data <files...>",
       'Training texts, plain or compressed; .jsonl: conversations, {"messages": […]} per line.',
@@ -54,7 +61,12 @@ export function trainFlags(command: Command): Command {
       "--validate-batches <n>",
       "Batches per validation before the last. Default: all.",
       integer("--validate-batches", 1),
-    )
+    );
+}
+
+/** Policy gradients. */
+function rewardFlags(command: Command): Command {
+  return command
     .option(
       "--reward <file.ts>",
       "Policy gradients (GRPO): exports (prompt, text) => number, also async.",
@@ -106,7 +118,12 @@ export function trainFlags(command: Command): Command {
       "--kv-cache-dtype <dtype>",
       "With --reward: KV cache dtype of sampling. Other than f32, samples are not exactly on-policy. Default: f32.",
       oneOf("--kv-cache-dtype", ["f32", "f16", "bf16"]),
-    )
+    );
+}
+
+/** Number and sizes of steps. */
+function stepFlags(command: Command): Command {
+  return command
     .requiredOption("--out <folder>", "Folder for checkpoints.")
     .option(
       "--steps <n>",
@@ -132,7 +149,12 @@ export function trainFlags(command: Command): Command {
       "--length <n>",
       "Tokens per sequence; longer conversations are truncated. Default: 128.",
       integer("--length", 1, MAX_AXIS),
-    )
+    );
+}
+
+/** The optimizer and its schedule. */
+function optimizerFlags(command: Command): Command {
+  return command
     .option(
       "--optimizer <name>",
       "Optimizer: adamw or sgd. Default: adamw.",
@@ -178,7 +200,12 @@ export function trainFlags(command: Command): Command {
       "--clip <norm>",
       "Gradient clipping by global norm. Default: 1.",
       positive("--clip", 1e30),
-    )
+    );
+}
+
+/** Load balancing, and adapters. */
+function routingFlags(command: Command): Command {
+  return command
     .option(
       "--aux <weight>",
       "Weight of the load-balancing loss. Default: from config.json.",
@@ -198,7 +225,12 @@ export function trainFlags(command: Command): Command {
       "--lora <settings>",
       "Train low-rank adapters: rank=16,alpha=32,targets=attention+experts. Targets are 'attention', 'experts', or names such as q_proj.",
       parseLora,
-    )
+    );
+}
+
+/** Storage of weights and checkpoints, and output. */
+function savingFlags(command: Command): Command {
+  return command
     .option("--seed <s>", "Random seed. Default: 0.", integer("--seed", 0))
     .addOption(zeroOption())
     .option(
