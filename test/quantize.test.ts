@@ -204,12 +204,23 @@ t.test(
 );
 
 t.test("codes are those of the nearest values", (t) => {
-  for (const element of ["fp4", "fp8", "iq4"] as const) {
+  for (const element of ["fp4", "fp8"] as const) {
     const { code, value } = nearestCode(element);
     const { bits } = PACKED_ELEMENTS[element];
     const all = Array.from({ length: 1 << bits }, (_, i) => i)
       .filter((i) => element !== "fp8" || (i & 127) !== 127);
     for (const i of all) t.equal(value(code(value(i))) + 0, value(i) + 0);
+    const positive = all.filter((i) => i < 1 << bits - 1);
+    for (const i of positive.slice(1)) {
+      const middle = (value(i - 1) + value(i)) / 2;
+      const even = i - i % 2;
+      const sign = even === 0 ? 0 : 1 << bits - 1;
+      t.equal(code(middle), even, `${element}: ${middle}`);
+      t.equal(code(-middle), even | sign, `${element}: ${-middle}`);
+      t.equal(code(middle * (1 + 2 ** -50)), i, `${element}: above ${middle}`);
+      t.equal(code(middle * (1 - 2 ** -50)), i - 1);
+    }
+    t.equal(code(2 ** 60), positive.at(-1));
     fc.assert(fc.property(
       fc.double({ min: -600, max: 600, noNaN: true }),
       (x) => {
@@ -382,6 +393,32 @@ t.test("folders keep unquantized tensors", { skip }, async (t) => {
       return text;
     };
     t.equal(await generate("tp=2,ep=2"), await generate("ep=1"), to);
+  }
+});
+
+/** SHA-256 of the tensors of the bundled checkpoint in a folder, without and with importance: first digits. */
+const FOLDERS = {
+  fp8: ["e6fe4400789a", "e6fe4400789a"],
+  mxfp4: ["4911cdcd8a6a", "6324b715116b"],
+} as const;
+
+t.test("folders have the same bytes on every machine", async (t) => {
+  const folder = temporaryFolder(t);
+  const columns = (name: string) => /down_proj/.test(name) ? 192 : 128;
+  const importance: Importance = ({ name }) =>
+    Float32Array.from({ length: columns(name) }, (_, i) => 1 + i % 7);
+  for (const to of ["fp8", "mxfp4"] as const) {
+    for (const [i, digest] of FOLDERS[to].entries()) {
+      const out = join(folder, `${to}-${i}`);
+      await quantizeCheckpoint(demo, files, {
+        to,
+        out,
+        ...i === 0 ? {} : { importance },
+      });
+      const bytes = readFileSync(join(out, "model.safetensors"));
+      const found = createHash("sha256").update(bytes).digest("hex");
+      t.equal(found.slice(0, 12), digest, out);
+    }
   }
 });
 

@@ -154,31 +154,41 @@ export function encodeMxfp4(elements: Weighted, block: Uint8Array): void {
 
 const fp4 = nearestCode("fp4");
 
+/** Codes of the two candidates of `fitMxfp4`. */
+const CODES = [new Uint8Array(32), new Uint8Array(32)] as const;
+
 /**
- * Returns the biased exponent of the scale of E2M1 codes, and the codes. The largest element becomes about 4 or about
- * 6.
+ * Returns the biased exponent of the scale of 32 E2M1 codes, and the codes, until the next call. The largest element
+ * becomes about 4 or about 6.
  */
 export function fitMxfp4(
-  { values, weights }: Weighted,
+  elements: Weighted,
 ): { readonly exponent: number; readonly codes: Uint8Array } {
-  const largest = largestOf(values);
+  const largest = largestOf(elements.values);
   const first = largest === 0 ? 0 : Math.floor(Math.log2(largest)) - 2 + 127;
-  const candidates = [first, first + 1].map((exponent) => {
-    const bounded = Math.min(254, Math.max(0, exponent));
-    const scale = 2 ** (bounded - 127);
-    const codes = new Uint8Array(values.length);
-    let error = 0;
-    for (let i = 0; i < codes.length; i++) {
-      const code = fp4.code(values[i]! / scale);
-      const difference = fp4.value(code) * scale - values[i]!;
-      codes[i] = code;
-      error += weights[i]! * difference * difference;
-    }
-    return { exponent: bounded, codes, error };
-  });
-  const [low, high] = candidates as [
-    typeof candidates[0],
-    typeof candidates[0],
-  ];
-  return high.error < low.error ? high : low;
+  const [low, high] = [first, first + 1].map((exponent) =>
+    Math.min(254, Math.max(0, exponent))
+  ) as [number, number];
+  const lowError = storeFp4(elements, low, CODES[0]);
+  const highError = storeFp4(elements, high, CODES[1]);
+  return highError < lowError
+    ? { exponent: high, codes: CODES[1] }
+    : { exponent: low, codes: CODES[0] };
+}
+
+/** Stores the codes for a biased exponent, and returns their weighted squared error. */
+function storeFp4(
+  { values, weights }: Weighted,
+  exponent: number,
+  codes: Uint8Array,
+): number {
+  const scale = 2 ** (exponent - 127);
+  let error = 0;
+  for (let i = 0; i < codes.length; i++) {
+    const code = fp4.code(values[i]! / scale);
+    const difference = fp4.value(code) * scale - values[i]!;
+    codes[i] = code;
+    error += weights[i]! * difference * difference;
+  }
+  return error;
 }

@@ -6,10 +6,8 @@ import {
   type TensorEntry,
 } from "../../runtime/mod.ts";
 import { bytesIn, rowsOf } from "../encodings/read.ts";
-import { nearestCode } from "../encodings/nearest.ts";
-import { fitMxfp4 } from "../gguf/encode_blocks.ts";
-import { weightsOf } from "../gguf/fit.ts";
 import { PACKINGS } from "../../spec/weights/packed.ts";
+import { encodeFp8, encodeMxfp4Rows } from "./encode_folder.ts";
 import type { Importance } from "./gguf_file.ts";
 import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
 import { FP8_BLOCK } from "./stored.ts";
@@ -31,9 +29,6 @@ export interface FolderFormat {
   /** Returns the tensors that represent a matrix. */
   encode(tensor: SourceTensor, importance: Importance): FolderTensor[];
 }
-
-/** The largest E4M3. */
-const LARGEST = 448;
 
 function isMatrix({ quantizable, table, shape }: SourceTensor): boolean {
   return quantizable && !table && shape.length === 2;
@@ -62,8 +57,6 @@ export const FOLDER_FORMATS: {
   },
 };
 
-const fp8 = nearestCode("fp8");
-
 function fp8Tensors(tensor: SourceTensor): FolderTensor[] {
   const [rows, columns] = tensor.shape as [number, number];
   const across = Math.ceil(columns / FP8_BLOCK);
@@ -71,8 +64,10 @@ function fp8Tensors(tensor: SourceTensor): FolderTensor[] {
   const codes = async function* (): AsyncGenerator<Uint8Array> {
     let first = 0;
     for await (const values of piecesOf(tensor, FP8_BLOCK)) {
-      yield encodeFp8(values, columns, scales.subarray(first * across));
-      first += Math.ceil(values.length / columns / FP8_BLOCK);
+      const encoded = encodeFp8(values, columns);
+      scales.set(encoded.scales, first);
+      first += encoded.scales.length;
+      yield encoded.codes;
     }
   };
   const scaleBytes = new Uint8Array(scales.buffer);
@@ -94,27 +89,6 @@ function fp8Tensors(tensor: SourceTensor): FolderTensor[] {
   ];
 }
 
-/** Encodes rows, the first of which begins a block. Stores the scales of its blocks. */
-function encodeFp8(
-  values: Float32Array,
-  columns: number,
-  scales: Float32Array,
-): Uint8Array {
-  const across = Math.ceil(columns / FP8_BLOCK);
-  const blockOf = (i: number) =>
-    Math.floor(i / columns / FP8_BLOCK) * across +
-    Math.floor(i % columns / FP8_BLOCK);
-  const count = Math.ceil(values.length / columns / FP8_BLOCK) * across;
-  const largest = new Float32Array(count);
-  values.forEach((x, i) => {
-    const block = blockOf(i);
-    largest[block] = Math.max(largest[block]!, Math.abs(x));
-  });
-  // A scale of zero is invalid for readers that divide by it.
-  largest.forEach((size, block) => scales[block] = size / LARGEST || 1);
-  return Uint8Array.from(values, (x, i) => fp8.code(x / scales[blockOf(i)]!));
-}
-
 function mxfp4Tensors(
   tensor: SourceTensor,
   importance: Importance,
@@ -124,22 +98,12 @@ function mxfp4Tensors(
   const scales = new Uint8Array(rows * groups);
   const weights = importance(tensor);
   const blocks = async function* (): AsyncGenerator<Uint8Array> {
-    let group = 0;
+    let first = 0;
     for await (const values of piecesOf(tensor)) {
-      const bytes = new Uint8Array(values.length / 2);
-      for (let from = 0; from < values.length; from += 32) {
-        const part = values.subarray(from, from + 32);
-        const at = from % columns;
-        const { exponent, codes } = fitMxfp4({
-          values: part,
-          weights: weightsOf(part, weights?.subarray(at, at + 32)),
-        });
-        scales[group++] = exponent;
-        for (let i = 0; i < 16; i++) {
-          bytes[from / 2 + i] = codes[2 * i]! | codes[2 * i + 1]! << 4;
-        }
-      }
-      yield bytes;
+      const encoded = encodeMxfp4Rows(values, columns, weights);
+      scales.set(encoded.scales, first);
+      first += encoded.scales.length;
+      yield encoded.codes;
     }
   };
   const { elements, scales: ending } = PACKINGS.mxfp4.names;

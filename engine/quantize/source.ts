@@ -154,8 +154,9 @@ export async function* piecesOf(
   for (let begin = 0; begin < rows; begin += each) {
     const end = Math.min(rows, begin + each);
     const { data } = await readTensor(rowsOf(matrix, begin, end));
-    const bad = data.findIndex((x) => !Number.isFinite(x));
-    if (bad >= 0) {
+    let bad = 0;
+    while (bad < data.length && Number.isFinite(data[bad])) bad++;
+    if (bad < data.length) {
       throw new DataError(
         `Cannot quantize tensor '${
           shown(entry.name)
