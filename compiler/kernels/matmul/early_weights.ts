@@ -1,12 +1,12 @@
 /** Operands of a matmul of one row that are loaded while the norm of its row is computed. */
 
-import { someNode } from "../../../spec/kernel/walk.ts";
 import { sum } from "../../../spec/sum.ts";
 import { isPackedDType, PACKINGS } from "../../../spec/weights/packed.ts";
 import { blocksInRound, isStaged, teamsOf } from "../../tuning/lanes.ts";
 import { equalBlocks } from "../../tuning/tile.ts";
-import type { Expr, KernelText, Stmt } from "../kernel.ts";
+import type { KernelText, Stmt } from "../kernel.ts";
 import { bindingsOf, wgsl } from "../kernel.ts";
+import { followsFrom } from "../pieces/early_loads.ts";
 import type { DecodedMatmul } from "./decoder.ts";
 import { leftOf, u } from "./left.ts";
 import type { MatmulOptions } from "./options.ts";
@@ -43,7 +43,7 @@ export function earlyWeights(
     waits: true,
   });
   const parts = partsOfTerms(o, left, { rows: 1, count: length });
-  const early = parts.left.filter((s) => loadsGains(s, o.norm!));
+  const early = parts.left.filter((s) => loadsGains(s, o.norm!, parts.indices));
   if (words + sum(early.map(wordsOf)) > MAX_WORDS) return undefined;
   const { lanes, teams } = teamsOf(o);
   const block = wgsl`lane / ${lanes}`;
@@ -71,24 +71,18 @@ function hasPlainScales(o: DecodedMatmul, i: number): boolean {
     scalesInBlock(o, scales) === 1;
 }
 
-/** Whether a statement only loads, at an index that follows from k, and not from the row. */
+/** Whether a statement only loads, at an index that follows from indices of k, and not from the row. */
 function loadsGains(
   s: Stmt,
   { load }: NonNullable<MatmulOptions["norm"]>,
+  indices: readonly string[],
 ): boolean {
   const row = bindingsOf(load(u("base"), u("k")));
-  if (s.op === "loads") return !row.has(s.binding) && followsFromK(s.index);
+  if (s.op === "loads") {
+    return !row.has(s.binding) && followsFrom(s.index, indices);
+  }
   return s.op === "let" && s.value.op === "load" &&
-    !row.has(s.value.binding) && followsFromK(s.value.index);
-}
-
-function followsFromK(index: Expr): boolean {
-  return !someNode(
-    index,
-    (node) =>
-      node.op === "load" || node.op === "shared" ||
-      node.op === "local" && !node.name.startsWith("k_term"),
-  );
+    !row.has(s.value.binding) && followsFrom(s.value.index, indices);
 }
 
 function wordsOf(s: Stmt): number {

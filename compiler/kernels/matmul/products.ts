@@ -119,6 +119,8 @@ export function partsOfTerms(
   left: Pick<Left, "at" | "adjacent">,
   { rows, count, short }: TermsAtOnce,
 ): {
+  /** Names of the indices of k. */
+  readonly indices: readonly string[];
   readonly loaded: Parts;
   readonly left: readonly Stmt[];
   readonly added: KernelText;
@@ -143,6 +145,7 @@ export function partsOfTerms(
   ]);
   const always = short?.count ?? count;
   return {
+    indices: terms.map(({ k }) => k),
     loaded,
     left: range(count / together).flatMap((n) =>
       range(rows).flatMap((r) => leftOf(n * together, r))

@@ -58,10 +58,8 @@ function wordsOfIndex(o: DecodedMatmul): number {
 
 /** Whether a lane of a team loads the weights of a block of k at once. Only packed weights have so few words. */
 export function loadsBlock(o: DecodedMatmul): boolean {
-  const words = wordsOfIndex(o);
   const { length = Infinity } = sumBlocks(o) ?? {};
-  const inWord = termsInWord(o);
-  return inWord > 1 && length / inWord * words <= WORDS_AT_ONCE;
+  return termsInWord(o) > 1 && length * wordsOfIndex(o) <= WORDS_AT_ONCE;
 }
 
 /** Terms of which only the first ones exist in some lanes. */

@@ -45,17 +45,12 @@ export function loadEarly(
   walkStatements(statements, (s) => {
     if (s.op === "store") stored.add(s.binding);
   });
-  const isKnown = (index: Expr) =>
-    !someNode(
-      index,
-      (node) =>
-        node.op === "load" || node.op === "shared" ||
-        node.op === "local" && !known.includes(node.name),
-    );
   const found = new Map<string, { name: string; load: Load }>();
   const rest = replaceIn(statements, {
     load: (load) => {
-      if (stored.has(load.binding) || !isKnown(load.index)) return undefined;
+      if (stored.has(load.binding) || !followsFrom(load.index, known)) {
+        return undefined;
+      }
       const key = exactJson(load);
       if (!found.has(key) && found.size === MAX_EARLY) return undefined;
       const { name } = found.get(key) ??
@@ -72,4 +67,14 @@ export function loadEarly(
     loaded: all.map(({ name, load }) => wgsl`${name} = ${load};`),
     rest,
   };
+}
+
+/** Whether an index follows from variables, without loads. */
+export function followsFrom(index: Expr, known: readonly string[]): boolean {
+  return !someNode(
+    index,
+    (node) =>
+      node.op === "load" || node.op === "shared" ||
+      node.op === "local" && !known.includes(node.name),
+  );
 }
