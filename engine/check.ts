@@ -5,7 +5,7 @@ import { type Family, isFamily } from "../models/mod.ts";
 import type { Checked, Diagnostic } from "../compiler/source/check.ts";
 import { DataError, ModelError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
-import type { Reward } from "./train/policy_task.ts";
+import type { Reward } from "./train/policy_rollouts.ts";
 import { planTarget } from "./open.ts";
 import { checkTensors } from "./checkpoint/weights.ts";
 import {

@@ -21,7 +21,8 @@ export type {
   TrainSettings,
 } from "./settings.ts";
 export type { PolicyMetrics } from "./policy_metrics.ts";
-export type { PolicyOptions, PolicyPrompt, Reward } from "./policy_task.ts";
+export type { PolicyPrompt, Reward } from "./policy_rollouts.ts";
+export type { PolicyOptions } from "./policy_task.ts";
 export type { StepMetrics } from "./step.ts";
 export type { TextOptions } from "./checkpoint_task.ts";
 export type { Text } from "./text.ts";
