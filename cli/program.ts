@@ -3,6 +3,7 @@
 import { Command } from "commander";
 import type { CliIo } from "./io.ts";
 import type { Prompt } from "./flags/flags.ts";
+import { generateFlags } from "./flags/generate.ts";
 import { samplingFlags } from "./flags/generation.ts";
 import {
   checkFlags,
@@ -19,7 +20,7 @@ import {
   revisionOption,
 } from "./flags/options.ts";
 import { perplexityFlags, quantizeFlags } from "./flags/quantize.ts";
-import { generateFlags, runFlags, tuneFlags } from "./flags/run.ts";
+import { runFlags, tuneFlags } from "./flags/run.ts";
 import { serveFlags } from "./flags/serve.ts";
 import { trainFlags } from "./flags/train.ts";
 import type { Rule } from "../engine/mod.ts";
