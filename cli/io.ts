@@ -7,6 +7,7 @@ import type { AdapterSystemInfo, FileSystem } from "../engine/mod.ts";
 import { availableCores } from "../runtime/available_cores.ts";
 import { userCache } from "../runtime/cache/folders.ts";
 import { adapterSystemInfo } from "./adapter_system_info.ts";
+import { startEncodeThreads } from "./encode_threads.ts";
 import { fileError, hasGraphics, nodeFiles } from "./files.ts";
 import { type HubSettings, hubSettings } from "./hub_settings.ts";
 import { launchedRank } from "./launch/launched_rank.ts";
@@ -37,6 +38,8 @@ export interface CliIo {
   readonly threads: number;
   /** Starts another thread for a search. Default: there is none. */
   readonly searchThread?: typeof startSearchThread;
+  /** Starts threads that encode. Default: there are none. */
+  readonly encodeThreads?: typeof startEncodeThreads;
   /** Whether the system has a graphics device, as far as is known without WebGPU. */
   readonly graphics: boolean;
   /** Returns the locations of adapters, which distinguish adapters of the same name. */
@@ -129,6 +132,7 @@ export function processIo(): CliIo {
     environment: process.env,
     threads: availableCores(),
     searchThread: startSearchThread,
+    encodeThreads: startEncodeThreads,
     graphics: hasGraphics(),
     systemInfo: adapterSystemInfo,
     browse,

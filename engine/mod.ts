@@ -92,6 +92,11 @@ export {
   planTarget,
   tuneTarget,
 } from "./open.ts";
+export {
+  type Encoded,
+  type Encoder,
+  type EncodeTask,
+} from "./quantize/encode.ts";
 export { type Importance } from "./quantize/gguf_file.ts";
 export {
   measureImportance,

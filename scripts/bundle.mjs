@@ -20,7 +20,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
  */
 export const ENTRIES = [
   ...["cli/main.ts", "cli/start.ts", "cli/files.ts"],
-  ...["cli/http_program.ts", "cli/search_program.ts"],
+  ...["cli/http_program.ts", "cli/search_program.ts", "cli/encode_program.ts"],
   ...["compiler/mod.ts", "spec/mod.ts", "runtime/mod.ts"],
   ...["engine/mod.ts", "engine/untrusted/program.ts"],
   ...["compiler/editor/tracer.ts", "models/mod.ts", "models/published.ts"],

@@ -27,7 +27,7 @@ import { ggufName } from "../engine/gguf/names.ts";
 import { readTensor, type TensorEntry } from "../runtime/mod.ts";
 import { type BlockType, isBlockType } from "../engine/gguf/blocks.ts";
 import { ropeScalingKeys, ropeScalingOf } from "../engine/gguf/rope_scaling.ts";
-import { encodeRows } from "../engine/quantize/gguf_file.ts";
+import { encodeRows } from "../engine/quantize/encode.ts";
 import { WRITTEN_TYPES } from "../engine/quantize/types.ts";
 import { MachineError } from "../spec/errors.ts";
 import { PACKED_ELEMENTS } from "../spec/weights/packed.ts";

@@ -74,6 +74,8 @@ export async function quantizeCommand(
   const importance = flags.importance &&
     await importanceFrom(io, model, { files: flags.importance, flags });
   const bar = createBar(io, `Quantizing to ${to} {bar} {percentage} %`, 1);
+  const threads = flags.threads ?? io.threads;
+  const encoder = threads > 1 ? io.encodeThreads?.(threads) : undefined;
   const quantized = await interruptible(
     io,
     (proceed) =>
@@ -82,12 +84,16 @@ export async function quantizeCommand(
         out,
         rules,
         ...importance ? { importance } : {},
+        ...encoder ? { encoder } : {},
         onProgress: (done, total) => {
           proceed();
           bar.update(done / total);
         },
       }),
-  ).finally(bar.stop);
+  ).finally(async () => {
+    bar.stop();
+    await encoder?.close();
+  });
   if (!flags.json) await io.out(quantizedText(quantized, out));
   const measured = texts &&
     await measure(io, { models: [out, model], texts, flags });

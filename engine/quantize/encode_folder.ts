@@ -3,7 +3,9 @@
 import { nearestCode } from "../encodings/nearest.ts";
 import { fitMxfp4 } from "../gguf/encode_blocks.ts";
 import { weightsOf } from "../gguf/fit.ts";
-import { FP8_BLOCK } from "./stored.ts";
+
+/** Rows and columns per scale of FP8 in written folders. */
+export const FP8_BLOCK = 128;
 
 /** Encoded rows. */
 export interface EncodedRows<S> {

@@ -7,17 +7,24 @@ import {
 } from "../../runtime/mod.ts";
 import { bytesIn, rowsOf } from "../encodings/read.ts";
 import { PACKINGS } from "../../spec/weights/packed.ts";
-import { encodeFp8, encodeMxfp4Rows } from "./encode_folder.ts";
+import { inOrder } from "../in_order.ts";
+import type { Encoder } from "./encode.ts";
+import { FP8_BLOCK } from "./encode_folder.ts";
 import type { Importance } from "./gguf_file.ts";
 import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
-import { FP8_BLOCK } from "./stored.ts";
 
 /** A tensor of the written file. */
 export interface FolderTensor extends Pick<FileTensor, "dtype" | "shape"> {
   readonly name: string;
   readonly bytes: number;
-  /** Its bytes in pieces. The pieces of one matrix are requested in the order of its tensors. */
-  parts(): AsyncIterable<Uint8Array>;
+  /** Actions that return its bytes. The tensors of one matrix are requested and written in their order. */
+  parts(): AsyncIterable<() => Promise<Uint8Array>>;
+}
+
+/** Options of encoding a matrix. */
+export interface EncodeOptions {
+  readonly importance: Importance;
+  readonly encoder: Encoder;
 }
 
 /** A format of folders. */
@@ -27,7 +34,7 @@ export interface FolderFormat {
   /** Returns whether a matrix is quantized. */
   takes(tensor: SourceTensor): boolean;
   /** Returns the tensors that represent a matrix. */
-  encode(tensor: SourceTensor, importance: Importance): FolderTensor[];
+  encode(tensor: SourceTensor, options: EncodeOptions): FolderTensor[];
 }
 
 function isMatrix({ quantizable, table, shape }: SourceTensor): boolean {
@@ -47,7 +54,7 @@ export const FOLDER_FORMATS: {
     },
     takes: (tensor) =>
       isMatrix(tensor) && !/(^|\.)(lm_head|embed_tokens)\./.test(tensor.name),
-    encode: (tensor) => fp8Tensors(tensor),
+    encode: fp8Tensors,
   },
   mxfp4: {
     config: PACKINGS.mxfp4.file!.config,
@@ -57,20 +64,21 @@ export const FOLDER_FORMATS: {
   },
 };
 
-function fp8Tensors(tensor: SourceTensor): FolderTensor[] {
+function fp8Tensors(
+  tensor: SourceTensor,
+  options: EncodeOptions,
+): FolderTensor[] {
   const [rows, columns] = tensor.shape as [number, number];
-  const across = Math.ceil(columns / FP8_BLOCK);
-  const scales = new Float32Array(Math.ceil(rows / FP8_BLOCK) * across);
-  const codes = async function* (): AsyncGenerator<Uint8Array> {
-    let first = 0;
-    for await (const values of piecesOf(tensor, FP8_BLOCK)) {
-      const encoded = encodeFp8(values, columns);
-      scales.set(encoded.scales, first);
-      first += encoded.scales.length;
-      yield encoded.codes;
-    }
-  };
-  const scaleBytes = new Uint8Array(scales.buffer);
+  const blocks = [rows, columns].map((n) => Math.ceil(n / FP8_BLOCK)) as [
+    number,
+    number,
+  ];
+  const [codes, scales] = encodedParts(tensor, {
+    ...options,
+    folder: "fp8",
+    height: FP8_BLOCK,
+    scaleBytes: [blocks[0], 4 * blocks[1]],
+  });
   return [
     {
       name: tensor.name,
@@ -82,30 +90,25 @@ function fp8Tensors(tensor: SourceTensor): FolderTensor[] {
     {
       name: `${tensor.name}_scale_inv`,
       dtype: "f32",
-      shape: [scales.length / across, across],
-      bytes: scaleBytes.length,
-      parts: () => once(scaleBytes),
+      shape: blocks,
+      bytes: 4 * blocks[0] * blocks[1],
+      parts: scales,
     },
   ];
 }
 
 function mxfp4Tensors(
   tensor: SourceTensor,
-  importance: Importance,
+  options: EncodeOptions,
 ): FolderTensor[] {
   const [rows, columns] = tensor.shape as [number, number];
   const groups = columns / 32;
-  const scales = new Uint8Array(rows * groups);
-  const weights = importance(tensor);
-  const blocks = async function* (): AsyncGenerator<Uint8Array> {
-    let first = 0;
-    for await (const values of piecesOf(tensor)) {
-      const encoded = encodeMxfp4Rows(values, columns, weights);
-      scales.set(encoded.scales, first);
-      first += encoded.scales.length;
-      yield encoded.codes;
-    }
-  };
+  const [blocks, scales] = encodedParts(tensor, {
+    ...options,
+    folder: "mxfp4",
+    height: 1,
+    scaleBytes: [rows, groups],
+  });
   const { elements, scales: ending } = PACKINGS.mxfp4.names;
   return [
     {
@@ -119,9 +122,46 @@ function mxfp4Tensors(
       name: tensor.name + ending,
       dtype: "u8",
       shape: [rows, groups],
-      bytes: scales.length,
-      parts: () => once(scales),
+      bytes: rows * groups,
+      parts: scales,
     },
+  ];
+}
+
+/** Returns the parts of the codes of a matrix, and of its scales, which must be written after them. */
+function encodedParts(
+  tensor: SourceTensor,
+  { folder, height, scaleBytes: [down, across], importance, encoder }:
+    & EncodeOptions
+    & {
+      readonly folder: "fp8" | "mxfp4";
+      /** Rows of the matrix per row of scales. */
+      readonly height: number;
+      /** Rows of scales, and bytes of a row. */
+      readonly scaleBytes: readonly [number, number];
+    },
+): [FolderTensor["parts"], FolderTensor["parts"]] {
+  const scales = new Uint8Array(down * across);
+  const columns = columnsOf(tensor);
+  return [
+    async function* () {
+      const task = {
+        format: { folder },
+        columns,
+        importance: importance(tensor),
+      };
+      let row = 0;
+      for await (const values of piecesOf(tensor, height)) {
+        const at = row * across;
+        row += Math.ceil(values.length / columns / height);
+        yield async () => {
+          const encoded = await encoder.encode({ ...task, values });
+          scales.set(encoded.scales, at);
+          return encoded.codes;
+        };
+      }
+    },
+    () => once(scales),
   ];
 }
 
@@ -138,7 +178,7 @@ export function unchanged(tensor: TensorEntry): FolderTensor {
     parts: async function* () {
       for (let begin = 0; begin < rows; begin += each) {
         const end = Math.min(rows, begin + each);
-        yield await bytesIn(rowsOf(tensor, begin, end));
+        yield () => bytesIn(rowsOf(tensor, begin, end));
       }
     },
   };
@@ -147,24 +187,30 @@ export function unchanged(tensor: TensorEntry): FolderTensor {
 /** Bytes of a tensor that are copied at once. */
 const PIECE = 4 << 20;
 
-async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
-  yield bytes;
+async function* once(
+  bytes: Uint8Array,
+): AsyncGenerator<() => Promise<Uint8Array>> {
+  yield () => Promise.resolve(bytes);
 }
 
-/** Yields the bytes of a file of these tensors. */
+/** Yields the bytes of a file of these tensors. `onProgress` receives the number of bytes of each part. */
 export async function* fileBytes(
   tensors: readonly FolderTensor[],
-  onProgress: (bytes: number) => void,
+  { atOnce, onProgress }: {
+    readonly atOnce: number;
+    readonly onProgress: (bytes: number) => void;
+  },
 ): AsyncGenerator<Uint8Array> {
   yield safetensorsHead(
     tensors.map((tensor) => [tensor.name, tensor]),
     { format: "pt" },
   );
-  for (const tensor of tensors) {
-    for await (const part of tensor.parts()) {
-      onProgress(part.length);
-      yield part;
-    }
+  const parts = async function* () {
+    for (const tensor of tensors) yield* tensor.parts();
+  };
+  for await (const part of inOrder(parts(), atOnce)) {
+    onProgress(part.length);
+    yield part;
   }
 }
 

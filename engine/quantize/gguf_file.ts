@@ -1,15 +1,14 @@
 /** Writes a checkpoint as a GGUF file, tensor by tensor. */
 
-import { narrow } from "../../runtime/half.ts";
 import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
+import { sum } from "../../spec/sum.ts";
 import type { GgufArchitecture } from "../gguf/architecture.ts";
 import { ARCHITECTURES } from "../gguf/architectures.ts";
 import { type GgufName, ggufName, textName } from "../gguf/names.ts";
 import { isBlockType } from "../gguf/blocks.ts";
 import { rowSource } from "../encodings/matrix.ts";
-import { weightsOf } from "../gguf/fit.ts";
 import { interleaved } from "../gguf/interleaved.ts";
 import {
   groupedHead,
@@ -25,6 +24,8 @@ import {
   paddingAfter,
   type WrittenTensor,
 } from "../gguf/write.ts";
+import { inOrder } from "../in_order.ts";
+import type { Encoder } from "./encode.ts";
 import { type Held, partsOf } from "./fused.ts";
 import { columnsOf, isInteger, piecesOf, type SourceTensor } from "./source.ts";
 import { blockRows, type BlockTensor } from "./stored.ts";
@@ -217,45 +218,69 @@ export function addedVector(
   return { name, shape, type, bytes: data.length, parts: [tensor], of, stored };
 }
 
+/** Returns the number of bytes after the head. */
+export function ggufBodyBytes(tensors: readonly GgufPart[]): number {
+  return sum(
+    tensors.map(({ bytes }) => bytes + paddingAfter(bytes).length),
+  );
+}
+
+/** Options of writing tensors. */
+export interface GgufBytesOptions {
+  readonly importance: Importance;
+  readonly sizes: HeadSizes;
+  readonly encoder: Encoder;
+  /** Called with the number of bytes of each part after the head. */
+  readonly onProgress: (bytes: number) => void;
+}
+
 /** Yields the bytes of the file. Weights are read in pieces; tensors of integers are small. */
 export async function* ggufBytes(
   keys: GgufValues,
   tensors: readonly GgufPart[],
-  { importance, sizes, onProgress }: {
-    readonly importance: Importance;
-    readonly sizes: HeadSizes;
-    readonly onProgress: (bytes: number) => void;
-  },
+  options: GgufBytesOptions,
 ): AsyncGenerator<Uint8Array> {
   yield ggufHead(keys, tensors);
+  const parts = inOrder(partsOfBody(tensors, options), options.encoder.atOnce);
+  for await (const part of parts) {
+    options.onProgress(part.length);
+    yield part;
+  }
+}
+
+/** Yields actions that return the parts of the file after its head. */
+async function* partsOfBody(
+  tensors: readonly GgufPart[],
+  { importance, sizes, encoder }: GgufBytesOptions,
+): AsyncGenerator<() => Promise<Uint8Array>> {
+  const ready = (bytes: Uint8Array) => () => Promise.resolve(bytes);
   for (const { parts, stored, bytes, of } of tensors) {
     for (const part of parts) {
       if (isInteger(part)) {
         const { data } = await readTensor(part);
-        onProgress(data.byteLength);
-        yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+        const { buffer, byteOffset, byteLength } = data;
+        yield ready(new Uint8Array(buffer, byteOffset, byteLength));
         continue;
       }
       const blocks = sameBlocks(part, of, { sizes, stored });
       if (blocks) {
-        for await (const rows of blockRows(blocks)) {
-          onProgress(rows.length);
-          yield rows;
-        }
+        for await (const rows of blockRows(blocks)) yield ready(rows);
         continue;
       }
-      const weights = importance(part);
       const filed = asFiled(part, of, {
         ...sizes,
         elements: elementsOf(part.shape),
       });
+      const task = {
+        format: { file: stored.name },
+        columns: columnsOf(filed),
+        importance: importance(part),
+      };
       for await (const values of piecesOf(filed)) {
-        const encoded = encodeRows(values, stored, weights);
-        onProgress(encoded.length);
-        yield encoded;
+        yield async () => (await encoder.encode({ ...task, values })).codes;
       }
     }
-    yield paddingAfter(bytes);
+    yield ready(paddingAfter(bytes));
   }
 }
 
@@ -296,32 +321,4 @@ function asFiled<T extends TensorEntry>(
   if (!values) return ordered;
   const length = padded ? heads[padded]! : elements;
   return withValues(ordered, { values, direction: "write", length });
-}
-
-/** Encodes rows in a type. `importance` has a number per column. */
-export function encodeRows(
-  values: Float32Array,
-  type: NumberedType,
-  importance: Float32Array | undefined,
-): Uint8Array {
-  if (!isBlockType(type)) {
-    const stored = type.dtype === "F32"
-      ? values
-      : narrow(type.dtype === "F16" ? "f16" : "bf16", values);
-    return new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength);
-  }
-  const { elements, bytes } = type;
-  const blocks = new Uint8Array(values.length / elements * bytes);
-  for (let i = 0; i * elements < values.length; i++) {
-    const block = values.subarray(i * elements, (i + 1) * elements);
-    const from = i * elements % (importance?.length ?? 1);
-    type.encode!(
-      {
-        values: block,
-        weights: weightsOf(block, importance?.subarray(from, from + elements)),
-      },
-      blocks.subarray(i * bytes, (i + 1) * bytes),
-    );
-  }
-  return blocks;
 }

@@ -19,11 +19,13 @@ import { tokenizerKeys } from "../gguf/write_tokenizer.ts";
 import { readJsonObject } from "../json_file.ts";
 import { withoutQuantization } from "../checkpoint/quantization_config.ts";
 import { withTensors } from "../checkpoint/tensors.ts";
+import { type Encoder, SAME_THREAD } from "./encode.ts";
 import { fileBytes, filesOf, FOLDER_FORMATS, unchanged } from "./folder.ts";
 import { partsOf } from "./fused.ts";
 import {
   addedVector,
   architectureFor,
+  ggufBodyBytes,
   ggufBytes,
   ggufTensorsOf,
   type HeadSizes,
@@ -46,6 +48,9 @@ export interface QuantizeOptions {
   readonly rules?: readonly Rule[];
   /** Weights of the columns of matrices. Default: equal weights. */
   readonly importance?: Importance;
+  /** Encodes rows. The result does not depend on it. Default: on this thread. */
+  readonly encoder?: Encoder;
+  /** Called with bytes of the result. */
   readonly onProgress?: (done: number, total: number) => void;
 }
 
@@ -194,13 +199,14 @@ async function writeFile(
       : { "general.file_type": { u32: target.fileType } },
     ...await tokenizerOf(checkpoint, files),
   };
-  const total = parts.reduce((sum, { bytes }) => sum + bytes, 0);
+  const total = ggufBodyBytes(parts);
   let done = 0;
   await files.write(
     out,
     ggufBytes(keys, parts, {
       importance,
       sizes,
+      encoder: options.encoder ?? SAME_THREAD,
       onProgress: (bytes) => options.onProgress?.(done += bytes, total),
     }),
   );
@@ -292,9 +298,10 @@ function withSeparateExperts(
 async function writeFolder(
   source: Source,
   files: FileSystem,
-  { to, out, importance = () => undefined, onProgress, rules = [] }:
-    QuantizeOptions,
+  options: QuantizeOptions,
 ): Promise<Quantized["types"]> {
+  const { to, out, onProgress, rules = [] } = options;
+  const { importance = () => undefined, encoder = SAME_THREAD } = options;
   const { config, folder } = source.checkpoint;
   const { tensors, fields } = withSeparateExperts(source, to);
   if (rules.length > 0) {
@@ -314,7 +321,7 @@ async function writeFolder(
     tensor.stored?.format === to
       ? tensor.stored.tensors.map(unchanged)
       : format.takes(tensor)
-      ? format.encode(tensor, importance)
+      ? format.encode(tensor, { importance, encoder })
       : [unchanged(tensor)]
   );
   const split = filesOf(matrices, FILE_BYTES);
@@ -330,7 +337,10 @@ async function writeFolder(
     for (const [i, part] of split.entries()) {
       await write(
         path(nameOf(i)),
-        fileBytes(part, (bytes) => onProgress?.(done += bytes, total)),
+        fileBytes(part, {
+          atOnce: encoder.atOnce,
+          onProgress: (bytes) => onProgress?.(done += bytes, total),
+        }),
       );
     }
     const text = (name: string, value: object) =>

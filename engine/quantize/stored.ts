@@ -16,9 +16,7 @@ import {
 } from "../../spec/weights/packed.ts";
 import { rowSource } from "../encodings/matrix.ts";
 import { bytesIn, rowsOf } from "../encodings/read.ts";
-
-/** Rows and columns per scale of FP8 in written folders. */
-export const FP8_BLOCK = 128;
+import { FP8_BLOCK } from "./encode_folder.ts";
 
 /** A matrix as blocks of a GGUF type: its last axis has the bytes of a row. */
 export interface BlockTensor extends TensorEntry {
