@@ -1,5 +1,6 @@
 /** The main flow: compiles a model for a mesh to a plan. */
 
+import { checkOptions } from "../spec/options.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { compileLowered, type CompileOptions } from "./compile_graph.ts";
 import {
@@ -10,18 +11,25 @@ import { markCompiled } from "./compiled.ts";
 import type { Model } from "./dsl/model.ts";
 import type { Graph } from "./graph/graph.ts";
 import { trace } from "./graph/trace.ts";
+import {
+  COMPILE_OPTIONS,
+  COMPILE_TRAINING_OPTIONS,
+  PAGES,
+} from "./option_names.ts";
 import { lowerScalars } from "./scalars.ts";
 
 /**
  * Compiles a model to a plan.
  *
  * Throws ModelError, LowerError or PlacementError for mistakes in the model or the mesh, and MachineError if the limits
- * are exceeded.
+ * are exceeded, DataError for an unknown option.
  */
 export async function compile(
   model: Model,
   options: CompileOptions = {},
 ): Promise<Plan> {
+  checkOptions("compile a model", options, COMPILE_OPTIONS);
+  checkPages(options);
   return await compileGraph(trace(model), options);
 }
 
@@ -36,6 +44,7 @@ export async function compileTraining(
   model: Model,
   options: CompileTrainingOptions,
 ): Promise<Plan> {
+  checkOptions("compile a training step", options, COMPILE_TRAINING_OPTIONS);
   const graph = trace(model, { training: true });
   return markCompiled(
     compileTrainingLowered(graph, await lowerScalars(graph), options),
@@ -50,4 +59,9 @@ export async function compileGraph(
   return markCompiled(
     compileLowered(traced, await lowerScalars(traced), options),
   );
+}
+
+function checkPages({ pages }: CompileOptions): void {
+  if (typeof pages !== "object") return;
+  checkOptions("compile a paged KV cache", pages, PAGES);
 }

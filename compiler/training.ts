@@ -1,13 +1,19 @@
 /** Declaration of a training: a model, its loss, an optimizer and data. The engine executes it. */
 
 import { ModelError } from "../spec/errors.ts";
+import { checkOptions } from "../spec/options.ts";
 import { isModel, type Model } from "./dsl/model.ts";
 import type { AdamW, Optimizer, Sgd } from "./graph/optimizers.ts";
 import type { TrainedDType } from "./graph/stored.ts";
+import {
+  ADAMW_OPTIONS,
+  SGD_OPTIONS,
+  TRAINING_OPTIONS,
+} from "./option_names.ts";
 import type { Placement } from "./sharding/placement.ts";
 
 /**
- * Adam with decoupled weight decay.
+ * Adam with decoupled weight decay. Throws DataError for an unknown option.
  *
  * @example
  * ```ts
@@ -16,11 +22,12 @@ import type { Placement } from "./sharding/placement.ts";
  * ```
  */
 export function adamw(options: Omit<AdamW, "kind"> = {}): AdamW {
+  checkOptions("train with AdamW", options, ADAMW_OPTIONS);
   return { kind: "adamW", ...options };
 }
 
 /**
- * SGD with momentum.
+ * SGD with momentum. Throws DataError for an unknown option.
  *
  * @example
  * ```ts
@@ -29,6 +36,7 @@ export function adamw(options: Omit<AdamW, "kind"> = {}): AdamW {
  * ```
  */
 export function sgd(options: Omit<Sgd, "kind"> = {}): Sgd {
+  checkOptions("train with SGD", options, SGD_OPTIONS);
   return { kind: "sgd", ...options };
 }
 
@@ -122,7 +130,7 @@ export function isTraining(value: unknown): value is Training {
  * Declares the training of a model. Computes nothing: `switchyard train FILE.ts` and `runTraining` of the engine
  * execute an exported training.
  *
- * Throws ModelError if the first argument is not a model.
+ * Throws ModelError if the first argument is not a model, and DataError for an unknown option.
  *
  * @example
  * ```ts
@@ -151,6 +159,7 @@ export function train<Name extends string>(
       "Cannot train this value: it is not a model. Give the result of 'model(…)'",
     );
   }
+  checkOptions("train", options, TRAINING_OPTIONS);
   const training: Training = { ...options, model };
   TRAININGS.add(training);
   return training;

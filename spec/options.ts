@@ -5,7 +5,7 @@ import { nearName } from "./near_name.ts";
 import { shown } from "./shown.ts";
 
 /** All names of the options `O`. */
-export type OptionNames<O> = { readonly [N in keyof O]-?: true };
+export type OptionNames<O> = { readonly [N in keyof O]-?: unknown };
 
 /** A message for each option that is not in `names`. `task`: completes "Cannot …", such as "open a model". */
 export function unknownOptions(

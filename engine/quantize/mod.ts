@@ -1,6 +1,7 @@
 /** Quantizes a checkpoint: a GGUF file, or a folder of safetensors files. */
 
 import { DataError } from "../../spec/errors.ts";
+import { checkOptions } from "../../spec/options.ts";
 import { sum } from "../../spec/sum.ts";
 import {
   type Checkpoint,
@@ -17,6 +18,7 @@ import { namesPredictor, numberedName } from "../gguf/names.ts";
 import type { GgufValues } from "../gguf/write.ts";
 import { tokenizerKeys } from "../gguf/write_tokenizer.ts";
 import { readJsonObject } from "../json_file.ts";
+import { QUANTIZE_OPTIONS } from "../option_names.ts";
 import { withoutQuantization } from "../checkpoint/quantization_config.ts";
 import { withTensors } from "../checkpoint/tensors.ts";
 import { type Encoder, SAME_THREAD } from "./encode.ts";
@@ -68,14 +70,15 @@ const FILE_BYTES = 4 * 2 ** 30;
 
 /**
  * Quantizes a checkpoint. Tensors are read, encoded and written piece by piece, so the checkpoint may be larger than
- * memory. If writing fails, `out` has no files. Throws DataError for a model that the format cannot represent, and if `out`
- * exists, unless it is an empty folder.
+ * memory. If writing fails, `out` has no files. Throws DataError for an unknown option, for a model that the format
+ * cannot represent, and if `out` exists, unless it is an empty folder.
  */
 export async function quantizeCheckpoint(
   folder: string,
   files: FileSystem,
   options: QuantizeOptions,
 ): Promise<Quantized> {
+  checkOptions("quantize", options, QUANTIZE_OPTIONS);
   const { out, to } = options;
   const target: QuantizeTarget = QUANTIZE_TARGETS[to];
   const kind = isGguf(out) ? "file" : "folder";

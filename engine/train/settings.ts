@@ -6,6 +6,8 @@ import type { Balance } from "../../models/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { TrainOn } from "./assistant_text.ts";
 import { MAX_MICRO_BATCHES } from "../../spec/limits.ts";
+import { checkOptions } from "../../spec/options.ts";
+import { LORA_SETTINGS, SCHEDULE } from "../option_names.ts";
 
 /** Settings that must not change during any training. */
 export interface StepSettings {
@@ -106,11 +108,13 @@ export type SavedSettings =
   & Partial<TrainSettings>
   & Partial<PolicySettings>;
 
-/** Rejects invalid settings. */
+/** Rejects invalid settings. Throws DataError. */
 export function checkSettings(
   { schedule, clipNorm, batch, length, accumulate, ...rest }: SavedSettings,
 ): void {
-  const { auxiliary, seed, biasUpdate } = rest;
+  const { auxiliary, seed, biasUpdate, lora = {} } = rest;
+  checkOptions("use a schedule", schedule, SCHEDULE);
+  checkOptions("use adapters", lora, LORA_SETTINGS);
   const { samples, maxNewTokens, updates, clip, clipHigh, kl } = rest;
   const { rate, warmup, decay, floor } = schedule;
   const counts = {

@@ -5,6 +5,7 @@ import { tensorsInMemory } from "../../runtime/mod.ts";
 import type { Family } from "../../models/mod.ts";
 import { openWorld } from "../../runtime/mpi/mod.ts";
 import { DataError } from "../../spec/errors.ts";
+import { checkOptions } from "../../spec/options.ts";
 import { listWeightFiles } from "../checkpoint/checkpoint.ts";
 import type { SelectDevicesOptions } from "../devices.ts";
 import type { FileSystem } from "../files.ts";
@@ -15,6 +16,12 @@ import {
   openPlan,
   type PlanOptions,
 } from "../open.ts";
+import {
+  ROLLOUT_NUMERICS,
+  RUN_TRAINING_OPTIONS,
+  TRAIN_OPTIONS,
+  TRAIN_POLICY_OPTIONS,
+} from "../option_names.ts";
 import type { Tensors } from "../run.ts";
 import { checkpointTask, type TextOptions } from "./checkpoint_task.ts";
 import { declaredTask } from "./declared_task.ts";
@@ -72,7 +79,7 @@ export interface TrainOptions extends TextOptions, RunTrainingOptions {}
 /**
  * Trains the model of a checkpoint folder, or of a family with its default sizes; without weights, from random ones.
  * Yields the metrics of each step after it is complete and any checkpoint is written. The result is an ordinary
- * checkpoint folder that can be resumed exactly.
+ * checkpoint folder that can be resumed exactly. Throws DataError for an unknown option.
  *
  * @example
  * ```ts
@@ -89,6 +96,7 @@ export async function* trainCheckpoint(
   files: FileSystem,
   options: TrainOptions,
 ): AsyncGenerator<StepMetrics, void, undefined> {
+  checkOptions("train", options, TRAIN_OPTIONS);
   checkSettings(options);
   yield* execute(
     () => checkpointTask(what, files, options),
@@ -103,7 +111,7 @@ export interface TrainPolicyOptions extends PolicyOptions, RunTrainingOptions {}
 /**
  * Trains a checkpoint with policy gradients: each step samples responses to prompts, rewards them, and trains on them.
  * Yields the metrics of each step, as `trainCheckpoint`. Rollouts have the bits of the training's forward pass on any
- * mesh. Throws DataError for options that do not fit together.
+ * mesh. Throws DataError for an unknown option, and for options that do not fit together.
  *
  * @example
  * ```ts
@@ -119,7 +127,9 @@ export async function* trainPolicy(
   files: FileSystem,
   options: TrainPolicyOptions,
 ): AsyncGenerator<StepMetrics, void, undefined> {
-  const { steps, updates = 1 } = options;
+  checkOptions("train", options, TRAIN_POLICY_OPTIONS);
+  const { steps, updates = 1, rolloutNumerics = {} } = options;
+  checkOptions("use rollout numerics", rolloutNumerics, ROLLOUT_NUMERICS);
   if (steps % updates !== 0) {
     throw new DataError(
       `Cannot take ${steps} steps with ${updates} updates per set of samples: the last set would be incomplete. Change one of them`,
@@ -130,7 +140,8 @@ export async function* trainPolicy(
 }
 
 /**
- * Executes the training declared by `train(model, …)`. A given mesh and placements override the declared ones.
+ * Executes the training declared by `train(model, …)`. A given mesh and placements override the declared ones. Throws
+ * DataError for an unknown option.
  *
  * @example
  * ```ts
@@ -145,6 +156,7 @@ export async function* runTraining(
   files: FileSystem,
   options: RunTrainingOptions,
 ): AsyncGenerator<StepMetrics, void, undefined> {
+  checkOptions("train", options, RUN_TRAINING_OPTIONS);
   checkSettings(training);
   yield* execute(() => declaredTask(training, files), files, options);
 }
