@@ -340,17 +340,24 @@ t.test(
   },
 );
 
-t.test("texts without tokens are rejected before a file is written", async (t) => {
+t.test("useless texts and windows are rejected before a file is written", async (t) => {
   const folder = temporaryFolder(t);
   const [text, out] = [join(folder, "text.txt"), join(folder, "model.gguf")];
   const cases = [
     ["--text", "a", /^Cannot score the texts: they have fewer than two tokens/],
     ["--importance", "", /^Cannot compute importance: the texts have no token/],
+    [
+      "--text",
+      "long",
+      /^Cannot use windows of 4096 tokens: the model has 512 /,
+    ],
+    ["--importance", "long", /^Cannot use windows of 4096 tokens: the model /],
   ] as const;
   for (const [flag, content, message] of cases) {
     writeFileSync(text, content);
     const { code, err } = await switchyard([
       ...["quantize", demo, "--to", "q8_0", "--out", out, flag, text],
+      ...content === "long" ? ["--window", "4096"] : [],
     ]);
     t.equal(code, 1, flag);
     t.match(err, message);

@@ -2,7 +2,6 @@
 // needs: cpu
 // rotates with: engine/encodings/
 
-import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
@@ -221,10 +220,17 @@ for (const [name, [dtype, layout]] of Object.entries(LAYOUTS)) {
         config,
       );
       const out = folder("ordered.gguf");
+      let written = false;
       const { code, err } = await switchyard([
         ...["quantize", folder("ordered"), "--to", "q8_0", "--out", out],
-      ]);
-      return { code, err, written: existsSync(out) };
+      ], {
+        ...files,
+        write: async (path, parts) => {
+          written = true;
+          await files.write(path, parts);
+        },
+      });
+      return { code, err, written };
     };
     const groups = columns! / GROUP;
     t.match(await quantize((column) => column % groups), {

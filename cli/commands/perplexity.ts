@@ -33,7 +33,7 @@ export interface PerplexityFlags extends PlanFlags, DeviceFlags {
 }
 
 /** Default number of tokens per window. The positions of the model limit it. */
-export const WINDOW = 2048;
+const WINDOW = 2048;
 
 /** Scores the texts of files, and prints perplexity and divergence. */
 export async function perplexityCommand(
@@ -108,6 +108,29 @@ export async function scoredTarget(
   );
 }
 
+/** Tokens of windows, and their distance. Throws DataError if the models have too few positions. */
+export function windowsFor(
+  targets: readonly Extract<Target, { readonly kind: "checkpoint" }>[],
+  flags: Pick<PerplexityFlags, "maxContext" | "window" | "stride">,
+): { readonly window: number; readonly stride: number } {
+  const positions = Math.min(
+    flags.maxContext ?? Infinity,
+    ...targets.map(({ checkpoint }) =>
+      checkpoint.published.decoder.maxPositions
+    ),
+  );
+  const { window = Math.min(WINDOW, positions) } = flags;
+  const { stride = Math.ceil(window / 2) } = flags;
+  if (window > positions || stride > window) {
+    throw new DataError(
+      window > positions
+        ? `Cannot use windows of ${window} tokens: the model has ${positions} positions. Use smaller ones`
+        : `Cannot use a stride of ${stride} with windows of ${window} tokens: tokens between windows would be left out. Use a smaller one`,
+    );
+  }
+  return { window, stride };
+}
+
 /** The measured scores, and the windows that they were measured in. */
 export interface Measured extends Score {
   readonly window: number;
@@ -128,21 +151,7 @@ export async function measure(
   for (const model of models) {
     targets.push(await scoredTarget(io, model, flags));
   }
-  const positions = Math.min(
-    flags.maxContext ?? Infinity,
-    ...targets.map(({ checkpoint }) =>
-      checkpoint.published.decoder.maxPositions
-    ),
-  );
-  const { window = Math.min(WINDOW, positions) } = flags;
-  const { stride = Math.ceil(window / 2) } = flags;
-  if (window > positions || stride > window) {
-    throw new DataError(
-      window > positions
-        ? `Cannot use windows of ${window} tokens: the model has ${positions} positions. Use smaller ones`
-        : `Cannot use a stride of ${stride} with windows of ${window} tokens: tokens between windows would be left out. Use a smaller one`,
-    );
-  }
+  const { window, stride } = windowsFor(targets, flags);
   try {
     const loaded: ScoredModel[] = [];
     for (const target of targets) {

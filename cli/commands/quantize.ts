@@ -23,7 +23,7 @@ import {
   type PerplexityFlags,
   scoredTarget,
   scoreText,
-  WINDOW,
+  windowsFor,
 } from "./perplexity.ts";
 
 /** Flags of `quantize`. */
@@ -63,7 +63,10 @@ export async function quantizeCommand(
   const last = name.split(/[/\\]/).findLast((part) => part !== "") ?? name;
   const out = flags.out ??
     `${last.replace(/\.gguf$|@.*$/, "")}-${to}${to === "fp8" ? "" : ".gguf"}`;
-  // Reports unreadable and short texts before anything is written.
+  // Reports large windows, unreadable texts and short ones before anything is written.
+  if (flags.window !== undefined) {
+    windowsFor([await scoredTarget(io, model, flags)], flags);
+  }
   const texts = text &&
     await encodeFiles(io, model, { files: text, limit: flags.limit });
   if (texts?.every(({ length }) => length < 2)) {
@@ -131,8 +134,7 @@ async function importanceFrom(
     );
   }
   const target = await scoredTarget(io, model, flags);
-  const { maxPositions } = target.checkpoint.published.decoder;
-  const context = Math.min(flags.window ?? WINDOW, maxPositions);
+  const { window: context } = windowsFor([target], flags);
   const loading = createProgressBar(io);
   const opened = await openTarget(target, io.files, {
     ...await openOptions(io, target, flags),

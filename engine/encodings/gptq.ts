@@ -91,6 +91,21 @@ export function gptqMatrix(
   };
 }
 
+/** Checks all GPTQ matrices for reordered columns, without reading their elements. Throws DataError for one. */
+export async function checkColumnOrders(
+  tensors: TensorDirectory,
+): Promise<void> {
+  for (const words of tensors.values()) {
+    if (!words.name.endsWith(WORDS)) continue;
+    const module = words.name.slice(0, -WORDS.length);
+    const order = tensors.get(`${module}.g_idx`);
+    const scales = tensors.get(`${module}.scales`);
+    if (!order || !scales) continue;
+    const group = order.shape[0]! / scales.shape[0]!;
+    checkOrder(order, await wordsIn(order), group);
+  }
+}
+
 /** Rejects groups whose columns are not consecutive. */
 function checkOrder(
   entry: TensorEntry,

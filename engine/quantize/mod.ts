@@ -10,6 +10,7 @@ import {
   WEIGHT_INDEX,
 } from "../checkpoint/checkpoint.ts";
 import { configField } from "../checkpoint/config_field.ts";
+import { checkColumnOrders } from "../encodings/gptq.ts";
 import type { FileSystem } from "../files.ts";
 import { checkNew, removingOnFailure } from "../new_folder.ts";
 import { keysOf } from "../gguf/config.ts";
@@ -104,6 +105,7 @@ export async function quantizeCheckpoint(
         predictor: kind === "file" &&
           namesPredictor(architectureFor(published.architecture).row),
       });
+      await checkColumnOrders(directory);
       const write = kind === "file" ? writeFile : writeFolder;
       const types = await write({ checkpoint, tensors }, files, options);
       return {
