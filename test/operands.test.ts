@@ -415,27 +415,27 @@ t.test("printWgsl() uses subgroup matrices of devices that have them", (t) => {
 
 /** The first results of subgroups of 64 lanes. */
 const IN_TURNS = `
-        var subgroup_value0_0 = 0.0f;
-        var subgroup_value0_1 = 0.0f;
-        var subgroup_value0_2 = 0.0f;
-        var subgroup_value0_3 = 0.0f;
-        workgroupBarrier();
-        if (subgroup_number / 2u == 0u) {
-          subgroupMatrixStore<row_major>(&subgroup_results, (subgroup_number % 2u) * 256u, subgroup_sum0_0_0_0, 16u);
-        }
-        workgroupBarrier();
-        if (subgroup_number / 2u == 0u) {
-          subgroup_value0_0 = subgroup_results[(subgroup_number % 2u) * 256u + 0u + subgroup_lane];
-          subgroup_value0_1 = subgroup_results[(subgroup_number % 2u) * 256u + 64u + subgroup_lane];
-          subgroup_value0_2 = subgroup_results[(subgroup_number % 2u) * 256u + 128u + subgroup_lane];
-          subgroup_value0_3 = subgroup_results[(subgroup_number % 2u) * 256u + 192u + subgroup_lane];
-        }
-        workgroupBarrier();
-        if (subgroup_number / 2u == 1u) {
-          subgroupMatrixStore<row_major>(&subgroup_results, (subgroup_number % 2u) * 256u, subgroup_sum0_0_0_0, 16u);
-        }
-        workgroupBarrier();
-        if (subgroup_number / 2u == 1u) {
+          var subgroup_value0_0 = 0.0f;
+          var subgroup_value0_1 = 0.0f;
+          var subgroup_value0_2 = 0.0f;
+          var subgroup_value0_3 = 0.0f;
+          workgroupBarrier();
+          if (subgroup_number / 2u == 0u) {
+            subgroupMatrixStore<row_major>(&subgroup_results, (subgroup_number % 2u) * 256u, subgroup_sum0_0_0_0, 16u);
+          }
+          workgroupBarrier();
+          if (subgroup_number / 2u == 0u) {
+            subgroup_value0_0 = subgroup_results[(subgroup_number % 2u) * 256u + 0u + subgroup_lane];
+            subgroup_value0_1 = subgroup_results[(subgroup_number % 2u) * 256u + 64u + subgroup_lane];
+            subgroup_value0_2 = subgroup_results[(subgroup_number % 2u) * 256u + 128u + subgroup_lane];
+            subgroup_value0_3 = subgroup_results[(subgroup_number % 2u) * 256u + 192u + subgroup_lane];
+          }
+          workgroupBarrier();
+          if (subgroup_number / 2u == 1u) {
+            subgroupMatrixStore<row_major>(&subgroup_results, (subgroup_number % 2u) * 256u, subgroup_sum0_0_0_0, 16u);
+          }
+          workgroupBarrier();
+          if (subgroup_number / 2u == 1u) {
 `;
 
 t.test("half of the subgroups of 64 lanes store results at once", (t) => {

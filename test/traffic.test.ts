@@ -25,7 +25,7 @@ import {
   ELEMENTWISE_LANES,
   elementwiseGrid,
 } from "../spec/kernel/elementwise.ts";
-import { u32 } from "../spec/kernel/build.ts";
+import { add, f32, mul, store, u32 } from "../spec/kernel/build.ts";
 import { statement } from "../spec/kernel/matrices.ts";
 import { FUNCTIONS } from "../spec/kernel/semantics.ts";
 import { range } from "../spec/range.ts";
@@ -37,6 +37,7 @@ import {
   type KernelText,
   wgsl,
 } from "../compiler/kernels/kernel.ts";
+import { u } from "../compiler/kernels/matmul/left.ts";
 
 /** Rows and columns of matrices. */
 const N = 1024;
@@ -403,6 +404,29 @@ t.test("rows of matrices conflict unless their stride differs", (t) => {
   t.equal(passes(24), 16);
   t.equal(passes(16), 8 + 2 * 4 * 2);
   t.equal(passes(64), 8 + 2 * 4 * 8);
+  t.end();
+});
+
+t.test("each result of matrices is stored once, adjacent ones at once", (t) => {
+  const names = ["sums"];
+  const results = statement({
+    op: "results",
+    names,
+    row: { name: "row", from: u32(0), end: u32(32) },
+    column: { name: "column", from: u32(0), end: u32(32) },
+    values: ["sum"],
+    body: [store("y", add(mul(u("row"), u32(32)), u("column")), f32(1))],
+  });
+  for (const matrices of [32, 64]) {
+    const { stored } = count(
+      wgsl`${[
+        statement({ op: "matrices", names, rows: 32, columns: 32 }),
+        results,
+      ]}`,
+      { workgroupSize: 128, matrices },
+    );
+    t.equal(stored, 4 * 32 * 32);
+  }
   t.end();
 });
 

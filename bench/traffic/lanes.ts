@@ -30,11 +30,18 @@ import { someStatement } from "../../spec/kernel/walk.ts";
 import { range } from "../../spec/range.ts";
 import {
   elementsOfMatrix,
+  firstElement,
   matricesOf,
   type SubgroupTiles,
   subgroupTiles,
 } from "../../spec/kernel/wgsl/matrices.ts";
-import { instructionsOfProduct, limitsOf, loadPasses } from "./operands.ts";
+import {
+  firstElements,
+  instructionsOfProduct,
+  limitsOf,
+  loadPasses,
+  madeUp,
+} from "./operands.ts";
 import {
   adjacentLoads,
   adjacentStores,
@@ -140,6 +147,9 @@ export function runGroup(
     "group.y": group[1],
     "group.z": group[2],
   };
+  for (const [name, of] of part ? firstElements(part) : []) {
+    variables.set(name, lanes(of));
+  }
   block(
     part ? kernel.matrixForm! : kernel.body,
     new Uint8Array(size).fill(1),
@@ -390,6 +400,7 @@ export function runGroup(
       const passes = count * elements / BANKS;
       return meter.matrices({ multiplyAdds: 0, accesses: count, passes });
     }
+    block(firstElement(s, part), mask);
     for (const matrix of matricesOf(part)) {
       for (const _ of s.names) {
         for (const _ of range(2 * turns)) meter.barrier();
@@ -399,7 +410,7 @@ export function runGroup(
         const passes = 2 * elements / BANKS;
         meter.matrices({ multiplyAdds: 0, accesses, passes });
       }
-      block(elementsOfMatrix(s, { ...part, size }, matrix), mask);
+      block(elementsOfMatrix(s, size, matrix), mask);
     }
     if (all.scratch !== undefined) meter.barrier();
   }
@@ -482,9 +493,4 @@ export function runGroup(
     }
     meter.leave();
   }
-}
-
-/** A float from -0.5 to 0.5. */
-function madeUp(word: number): number {
-  return (Math.imul(word + 1, 0x9e3779b1) >>> 8) / 2 ** 24 - 0.5;
 }

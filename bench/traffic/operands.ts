@@ -1,8 +1,9 @@
-/** Loads, products and limits of operands of matrices. */
+/** Values, loads, products and limits of operands, and places of results. */
 
 import { range } from "../../spec/range.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import { MATRIX_SIZE } from "../../spec/kernel/matrices.ts";
+import type { SubgroupTiles } from "../../spec/kernel/wgsl/matrices.ts";
 
 /**
  * Passes that load a matrix of f16 from rows with a stride: 8 parts of rows of 16 bytes at once (`ldmatrix`, PTX ISA),
@@ -32,4 +33,33 @@ export function limitsOf(
   return isLimit
     ? { limited: e.a.a, by: Number(e.a.b.value) }
     : { limited: e, by: 0 };
+}
+
+/** The variables of `subgroupElements`: a lane's place in a matrix, and that of its subgroup in each tile. */
+export function firstElements(
+  { tiles, size }: SubgroupTiles,
+): readonly (readonly [name: string, of: (lane: number) => number])[] {
+  return [
+    ["subgroup lane row", (lane) => Math.floor(lane % size / MATRIX_SIZE)],
+    ["subgroup lane column", (lane) => lane % size % MATRIX_SIZE],
+    ...tiles.flatMap(({ number, across, rows, columns }) => {
+      const subgroup = (lane: number) => Math.floor(lane / size);
+      return [
+        [
+          `subgroup row${number}`,
+          (lane: number) =>
+            Math.floor(subgroup(lane) / across) * rows * MATRIX_SIZE,
+        ],
+        [
+          `subgroup column${number}`,
+          (lane: number) => subgroup(lane) % across * columns * MATRIX_SIZE,
+        ],
+      ] as const;
+    }),
+  ];
+}
+
+/** Float of a word, from -0.5 to 0.5. */
+export function madeUp(word: number): number {
+  return (Math.imul(word + 1, 0x9e3779b1) >>> 8) / 2 ** 24 - 0.5;
 }

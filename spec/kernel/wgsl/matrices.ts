@@ -3,11 +3,10 @@
  * computes a part of the tile in matrices of 16 x 16.
  */
 
-import { add, local, u32 } from "../build.ts";
+import { add, if_, let_, local, lt, u32 } from "../build.ts";
 import {
   MATRIX_SIZE,
   matrixStatements,
-  ofElement,
   type OnMatrices,
   operandArrays,
   operandStrides,
@@ -173,6 +172,11 @@ function own(name: string): Expr {
   return local(`subgroup ${name}`, "u32");
 }
 
+/** Declares a variable of this printer. */
+function letOwn(name: string, value: Expr): Stmt {
+  return let_(`subgroup ${name}`, value);
+}
+
 /** Prints a statement on matrices. */
 export function printMatrixStmt(
   s: OnMatrices,
@@ -306,11 +310,17 @@ function results(
         to,
       })
     ),
-    ...block(elementsOfMatrix(s, { ...part, size }, [r, c]), "  "),
+    ...block(elementsOfMatrix(s, size, [r, c]), "  "),
     "}",
   ]);
-  // Other statements may store in the array of the kernel.
-  return scratch === undefined ? each : [...each, "workgroupBarrier();"];
+  return [
+    "{",
+    ...block(firstElement(s, part), "  "),
+    ...each.map((line) => `  ${line}`),
+    "}",
+    // Other statements may store in the array of the kernel.
+    ...scratch === undefined ? [] : ["workgroupBarrier();"],
+  ];
 }
 
 /** Stores a matrix of each subgroup, and declares the values of a lane: `name` and their numbers. */
@@ -358,23 +368,54 @@ function valuesOfMatrix(
   ];
 }
 
-/** The statements of a lane for its elements of matrix [r, c] of its subgroup. */
+/** Declares the first row and column of a lane's elements, once for all matrices of its subgroup. */
+export function firstElement(
+  { row, column }: ResultsStmt,
+  { number }: Pick<SubgroupTile, "number">,
+): readonly Stmt[] {
+  const first = (name: "row" | "column", from: Expr) =>
+    letOwn(
+      `first ${name}`,
+      add(from, own(`${name}${number}`), own(`lane ${name}`)),
+    );
+  return [first("row", row.from), first("column", column.from)];
+}
+
+/** The statements of a lane for its elements of matrix [r, c] of its subgroup, after `firstElement`. */
 export function elementsOfMatrix(
-  s: ResultsStmt,
-  { number, size }: Pick<SubgroupTile, "number"> & { readonly size: number },
+  { row, column, values, body }: ResultsStmt,
+  size: number,
   [r, c]: readonly [row: number, column: number],
 ): readonly Stmt[] {
-  return range(ELEMENTS / size).map((n) => {
-    // A subgroup has a multiple of 16 lanes, or 16 is a multiple of them.
-    const down = Math.floor(n * size / MATRIX_SIZE);
-    const right = n * size % MATRIX_SIZE;
-    const at = (name: string, n: number) =>
-      add(own(`${name}${number}`), own(`lane ${name}`), u32(n));
-    return ofElement(s, {
-      row: at("row", r * MATRIX_SIZE + down),
-      column: at("column", c * MATRIX_SIZE + right),
-      values: s.names.map((_, i) => local(`subgroup value${i} ${n}`, "f32")),
-    });
+  // A subgroup has a multiple of 16 lanes, or 16 is a multiple of them.
+  const elements = range(ELEMENTS / size).map((n) => ({
+    n,
+    down: Math.floor(n * size / MATRIX_SIZE),
+    right: n * size % MATRIX_SIZE,
+  }));
+  const at = (name: "row" | "column", offset: number) =>
+    add(own(`first ${name}`), u32(offset));
+  return [...new Set(elements.map(({ right }) => right))].flatMap((right) => {
+    const ofColumn = own(`column of ${right}`);
+    return [
+      letOwn(`column of ${right}`, at("column", c * MATRIX_SIZE + right)),
+      if_(lt(ofColumn, column.end), [
+        let_(column.name, ofColumn),
+        ...elements.filter((e) => e.right === right).flatMap(({ n, down }) => {
+          const ofRow = own(`row of ${n}`);
+          return [
+            letOwn(`row of ${n}`, at("row", r * MATRIX_SIZE + down)),
+            if_(lt(ofRow, row.end), [
+              let_(row.name, ofRow),
+              ...values.map((name, i) =>
+                let_(name, local(`subgroup value${i} ${n}`, "f32"))
+              ),
+              ...body,
+            ]),
+          ];
+        }),
+      ]),
+    ];
   });
 }
 
