@@ -89,6 +89,13 @@ const WORDS_CASES: readonly Case[] = WORDS_DTYPES.flatMap((stored, i) =>
     .map((shape, at) => ({ stored, shape, kind: (i + at) % KINDS.length }))
 );
 
+/** Scales of one byte, loaded 16 at a time along k: a multiple of 16 in a column, or one or two more. */
+const BYTE_SCALES: readonly Case[] = [1056, 576, 512].map((k, i) => ({
+  stored: "mxfp4",
+  shape: { rows: 1 + i % 2, k, columns: 40 },
+  kind: i,
+}));
+
 /** Partial sums of one term, which is -0 for some columns: drivers may add it to 0 without changing its sign. */
 const OF_ONE_TERM: Case = {
   stored: "int8x32",
@@ -120,7 +127,7 @@ testKernels(
       }
     }
     const blocks = isCpu
-      ? [...BLOCK_CASES, ...WORDS_CASES]
+      ? [...BLOCK_CASES, ...WORDS_CASES, ...BYTE_SCALES]
       : inTurn(WORDS_CASES, 4);
     for (const [i, one] of blocks.entries()) {
       const { inWords }: Packing = PACKINGS[one.stored];
@@ -178,6 +185,12 @@ t.test(
       const shape = { rows: 1, k, columns: 40 };
       const one = { stored, shape, kind: (INNER_SEED + i) % KINDS.length };
       await hold(one, { ...low, vector: 8 }, "pairs");
+    }
+    for (const one of inTurn(BYTE_SCALES, 2)) {
+      const vector = 8;
+      await (isInTurn(one.kind, 2)
+        ? hold(one, { ...low, vector }, "pairs")
+        : hold(one, low));
     }
     const some = cases.filter(({ stored }) =>
       /^(uint4x32|q4_k|q8_0)$/.test(stored)

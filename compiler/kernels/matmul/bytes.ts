@@ -21,15 +21,8 @@ import {
   columnsOf,
   partsOf,
 } from "./bytes_operands.ts";
-import type { FactorPart, Header } from "./bytes_decoder.ts";
-import {
-  letBlocks,
-  letBytes,
-  letFactor,
-  letTwoFactors,
-  operandsOf,
-} from "./bytes_weights.ts";
-import { HEADER_WORDS } from "../pieces/block.ts";
+import { declareColumn, loadedScales } from "./bytes_scales.ts";
+import { letBlocks, letBytes, letFactor, operandsOf } from "./bytes_weights.ts";
 import { range } from "../../../spec/range.ts";
 import {
   addedParts,
@@ -37,8 +30,6 @@ import {
   finishAll,
   registersOf,
   rowsFrom,
-  SCALE_WORDS,
-  type SumName,
   type Sums,
 } from "./bytes_sums.ts";
 import { rowsByPanels } from "./bytes_panels.ts";
@@ -120,6 +111,7 @@ function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
       : [{ rows, weight, columns: range(columns) }];
   return wgsl`
     ${rowsFrom(o, rows)}
+    ${declareColumn(o)}
     ${
     operands.flatMap(sumsOf).map((sums) => {
       const { columns, weight } = sums;
@@ -127,7 +119,7 @@ function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
       const inPart = o.k / sumOf / parts;
       const run = weight.runOf?.(inPart) ?? 0;
       const inRun = run > 0 && block!.sums > 1;
-      const scales = scalesOfPart(o, sums, inPart);
+      const scales = loadedScales(o, sums, inPart);
       const added = (before: KernelText) =>
         addSums(o, sums, {
           n: wgsl`n`,
@@ -165,123 +157,19 @@ function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
           for (var n = first_sum; n < first_sum + ${inPart}; n += ${together}) {
             ${inBlock(wgsl`n`)}
           }`;
-      return addedParts(o, {
-        parts,
-        totals: registersOf("part", sums),
-        body: wgsl`
+      return wgsl`
+        ${scales?.before}
+        ${
+        addedParts(o, {
+          parts,
+          totals: registersOf("part", sums),
+          body: wgsl`
           let first_sum = part_number * ${inPart};
           ${scales?.load}
           ${loop}`,
-      });
+        })
+      }`;
     })
   }
     ${finishAll(o, rows)}`;
-}
-
-/** What is loaded before a part of a sum, and the factors of its sums. */
-interface ScalesOfPart {
-  readonly load: KernelText;
-  of(part: FactorPart, at: SumName): KernelText;
-}
-
-/** The scales of a part of a sum, loaded together along k. Undefined if they are not adjacent. */
-function scalesOfPart(
-  o: BytesMatmul,
-  { weight, columns }: Sums,
-  inPart: number,
-): ScalesOfPart | undefined {
-  const { inside, perScale, sumOf, scalesPerWord, hasOffsets } = weight;
-  const { lanes } = teamsOf(o);
-  const [c = 0] = columns;
-  if (inside !== "k") return undefined;
-  if (weight.storeHeader) return headersOfPart(o, { weight, columns }, inPart);
-  const parts = ["scales", "offsets"] as const;
-  const used = hasOffsets ? parts : parts.slice(0, 1);
-  // Workgroup memory has room for one of the two.
-  const others = columns.length > 1 ||
-    operandsOf(o).some(({ storeHeader }) => storeHeader);
-  const sums = perScale / sumOf;
-  const count = inPart / sums;
-  // Two of them share a word, also if a part starts with the second.
-  const inPairs = scalesPerWord === 2 && o.k / perScale % 2 === 0;
-  const loaded = count + (inPairs ? count % 2 : 0);
-  if (
-    others || !Number.isInteger(count) || scalesPerWord > 2 ||
-    used.length * loaded * lanes > SCALE_WORDS
-  ) return undefined;
-  const groupOf = (n: KernelText) => sums === 1 ? n : wgsl`${n} / ${sums}`;
-  const first = groupOf(wgsl`first_sum`);
-  const index = (group: KernelText) =>
-    wgsl`(${group} - first_scale) * ${lanes} + lane_column`;
-  const load = inPairs
-    ? wgsl`
-      for (var scale = first_scale; scale < first_scale + ${loaded}; scale += 2) {
-        ${letTwoFactors(o, weight, { c, pair: wgsl`(scale / 2)` })}
-        ${
-      [0, 1].map((half) =>
-        wgsl`part_scales[${
-          index(wgsl`(scale + ${half})`)
-        }] = ${`scales${half}`}[${c}];`
-      )
-    }
-      }`
-    : wgsl`
-      for (var scale = first_scale; scale < first_scale + ${count}; scale++) {
-        let n = scale * ${sums};
-        ${letBlocks(weight, { columns, sum: wgsl`n` })}
-        ${
-      used.map((part) =>
-        wgsl`
-        ${letFactor(weight, { name: `one_${part}`, c, n: wgsl`n`, part })}
-        ${`part_${part}`}[${index(wgsl`scale`)}] = ${`one_${part}`}[${c}];`
-      )
-    }
-      }`;
-  return {
-    load: wgsl`
-      ${
-      used.map((part) =>
-        wgsl`var<workgroup> ${`part_${part}`}: array<f32, ${loaded * lanes}>;`
-      )
-    }
-      let first_scale = ${loaded > count ? wgsl`${first} / 2 * 2` : first};
-      ${load}`,
-    of: (part, { name, n }) =>
-      wgsl`let ${name}[${c}] = ${`part_${part}`}[${index(groupOf(n))}];`,
-  };
-}
-
-/** The first words of the blocks of a part of a sum. Undefined if they are too many. */
-function headersOfPart(
-  o: BytesMatmul,
-  { weight, columns }: Pick<Sums, "weight" | "columns">,
-  inPart: number,
-): ScalesOfPart | undefined {
-  const { lanes } = teamsOf(o);
-  const { sums } = weight.block!;
-  const [c = 0] = columns;
-  if ((Math.ceil(inPart / sums) + 1) * HEADER_WORDS * lanes > SCALE_WORDS) {
-    return undefined;
-  }
-  const header = (block: KernelText): Header => ({
-    array: "part_header",
-    index: (word) =>
-      wgsl`((${block} - first_sum / ${sums}) * ${HEADER_WORDS} + ${word}) * ${lanes} + lane_column`,
-  });
-  return {
-    load: wgsl`
-      var<workgroup> part_header: array<u32, ${SCALE_WORDS}>;
-      let end_block = (first_sum + ${inPart + sums - 1}) / ${sums};
-      for (var block = first_sum / ${sums}; block < end_block; block++) {
-        ${letBlocks(weight, { columns, sum: wgsl`(block * ${sums})` })}
-        ${weight.storeHeader!(c, header(wgsl`block`))}
-      }`,
-    of: (part, at) =>
-      letFactor(weight, {
-        ...at,
-        c,
-        part,
-        header: header(wgsl`${at.n} / ${sums}`),
-      }),
-  };
 }

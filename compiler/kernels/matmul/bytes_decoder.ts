@@ -70,6 +70,8 @@ export interface BytesDecoder {
   factor(at: FactorOfSum): KernelText;
   /** The two scales of a word, in memory order. Absent: a word has one, or four. */
   twoScales?(word: KernelText): readonly [KernelText, KernelText];
+  /** The scale that a byte stores. Absent: scales are not single bytes. */
+  scaleOfByte?(byte: KernelText): KernelText;
   /** Whether scales or offsets may be smaller than `Q8_MIN`, and not 0. */
   mayBeTiny(part: FactorPart): boolean;
   /**

@@ -113,7 +113,7 @@ export function letTwoFactors(
 }
 
 /** Declares <name>[c], from a loaded scale or offset. */
-function factorFrom(
+export function factorFrom(
   weight: BytesOperand,
   { name, c, part, stored }: Pick<FactorOfSum, "c" | "part"> & {
     readonly name: string;

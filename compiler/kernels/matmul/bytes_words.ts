@@ -47,6 +47,12 @@ export function bytesInWords(
     ...isHalf(dtype)
       ? { twoScales: (word: KernelText) => halvesOf(o, dtype, word) }
       : {},
+    ...dtype === "u8"
+      ? {
+        scaleOfByte: (byte: KernelText) =>
+          decoderOf(stored).scale(wgsl`(${byte})`),
+      }
+      : {},
     mayBeTiny: () => true,
   };
 }
