@@ -86,6 +86,42 @@ for (const [name, given, want] of CASES) {
   });
 }
 
+t.test("references to items are to the rewritten ones", (t) => {
+  const given = {
+    properties: {
+      "a/b%": { items: [{ items: [{}] }], additionalItems: { const: 1 } },
+      items: { items: [{}] },
+      plain: { items: { $ref: "#/properties/plain/items" } },
+    },
+    items: [{}, { $ref: "#/items/0" }],
+    anyOf: [
+      { $ref: "#/properties/a~1b%25/items/0/items/0" },
+      { $ref: "#/properties/a~1b%25/additionalItems" },
+      { $ref: "#/properties/items/items/0" },
+      { $ref: "#/anyOf/0" },
+      { $ref: "#/properties/missing/items/0" },
+      { $ref: "#/%zz/items/0" },
+      { $ref: "https://a.example#/items/0" },
+    ],
+  };
+  t.match(schemaGrammar(given), {
+    schema: {
+      properties: { plain: { items: { $ref: "#/properties/plain/items" } } },
+      prefixItems: [{}, { $ref: "#/prefixItems/0" }],
+      anyOf: [
+        { $ref: "#/properties/a~1b%25/prefixItems/0/prefixItems/0" },
+        { $ref: "#/properties/a~1b%25/items" },
+        { $ref: "#/properties/items/prefixItems/0" },
+        { $ref: "#/anyOf/0" },
+        { $ref: "#/properties/missing/items/0" },
+        { $ref: "#/%zz/items/0" },
+        { $ref: "https://a.example#/items/0" },
+      ],
+    },
+  });
+  t.end();
+});
+
 t.test("references of a tool's parameters start at its schema", async (t) => {
   t.strictSame(
     await toolSchema({

@@ -23,13 +23,19 @@ const NAMED: ReadonlySet<string> = new Set([
   "dependentSchemas",
 ]);
 
-/** A schema with lists of `items` (draft 7) as `prefixItems`, and their `additionalItems` as `items` (draft 2020-12). */
+/**
+ * A schema with lists of `items` (draft 7) as `prefixItems`, and their `additionalItems` as `items` (draft 2020-12).
+ * Local references are to the new keywords.
+ */
 export function withPrefixItems(schema: object): object {
   return rewritten(schema, (keywords) => {
     const { items, additionalItems, ...others } = keywords;
-    if (!Array.isArray(items)) return keywords;
+    const { $ref } = keywords;
+    const to = isLocal($ref) ? { $ref: withPrefixNames($ref, schema) } : {};
+    if (!Array.isArray(items)) return { ...keywords, ...to };
     return {
       ...others,
+      ...to,
       prefixItems: items,
       ...additionalItems === undefined ? {} : { items: additionalItems },
     };
@@ -40,10 +46,48 @@ export function withPrefixItems(schema: object): object {
 export function withRoot(schema: object, root: string): object {
   return rewritten(schema, (keywords) => {
     const { $ref } = keywords;
-    return typeof $ref === "string" && /^#(\/|$)/.test($ref)
+    return isLocal($ref)
       ? { ...keywords, $ref: root + $ref.slice(1) }
       : keywords;
   }) as object;
+}
+
+/** Whether a reference is a JSON Pointer to the same schema. */
+function isLocal($ref: unknown): $ref is string {
+  return typeof $ref === "string" && /^#(\/|$)/.test($ref);
+}
+
+/** A reference to a place in a schema of draft 7, as one to the same place after `withPrefixItems`. */
+function withPrefixNames($ref: string, schema: object): string {
+  let place: unknown = schema;
+  let isSchema = true;
+  const names = $ref.split("/").slice(1).map((name) => {
+    const parent = Array.isArray(place) || isObject(place) ? place : [];
+    const hasList = isSchema && "items" in parent &&
+      Array.isArray(parent.items);
+    place = (parent as Keywords)[unescaped(name)];
+    // Names of properties are no keywords.
+    isSchema = !isSchema || !NAMED.has(name);
+    return hasList && Object.hasOwn(RENAMED, name) ? RENAMED[name] : name;
+  });
+  return ["#", ...names].join("/");
+}
+
+/** Keywords of a schema with a list of items, from draft 7 to draft 2020-12. */
+const RENAMED: { readonly [keyword: string]: string } = {
+  items: "prefixItems",
+  additionalItems: "items",
+};
+
+/** A name in a reference, without the escapes of URIs and JSON Pointers. */
+function unescaped(name: string): string {
+  let decoded = name;
+  try {
+    decoded = decodeURIComponent(name);
+  } catch {
+    // The compiler of grammars rejects the reference.
+  }
+  return decoded.replaceAll("~1", "/").replaceAll("~0", "~");
 }
 
 /** Applies `rewrite` to a schema and to the schemas in it. */
