@@ -278,6 +278,10 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot use --top-k without --temperature: tokens are then chosen greedily. Give --temperature",
   ],
   [
+    "chat x --seed 4",
+    "Cannot use --seed without --temperature: tokens are then chosen greedily. Give --temperature",
+  ],
+  [
     "generate x --tokens 1 --seed -1",
     "Cannot use --seed '-1'. Give a whole number from 0 to 4294967295",
   ],

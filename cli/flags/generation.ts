@@ -88,10 +88,10 @@ export function samplingOf(
 
 /** Throws UsageError for flags without effect. */
 export function checkSampling(flags: SamplingFlags): void {
-  const { topK, topP, minP } = flags;
+  const { topK, topP, minP, seed } = flags;
   if (flags.temperature === undefined) {
     refuseFlags(
-      { "--top-k": topK, "--top-p": topP, "--min-p": minP },
+      { "--top-k": topK, "--top-p": topP, "--min-p": minP, "--seed": seed },
       "without --temperature: tokens are then chosen greedily. Give --temperature",
     );
   }
