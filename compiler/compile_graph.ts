@@ -1,27 +1,18 @@
-/** All passes from a graph to a plan, on one page. */
+/** All passes from a graph to a plan. `local_graph.ts` lists the first, which end with the graph of one rank. */
 
 import type { Activations } from "../spec/weights/activations.ts";
 import { type FileDType, isHalf } from "../spec/dtype.ts";
-import { ModelError, PlacementError } from "../spec/errors.ts";
+import { ModelError } from "../spec/errors.ts";
 import { GUARANTEED_LIMITS, MAX_CHUNKS } from "../spec/limits.ts";
-import { meshAxes } from "../spec/mesh.ts";
 import type { Operands } from "../spec/numerics.ts";
 import type { Plan } from "../spec/plan/plan.ts";
-import {
-  type Dispatcher,
-  dispatcherWords,
-  type Strategy,
-} from "../spec/strategies.ts";
-import { SCHEDULE_NAMES } from "../spec/schedule.ts";
+import type { Strategy } from "../spec/strategies.ts";
 import type { Natural } from "../spec/values.ts";
-import { countDropped } from "./graph/routing/count_dropped.ts";
 import { dispatchedNodes } from "./graph/routing/dispatched_nodes.ts";
 import type { Scalars } from "./graph/gradients/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
 import { routerParams } from "./graph/param_facts.ts";
-import { recordSquares } from "./graph/gradients/record_squares.ts";
-import { roundExchanges } from "./graph/round_exchanges.ts";
-import { accumulatedName } from "./graph/train_step.ts";
+import { localGraphOf } from "./local_graph.ts";
 import { withSourceNames } from "./source_names.ts";
 import { DEFAULT_TILE } from "./tuning/tile.ts";
 import type { Tuning } from "./tuning/table.ts";
@@ -47,24 +38,11 @@ import {
   type Pages,
   paginate,
   returningNodes,
-  simplify,
   startLowering,
   storeCaches,
   waitForExchanges,
 } from "./passes/mod.ts";
-import {
-  axisFacts,
-  checkSizes,
-  checkStates,
-  localize,
-  type Localized,
-  type Placement,
-  readPlacement,
-  recomputeViews,
-  scheduleStages,
-  shard,
-  stagesOf,
-} from "./sharding/mod.ts";
+import type { Localized, Placement } from "./sharding/mod.ts";
 
 /**
  * ZeRO stage: state sharded over ranks that have the same parameter, in equal parts of an axis. 0: none; 1: optimizer
@@ -165,37 +143,12 @@ export function heldBuffers(
 
 /** The passes before kernels: the lowering that they start, the limits of kernels, and the stages of the schedule. */
 function prepare(traced: Graph, scalars: Scalars, options: CompileOptions) {
-  const mesh = meshAxes(options.mesh ?? {});
-  const { zero = 0, wire = "f32" } = options;
-  const simple = rewrite(traced, options);
-  checkStates(simple);
-  checkSlices(traced, options);
-  const place = readPlacement(simple, mesh, options);
-  const facts = axisFacts(
-    simple,
-    place.mesh,
-    place.requests,
-    stagesOf(simple, place.mesh, options.stages),
-  );
-  checkSizes(facts);
-  if (options.pipeline !== undefined && !facts.stages) {
-    throw new PlacementError(
-      `Cannot use pipeline schedule '${options.pipeline}': the mesh has no axis 'pp'. Add it to the mesh, such as pp=2`,
-    );
-  }
-  const sharded = shard(facts, {
-    // Accumulated gradients are always sharded: the same bytes are sent, and less memory is needed.
-    shardsState: (name) => zero > 0 || name.startsWith(accumulatedName("")),
-    shardsParameters: zero === 3,
-    dispatcher: dispatcherOf(options),
-    combinesTerms: options.numerics === "fast",
-  });
-  const { pipeline: schedule = SCHEDULE_NAMES[0] } = options;
-  const scheduled = scheduleStages(sharded, facts.stages, schedule);
+  const { check = false, deduplicate, numerics = "exact", wire = "f32" } =
+    options;
+  const { pipeline, ...localized } = localGraphOf(traced, options);
   const { graph: local, placed } = addGatheredForm(
-    storeStates(localize(facts, scheduled.graph), options),
+    storeStates(localized, options),
   );
-  const { check = false, deduplicate, numerics = "exact" } = options;
   const expanded = expand(local, {
     placed,
     check,
@@ -252,23 +205,7 @@ function prepare(traced: Graph, scalars: Scalars, options: CompileOptions) {
       ),
     },
   });
-  return { lowering, limits, pipeline: scheduled.pipeline };
-}
-
-/** Adds the outputs and roundings that options request to a graph of all ranks. */
-function rewrite(
-  traced: Graph,
-  {
-    recordSquares: squares = false,
-    countDropped: counts = false,
-    wire = "f32",
-    zero = 0,
-  }: CompileOptions,
-): Graph {
-  const recorded = squares ? recordSquares(traced) : traced;
-  const counted = counts ? countDropped(recorded) : recorded;
-  const simple = simplify(roundExchanges(counted, wire));
-  return zero === 3 ? recomputeViews(simple) : simple;
+  return { lowering, limits, pipeline };
 }
 
 /** Stores caches of a local graph in the requested dtype and pages. */
@@ -280,33 +217,6 @@ function storeStates(
     ? storeCaches(local, kvCacheDtype)
     : local;
   return pages ? paginate(stored, pages) : stored;
-}
-
-function dispatcherOf(
-  { dispatcher, numerics }: CompileOptions,
-): Dispatcher | undefined {
-  if (dispatcher === undefined || numerics === "fast") return dispatcher;
-  if (!dispatcherWords(dispatcher).reorders) return dispatcher;
-  throw new ModelError(
-    `Cannot use dispatcher '${dispatcher}': it adds the results of a token in another order than one rank does, and numerics are 'exact'. Compile with 'fast' numerics, or use 'allToAll'`,
-  );
-}
-
-/** Throws PlacementError if experts are to be sliced and cannot be. */
-function checkSlices(
-  { nodes }: Graph,
-  { sliceExperts, numerics }: CompileOptions,
-): void {
-  if (!sliceExperts) return;
-  if (nodes.some(({ phase }) => phase !== undefined)) {
-    throw new PlacementError(
-      "Cannot slice experts in training: gradients of their rows are not added over ranks. Train entire experts",
-    );
-  }
-  if (numerics === "fast") return;
-  throw new PlacementError(
-    "Cannot slice experts: the results of a token are added in another order than one rank does, and numerics are 'exact'. Compile with 'fast' numerics, or with entire experts",
-  );
 }
 
 /** The operands of matmuls of many rows. Throws ModelError if 16-bit operands are given and not possible. */
