@@ -11,6 +11,7 @@ import type { Kernel, Stmt } from "../spec/kernel/tree.ts";
 import { walkStatements } from "../spec/kernel/walk.ts";
 import { range } from "../spec/range.ts";
 import { sum } from "../spec/sum.ts";
+import { contracted } from "./helpers/contracted.ts";
 import { interpretKernel } from "./helpers/interpret_kernel.ts";
 
 const ROWS = 16, COLUMNS = 128, DEPTH = 16;
@@ -125,3 +126,10 @@ for (const panels of [1, 2, 3]) {
     t.end();
   });
 }
+
+t.test("contractions load all elements of a panel ahead", (t) => {
+  const { kernel } = contracted({ rows: 70, batches: 3, k: 64, columns: 72 });
+  // A lane loads 4 of 64 x 16 elements of each operand.
+  t.equal(keptWords(kernel), 8);
+  t.end();
+});

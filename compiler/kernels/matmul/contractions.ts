@@ -7,6 +7,8 @@ import { invariant } from "../../../spec/errors.ts";
 import { sharedStore } from "../../../spec/kernel/build.ts";
 import { clamped } from "../../../spec/kernel/guards.ts";
 import { operand16 } from "../../../spec/kernel/matrices.ts";
+import { letRegister, register } from "../../../spec/kernel/registers.ts";
+import { range } from "../../../spec/range.ts";
 import {
   MATRIX_LANES,
   type MatrixShape,
@@ -46,7 +48,7 @@ export interface ContractMatricesOptions {
   ): readonly Stmt[];
 }
 
-const BATCH = u("batch"), AT_K = u("at_k");
+const BATCH = u("batch"), K_START = u("k_start");
 
 /** Creates the kernel. */
 export function contractMatrices(
@@ -56,33 +58,39 @@ export function contractMatrices(
   const { rows, columns, depth } = shape;
   invariant(o.k % depth === 0, "k consists of matrices");
   const across = Math.ceil(o.columns / columns);
-  const row = clamped(expr`${u("tile_first")} + ${u("at_row")}`, u("end"));
+  const left = loadsOf("left", { across: depth, count: rows * depth }, {
+    prepare: ({ n, line }) => [
+      letRegister(
+        "left_row",
+        [n],
+        clamped(expr`${u("tile_first")} + ${line}`, u("end")),
+      ),
+    ],
+    load: ({ n }, store) =>
+      o.left({
+        batch: BATCH,
+        row: register("left_row", [n], "u32"),
+        k: expr`${K_START} + ${u("left_inner")}`,
+      }, store),
+  });
   const column = clamped(
-    expr`${u("first_column")} + ${u("at_column")}`,
+    expr`${u("first_column")} + ${u("right_inner")}`,
     expr`${o.columns}u`,
   );
-  const storeIn = (array: string): Store => (value) =>
-    sharedStore(array, u("to"), operand16(value));
-  const left = eachElement(
-    rows * depth,
-    wgsl`
-      let at_row = element / ${depth};
-      let at_k = k_start + element % ${depth};
-      let to = at_row * ${operandStride(depth)} + element % ${depth};
-      ${o.left({ batch: BATCH, row, k: AT_K }, storeIn("left_tile"))}`,
-  );
-  const right = eachElement(
-    depth * columns,
-    wgsl`
-      let at_k = k_start + element / ${columns};
-      let at_column = element % ${columns};
-      let to = element / ${columns} * ${operandStride(columns)} + at_column;
-      ${o.right({ batch: BATCH, k: AT_K, column }, storeIn("right_tile"))}`,
-  );
+  const right = loadsOf("right", { across: columns, count: depth * columns }, {
+    prepare: ({ n }) => n === 0 ? [wgsl`let right_column = ${column};`] : [],
+    load: ({ line }, store) =>
+      o.right({
+        batch: BATCH,
+        k: expr`${K_START} + ${line}`,
+        column: u("right_column"),
+      }, store),
+  });
   const tile = matrixTile(shape, {
     k: o.k,
     products: [{ name: "sum", right: "right_tile" }],
-    load: wgsl`${left} ${right}`,
+    prepare: wgsl`${left.prepare} ${right.prepare}`,
+    load: wgsl`${left.load} ${right.load}`,
     column: { from: u("first_column"), end: o.columns },
     values: ["result"],
     body: o.epilogue(
@@ -103,11 +111,40 @@ export function contractMatrices(
   });
 }
 
-/** Executes `body` for each `element` of a panel, adjacent ones in adjacent lanes. */
-function eachElement(count: number, body: KernelText): KernelText {
-  return wgsl`
-    for (var turn = 0u; turn < ${count / MATRIX_LANES}; turn++) {
-      let element = turn * ${MATRIX_LANES} + lane;
-      ${body}
-    }`;
+/** An element of a panel that a lane loads: its number in the lane, and its row or index of k in the panel. */
+interface Loaded {
+  readonly n: number;
+  readonly line: Expr;
+}
+
+/** Loads of a panel of `count` elements, `across` of them in a line: adjacent lanes load adjacent elements. */
+function loadsOf(
+  side: "left" | "right",
+  { across, count }: { readonly across: number; readonly count: number },
+  { prepare, load }: {
+    prepare(element: Loaded): readonly (Stmt | KernelText)[];
+    load(element: Loaded, store: Store): readonly Stmt[];
+  },
+): { readonly prepare: KernelText; readonly load: readonly Stmt[] } {
+  const lines = MATRIX_LANES / across;
+  const stride = operandStride(across);
+  const elements = range(count / MATRIX_LANES).map((n): Loaded => ({
+    n,
+    line: expr`${u(`${side}_line`)} + ${n * lines}`,
+  }));
+  return {
+    prepare: wgsl`
+      let ${side}_line = lane / ${across};
+      let ${side}_inner = lane % ${across};
+      let ${side}_to = ${side}_line * ${stride} + ${side}_inner;
+      ${elements.flatMap(prepare)}`,
+    load: elements.flatMap((element) =>
+      load(element, (value) =>
+        sharedStore(
+          `${side}_tile`,
+          expr`${u(`${side}_to`)} + ${element.n * lines * stride}`,
+          operand16(value),
+        ))
+    ),
+  };
 }
