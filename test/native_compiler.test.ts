@@ -19,6 +19,7 @@ import t from "tap";
 import {
   compileObject,
   type Compiler,
+  compilerFlags,
   findCompiler,
 } from "../runtime/native/compiler.ts";
 import {
@@ -97,6 +98,20 @@ ${body}
     t.equal(calls(), 1, "invalid C is compiled once");
   },
 );
+
+t.test("CC overrides the optimization of each compiler", (t) => {
+  const levels = (version: string) =>
+    compilerFlags(["-O3", "-march=x86-64"], { version })
+      .filter((flag) => /^-(O|march)/.test(flag));
+  const last = ["-O3", "-march=x86-64", "-march=native"];
+  t.same(levels("gcc 12.4"), ["-O1", ...last]);
+  t.same(levels("gcc 11.5"), ["-O2", ...last]);
+  t.same(levels("clang 14.0"), ["-O2", ...last]);
+  t.same(compilerFlags(["-Ofast"]).filter((flag) => /^-O/.test(flag)), [
+    ...["-O2", "-O3"],
+  ]);
+  t.end();
+});
 
 t.test("a compiler without headers is not used", { skip }, (t) => {
   const CC = `${compiler!.command} -nostdinc`;

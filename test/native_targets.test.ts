@@ -276,8 +276,11 @@ for (const target of BUILDS) {
   t.test(`${compiler.join(" ")}, ${processor}`, { skip }, async (t) => {
     const program = path.join(t.testdir(), "program");
     const [command, ...flags] = compiler;
+    const version = command!.endsWith("gcc")
+      ? `gcc ${await output(command!, ["-E", "-P", "-"], "__GNUC__")}`
+      : "";
     await output(command!, [
-      ...compilerFlags(flags, processor),
+      ...compilerFlags(flags, { version, processor }),
       ...["-x", "c", "-", "-c", "-o", `${program}.o`],
     ], programOf(cases, lanes));
     const link = [`${program}.o`, "-o", program, "-lm"];

@@ -9,7 +9,7 @@ import { MachineError } from "../../spec/errors.ts";
 export interface Compiler {
   /** Its command: a name on the path, or a path. */
   readonly command: string;
-  /** Its name and version, such as `gcc 12.4.0`. */
+  /** Its name and version, such as `gcc 12.4`. */
   readonly version: string;
   /** Lanes of the widest vectors of this processor. */
   readonly lanes: number;
@@ -41,16 +41,47 @@ const FLAGS = [
   "-w",
 ] as const;
 
+/** Optimization of compilers without measured options. */
+const DEFAULT_OPTIMIZATION = ["-O2"] as const;
+
+/**
+ * Optimization by GCC: of the passes of `-O2`, those that affect the speed of kernels, which are vectorized already.
+ * Loops over lanes become one instruction. Other passes take as long as all of these.
+ */
+const GCC_OPTIMIZATION = [
+  "-O1",
+  "-fschedule-insns2",
+  "-ftree-vectorize",
+  "-fvect-cost-model=very-cheap",
+] as const;
+
+/** The first GCC with all of these options and shuffles of two vectors. */
+const FIRST_GCC = 12;
+
+/** Optimization options of a compiler by its version, such as `gcc 12.4`. */
+function optimizationOf(version: string): readonly string[] {
+  const gcc = /^gcc (\d+)/.exec(version)?.[1];
+  return Number(gcc) >= FIRST_GCC ? GCC_OPTIMIZATION : DEFAULT_OPTIMIZATION;
+}
+
 /**
  * All options for a processor. `CC` may set the optimization level; options that affect values follow and take
  * precedence. `-Ofast` would make the loading process flush subnormal numbers to 0, whatever follows.
  */
 export function compilerFlags(
   given: readonly string[],
-  processor = "native",
+  { version = "", processor = "native" }: {
+    readonly version?: string;
+    readonly processor?: string;
+  } = {},
 ): readonly string[] {
   const optimized = given.map((flag) => flag === "-Ofast" ? "-O3" : flag);
-  return ["-O2", ...optimized, `-march=${processor}`, ...FLAGS];
+  return [
+    ...optimizationOf(version),
+    ...optimized,
+    `-march=${processor}`,
+    ...FLAGS,
+  ];
 }
 
 /** Compiler macros for processors with fused multiply-add. */
@@ -178,7 +209,7 @@ async function search(): Promise<Compiler | undefined> {
         [name!, value!] as const
       ),
     );
-    const number = ["__clang_major__", "__clang_minor__"].every((m) =>
+    const version = ["__clang_major__", "__clang_minor__"].every((m) =>
         macros.has(m)
       )
       ? `clang ${macros.get("__clang_major__")}.${
@@ -187,12 +218,12 @@ async function search(): Promise<Compiler | undefined> {
       : `gcc ${macros.get("__GNUC__")}.${macros.get("__GNUC_MINOR__")}`;
     return {
       command: [command, ...args].join(" "),
-      version: number,
+      version,
       lanes: macros.has("__AVX512F__") ? 16 : macros.has("__AVX__") ? 8 : 4,
       fused: FUSED_MACROS.some((macro) => macros.has(macro)),
       pairs: macros.has("__SSSE3__") && !macros.has("__AVX512VNNI__"),
       identity: createHash("sha256").update(out)
-        .update(compilerFlags(args).join(" ")).digest("hex"),
+        .update(compilerFlags(args, { version }).join(" ")).digest("hex"),
     };
   }
   return undefined;
@@ -218,7 +249,7 @@ const MAX_OPTIMIZED = 1 << 20;
  * Compiles a text to a shared object, without optimization if that exceeds the limits. Throws CompileError on failure.
  */
 export async function compileObject(
-  { command }: Compiler,
+  { command, version }: Compiler,
   text: string,
   { to, ...within }: { readonly to: string } & RunLimits,
 ): Promise<void> {
@@ -227,7 +258,7 @@ export async function compileObject(
     run(
       first!,
       [
-        ...compilerFlags(rest),
+        ...compilerFlags(rest, { version }),
         ...more,
         ...["-shared", "-pthread", "-x", "c", "-", "-o", to, "-lm"],
       ],
