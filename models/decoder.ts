@@ -81,6 +81,13 @@ export type DecoderAxis =
   | "expert"
   | "choice";
 
+/** Sizes of the axes. Those of selected rows and candidates are optional. */
+type DecoderSizes =
+  & {
+    readonly [axis in Exclude<DecoderAxis, "row" | "candidate">]: number | UpTo;
+  }
+  & { readonly row?: UpTo; readonly candidate?: number };
+
 /** The scope that declares a decoder's tensors. `Own` are the axes of a family or of a block. */
 export type DecoderScope<Own extends string = never> = Scope<DecoderAxis | Own>;
 
@@ -229,47 +236,14 @@ export function decoderModel<Axes extends AxisSizes>(
   const predictor = next?.predicts ? predictorOf(blocks) : undefined;
   const given = { ...NAMES, ...blocks.names };
   const names = predictor ? { ...given, norm: predictor.norm } : given;
-  const candidates = next?.candidates &&
-    Math.min(next.candidates, decoder.vocabulary);
-  const optional: {
-    readonly row?: UpTo;
-    readonly candidate?: number;
-    readonly pair?: number;
-  } = {
-    ...next
-      ? {
-        row: upTo(
-          Math.min(
-            options.maxTokens,
-            options.maxSequences * (next.perSequence ?? 1),
-          ),
-        ),
-      }
-      : {},
-    ...candidates ? { candidate: candidates } : {},
-    ...predictor ? { pair: 2 * decoder.embed } : {},
-  };
-  const sizes = {
-    token: upTo(options.maxTokens),
-    sequence: options.maxSequences,
-    context: options.maxContext,
-    vocab: decoder.vocabulary,
-    embed: decoder.embed,
-    head: decoder.heads,
-    expert: decoder.experts,
-    choice: decoder.expertsPerToken,
-    ...optional,
-    ...blocks.axes,
-  };
+  const norm = normOf(decoder, blocks);
   // Hidden states of all tokens are an output.
   const ofAll = next?.hidden && !predictor;
   const by = blocks.multipliers ?? { embedding: 1, residual: 1, logits: 1 };
-  const residual = (x: Rows, part: (x: Rows) => Rows) => {
-    const added = (x: Rows) => times(part(x), by.residual);
-    return add(
-      x,
-      options.training?.recompute ? recompute(x, added) : added(x),
-    );
+  const sizes = {
+    ...sizesOf(decoder, options),
+    ...predictor ? { pair: 2 * decoder.embed } : {},
+    ...blocks.axes,
   };
   return model(sizes, (scope) => {
     const m: DecoderScope = scope;
@@ -277,19 +251,16 @@ export function decoderModel<Axes extends AxisSizes>(
     const sequence = m.input("sequence", "token", { dtype: "i32" });
     const position = m.input("position", "token", { dtype: "i32" });
     const table = m.param(names.embedding, "vocab embed");
-    const nextStates: { [name: string]: Tensor } = {};
-    const keep = (name: string, tensor: Tensor) =>
-      void (nextStates[name] = tensor);
-    const all: Routed[] = [];
-    let x: Rows = times(embedding(table, ids, "vocab"), by.embedding);
-    const layers = "layer" in blocks
+    const kept: { [name: string]: Tensor } = {};
+    const keep = (name: string, tensor: Tensor) => void (kept[name] = tensor);
+    const routers: Routed[] = [];
+    const embedded = times(embedding(table, ids, "vocab"), by.embedding);
+    const layers: Layers<keyof Axes & string> = "layer" in blocks
       ? blocks
       : "begin" in blocks
-      ? blocks.begin(scope, { ids, rows: x })
+      ? blocks.begin(scope, { ids, rows: embedded })
       : { layer: preNorm(blocks, names) };
-    const { layer: make, end = (rows) => rows }: Layers<keyof Axes & string> =
-      layers;
-    x = "rows" in layers ? layers.rows ?? x : x;
+    let x = layers.rows ?? embedded;
     if (predictor) {
       x = multiTokenPrediction(
         scope as Scope as DecoderScope<PredictorAxis>,
@@ -301,74 +272,128 @@ export function decoderModel<Axes extends AxisSizes>(
       Array.from({ length: decoder.layers }, (_, index) => index);
     for (const index of built) {
       const name = predictor?.layer ?? `${names.layer}.${index}`;
-      const kind = predictor?.kind ?? decoder.kindOf(index);
-      const choices = options.replay
-        ? () => m.input(choicesName(index), "token choice", { dtype: "i32" })
-        : undefined;
-      const routed = ({ logits, routing }: Routed) => {
-        keep(`layer${index}.router_logits`, logits);
-        keep(choicesName(index), routing.index);
-        if (!next && !options.training) {
-          keep(`layer${index}.topk_weight`, routing.weight);
-        }
-        all.push({ logits, routing });
-      };
-      const layer = {
+      const layer: Layer = {
         index,
-        kind,
+        kind: predictor?.kind ?? decoder.kindOf(index),
         name,
         sequence,
         position,
         keep,
-        choices,
-        routed,
+        choices: options.replay
+          ? () => m.input(choicesName(index), "token choice", { dtype: "i32" })
+          : undefined,
+        routed: ({ logits, routing }) => {
+          keep(`layer${index}.router_logits`, logits);
+          keep(choicesName(index), routing.index);
+          if (!next && !options.training) {
+            keep(`layer${index}.topk_weight`, routing.weight);
+          }
+          routers.push({ logits, routing });
+        },
         norm,
-        residual,
+        residual: (x, part) => {
+          const added = (x: Rows) => times(part(x), by.residual);
+          return add(
+            x,
+            options.training?.recompute ? recompute(x, added) : added(x),
+          );
+        },
         // After the last attention, no token depends on another token's row.
         pick: next && !ofAll && index === built.at(-1) ? pickRows : same,
       };
-      x = scope.block(name, {}, (scope) => make(scope, x, layer));
+      x = scope.block(name, {}, (scope) => layers.layer(scope, x, layer));
     }
     const output = decoder.tied ? table : m.param(names.output, "vocab embed");
-    const hidden = norm(m, end(x), names.norm);
+    const hidden = norm(m, layers.end?.(x) ?? x, names.norm);
     if (next?.hidden) keep(HIDDEN, hidden);
     const products = times(
       dot(ofAll ? pickRows(m, hidden) : hidden, output, "embed"),
       by.logits,
     );
-    const { softCap } = blocks;
-    const logits = softCap === undefined
-      ? products
-      : mul(tanh(div(products, softCap)), softCap);
-    if (next?.normalizer) nextStates[NORMALIZER] = logSumExp(logits, "vocab");
-    if (candidates) {
-      const best = topK(logits, {
-        over: "vocab",
-        k: candidates,
-        axis: "candidate",
-      });
-      // Caches are last, so that launches that write them can join others.
-      return {
-        ...next.logits ? { logits } : {},
-        "candidates.logits": best.values,
-        "candidates.ids": best.indices,
-        ...nextStates,
-      };
-    }
+    const logits = softCapped(products, blocks.softCap);
+    if (next?.normalizer) keep(NORMALIZER, logSumExp(logits, "vocab"));
+    const candidates = candidateCount(decoder, options);
+    const results = candidates === undefined
+      ? { logits }
+      : best(logits, candidates, next);
     const losses = options.training
-      ? decoderLosses(m, logits, all, options.training)
+      ? decoderLosses(m, logits, routers, options.training)
       : {};
-    return { logits, ...losses, ...nextStates };
+    // Caches are last, so that launches that write them can join others.
+    return { ...results, ...losses, ...kept };
   });
+}
 
-  function norm(m: DecoderScope, x: Rows, name: string): Rows {
-    const { epsilon } = decoder;
+/** Returns the sizes of the axes of any decoder. */
+function sizesOf(
+  decoder: Decoder,
+  options: DecoderOptions,
+): DecoderSizes {
+  const { next, maxTokens, maxSequences, maxContext } = options;
+  const selected = maxSequences * (next?.perSequence ?? 1);
+  const candidates = candidateCount(decoder, options);
+  return {
+    token: upTo(maxTokens),
+    sequence: maxSequences,
+    context: maxContext,
+    vocab: decoder.vocabulary,
+    embed: decoder.embed,
+    head: decoder.heads,
+    expert: decoder.experts,
+    choice: decoder.expertsPerToken,
+    ...next ? { row: upTo(Math.min(maxTokens, selected)) } : {},
+    ...candidates === undefined ? {} : { candidate: candidates },
+  };
+}
+
+/** Returns the number of likeliest tokens that are results, or undefined if the logits of all tokens are. */
+function candidateCount(
+  { vocabulary }: Decoder,
+  { next }: DecoderOptions,
+): number | undefined {
+  return next?.candidates ? Math.min(next.candidates, vocabulary) : undefined;
+}
+
+/** Returns the likeliest tokens and their logits, and on demand all logits. */
+function best(
+  logits: Tensor<"token vocab", "f32">,
+  candidates: number,
+  next: DecoderOptions["next"],
+): { [name: string]: Tensor } {
+  const { values, indices } = topK(logits, {
+    over: "vocab",
+    k: candidates,
+    axis: "candidate",
+  });
+  return {
+    ...next?.logits ? { logits } : {},
+    "candidates.logits": values,
+    "candidates.ids": indices,
+  };
+}
+
+/** Limits logits smoothly to ± `cap`. Without a cap, returns them. */
+function softCapped(
+  logits: Tensor<"token vocab", "f32">,
+  cap: number | undefined,
+): Tensor<"token vocab", "f32"> {
+  return cap === undefined ? logits : mul(tanh(div(logits, cap)), cap);
+}
+
+/** Returns the norm of a decoder: of rows, with the gain of a name in a scope. */
+function normOf(
+  { epsilon }: Decoder,
+  { subtractMean, centred }: Pick<
+    DecoderParts<AxisSizes>,
+    "subtractMean" | "centred"
+  >,
+): Layer["norm"] {
+  return (m, x, name) => {
     const gain = m.param(name, "embed");
-    if (blocks.subtractMean) return layerNorm(x, gain, "embed", { epsilon });
-    return rmsNorm(x, blocks.centred ? add(gain, 1) : gain, "embed", {
-      epsilon,
-    });
-  }
+    return subtractMean
+      ? layerNorm(x, gain, "embed", { epsilon })
+      : rmsNorm(x, centred ? add(gain, 1) : gain, "embed", { epsilon });
+  };
 }
 
 function predictorOf(
