@@ -8,9 +8,11 @@ export function widen(
   stored: HalfDType,
   halves: Uint16Array,
 ): Float32Array {
-  // `map` of an array is many times faster than `from` with a function.
+  // `map` of an array is many times faster than `from` with a function, and a loop than `map`.
   if (stored === "f16") return new Float32Array(halves).map(widenF16);
-  return new Float32Array(new Uint32Array(halves).map((h) => h << 16).buffer);
+  const words = new Uint32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) words[i] = halves[i]! << 16;
+  return new Float32Array(words.buffer);
 }
 
 /**
