@@ -1,4 +1,5 @@
 // Facts that ranks in separate processes compare before a run, tested with two ranks in one process.
+import { Buffer } from "node:buffer";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
@@ -9,6 +10,7 @@ import {
   RankCountError,
 } from "../engine/job.ts";
 import { VERSION } from "../engine/mod.ts";
+import { fileBytes, unchanged } from "../engine/quantize/folder.ts";
 import { compile } from "../compiler/mod.ts";
 import { openSafetensors, Tracer } from "../runtime/mod.ts";
 import type { MpiWorld } from "../runtime/mpi/mod.ts";
@@ -20,11 +22,16 @@ const WEIGHTS = readFileSync(
   path.join(checkpointFolder("mixtral-6e"), "model.safetensors"),
 );
 
-/** A checkpoint in memory. */
-function tensorsOf(bytes: Uint8Array): ReturnType<typeof openSafetensors> {
+/** A file in memory. */
+function fileOf(name: string, bytes: Uint8Array) {
   const read = (offset: number, length: number) =>
     Promise.resolve(bytes.subarray(offset, offset + length));
-  return openSafetensors([{ name: "model", size: bytes.length, read }]);
+  return { name, size: bytes.length, read };
+}
+
+/** A checkpoint in memory. */
+function tensorsOf(bytes: Uint8Array): ReturnType<typeof openSafetensors> {
+  return openSafetensors([fileOf("model", bytes)]);
 }
 
 /** Facts of a rank. */
@@ -115,6 +122,25 @@ t.test("a difference in any tensor of a checkpoint is detected", async (t) => {
   const fewer = new Map(tensors);
   fewer.delete(name!);
   t.strictSame(await compare({ tensors: fewer }), different("checkpoint"));
+});
+
+/** How files are written: one piece at a time. */
+const ONE = { atOnce: 1, onProgress: () => {} };
+
+t.test("equal tensors may be in other files", async (t) => {
+  const entries = [...tensors.values()].reverse();
+  const half = entries.length >> 1;
+  const files = await Promise.all(
+    [entries.slice(0, half), entries.slice(half)].map(async (part, i) => {
+      const pieces: Uint8Array[] = [];
+      for await (const piece of fileBytes(part.map(unchanged), ONE)) {
+        pieces.push(piece);
+      }
+      return fileOf(`model-${i}`, Buffer.concat(pieces));
+    }),
+  );
+  const results = await compare({ tensors: await openSafetensors(files) });
+  t.strictSame(results, ["the same", "the same"]);
 });
 
 t.test("a plan for another number of ranks is rejected", async (t) => {
