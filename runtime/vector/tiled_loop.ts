@@ -4,7 +4,7 @@
  */
 
 import type { Expr } from "../../spec/kernel/tree.ts";
-import { someExpression } from "../../spec/kernel/walk.ts";
+import { someExpression, walkExpressions } from "../../spec/kernel/walk.ts";
 import type { Loop } from "./accesses.ts";
 import { spanOf } from "./analyze.ts";
 import { addRound, byteSums } from "./byte_rounds.ts";
@@ -35,6 +35,9 @@ import type { Statements } from "./statement.ts";
 
 /** Iterations that a compiler unrolls. */
 const UNROLL = 4;
+
+/** Maximum expressions of all iterations of a tile that a compiler unrolls. */
+const MAX_UNROLLED = 1500;
 
 /** Maximum bytes between the loads of lanes that are one stream: a block of 32 values. */
 export const STREAM_APART = 2 * LINE;
@@ -211,13 +214,23 @@ function loopOfTiles(loop: TiledLoop): void {
       return advanceRows(loop, run);
     }
     setTiles(get(index));
-    // Few enough iterations that compilers unroll all of them and need no tile in memory.
     const tile = { counter: index, from: word(0), to: run, step: word(1) };
-    on.count({ ...tile, long: false, unroll: unrolled(loop, words) }, () => {
+    const unroll = unrolled(loop, turnsUnrolled(s, words));
+    on.count({ ...tile, long: false, unroll }, () => {
       on.set(bounds.counter, u.add(get(start), get(index)));
       iteration(loop);
     });
   });
+}
+
+/**
+ * Iterations of a tile to unroll: all, so that no tile is in memory, or none if an iteration is long. Its loads of tiles
+ * then cost little, and compilers take seconds for long unrolled loops.
+ */
+function turnsUnrolled(s: Loop, words: number): number {
+  let size = 0;
+  walkExpressions(s.body, () => size++);
+  return words * size > MAX_UNROLLED ? 1 : words;
 }
 
 /** Loads the tiles of a group, and advances its pointer. */
