@@ -14,7 +14,11 @@ import path from "node:path";
 import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type CliIo, OutputClosed } from "../io.ts";
-import { LauncherText, type MpiFamily } from "./mpi_launcher.ts";
+import {
+  launcherProgram,
+  LauncherText,
+  type MpiFamily,
+} from "./mpi_launcher.ts";
 import {
   describeEnd,
   type RankFailure,
@@ -95,7 +99,7 @@ export async function runJob(
 ): Promise<EndedJob> {
   const session = `${job.folder}-mpirun`;
   // A separate process group, so that all of it can be ended.
-  const child = spawn("mpirun", job.argv, {
+  const child = spawn(launcherProgram(job.family), job.argv, {
     detached: true,
     stdio: ["ignore", "pipe", "pipe"],
     env: {

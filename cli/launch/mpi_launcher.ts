@@ -1,5 +1,8 @@
 /** Differences between MPI launchers: their flags, and their messages after a rank failed. */
 
+import { existsSync, realpathSync } from "node:fs";
+import path from "node:path";
+import process from "node:process";
 import type { Host } from "./hosts_file.ts";
 import { FIRST, parseRankLine, type RankLine } from "./rank_lines.ts";
 
@@ -10,6 +13,21 @@ export type MpiFamily = "openMpi" | "mpich";
 export function mpiFamily(version: string): MpiFamily | undefined {
   if (/Open MPI|OpenRTE|PRRTE/i.test(version)) return "openMpi";
   return /HYDRA|MPICH|Intel/i.test(version) ? "mpich" : undefined;
+}
+
+/**
+ * Returns the program to start for the `mpirun` on the path. The launcher of MPICH searches for its other programs
+ * beside the path by which it was called, and waits forever if that is a link in another folder.
+ */
+export function launcherProgram(
+  family: MpiFamily,
+  searched: string = process.env["PATH"] ?? "",
+): string {
+  if (family !== "mpich") return "mpirun";
+  const found = searched.split(path.delimiter)
+    .map((folder) => path.join(folder, "mpirun"))
+    .find((file) => existsSync(file));
+  return found === undefined ? "mpirun" : realpathSync(found);
 }
 
 /** The hosts of a job's ranks. */

@@ -1,8 +1,11 @@
 // Detection of MPI libraries and launchers from their output. Loads and starts nothing.
+import { realpathSync, symlinkSync, writeFileSync } from "node:fs";
+import path from "node:path";
 import t from "tap";
 import { hostsFor, parseHosts } from "../../cli/launch/hosts_file.ts";
 import {
   launcherArguments,
+  launcherProgram,
   LauncherText,
   mpiFamily,
 } from "../../cli/launch/mpi_launcher.ts";
@@ -46,6 +49,20 @@ t.test("mpiFamily() detects both launchers", (t) => {
   t.equal(mpiFamily("mpirun (Open MPI) 5.0.7"), "openMpi");
   t.equal(mpiFamily("HYDRA build details:\n    Version: 4.2.1"), "mpich");
   t.equal(mpiFamily("mpirun: not found"), undefined);
+  t.end();
+});
+
+t.test("launcherProgram() follows links to MPICH's launcher", (t) => {
+  const installed = realpathSync(t.testdir({ bin: {}, links: {} }));
+  const real = path.join(installed, "bin", "mpiexec.hydra");
+  writeFileSync(real, "");
+  const links = path.join(installed, "links");
+  symlinkSync(real, path.join(links, "mpirun"));
+  const searched = ["/missing", links].join(path.delimiter);
+  t.equal(launcherProgram("mpich", searched), real);
+  t.equal(launcherProgram("mpich", "/missing"), "mpirun");
+  // Open MPI finds its installation by the name of the link.
+  t.equal(launcherProgram("openMpi", searched), "mpirun");
   t.end();
 });
 
