@@ -62,7 +62,7 @@ export class GenerateOutput {
     return stopped ? "stop" : undefined;
   }
 
-  /** Prints what is left of the results. */
+  /** Prints results that are not printed yet, and statistics on demand. */
   async end(
     result: Generated,
     { loadMs, stats }: {

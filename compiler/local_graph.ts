@@ -109,7 +109,7 @@ function rewrite(
     countDropped: counts = false,
     wire = "f32",
     zero = 0,
-  }: CompileOptions,
+  }: LocalOptions,
 ): Graph {
   const recorded = squares ? recordSquares(traced) : traced;
   const counted = counts ? countDropped(recorded) : recorded;
@@ -118,7 +118,7 @@ function rewrite(
 }
 
 function dispatcherOf(
-  { dispatcher, numerics }: CompileOptions,
+  { dispatcher, numerics }: LocalOptions,
 ): Dispatcher | undefined {
   if (dispatcher === undefined || numerics === "fast") return dispatcher;
   if (!dispatcherWords(dispatcher).reorders) return dispatcher;
@@ -130,7 +130,7 @@ function dispatcherOf(
 /** Throws PlacementError if experts are to be sliced and cannot be. */
 function checkSlices(
   { nodes }: Graph,
-  { sliceExperts, numerics }: CompileOptions,
+  { sliceExperts, numerics }: LocalOptions,
 ): void {
   if (!sliceExperts) return;
   if (nodes.some(({ phase }) => phase !== undefined)) {

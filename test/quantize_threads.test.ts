@@ -46,7 +46,7 @@ t.test("actions run at the same time, with results in order", async (t) => {
   const turn = () => new Promise((resolve) => setImmediate(resolve));
   await turn();
   t.equal(requested, 3);
-  // The last action of those that run ends first.
+  // Later actions end before earlier ones.
   while (finish.length > 0) {
     finish.pop()!();
     await turn();

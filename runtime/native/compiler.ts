@@ -45,8 +45,8 @@ const FLAGS = [
 const DEFAULT_OPTIMIZATION = ["-O2"] as const;
 
 /**
- * Optimization by GCC: of the passes of `-O2`, those that affect the speed of kernels, which are vectorized already.
- * Loops over lanes become one instruction. Other passes take as long as all of these.
+ * Optimization by GCC. Kernels are vectorized already. Of the passes of `-O2`, scheduling and the vectorization of
+ * loops over lanes made them faster. The others double the time of compilation.
  */
 const GCC_OPTIMIZATION = [
   "-O1",
