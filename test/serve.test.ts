@@ -3,6 +3,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { get, type IncomingMessage } from "node:http";
 import { connect } from "node:net";
 import process from "node:process";
 import { setTimeout } from "node:timers/promises";
@@ -565,6 +566,14 @@ t.test("keys, origins and hosts", async (t) => {
   t.equal(await status({ authorization: "Bearer one" }), 200);
   t.equal(await status({ authorization: "Bearer two" }), 200);
   t.equal((await fetch(`${guarded.address}/health`)).status, 200);
+  const statusAt = async (host: string) => {
+    const request = get(`${guarded.address}/health`, { headers: { host } });
+    const [response] = await once(request, "response") as [IncomingMessage];
+    response.resume();
+    return response.statusCode;
+  };
+  t.equal(await statusAt("LOCALHOST:8000"), 200, "without case");
+  t.equal(await statusAt("page.example"), 403);
   const { headers } = await fetch(models, {
     method: "OPTIONS",
     headers: {

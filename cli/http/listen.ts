@@ -1,10 +1,18 @@
 /** Listens at a port for a server's routes. */
 
-import { createAdaptorServer } from "@hono/node-server";
+import { getRequestListener } from "@hono/node-server";
 import { RESPONSE_ALREADY_SENT } from "@hono/node-server/utils/response";
-import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import { Buffer } from "node:buffer";
+import {
+  createServer,
+  type IncomingMessage,
+  type Server,
+  type ServerResponse,
+  STATUS_CODES,
+} from "node:http";
 import type { AddressInfo, Socket } from "node:net";
-import type { Connection } from "../../engine/server/mod.ts";
+import type { Duplex } from "node:stream";
+import { type Connection, malformedResponse } from "../../engine/server/mod.ts";
 import { MachineError } from "../../spec/mod.ts";
 import { type ConnectionLimits, createConnection } from "./connection.ts";
 
@@ -39,18 +47,32 @@ export async function listen(
   ) => Response | Promise<Response>,
   { host, port, ...limits }: ListenOptions,
 ): Promise<Listening> {
-  const server = createAdaptorServer({
-    fetch: (request, bindings) => {
-      const incoming = bindings.incoming as IncomingMessage;
-      const outgoing = bindings.outgoing as ServerResponse;
-      const sent = RESPONSE_ALREADY_SENT;
-      return fetch(
-        request,
-        createConnection({ incoming, outgoing, sent }, limits),
-      );
-    },
+  const answer = getRequestListener((request, bindings) => {
+    const incoming = bindings.incoming as IncomingMessage;
+    const outgoing = bindings.outgoing as ServerResponse;
+    const sent = RESPONSE_ALREADY_SENT;
+    return fetch(
+      request,
+      createConnection({ incoming, outgoing, sent }, limits),
+    );
+  }, {
     overrideGlobalObjects: false,
-  }) as Server;
+    errorHandler: (error) => malformedResponse(error as Error),
+  });
+  // The listener rejects requests without a host, with a body.
+  const server = createServer({ requireHostHeader: false }, answer);
+  /** The last response of each connection. */
+  const responses = new WeakMap<Duplex, ServerResponse>();
+  server.on("request", ({ socket }, response) => {
+    responses.set(socket, response);
+  });
+  server.on("clientError", (error, socket) => {
+    const response = responses.get(socket);
+    const begun = response?.headersSent &&
+      !(response.writableFinished && response.req.complete);
+    if (socket.writable && !begun) return void reject(error, socket);
+    socket.destroy();
+  });
   server.headersTimeout = HEADERS_MS;
   server.requestTimeout = REQUEST_MS;
   server.keepAliveTimeout = KEEP_ALIVE_MS;
@@ -81,6 +103,20 @@ export async function listen(
     address: `http://${name}:${bound}`,
     close: () => close(server, unused),
   };
+}
+
+/** Rejects data that is not a request, and closes its connection. */
+async function reject(error: Error, socket: Duplex): Promise<void> {
+  const response = malformedResponse(error);
+  const { status } = response;
+  const body = await response.text();
+  const lines = [
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+    "connection: close",
+    "content-type: application/json",
+    `content-length: ${Buffer.byteLength(body)}`,
+  ];
+  socket.end(`${lines.join("\r\n")}\r\n\r\n${body}`, () => socket.destroy());
 }
 
 async function close(

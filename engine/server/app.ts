@@ -318,9 +318,10 @@ function checkModel(name: unknown, served: Served): void {
 
 /** Rejects requests for other hosts (DNS rebinding). */
 function checkHost(hosts: readonly string[]) {
+  const known = hosts.map((host) => host.toLowerCase());
   return async (c: Context, next: () => Promise<void>): Promise<void> => {
     const host = (c.req.header("host") ?? "").replace(/:\d+$/, "");
-    if (!hosts.includes(host)) {
+    if (!known.includes(host.toLowerCase())) {
       throw new RequestError(
         "Cannot answer: the request is for another host. Use the address that the server printed",
         { kind: "forbidden" },

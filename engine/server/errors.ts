@@ -7,9 +7,11 @@ const KINDS = {
   forbidden: [403, "invalid_request_error"],
   unknown: [404, "invalid_request_error"],
   method: [405, "invalid_request_error"],
+  late: [408, "timeout"],
   size: [413, "invalid_request_error"],
   media: [415, "invalid_request_error"],
   busy: [429, "rate_limit_error"],
+  headers: [431, "invalid_request_error"],
   closed: [499, "request_cancelled"],
   internal: [500, "server_error"],
   unavailable: [503, "server_error"],
@@ -63,9 +65,34 @@ export class RequestError extends Error {
 
 /** The response to requests before the model is loaded. */
 export function loadingResponse(): Response {
-  const { body, status, headers } = new RequestError(
-    "Cannot answer: the model is loading. Try again later",
-    { kind: "unavailable", code: "loading" },
+  return responseOf(
+    new RequestError(
+      "Cannot answer: the model is loading. Try again later",
+      { kind: "unavailable", code: "loading" },
+    ),
   );
+}
+
+/** The response to a request that is not read as HTTP, has no host or has an invalid URL. */
+export function malformedResponse(error: Error): Response {
+  const { code } = error as { readonly code?: unknown };
+  return responseOf(
+    code === "HPE_HEADER_OVERFLOW"
+      ? new RequestError(
+        "Cannot read the request: its headers are too long. Send shorter headers",
+        { kind: "headers" },
+      )
+      : code === "ERR_HTTP_REQUEST_TIMEOUT"
+      ? new RequestError(
+        "Cannot read the request: it did not arrive in time. Send it again",
+        { kind: "late" },
+      )
+      : new RequestError(
+        `Cannot read the request: ${error.message}. Send a valid URL and the header 'Host'`,
+      ),
+  );
+}
+
+function responseOf({ body, status, headers }: RequestError): Response {
   return Response.json(body, { status, headers });
 }

@@ -2,7 +2,7 @@
 
 export { type AppOptions, createApp, type ServerApp } from "./app.ts";
 export type { Connection } from "./connection.ts";
-export { loadingResponse } from "./errors.ts";
+export { loadingResponse, malformedResponse } from "./errors.ts";
 export { createLeader, follow, HEARTBEAT_MS } from "./followers.ts";
 export { type BatchLoop, type LoopOptions } from "./loop.ts";
 export { Metrics, type PageCount, pageCounts } from "./metrics.ts";
