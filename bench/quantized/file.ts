@@ -1,9 +1,18 @@
 /** A GGUF file of a published width with matrices of one type, of random blocks. */
 
 import type { GgufValues } from "../../engine/gguf/write.ts";
-import { closeSync, existsSync, mkdirSync, openSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import process from "node:process";
 import { type BlockType, isBlockType } from "../../engine/gguf/blocks.ts";
 import { GGUF_TYPES } from "../../engine/gguf/blocks.ts";
 import {
@@ -74,7 +83,7 @@ export function quantizedFile(
   return file;
 }
 
-/** Write the file. */
+/** Writes the file to a temporary path and renames it: a file at `path` is always complete. */
 export function writeQuantized(
   path: string,
   { type, layers, width }: {
@@ -127,12 +136,25 @@ export function writeQuantized(
   }
   float("output_norm", embed);
   put("output", VOCABULARY, embed);
-  const descriptor = openSync(path, "w");
+  const temporary = `${path}.${process.pid}`;
   try {
-    for (const part of writeGguf(keysOf(layers, width), tensors)) {
-      writeSync(descriptor, part);
+    const descriptor = openSync(temporary, "w");
+    try {
+      for (const part of writeGguf(keysOf(layers, width), tensors)) {
+        writeAll(descriptor, part);
+      }
+    } finally {
+      closeSync(descriptor);
     }
+    renameSync(temporary, path);
   } finally {
-    closeSync(descriptor);
+    rmSync(temporary, { force: true });
+  }
+}
+
+/** Writes all bytes: one write may store fewer, if the disk is full or the bytes exceed 2 GiB. */
+function writeAll(descriptor: number, bytes: Uint8Array): void {
+  for (let at = 0; at < bytes.length;) {
+    at += writeSync(descriptor, bytes, at);
   }
 }
