@@ -17,7 +17,6 @@ import {
   affineScale,
   clamped,
   largestOf,
-  partOf,
   symmetricScale,
   type Weighted,
 } from "./fit.ts";
@@ -45,7 +44,7 @@ function inverseOf(scale: number): number {
 function codeWriter(
   name: BlockName,
   above = 0,
-): (block: Uint8Array, integers: ArrayLike<number>) => void {
+): (block: Uint8Array, integers: Uint8Array) => void {
   const { codes, elements }: Block = BLOCKS[name];
   const planes = new Planes(codes, elements);
   return (block, integers) => planes.write(block, integers, above);
@@ -61,17 +60,20 @@ const storeMxfp4 = codeWriter("mxfp4_block");
 /** Elements of a block of one scale. */
 const ELEMENTS = 32;
 
-/** Returns the integers from `low` to `high` nearest to the scaled elements. */
+/** Codes of the current block, modulo 256: of one scale, and of `q4_k` and `q6_k`. */
+const CODES = new Uint8Array(ELEMENTS);
+const K_CODES = new Uint8Array(256);
+
+/** Returns the integers from `low` to `high` nearest to the scaled elements, until the next call. */
 function scaledCodes(
-  values: Float32Array,
+  values: Float64Array,
   inverse: number,
   [low, high]: readonly [number, number],
-): Int8Array {
-  const codes = new Int8Array(ELEMENTS);
+): Uint8Array {
   for (let i = 0; i < ELEMENTS; i++) {
-    codes[i] = clamped(values[i]! * inverse, low, high);
+    CODES[i] = clamped(values[i]! * inverse, low, high);
   }
-  return codes;
+  return CODES;
 }
 
 /** Q8_0: an f16 scale and 32 integers of eight bits. */
@@ -80,69 +82,83 @@ export function encodeQ8({ values }: Weighted, block: Uint8Array): void {
   storeQ8(block, scaledCodes(values, inverse, [-127, 127]));
 }
 
+/** Stores an f16 scale, and returns the inverse of its value. */
+function storeScale(
+  elements: Weighted,
+  block: Uint8Array,
+  bound: number,
+): number {
+  const part = { ...elements, begin: 0, end: ELEMENTS };
+  return inverseOf(storeHalf(block, 0, symmetricScale(part, bound)));
+}
+
 /** Q4_0: an f16 scale and 32 four-bit integers with an offset of 8. */
 export function encodeQ4(elements: Weighted, block: Uint8Array): void {
-  const inverse = inverseOf(storeHalf(block, 0, symmetricScale(elements, 8)));
+  const inverse = storeScale(elements, block, 8);
   storeQ4(block, scaledCodes(elements.values, inverse, [-8, 7]));
 }
 
 /** Q5_0: an f16 scale, the fifth bits of 32 integers with an offset of 16, and their four low bits. */
 export function encodeQ5(elements: Weighted, block: Uint8Array): void {
-  const inverse = inverseOf(storeHalf(block, 0, symmetricScale(elements, 16)));
+  const inverse = storeScale(elements, block, 16);
   storeQ5(block, scaledCodes(elements.values, inverse, [-16, 15]));
 }
 
+/** Scales and minimums of the groups of the current block. */
+const SCALES = new Float64Array(16);
+const MINIMUMS = new Float64Array(8);
+
 /** Q4_K: eight sub-blocks of 32 with six-bit scales and minimums and two f16 factors. */
 export function encodeQ4K(elements: Weighted, block: Uint8Array): void {
-  const parts = Array.from(
-    { length: 8 },
-    (_, i) => partOf(elements, 32 * i, 32 * i + 32),
-  );
-  const fits = parts.map((part) => affineScale(part, 15));
-  const maxOf = (of: (fit: typeof fits[number]) => number) =>
-    Math.max(...fits.map(of));
-  const factor = storeHalf(block, 0, maxOf(({ scale }) => scale) / 63);
-  const minimumFactor = storeHalf(block, 2, maxOf((fit) => fit.minimum) / 63);
+  const { values, weights } = elements;
+  let largest = -Infinity, lowest = -Infinity;
+  for (let i = 0; i < 8; i++) {
+    const part = { values, weights, begin: 32 * i, end: 32 * i + 32 };
+    const { scale, minimum } = affineScale(part, 15);
+    SCALES[i] = scale;
+    MINIMUMS[i] = minimum;
+    largest = Math.max(largest, scale);
+    lowest = Math.max(lowest, minimum);
+  }
+  const factor = storeHalf(block, 0, largest / 63);
+  const minimumFactor = storeHalf(block, 2, lowest / 63);
   const packed = block.subarray(4, 16);
-  const codes = new Uint8Array(256);
-  parts.forEach(({ values }, i) => {
-    const { scale, minimum } = fits[i]!;
-    const six = clamped(scale * inverseOf(factor), 0, 63);
-    const low = clamped(minimum * inverseOf(minimumFactor), 0, 63);
+  for (let i = 0; i < 8; i++) {
+    const six = clamped(SCALES[i]! * inverseOf(factor), 0, 63);
+    const low = clamped(MINIMUMS[i]! * inverseOf(minimumFactor), 0, 63);
     storeSixBits(packed, i, { which: 0, value: six });
     storeSixBits(packed, i, { which: 1, value: low });
     const inverse = inverseOf(factor * six);
     const shift = minimumFactor * low;
-    for (let n = 0; n < 32; n++) {
-      codes[32 * i + n] = clamped((values[n]! + shift) * inverse, 0, 15);
+    for (let n = 32 * i; n < 32 * i + 32; n++) {
+      K_CODES[n] = clamped((values[n]! + shift) * inverse, 0, 15);
     }
-  });
-  storeQ4K(block, codes);
+  }
+  storeQ4K(block, K_CODES);
 }
 
 /**
  * Q6_K: 16 groups of 16 with eight-bit scales and an f16 factor; four low bits and two high bits are stored separately.
  */
 export function encodeQ6K(elements: Weighted, block: Uint8Array): void {
-  const scales = Array.from(
-    { length: 16 },
-    (_, i) => symmetricScale(partOf(elements, 16 * i, 16 * i + 16), 32),
-  );
-  const extreme = scales.reduce(
-    (max, scale) => Math.abs(scale) > Math.abs(max) ? scale : max,
-    0,
-  );
-  const factor = storeHalf(block, 208, -extreme / 128);
-  const codes = new Int8Array(256);
+  const { values, weights } = elements;
+  let extreme = 0;
   for (let i = 0; i < 16; i++) {
-    const eight = clamped(scales[i]! * inverseOf(factor), -128, 127);
+    const part = { values, weights, begin: 16 * i, end: 16 * i + 16 };
+    const scale = symmetricScale(part, 32);
+    SCALES[i] = scale;
+    if (Math.abs(scale) > Math.abs(extreme)) extreme = scale;
+  }
+  const factor = storeHalf(block, 208, -extreme / 128);
+  for (let i = 0; i < 16; i++) {
+    const eight = clamped(SCALES[i]! * inverseOf(factor), -128, 127);
     block[192 + i] = eight;
     const inverse = inverseOf(factor * eight);
-    for (let at = 16 * i; at < 16 * i + 16; at++) {
-      codes[at] = clamped(elements.values[at]! * inverse, -32, 31);
+    for (let n = 16 * i; n < 16 * i + 16; n++) {
+      K_CODES[n] = clamped(values[n]! * inverse, -32, 31);
     }
   }
-  storeQ6K(block, codes);
+  storeQ6K(block, K_CODES);
 }
 
 /** MXFP4: a power of two and 32 floats of four bits. */
@@ -155,7 +171,7 @@ export function encodeMxfp4(elements: Weighted, block: Uint8Array): void {
 const fp4 = nearestCode("fp4");
 
 /** Codes of the two candidates of `fitMxfp4`. */
-const CODES = [new Uint8Array(32), new Uint8Array(32)] as const;
+const FP4_CODES = [new Uint8Array(32), new Uint8Array(32)] as const;
 
 /**
  * Returns the biased exponent of the scale of 32 E2M1 codes, and the codes, until the next call. The largest element
@@ -169,11 +185,11 @@ export function fitMxfp4(
   const [low, high] = [first, first + 1].map((exponent) =>
     Math.min(254, Math.max(0, exponent))
   ) as [number, number];
-  const lowError = storeFp4(elements, low, CODES[0]);
-  const highError = storeFp4(elements, high, CODES[1]);
+  const lowError = storeFp4(elements, low, FP4_CODES[0]);
+  const highError = storeFp4(elements, high, FP4_CODES[1]);
   return highError < lowError
-    ? { exponent: high, codes: CODES[1] }
-    : { exponent: low, codes: CODES[0] };
+    ? { exponent: high, codes: FP4_CODES[1] }
+    : { exponent: low, codes: FP4_CODES[0] };
 }
 
 /** Stores the codes for a biased exponent, and returns their weighted squared error. */

@@ -2,7 +2,7 @@
 
 import { narrow } from "../../runtime/half.ts";
 import { isBlockType } from "../gguf/blocks.ts";
-import { weightsOf } from "../gguf/fit.ts";
+import { loadBlock, weightedBlock } from "../gguf/fit.ts";
 import { encodeFp8, encodeMxfp4Rows } from "./encode_folder.ts";
 import { type NumberedType, writtenType } from "./types.ts";
 
@@ -49,7 +49,7 @@ export function encodeTask(
     return { codes, scales: new Uint8Array() };
   }
   if (format.folder === "mxfp4") {
-    return encodeMxfp4Rows(values, columns, importance);
+    return encodeMxfp4Rows(values, importance);
   }
   const { codes, scales } = encodeFp8(values, columns);
   return { codes, scales: new Uint8Array(scales.buffer) };
@@ -69,16 +69,15 @@ export function encodeRows(
   }
   const { elements, bytes } = type;
   const blocks = new Uint8Array(values.length / elements * bytes);
+  // Arrays of every block are many times more expensive than copies.
+  const block = new Uint8Array(bytes);
+  const weighted = weightedBlock(elements);
+  const rows = { values, importance };
   for (let i = 0; i * elements < values.length; i++) {
-    const block = values.subarray(i * elements, (i + 1) * elements);
-    const from = i * elements % (importance?.length ?? 1);
-    type.encode!(
-      {
-        values: block,
-        weights: weightsOf(block, importance?.subarray(from, from + elements)),
-      },
-      blocks.subarray(i * bytes, (i + 1) * bytes),
-    );
+    loadBlock(weighted, rows, i * elements);
+    block.fill(0);
+    type.encode!(weighted, block);
+    blocks.set(block, i * bytes);
   }
   return blocks;
 }

@@ -2,7 +2,7 @@
 
 import { nearestCode } from "../encodings/nearest.ts";
 import { fitMxfp4 } from "../gguf/encode_blocks.ts";
-import { weightsOf } from "../gguf/fit.ts";
+import { loadBlock, weightedBlock } from "../gguf/fit.ts";
 
 /** Rows and columns per scale of FP8 in written folders. */
 export const FP8_BLOCK = 128;
@@ -54,19 +54,15 @@ export function encodeFp8(
 /** Encodes rows in groups of 32 with an exponent each. `importance` has a number per column. */
 export function encodeMxfp4Rows(
   values: Float32Array,
-  columns: number,
   importance: Float32Array | undefined,
 ): EncodedRows<Uint8Array> {
   const bytes = new Uint8Array(values.length / 2);
   const scales = new Uint8Array(values.length / 32);
+  const weighted = weightedBlock(32);
+  const matrix = { values, importance };
   for (let group = 0; group < scales.length; group++) {
-    const from = 32 * group;
-    const part = values.subarray(from, from + 32);
-    const at = from % columns;
-    const { exponent, codes } = fitMxfp4({
-      values: part,
-      weights: weightsOf(part, importance?.subarray(at, at + 32)),
-    });
+    loadBlock(weighted, matrix, 32 * group);
+    const { exponent, codes } = fitMxfp4(weighted);
     scales[group] = exponent;
     for (let i = 0; i < 16; i++) {
       bytes[16 * group + i] = codes[2 * i]! | codes[2 * i + 1]! << 4;

@@ -39,6 +39,7 @@ const FAMILIES = [
   ["f32x4", 0x5e, "demote_f64x2_zero"],
   ["f64x2", 0x5f, "promote_low_f32x4"],
   ["f32x4", 0x67, "ceil floor trunc nearest"],
+  ["f64x2", 0x75, "floor"],
   ["f64x2", 0x94, "nearest"],
   ["i32x4", 0xa1, "neg"],
   ["i32x4", 0xa3, "all_true"],
@@ -98,6 +99,7 @@ const MEMORY = {
   "i32.store": [[0x36], 2],
   "v128.load": [[0xfd, 0x00], 2],
   "v128.load32_splat": [[0xfd, 0x09], 2],
+  "v128.load64_splat": [[0xfd, 0x0a], 3],
   "v128.load32_zero": [[0xfd, 0x5c], 2],
   "v128.store": [[0xfd, 0x0b], 2],
 } as const;
