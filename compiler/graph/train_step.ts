@@ -103,8 +103,8 @@ export function trainStep(
   options: TrainStepOptions,
   scalars: Scalars = new Map(),
 ): Graph {
-  const { loss, optimizer, clipNorm, recompute = true } = options;
-  const { accumulate = false, microBatches = 1, masters = new Set() } = options;
+  const { loss, recompute = true } = options;
+  const { accumulate = false, microBatches = 1 } = options;
   const { nodes: forward } = graph;
   const shared = sharedInputs(graph);
   const batches = microBatches === 1
@@ -119,25 +119,7 @@ export function trainStep(
     {},
     ...batches.map(({ states }) => states),
   );
-  const of = graph.outputs[loss];
-  if (of === undefined) {
-    throw new ModelError(
-      `Cannot train by output '${loss}': the model has no such output. Return one`,
-      undefined,
-    );
-  }
-  const biases = selectionBiases(forward);
-  const constant = constantParams(forward, of);
-  const parameters = forward.filter((node): node is NodeOf<"param"> =>
-    node.primitive === "param" && !biases.has(node) && !constant.has(node) &&
-    isTrained(node.params.name, options.trained)
-  );
-  if (of.dtype === "f32" && !hasGradient(of, parameters)) {
-    throw new ModelError(
-      `Cannot train by output '${loss}': no parameter has a gradient, because it depends on none, or only through integers. Compute it in f32 from parameters`,
-      of.span,
-    );
-  }
+  const { of, parameters } = lossAndParameters(graph, options);
   const [local, ...later] = batches.map(({ axes, nodes, outputs }, i) =>
     gradients(
       { axes, nodes },
@@ -148,76 +130,26 @@ export function trainStep(
   ) as [readonly Node[], ...(readonly Node[])[]];
   const context = builderContext(graph.axes, forward, "update");
   const b = new NodeBuilder(context, of);
-  const scalar = (name: string) =>
-    b.make("input", [], { name }, { axes: [], dtype: "f32" });
-  /** The sum over micro-batches, in the order in which `accumulate` adds them. */
-  const added = (gradients: readonly Node[]): Node =>
-    gradients.reduce<Node | undefined>((sum, gradient, micro) => {
-      const builder = new NodeBuilder(
-        { ...context, phase: "backward" },
-        { ...of, micro },
-      );
-      const share = scalar(microName(STEP_INPUTS.share, micro));
-      return sum
-        ? builder.map(
-          (sum, g, share) => expr`${sum} + ${g} * ${share}`,
-          sum,
-          gradient,
-          share,
-        )
-        : builder.map(
-          (g, share) => expr`0.0 + ${g} * ${share}`,
-          gradient,
-          share,
-        );
-    }, undefined)!;
-  const found = microBatches > 1
+  const found = later.length > 0
     ? local.map((gradient, i) =>
-      added([gradient, ...later.map((each) => each[i]!)])
+      sumOfMicroBatches(context, of, [gradient, ...later.map((g) => g[i]!)])
     )
     : accumulate
-    ? local.map((gradient, i) =>
-      b.map(
-        (sum, keep, g, share) => expr`${sum} * ${keep} + ${g} * ${share}`,
-        b.make("state", [], {
-          name: accumulatedName(parameters[i]!.params.name),
-        }, parameters[i]!),
-        scalar(STEP_INPUTS.keep),
-        gradient,
-        scalar(STEP_INPUTS.share),
-      )
-    )
+    ? local.map((gradient, i) => accumulated(b, parameters[i]!, gradient))
     : local;
-  const rate = scalar(STEP_INPUTS.rate);
-  const step = scalar(STEP_INPUTS.step);
+  const rate = scalarInput(b, STEP_INPUTS.rate);
+  const step = scalarInput(b, STEP_INPUTS.step);
   const norm = normOf(
     new NodeBuilder({ ...context, phase: "backward" }, of),
     found,
   );
   const next: { [name: string]: Node } = { ...states };
   for (const [i, parameter] of parameters.entries()) {
-    const { name } = parameter.params;
-    const stateNames = OPTIMIZER_STATES[optimizer.kind].map((what) =>
-      `${what}.${name}`
+    const gradient = found[i]!;
+    Object.assign(
+      next,
+      nextParameter(b, options, { parameter, gradient, norm, rate, step }),
     );
-    const master = masters.has(name)
-      ? `${MASTER[optimizer.kind]}.${name}`
-      : undefined;
-    const after = update(b, optimizer, {
-      parameter: master === undefined
-        ? parameter
-        : b.make("state", [], { name: master }, parameter),
-      gradient: clipNorm === undefined
-        ? found[i]!
-        : clipped(b, found[i]!, norm, clipNorm),
-      optimizerState: stateNames.map((name) =>
-        b.make("state", [], { name }, parameter)
-      ),
-    }, { rate, step });
-    next[name] = after.parameter;
-    if (master !== undefined) next[master] = after.parameter;
-    if (accumulate) next[accumulatedName(name)] = found[i]!;
-    stateNames.forEach((name, j) => next[name] = after.optimizerState[j]!);
   }
   const { loads, next: moved } = nextBiases(
     b,
@@ -240,6 +172,118 @@ export function trainStep(
     outputs: all,
     states: next,
   };
+}
+
+/**
+ * The node of the loss and the parameters to train. Throws ModelError if the graph has no such output, or if no
+ * parameter has a gradient.
+ */
+function lossAndParameters(
+  { nodes, outputs }: Graph,
+  { loss, trained }: TrainStepOptions,
+): { readonly of: Node; readonly parameters: readonly NodeOf<"param">[] } {
+  const of = outputs[loss];
+  if (of === undefined) {
+    throw new ModelError(
+      `Cannot train by output '${loss}': the model has no such output. Return one`,
+      undefined,
+    );
+  }
+  const biases = selectionBiases(nodes);
+  const constant = constantParams(nodes, of);
+  const parameters = nodes.filter((node): node is NodeOf<"param"> =>
+    node.primitive === "param" && !biases.has(node) && !constant.has(node) &&
+    isTrained(node.params.name, trained)
+  );
+  if (of.dtype === "f32" && !hasGradient(of, parameters)) {
+    throw new ModelError(
+      `Cannot train by output '${loss}': no parameter has a gradient, because it depends on none, or only through integers. Compute it in f32 from parameters`,
+      of.span,
+    );
+  }
+  return { of, parameters };
+}
+
+/** An f32 input without axes. */
+function scalarInput(b: NodeBuilder, name: string): Node {
+  return b.make("input", [], { name }, { axes: [], dtype: "f32" });
+}
+
+/** The sum of a gradient over the micro-batches of one graph, in the order of `accumulated`. */
+function sumOfMicroBatches(
+  context: ReturnType<typeof builderContext>,
+  of: Node,
+  gradients: readonly Node[],
+): Node {
+  const inputs = new NodeBuilder(context, of);
+  return gradients.reduce<Node | undefined>((sum, gradient, micro) => {
+    const b = new NodeBuilder(
+      { ...context, phase: "backward" },
+      { ...of, micro },
+    );
+    const share = scalarInput(inputs, microName(STEP_INPUTS.share, micro));
+    return sum
+      ? b.map(
+        (sum, g, share) => expr`${sum} + ${g} * ${share}`,
+        sum,
+        gradient,
+        share,
+      )
+      : b.map((g, share) => expr`0.0 + ${g} * ${share}`, gradient, share);
+  }, undefined)!;
+}
+
+/** The accumulated gradient of a parameter after this micro-batch. */
+function accumulated(
+  b: NodeBuilder,
+  parameter: NodeOf<"param">,
+  gradient: Node,
+): Node {
+  const name = accumulatedName(parameter.params.name);
+  return b.map(
+    (sum, keep, g, share) => expr`${sum} * ${keep} + ${g} * ${share}`,
+    b.make("state", [], { name }, parameter),
+    scalarInput(b, STEP_INPUTS.keep),
+    gradient,
+    scalarInput(b, STEP_INPUTS.share),
+  );
+}
+
+/** The next values of a parameter, its master weight, its accumulated gradient and its optimizer state, by name. */
+function nextParameter(
+  b: NodeBuilder,
+  { optimizer, clipNorm, accumulate, masters }: TrainStepOptions,
+  { parameter, gradient, norm, rate, step }: {
+    readonly parameter: NodeOf<"param">;
+    readonly gradient: Node;
+    readonly norm: Node;
+    readonly rate: Node;
+    readonly step: Node;
+  },
+): { readonly [name: string]: Node } {
+  const { name } = parameter.params;
+  const stateNames = OPTIMIZER_STATES[optimizer.kind].map((what) =>
+    `${what}.${name}`
+  );
+  const master = masters?.has(name)
+    ? `${MASTER[optimizer.kind]}.${name}`
+    : undefined;
+  const after = update(b, optimizer, {
+    parameter: master === undefined
+      ? parameter
+      : b.make("state", [], { name: master }, parameter),
+    gradient: clipNorm === undefined
+      ? gradient
+      : clipped(b, gradient, norm, clipNorm),
+    optimizerState: stateNames.map((name) =>
+      b.make("state", [], { name }, parameter)
+    ),
+  }, { rate, step });
+  const next: { [name: string]: Node } = { [name]: after.parameter };
+  if (master !== undefined) next[master] = after.parameter;
+  if (accumulate) next[accumulatedName(name)] = gradient;
+  stateNames.forEach((name, j) => next[name] = after.optimizerState[j]!);
+  return next;
 }
 
 /**
