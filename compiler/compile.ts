@@ -15,6 +15,7 @@ import {
   COMPILE_OPTIONS,
   COMPILE_TRAINING_OPTIONS,
   PAGES,
+  TUNING,
 } from "./option_names.ts";
 import { lowerScalars } from "./scalars.ts";
 
@@ -29,7 +30,7 @@ export async function compile(
   options: CompileOptions = {},
 ): Promise<Plan> {
   checkOptions("compile a model", options, COMPILE_OPTIONS);
-  checkPages(options);
+  checkFields(options);
   return await compileGraph(trace(model), options);
 }
 
@@ -45,6 +46,7 @@ export async function compileTraining(
   options: CompileTrainingOptions,
 ): Promise<Plan> {
   checkOptions("compile a training step", options, COMPILE_TRAINING_OPTIONS);
+  checkFields(options);
   const graph = trace(model, { training: true });
   return markCompiled(
     compileTrainingLowered(graph, await lowerScalars(graph), options),
@@ -61,7 +63,9 @@ export async function compileGraph(
   );
 }
 
-function checkPages({ pages }: CompileOptions): void {
+/** Rejects unknown fields of options. */
+function checkFields({ pages, tuning = {} }: CompileOptions): void {
+  checkOptions("tune kernels", tuning, TUNING);
   if (typeof pages !== "object") return;
   checkOptions("compile a paged KV cache", pages, PAGES);
 }

@@ -7,6 +7,7 @@ import type { CompileTrainingOptions } from "./compile_training.ts";
 import type { AdamW, Sgd } from "./graph/optimizers.ts";
 import type { Pages } from "./passes/mod.ts";
 import type { TrainingOptions } from "./training.ts";
+import type { Tuning } from "./tuning/table.ts";
 
 /** Options of `compile`. */
 export const COMPILE_OPTIONS: OptionNames<CompileOptions> = {
@@ -46,6 +47,22 @@ export const PAGES: OptionNames<Pages> = {
   size: true,
   count: true,
   snapshots: true,
+};
+
+/** Kernel variants. */
+export const TUNING: OptionNames<Tuning> = {
+  matmul: true,
+  pair: true,
+  quantized: true,
+  matmuls: true,
+  attention: true,
+  splitKeys: true,
+  wideRows: true,
+  headMajor: true,
+  recurrence: true,
+  asFiled: true,
+  bytes: true,
+  operands: true,
 };
 
 /** Options of `train`. */

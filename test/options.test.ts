@@ -84,6 +84,13 @@ t.test("compile and compileTraining", async (t) => {
     compile(line, { pages: { size: 4, counts: 8 } as never }),
     unknown("compile a paged KV cache", "counts", "Write 'count'"),
   );
+  const tuning = { tuning: { splitkeys: 4 } as object };
+  const misspelt = unknown("tune kernels", "splitkeys", "Write 'splitKeys'");
+  await t.rejects(compile(line, tuning), misspelt);
+  await t.rejects(
+    compileTraining(line, { loss: "loss", optimizer: sgd(), ...tuning }),
+    misspelt,
+  );
   const mesh = { mesh: { dp: 2 }, place: { token: "dp" } };
   t.ok(await compile(line, { ...mesh, chunks: 1 }));
   const options = { loss: "loss", optimizer: sgd() };
