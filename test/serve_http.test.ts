@@ -2,6 +2,7 @@
 
 import { once } from "node:events";
 import { connect } from "node:net";
+import { setTimeout } from "node:timers/promises";
 import t from "tap";
 import { listen } from "../cli/http/listen.ts";
 
@@ -56,4 +57,30 @@ t.test("malformed requests get an error with a body", async (t) => {
     200,
     "answered",
   ]);
+});
+
+t.test("a client that leaves before its body is read leaves no request", async (t) => {
+  let left = false;
+  let resolve!: (read: unknown) => void;
+  const found = new Promise<unknown>((done) => resolve = done);
+  const { address, close } = await listen(async (_, connection) => {
+    while (!connection.closed) await setTimeout(1);
+    connection.onLeave(() => left = true);
+    resolve(await connection.read(1000));
+    return new Response();
+  }, {
+    host: "127.0.0.1",
+    port: 0,
+    silentMs: 60_000,
+    sendMs: 60_000,
+  });
+  const socket = connect(Number(new URL(address).port), "127.0.0.1");
+  socket.resume();
+  // Node.js closes the connection of a client that ends its sending half.
+  socket.end(
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}",
+  );
+  t.equal(await found, "closed");
+  t.equal(left, true);
+  await close();
 });

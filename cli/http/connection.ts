@@ -65,6 +65,7 @@ export function createConnection(
       const left = () => {
         if (!outgoing.writableFinished) action();
       };
+      if (outgoing.destroyed) left();
       outgoing.once("close", left);
       return () => outgoing.off("close", left);
     },
@@ -78,6 +79,8 @@ async function read(
   if (Number(incoming.headers["content-length"] ?? 0) > maxBytes) {
     return "too large";
   }
+  // The client may have left before the route reads, and events are not repeated.
+  if (incoming.destroyed) return "closed";
   const parts: Uint8Array[] = [];
   let size = 0;
   return await new Promise((resolve) => {
