@@ -75,8 +75,19 @@ testKernels(
         ordered,
         ...units ? { units } : {},
       };
-      const few = tokens * k <= FEW_CHOICES && seed % 2 === 0;
-      const kernel = few ? assignFew(options) : assign(options);
+      const few = tokens * k <= FEW_CHOICES && seed % 3 === 0;
+      // Several workgroups: ranges of some units, or of three experts.
+      const ranges = [
+        0,
+        ...(units ?? [...words(experts).keys()]).filter((e, i) =>
+          i % 3 === 2 && e < experts
+        ),
+        experts,
+      ];
+      const several = !few && seed % 3 === 1;
+      const kernel = few
+        ? assignFew(options)
+        : assign({ ...options, ...several ? { ranges } : {} });
       const result = await target.run(kernel, {
         index,
         slot,
@@ -87,7 +98,7 @@ testKernels(
           ? { tokenRow: words(tokens * k), tokenIndices: words(tokens * k) }
           : {},
         lengths: Uint32Array.of(tokens),
-      }, [1, 1, 1]);
+      }, [several ? ranges.length - 1 : 1, 1, 1]);
       const sent = [...index].map((e) => ordered ? order[e]! : e);
       const kept = [...slot].map((s) => !dropping || s >= 0);
       const expected = assignOf(sent, experts, kept);

@@ -186,8 +186,19 @@ function* assigned(): Generator<Assigned> {
   }
 }
 
+/** With one workgroup, and with one per expert or unit. */
 export function* ofAssign(): Generator<Launch> {
-  for (const { launch } of assigned()) yield launch;
+  for (const { options, launch } of assigned()) {
+    yield launch;
+    const { experts, units, grouped } = options;
+    if (grouped) continue;
+    const ranges = units ?? range(experts + 1);
+    yield {
+      ...launch,
+      kernel: () => assign({ ...options, ranges }),
+      grid: [ranges.length - 1, 1, 1],
+    };
+  }
 }
 
 export function* ofAssignFew(): Generator<Launch> {

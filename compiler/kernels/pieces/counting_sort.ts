@@ -15,11 +15,8 @@ export interface CountingSortOptions {
   readonly bucket: string;
   /** The workgroup array of cells. Default: `cells`. */
   readonly cells?: string;
-  /** The binding for the item counts of the buckets, from element `first` on. Default: 0. */
-  readonly counts: string;
-  readonly first?: number;
-  /** The workgroup array for the same counts. */
-  readonly totals: string;
+  /** Stores the `count` of the items of a bucket. */
+  readonly total: KernelText;
 }
 
 /** Words between the cells of adjacent lanes: odd, so that the lanes' cells of one bucket are in different banks. */
@@ -28,15 +25,20 @@ export function cellStride(buckets: number): number {
 }
 
 /**
- * Number of lanes whose cells fit into workgroup memory, with `others` more words per bucket. `sorts`: buckets of each.
+ * Number of lanes, at most `max`, whose cells fit into workgroup memory, with `others` more words. `sorts`: buckets of
+ * each.
  */
 export function lanesFor(
   sorts: readonly number[],
-  { words, others }: { readonly words: number; readonly others: number },
+  { words, others, max }: {
+    readonly words: number;
+    readonly others: number;
+    readonly max: number;
+  },
 ): number {
   const cells = sum(sorts.map(cellStride));
-  let lanes = 64;
-  while (lanes > 1 && lanes * cells + others * sum(sorts) > words) lanes /= 2;
+  let lanes = max;
+  while (lanes > 1 && lanes * cells + others > words) lanes /= 2;
   return lanes;
 }
 
@@ -47,8 +49,7 @@ export function lanesFor(
 export function scanCells(
   o: CountingSortOptions,
 ): KernelText {
-  const { lanes, buckets, bucket: b, counts, totals } = o;
-  const { cells = "cells", first = 0 } = o;
+  const { lanes, buckets, bucket: b, total, cells = "cells" } = o;
   const cell = wgsl`l * ${cellStride(buckets)} + ${b}`;
   return wgsl`
     for (var ${b} = lane; ${b} < ${buckets}; ${b} += ${lanes}) {
@@ -58,8 +59,7 @@ export function scanCells(
         ${cells}[${cell}] = count;
         count += here;
       }
-      ${counts}[${first} + ${b}] = count;
-      ${totals}[${b}] = count;
+      ${total}
     }`;
 }
 

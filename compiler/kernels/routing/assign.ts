@@ -3,7 +3,9 @@
  * processes consecutive choices. `spec/kernels.md` explains it line by line.
  */
 
+import { id } from "../../../spec/kernel/build.ts";
 import { pick } from "../../../spec/kernel/pick.ts";
+import { range } from "../../../spec/range.ts";
 import type { Expr, Kernel, KernelText } from "../kernel.ts";
 import { bindings, kernelOf, local, SHARED_WORDS, wgsl } from "../kernel.ts";
 import {
@@ -17,7 +19,7 @@ import { listTiles } from "../pieces/list_tiles.ts";
 /** The send row of a dropped choice. */
 export const DROPPED = 0xffffffff;
 
-/** An assignment. Its grid is one workgroup. */
+/** An assignment. Its grid is one workgroup, or one for each of its `ranges`. */
 export interface AssignOptions {
   readonly name: string;
   readonly experts: number;
@@ -43,6 +45,11 @@ export interface AssignOptions {
   readonly grouped?: { readonly tileRows: number };
   /** Words of workgroup memory for the counts of lanes: more words allow more lanes. Default: those of all devices. */
   readonly words?: number;
+  /**
+   * Several workgroups: workgroup g numbers choices of experts ranges[g] to ranges[g + 1], all experts of some units.
+   * Not if rows are `grouped`. Default: one workgroup numbers all.
+   */
+  readonly ranges?: readonly number[];
 }
 
 /** The operands and results of assignments. */
@@ -68,34 +75,52 @@ export const ASSIGN_BINDINGS = bindings({
   rowCount: "u32 [1]",
 });
 
+/** Maximum lanes of one workgroup, and of one of several. */
+const LANES = 64, LANES_OF_RANGE = 256;
+
+/** Maximum number of experts of a workgroup that is one of several. */
+const RANGE = 32;
+
 /** Rows by expert, then token. */
 export function assign(o: AssignOptions): Kernel {
-  const { experts, k, tokens } = o;
-  const units = (o.units?.length ?? 1) - 1;
-  const stride = cellStride(experts);
-  const lanes = lanesFor(o.units ? [experts, units] : [experts], {
+  const { experts, k, tokens, ranges } = o;
+  const buckets = bucketsOf(experts, "e", ranges);
+  const units = o.units && bucketsOf(
+    o.units.length - 1,
+    "u",
+    ranges && unitRanges(o.units, ranges),
+  );
+  const stride = cellStride(buckets.count);
+  const lanes = lanesFor([buckets.count, ...units ? [units.count] : []], {
+    max: ranges ? LANES_OF_RANGE : LANES,
     words: o.words ?? SHARED_WORDS,
-    others: o.units ? 2 : 1,
+    others: buckets.count + (units ? units.count + experts : 0),
   });
-  const sent = o.units && tokensSent(o, { lanes, units: o.units });
+  const sent = o.units && units &&
+    tokensSent(o, { lanes, units: o.units, buckets: units });
+  const bucket = buckets.found ? "bucket" : "expert";
+  const found = buckets.found?.("expert", bucket);
   const counted = wgsl`
-    cells[lane * ${stride} + expert]++;
+    ${found}
+    cells[lane * ${stride} + ${bucket}]++;
     ${sent?.counted}`;
   const numbered = wgsl`
-    let next = cells[lane * ${stride} + expert];
+    ${found}
+    let next = cells[lane * ${stride} + ${bucket}];
     sendRow[a] = next;
     ${o.grouped && wgsl`tokenOf[next] = a / ${k}; expertOf[next] = expert;`}
-    cells[lane * ${stride} + expert] = next + 1;
+    cells[lane * ${stride} + ${bucket}] = next + 1;
     ${sent?.numbered}`;
   const dropped = wgsl`
     sendRow[a] = ${DROPPED};
     ${sent && wgsl`tokenRow[a] = ${DROPPED};`}`;
   const scan = scanCells({
     lanes,
-    buckets: experts,
+    buckets: buckets.count,
     bucket: "e",
-    counts: "counts",
-    totals: "experts",
+    total: wgsl`
+      ${buckets.stored("e", 0)}
+      experts[e] = count;`,
   });
   return kernelOf({
     name: o.name,
@@ -103,7 +128,8 @@ export function assign(o: AssignOptions): Kernel {
     bindings: ASSIGN_BINDINGS,
     body: wgsl`
       var<workgroup> cells: array<u32, ${lanes * stride}>;
-      var<workgroup> experts: array<u32, ${experts}>;
+      var<workgroup> experts: array<u32, ${buckets.count}>;
+      ${buckets.begin}
       ${sent?.begin}
 
       let choices = ${tokens} * ${k};
@@ -111,8 +137,14 @@ export function assign(o: AssignOptions): Kernel {
       ${laneShare(wgsl`choices`, lanes, o.units && k)}
 
       // Number of this lane's choices per expert.
-      for (var e = 0u; e < ${experts}; e++) { cells[lane * ${stride} + e] = 0; }
-      ${eachChoice(o, counted)}
+      for (var e = 0u; e < ${buckets.count}; e++) { cells[lane * ${stride} + e] = 0; }
+      ${sent?.seen}
+      ${
+      eachChoice(o, {
+        each: sent?.each,
+        kept: ranges ? wgsl`if (expert < end_e) { ${counted} }` : counted,
+      })
+    }
       workgroupBarrier();
 
       // For each expert: the number of choices of earlier lanes.
@@ -122,14 +154,22 @@ export function assign(o: AssignOptions): Kernel {
 
       // Across experts: each lane adds to its own cells.
       var start = 0u;
-      for (var e = 0u; e < ${experts}; e++) {
+      for (var e = 0u; e < ${buckets.count}; e++) {
         let cell = lane * ${stride} + e;
         cells[cell] += start;
         start += experts[e];
       }
 
       // Each choice gets the next row of its cell.
-      ${eachChoice(o, numbered, dropped)}
+      ${
+      eachChoice(o, {
+        each: sent?.each,
+        kept: ranges
+          ? wgsl`if (expert >= begin_e && expert < end_e) { ${numbered} }`
+          : numbered,
+        dropped: ranges ? wgsl`if (group.x == 0) { ${dropped} }` : dropped,
+      })
+    }
       ${o.grouped && tilesOf(experts, lanes, o.grouped)}`,
   });
 }
@@ -140,28 +180,43 @@ export function assign(o: AssignOptions): Kernel {
  */
 function tokensSent(
   o: AssignOptions,
-  { lanes, units }: {
+  { lanes, units, buckets }: {
     readonly lanes: number;
     readonly units: readonly number[];
+    readonly buckets: Buckets;
   },
 ) {
   const { experts, k, dropping } = o;
   const count = units.length - 1;
-  const stride = cellStride(count);
+  const stride = cellStride(buckets.count);
+  const bucket = buckets.found ? "unit_bucket" : "unit";
+  // The units of earlier choices as bits, or compared one by one.
+  const marked = o.ranges !== undefined && count <= 32;
   const there = wgsl`unit_of[${indexOf(o, "b")}] == unit`;
   const found = wgsl`
     let unit = unit_of[expert];
-    let cell = lane * ${stride} + unit;
+    ${buckets.found?.("unit", bucket)}
+    let cell = lane * ${stride} + ${bucket};
+    ${
+    marked
+      ? wgsl`
+    let fresh = 1 - ((seen >> unit) & 1);
+    seen |= 1u << unit;`
+      : wgsl`
     var fresh = 1u;
     for (var b = a / ${k} * ${k}; b < a; b++) {
       if (${dropping ? wgsl`slot[b] >= 0 && ${there}` : there}) { fresh = 0; }
-    }`;
+    }`
+  }`;
   return {
     begin: wgsl`
       var<workgroup> destined: array<u32, ${lanes * stride}>;
-      var<workgroup> sent: array<u32, ${count}>;
+      var<workgroup> sent: array<u32, ${buckets.count}>;
       var<workgroup> unit_of: array<u32, ${experts}>;
-      for (var u = 0u; u < ${count}; u++) { destined[lane * ${stride} + u] = 0; }
+      ${buckets.begin}
+      for (var u = 0u; u < ${buckets.count}; u++) {
+        destined[lane * ${stride} + u] = 0;
+      }
       for (var u = lane; u < ${count}; u += ${lanes}) {
         let end = ${pick(units.slice(1), U)};
         for (var e = ${pick(units.slice(0, -1), U)}; e < end; e++) {
@@ -169,23 +224,25 @@ function tokensSent(
         }
       }
       workgroupBarrier();`,
+    seen: marked ? wgsl`var seen = 0u;` : undefined,
+    each: marked ? wgsl`if (a % ${k} == 0) { seen = 0; }` : undefined,
     counted: wgsl`
       ${found}
       if (fresh == 1) { destined[cell]++; }`,
     scan: scanCells({
       lanes,
-      buckets: count,
+      buckets: buckets.count,
       bucket: "u",
       cells: "destined",
-      counts: "counts",
-      first: experts,
-      totals: "sent",
+      total: wgsl`
+        ${buckets.stored("u", experts)}
+        sent[u] = count;`,
     }),
     numbered: wgsl`
       ${found}
       if (fresh == 1) {
         var first_token = 0u;
-        for (var u = 0u; u < min(unit, ${count - 1}); u++) {
+        for (var u = 0u; u < min(${bucket}, ${buckets.count - 1}); u++) {
           first_token += sent[u];
         }
         tokenRow[a] = first_token + destined[cell];
@@ -195,6 +252,46 @@ function tokensSent(
       }
       // This token is the last of the unit so far.
       tokenIndices[next] = destined[cell] - 1;`,
+  };
+}
+
+/** The buckets of a workgroup's items, experts or units. */
+interface Buckets {
+  readonly count: number;
+  /** Declares the workgroup's range of items: `begin_` and `end_` with the name of the items. */
+  readonly begin?: KernelText;
+  /** Declares `at`: the bucket of the item `item`. */
+  readonly found?: (item: string, at: string) => KernelText;
+  /** Stores the `count` of a bucket in the counts from `first` on. */
+  readonly stored: (bucket: string, first: number) => KernelText;
+}
+
+/** A bucket per item. With `ranges`, a workgroup has one for the items of earlier ranges, then one per item of its own. */
+function bucketsOf(
+  items: number,
+  name: string,
+  ranges?: readonly number[],
+): Buckets {
+  if (!ranges) {
+    return {
+      count: items,
+      stored: (bucket, first) => wgsl`counts[${first} + ${bucket}] = count;`,
+    };
+  }
+  const [starts, ends] = [ranges.slice(0, -1), ranges.slice(1)];
+  const [begin, end] = [`begin_${name}`, `end_${name}`];
+  return {
+    count: 1 + Math.max(...ends.map((end, g) => end - starts[g]!)),
+    begin: wgsl`
+      let ${begin} = ${pick(starts, GROUP)};
+      let ${end} = ${pick(ends, GROUP)};`,
+    found: (item, at) =>
+      wgsl`let ${at} = max(${item} + 1, ${begin}) - ${begin};`,
+    stored: (bucket, first) =>
+      wgsl`
+      if (${bucket} > 0 && ${begin} + ${bucket} <= ${end}) {
+        counts[${first} + ${begin} + ${bucket} - 1] = count;
+      }`,
   };
 }
 
@@ -234,7 +331,7 @@ export function tilesOf(
     }`;
 }
 
-const [ME, U] = [local("me", "u32"), local("u", "u32")];
+const [ME, U, GROUP] = [local("me", "u32"), local("u", "u32"), id("group.x")];
 
 /** `first_own` and `end_own` of the experts of this rank. */
 export function localExperts(splits: readonly number[]): KernelText {
@@ -244,11 +341,14 @@ export function localExperts(splits: readonly number[]): KernelText {
     let end_own = ${pick(splits.slice(1), ME)};`;
 }
 
-/** For each of this lane's choices `a`: executes `kept`, with its `expert`, or `dropped`. */
+/** For each of this lane's choices `a`: executes `each`, and `kept`, with its `expert`, or `dropped`. */
 function eachChoice(
   o: AssignOptions,
-  kept: KernelText,
-  dropped: KernelText = wgsl``,
+  { each, kept, dropped = wgsl`` }: {
+    readonly each: KernelText | undefined;
+    readonly kept: KernelText;
+    readonly dropped?: KernelText;
+  },
 ): KernelText {
   const { dropping, splits } = o;
   const expert = indexOf(o, "a");
@@ -259,5 +359,35 @@ function eachChoice(
     : wgsl`let expert = ${expert}; ${kept}`;
   const tested = wgsl`if (slot[a] >= 0) { ${taken} } else { ${dropped} }`;
   return wgsl`
-    for (var a = from; a < to; a++) { ${dropping ? tested : taken} }`;
+    for (var a = from; a < to; a++) { ${each} ${dropping ? tested : taken} }`;
+}
+
+/**
+ * Ranges of at most `RANGE` experts, each of whole units; a larger unit is a range of its own. Default: units of one
+ * expert.
+ */
+export function rangesOf(
+  { experts, units = range(experts + 1) }: Pick<
+    AssignOptions,
+    "experts" | "units"
+  >,
+): number[] {
+  const bounds = [0];
+  units.forEach((end, u) => {
+    if (u > 0 && end - bounds.at(-1)! > RANGE) {
+      const before = units[u - 1]!;
+      if (before > bounds.at(-1)!) bounds.push(before);
+    }
+  });
+  return [...bounds, experts];
+}
+
+/** The units of ranges of experts. */
+function unitRanges(
+  units: readonly number[],
+  ranges: readonly number[],
+): number[] {
+  return ranges.map((end, g) =>
+    g === ranges.length - 1 ? units.length - 1 : units.indexOf(end)
+  );
 }

@@ -5,7 +5,11 @@ import { mapRanks, type PerRank, perRank } from "../../../../spec/per_rank.ts";
 import type { PlanBuffer, StepPart } from "../../../../spec/plan/plan.ts";
 import type { Size } from "../../../../spec/size.ts";
 import type { Node, NodeOf, RoutingNode } from "../../../graph/graph.ts";
-import { assign, type AssignOptions } from "../../../kernels/routing/assign.ts";
+import {
+  assign,
+  type AssignOptions,
+  rangesOf,
+} from "../../../kernels/routing/assign.ts";
 import { assignFew, FEW_CHOICES } from "../../../kernels/routing/assign_few.ts";
 import { elementwiseGrid } from "../../../../spec/kernel/elementwise.ts";
 import { type Kernel, kernelFrom } from "../../../kernels/kernel.ts";
@@ -165,8 +169,14 @@ export function launchAssign(
   }
   if (max > FEW_CHOICES) {
     const words = Math.floor(lowering.options.maxShared / 4);
-    const many = kernelFrom(assign, { ...options, words });
-    launches.push([many, above(FEW_CHOICES, 1)]);
+    const ranges = grouped ? undefined : rangesOf(options);
+    const many = kernelFrom(assign, {
+      ...options,
+      words,
+      ...ranges && ranges.length > 2 ? { ranges } : {},
+    });
+    const groups = ranges ? ranges.length - 1 : 1;
+    launches.push([many, above(FEW_CHOICES, groups)]);
   }
   for (const { name, access } of few.bindings) {
     // The router does not write counts of local rows.
