@@ -47,7 +47,7 @@ const DEFAULT_OPTIMIZATION = ["-O2"] as const;
 /**
  * Optimization by GCC. Kernels are vectorized already. Of the passes of `-O2`, three made them faster: scheduling,
  * vectorization of loops over lanes, and register allocation across calls of local functions. The others double the
- * time of compilation. Without regions per loop, register allocation takes half of its time for large kernels.
+ * time of compilation. Register allocation with a region per loop takes a third more for large kernels.
  */
 const GCC_OPTIMIZATION = [
   "-O1",
