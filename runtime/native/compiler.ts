@@ -47,8 +47,7 @@ const DEFAULT_OPTIMIZATION = ["-O2"] as const;
 /**
  * Optimization by GCC. Kernels are vectorized already. Of the passes of `-O2`, three made them faster: scheduling,
  * vectorization of loops over lanes, and register allocation across calls of local functions. The others double the
- * time of compilation. A
- * register allocation region per loop would add a third or more to it.
+ * time of compilation. A register allocation region per loop would add a third or more.
  */
 const GCC_OPTIMIZATION = [
   "-O1",
