@@ -34,6 +34,18 @@ t.test("a good file has no diagnostics", async (t) => {
   t.same(await checkModel(`${fixture("two.ts")}#second`), []);
 });
 
+t.test("a file nested too deeply for TypeScript is refused", async (t) => {
+  const path = join(temporaryFolder(t), "nested.ts");
+  const nested = `${"(".repeat(20_000)}1${")".repeat(20_000)}`;
+  await writeFile(path, `export const size = ${nested};\n`);
+  await t.rejects(
+    checkModel(path),
+    new DataError(
+      `Cannot check '${path}': its expressions are nested too deeply for TypeScript. Use fewer nested parentheses, brackets or calls`,
+    ),
+  );
+});
+
 t.test("type errors use the sentences of the language where it has them", async (t) => {
   const path = fixture("bad_types.ts");
   t.equal(

@@ -5,7 +5,11 @@
 
 import { resolve } from "node:path";
 import { existsSync } from "node:fs";
-import type { LowerError, ModelError } from "../../spec/errors.ts";
+import {
+  DataError,
+  type LowerError,
+  type ModelError,
+} from "../../spec/errors.ts";
 import {
   type Diagnostic,
   diagnosticOf,
@@ -28,7 +32,7 @@ export { formatDiagnostic } from "./diagnostic.ts";
 /**
  * The mistakes of a model file, `file.ts` or `file.ts#export`: type errors, and errors of tracing its exported models
  * and lowering their scalar functions, except for those that follow from a type error. Throws a `DataError` if the file
- * does not exist.
+ * does not exist or its expressions are nested too deeply for TypeScript.
  */
 export async function checkModel(reference: string): Promise<Diagnostic[]> {
   return (await (await openCheck(reference))()).mistakes;
@@ -50,9 +54,11 @@ export async function openCheck(
   const read = openTypes(resolve(path));
   let version = 0;
   return async () => {
-    const files = read();
+    const { files, types } = withinStack(path, () => {
+      const files = read();
+      return { files, types: files.map((file) => typeMistakes(file)) };
+    });
     const paths = files.map(({ file }) => file.fileName);
-    const types = files.map((file) => typeMistakes(file));
     const typed = types.some((found) => found.length > 0);
     const { mistakes } = await traceFile({ path, name }, version++);
     const isBroken = files.some(({ program, file }) =>
@@ -73,6 +79,20 @@ export async function openCheck(
     const others = [...left].filter(({ doubtful }) => !doubtful || !typed);
     return { mistakes: [...found, ...others.map(plain)], files: paths };
   };
+}
+
+/** Runs TypeScript's recursive parser or checker. Throws a `DataError` if it exhausts the call stack. */
+function withinStack<T>(path: string, parse: () => T): T {
+  try {
+    return parse();
+  } catch (error) {
+    if (!(error instanceof RangeError && /call stack/.test(error.message))) {
+      throw error;
+    }
+    throw new DataError(
+      `Cannot check '${path}': its expressions are nested too deeply for TypeScript. Use fewer nested parentheses, brackets or calls`,
+    );
+  }
 }
 
 function plain({ doubtful: _, ...mistake }: TracedMistake): Diagnostic {
