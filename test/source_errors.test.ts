@@ -318,6 +318,21 @@ t.test("the exact text of a frame", (t) => {
     ["   --> b.ts:12:2", "   |", "12 | abc", "   |  ^^"].join("\n"),
     "two-digit line numbers; carets end with the line",
   );
+  const wide = `${"a".repeat(100)}bc${"d".repeat(198)}`;
+  const shown = (column: number) =>
+    codeFrame({ file: "w.ts", line: 1, column }, wide, 2).split("\n").slice(2);
+  t.strictSame(shown(101), [
+    `1 | …${"a".repeat(60)}bc${"d".repeat(98)}…`,
+    `  | ${" ".repeat(61)}^^`,
+  ], "a part of a long line");
+  t.strictSame(shown(299), [
+    `1 | …${"d".repeat(62)}`,
+    `  | ${" ".repeat(61)}^^`,
+  ]);
+  t.strictSame(shown(1), [
+    `1 | ${"a".repeat(100)}bc${"d".repeat(58)}…`,
+    "  | ^^",
+  ]);
   t.end();
 });
 

@@ -14,7 +14,13 @@ export function locationOf(span: Span): string {
   return `${name}:${span.line}:${span.column}`;
 }
 
-/** The source line of a span with `width` carets under it, at most to the end of the line. */
+/** Most characters of a source line that are printed, and those of them before the span. */
+const LONGEST = 160, BEFORE = 60;
+
+/**
+ * The source line of a span with `width` carets under it, at most to the end of the line. Of a long line, the part
+ * around the start of the span, with `…` for the rest.
+ */
 export function codeFrame(
   span: Span,
   sourceText: string,
@@ -23,13 +29,19 @@ export function codeFrame(
   const line = sourceText.split(/\r?\n/)[span.line - 1] ?? "";
   const number = String(span.line);
   const gutter = " ".repeat(number.length);
-  const before = line.slice(0, span.column - 1).replace(/[^\t]/g, " ");
-  const room = line.length - span.column + 1;
+  const isLong = line.length > LONGEST;
+  const begin = isLong ? Math.max(0, span.column - 1 - BEFORE) : 0;
+  const end = isLong ? begin + LONGEST : line.length;
+  const [left, right] = [begin > 0 ? "…" : "", end < line.length ? "…" : ""];
+  const shown = line.slice(begin, end);
+  const before = (left + line.slice(begin, span.column - 1))
+    .replace(/[^\t]/g, " ");
+  const room = begin + shown.length - span.column + 1;
   const carets = "^".repeat(Math.max(1, Math.min(width, room)));
   return [
     `${gutter} --> ${locationOf(span)}`,
     `${gutter} |`,
-    `${number} | ${line}`.trimEnd(),
+    `${number} | ${left}${shown}${right}`.trimEnd(),
     `${gutter} | ${before}${carets}`,
   ].join("\n");
 }
