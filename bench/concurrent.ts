@@ -36,7 +36,7 @@ const [runs, tokens] = [Number(options.runs), Number(options.tokens)];
 const PROMPT = 24;
 
 installPeers();
-const { path, gguf, vocabulary, remove } = checkpoint();
+const { path, gguf, vocabulary, remove } = await checkpoint();
 const target = await loadTarget(path, nodeFiles());
 const served = await startServer(gguf, [
   ...["--max-sequences", "32", "--max-context", "128"],
@@ -56,11 +56,15 @@ const model = await llama.loadModel({
 });
 
 /** Writes the checkpoint, for both sides. */
-function checkpoint() {
+async function checkpoint() {
   const { width, type, layers } = options;
   if (width !== undefined) {
     const name = width as WidthName;
-    const gguf = quantizedFile({ type, layers: Number(layers), width: name });
+    const gguf = await quantizedFile({
+      type,
+      layers: Number(layers),
+      width: name,
+    });
     return { path: gguf, gguf, vocabulary: VOCABULARY, remove: () => {} };
   }
   const path = mkdtempSync(join(tmpdir(), "switchyard-concurrent-"));

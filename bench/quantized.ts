@@ -54,7 +54,7 @@ const [layers, length, batch, runs, warmUp, threads] = [
   flags.threads,
 ].map(Number) as [number, number, number, number, number, number];
 const NEW_TOKENS = 17;
-const file = quantizedFile({ type, layers, width });
+const file = await quantizedFile({ type, layers, width });
 const prompts = Array.from({ length: batch }, (_, sequence) =>
   Array.from(
     { length },

@@ -42,7 +42,7 @@ const [width, layers, type] = [
 ];
 const checkpoint = width === ""
   ? take("--checkpoint", path.join(ROOT, "examples/demo-lm"))
-  : quantizedFile({ type, layers, width: width as WidthName });
+  : await quantizedFile({ type, layers, width: width as WidthName });
 const at = take("--at", `${sequences},8,1`);
 const core = take("--core", "");
 const options = core === "" ? {} : { core: Number(core) };

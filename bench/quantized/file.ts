@@ -1,18 +1,10 @@
 /** A GGUF file of a published width with matrices of one type, of random blocks. */
 
 import type { GgufValues } from "../../engine/gguf/write.ts";
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import process from "node:process";
+import { nodeFiles } from "../../cli/files.ts";
 import { type BlockType, isBlockType } from "../../engine/gguf/blocks.ts";
 import { GGUF_TYPES } from "../../engine/gguf/blocks.ts";
 import {
@@ -72,26 +64,26 @@ function keysOf(layers: number, width: WidthName): GgufValues {
 }
 
 /** Returns the path of a file in the system's temporary folder, which is written at the first call. */
-export function quantizedFile(
+export async function quantizedFile(
   options: Parameters<typeof writeQuantized>[1],
-): string {
+): Promise<string> {
   const { type, layers, width } = options;
   const folder = join(tmpdir(), "switchyard-quantized");
   mkdirSync(folder, { recursive: true });
   const file = join(folder, `${type}-${width}-${layers}.gguf`);
-  if (!existsSync(file)) writeQuantized(file, options);
+  if (!existsSync(file)) await writeQuantized(file, options);
   return file;
 }
 
-/** Writes the file to a temporary path and renames it: a file at `path` is always complete. */
-export function writeQuantized(
+/** Writes the file: one at `path` is always complete. */
+export async function writeQuantized(
   path: string,
   { type, layers, width }: {
     readonly type: string;
     readonly layers: number;
     readonly width: WidthName;
   },
-): void {
+): Promise<void> {
   const { embed, ffn, experts } = WIDTHS[width];
   const row = typeOf(type);
   const pool = blocksOf(row, POOL, 1);
@@ -136,25 +128,5 @@ export function writeQuantized(
   }
   float("output_norm", embed);
   put("output", VOCABULARY, embed);
-  const temporary = `${path}.${process.pid}`;
-  try {
-    const descriptor = openSync(temporary, "w");
-    try {
-      for (const part of writeGguf(keysOf(layers, width), tensors)) {
-        writeAll(descriptor, part);
-      }
-    } finally {
-      closeSync(descriptor);
-    }
-    renameSync(temporary, path);
-  } finally {
-    rmSync(temporary, { force: true });
-  }
-}
-
-/** Writes all bytes: one write may store fewer, if the disk is full or the bytes exceed 2 GiB. */
-function writeAll(descriptor: number, bytes: Uint8Array): void {
-  for (let at = 0; at < bytes.length;) {
-    at += writeSync(descriptor, bytes, at);
-  }
+  await nodeFiles().write(path, writeGguf(keysOf(layers, width), tensors));
 }

@@ -63,9 +63,6 @@ export async function listen(
   const server = createServer({ requireHostHeader: false }, answer);
   /** The last response of each connection. */
   const responses = new WeakMap<Duplex, ServerResponse>();
-  server.on("request", ({ socket }, response) => {
-    responses.set(socket, response);
-  });
   server.on("clientError", (error, socket) => {
     const response = responses.get(socket);
     const begun = response?.headersSent &&
@@ -83,7 +80,10 @@ export async function listen(
     unused.add(socket);
     socket.once("close", () => unused.delete(socket));
   });
-  server.on("request", ({ socket }) => unused.delete(socket));
+  server.on("request", ({ socket }, response) => {
+    unused.delete(socket);
+    responses.set(socket, response);
+  });
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error: NodeJS.ErrnoException) =>
       reject(

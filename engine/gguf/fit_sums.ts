@@ -8,18 +8,7 @@ import {
   WasmFunction,
   WasmModule,
 } from "../../runtime/cpu/wasm.ts";
-
-/** WebAssembly, whose types TypeScript has only for browsers. */
-declare const WebAssembly: {
-  readonly Memory: new (
-    options: { initial: number; maximum: number; shared: boolean },
-  ) => { readonly buffer: SharedArrayBuffer };
-  readonly Module: new (bytes: Uint8Array<ArrayBuffer>) => object;
-  readonly Instance: new (
-    module: object,
-    imports: object,
-  ) => { readonly exports: object };
-};
+import { webAssembly } from "../../runtime/cpu/web_assembly.ts";
 
 /** Elements of the longest group, and the number of candidates: even. */
 export const LONGEST = 32, COUNT = 20;
@@ -232,13 +221,13 @@ export function fitSums(): FitSums {
   const module = new WasmModule();
   module.add(emitSums(), "sums");
   module.add(emitErrors(), "errors");
-  const memory = new WebAssembly.Memory({
+  const memory = new webAssembly.Memory({
     initial: 1,
     maximum: MEMORY_PAGES,
     shared: true,
   });
-  const { exports } = new WebAssembly.Instance(
-    new WebAssembly.Module(module.encode()),
+  const { exports } = new webAssembly.Instance(
+    new webAssembly.Module(module.encode()),
     { env: { memory } },
   );
   const arrays = Object.fromEntries(
@@ -247,6 +236,6 @@ export function fitSums(): FitSums {
       new Float64Array(memory.buffer, AT[name as Name], length),
     ]),
   ) as { readonly [name in Name]: Float64Array };
-  const { sums, errors } = exports as FitSums;
+  const { sums, errors } = exports as unknown as FitSums;
   return { arrays, sums, errors };
 }

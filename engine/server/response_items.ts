@@ -11,11 +11,11 @@ interface Item {
   /** Of a call. */
   readonly call?: Pick<CallDelta, "id" | "name">;
   text: string;
-  status: "in_progress" | ItemEnd;
+  status: "in_progress" | FinalStatus;
 }
 
-/** Status of an item that has ended. */
-type ItemEnd = "completed" | "incomplete";
+/** The status of an item after its end. */
+type FinalStatus = "completed" | "incomplete";
 
 /** Kinds of items: prefix of ids, fields, names of events and the field of their text. */
 const KINDS = {
@@ -76,7 +76,7 @@ export interface ItemList {
     call?: CallDelta,
   ): readonly ResourceEvent[];
   /** Ends the last item. Default status: completed. */
-  close(status?: ItemEnd): readonly ResourceEvent[];
+  close(status?: FinalStatus): readonly ResourceEvent[];
 }
 
 /** Creates an empty list of items. Their ids contain `unique`. */
@@ -86,7 +86,9 @@ export function createItems(unique: string, event: CreateEvent): ItemList {
     const last = items.at(-1);
     return last?.status === "in_progress" ? last : undefined;
   };
-  const close = (status: ItemEnd = "completed"): readonly ResourceEvent[] => {
+  const close = (
+    status: FinalStatus = "completed",
+  ): readonly ResourceEvent[] => {
     const item = current();
     if (!item) return [];
     item.status = status;

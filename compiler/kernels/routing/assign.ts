@@ -281,7 +281,7 @@ function bucketsOf(
   const [starts, ends] = [ranges.slice(0, -1), ranges.slice(1)];
   const [begin, end] = [`begin_${name}`, `end_${name}`];
   return {
-    count: 1 + Math.max(...ends.map((end, g) => end - starts[g]!)),
+    count: 1 + Math.max(...ends.map((e, g) => e - starts[g]!)),
     begin: wgsl`
       let ${begin} = ${pick(starts, GROUP)};
       let ${end} = ${pick(ends, GROUP)};`,
@@ -364,14 +364,14 @@ function eachChoice(
 
 /**
  * Ranges of at most `RANGE` experts, each of whole units; a larger unit is a range of its own. Default: units of one
- * expert.
+ * expert. Returns undefined for a single range.
  */
 export function rangesOf(
   { experts, units = range(experts + 1) }: Pick<
     AssignOptions,
     "experts" | "units"
   >,
-): number[] {
+): number[] | undefined {
   const bounds = [0];
   units.forEach((end, u) => {
     if (u > 0 && end - bounds.at(-1)! > RANGE) {
@@ -379,7 +379,7 @@ export function rangesOf(
       if (before > bounds.at(-1)!) bounds.push(before);
     }
   });
-  return [...bounds, experts];
+  return bounds.length > 1 ? [...bounds, experts] : undefined;
 }
 
 /** The units of ranges of experts. */

@@ -173,10 +173,9 @@ export function launchAssign(
     const many = kernelFrom(assign, {
       ...options,
       words,
-      ...ranges && ranges.length > 2 ? { ranges } : {},
+      ...ranges ? { ranges } : {},
     });
-    const groups = ranges ? ranges.length - 1 : 1;
-    launches.push([many, above(FEW_CHOICES, groups)]);
+    launches.push([many, above(FEW_CHOICES, ranges ? ranges.length - 1 : 1)]);
   }
   for (const { name, access } of few.bindings) {
     // The router does not write counts of local rows.
