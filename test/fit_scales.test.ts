@@ -8,7 +8,10 @@ import { randoms } from "./helpers/run_kernel.ts";
 /** Candidates: the ratio of the largest code to the largest element differs by so many codes. */
 const STEPS = range(19).map((k) => 0.1 * (k - 9));
 
-/** Groups of 32 elements of f32, by what is special about them. */
+/** A group in which the weight of one small element exceeds all others. */
+const ONE_WEIGHT = "with one large weight";
+
+/** Kinds of groups of 32 f32 elements: an element of each, of a random number and its index. */
 const GROUPS: { readonly [what: string]: (x: number, i: number) => number } = {
   uniform: (x) => x,
   positive: (x) => Math.abs(x),
@@ -21,6 +24,7 @@ const GROUPS: { readonly [what: string]: (x: number, i: number) => number } = {
   "of many magnitudes": (x, i) => x * 2 ** (i * 7 - 112),
   subnormal: (x) => x * 2 ** -140,
   huge: (x) => x * 2 ** 126,
+  [ONE_WEIGHT]: (x, i) => i === 5 ? x / 32 : x,
 };
 
 interface Group {
@@ -36,7 +40,11 @@ function groupOf(what: string, seed: number): Group {
       values,
       (x, i) => Math.fround(GROUPS[what]!(x, i)),
     ),
-    weights: Float64Array.from(weights, (x) => Math.fround(Math.abs(x))),
+    weights: Float64Array.from(
+      weights,
+      (x, i) =>
+        what === ONE_WEIGHT && i !== 5 ? 2 ** -100 : Math.fround(Math.abs(x)),
+    ),
   };
 }
 
