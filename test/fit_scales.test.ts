@@ -3,7 +3,7 @@
 import t from "tap";
 import { affineScale, clamped, symmetricScale } from "../engine/gguf/fit.ts";
 import { range } from "../spec/range.ts";
-import { randoms } from "./helpers/run_kernel.ts";
+import { randoms } from "./helpers/random_values.ts";
 
 /** Candidates: the ratio of the largest code to the largest element differs by so many codes. */
 const STEPS = range(19).map((k) => 0.1 * (k - 9));

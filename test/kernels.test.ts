@@ -43,12 +43,12 @@ import {
   bits,
   close,
   holds,
-  randoms,
   rowMajor,
   rowsOf,
   testKernels,
   workgroups,
 } from "./helpers/run_kernel.ts";
+import { randoms } from "./helpers/random_values.ts";
 
 const TILES: readonly MatmulTile[] = [
   { rows: 4, columns: 4, lanes: 32 },

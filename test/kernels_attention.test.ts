@@ -33,11 +33,11 @@ import {
   bits,
   close,
   holds,
-  randoms,
   testKernels,
   type Words,
   workgroups,
 } from "./helpers/run_kernel.ts";
+import { randoms } from "./helpers/random_values.ts";
 
 const SHAPE = { heads: 4, kvHeads: 2, dim: 20, context: 80, scale: 0.25 };
 const SEQUENCES = 3;

@@ -27,13 +27,8 @@ import {
 } from "../compiler/tuning/mod.ts";
 import { TUNING } from "../engine/tune/tuning.ts";
 import { add, convert, load, mul, store, u32 } from "../spec/kernel/build.ts";
-import {
-  bits,
-  holds,
-  randoms,
-  testKernels,
-  workgroups,
-} from "./helpers/run_kernel.ts";
+import { bits, holds, testKernels, workgroups } from "./helpers/run_kernel.ts";
+import { randoms } from "./helpers/random_values.ts";
 
 const floats = (n: number) => new Float32Array(n);
 

@@ -25,11 +25,11 @@ import {
   close,
   holds,
   type KernelTarget,
-  randoms,
   rowsOf,
   testKernels,
   workgroups,
 } from "./helpers/run_kernel.ts";
+import { randoms } from "./helpers/random_values.ts";
 
 const ints = (n: number) => new Int32Array(n);
 const floats = (n: number) => new Float32Array(n);

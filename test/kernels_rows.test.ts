@@ -23,12 +23,12 @@ import { assignOf } from "./helpers/kernel_reference.ts";
 import {
   close,
   holds,
-  randoms,
   rowsOf,
   testKernels,
   type Words,
   workgroups,
 } from "./helpers/run_kernel.ts";
+import { randoms } from "./helpers/random_values.ts";
 
 const words = (n: number) => new Uint32Array(n);
 const ints = (n: number) => new Int32Array(n);

@@ -29,12 +29,12 @@ import {
   bits,
   holds,
   type KernelTarget,
-  randoms,
   testKernels,
   typed,
   type Words,
   workgroups,
 } from "./helpers/run_kernel.ts";
+import { randoms } from "./helpers/random_values.ts";
 import { holdsFor } from "./helpers/seed.ts";
 
 /** Tiles with different loops. */

@@ -67,11 +67,11 @@ import {
   bits,
   close,
   type KernelTarget,
-  randoms,
   testKernels,
   type Words,
   workgroups,
 } from "./helpers/run_kernel.ts";
+import { randoms } from "./helpers/random_values.ts";
 
 t.teardown(closeDevices);
 

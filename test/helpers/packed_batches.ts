@@ -24,7 +24,7 @@ import {
 import type { BlockName } from "../../spec/weights/blocks.ts";
 import { flat } from "./contracted.ts";
 import { randomMatrices, transposed } from "./random_blocks.ts";
-import { randoms } from "./run_kernel.ts";
+import { randoms } from "./random_values.ts";
 import { weights8 } from "./stored_weights.ts";
 
 /** A contraction of x [row, batch, k] and w to y [row, batch, column]. */

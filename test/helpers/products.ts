@@ -37,12 +37,8 @@ import { adjacentIn, adjacentInX } from "./adjacent.ts";
 import { inWords } from "./halves.ts";
 import { blockedRow } from "./kernel_reference.ts";
 import { type BlocksDType, randomMatrices } from "./random_blocks.ts";
-import {
-  type KernelTarget,
-  randoms,
-  type Words,
-  workgroups,
-} from "./run_kernel.ts";
+import { type KernelTarget, type Words, workgroups } from "./run_kernel.ts";
+import { randoms } from "./random_values.ts";
 import {
   INTEGERS,
   type StoredWeights,

@@ -257,15 +257,6 @@ export function workgroups(grid: Grid): [number, number, number] {
   return [x!, y!, z!];
 }
 
-/** Pseudorandom f32 values between -1 and 1. */
-export function randoms(count: number, seed: number): Float32Array {
-  let state = seed * 2654435761 >>> 0;
-  return Float32Array.from({ length: count }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 31 - 1;
-  });
-}
-
 /** Returns the rows of a row-major matrix. */
 export function rowsOf(words: Words, columns: number): number[][] {
   return Array.from(

@@ -1,6 +1,6 @@
 /** Random weights in storage formats of checkpoints, with their values. */
 
-import { randoms } from "./run_kernel.ts";
+import { randoms } from "./random_values.ts";
 
 /** Values of the sixteen codes of a four-bit float. */
 const FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6].flatMap((x, i, all) =>
