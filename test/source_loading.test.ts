@@ -173,4 +173,23 @@ t.test("files that cannot be loaded", async (t) => {
     await messageOf(loadModels(lost)),
     "Cannot load 'lost.ts': cannot find module 'nowhere.ts' imported from lost.ts. Correct the file",
   );
+  const nested = join(folder, "nested.ts");
+  await writeFile(
+    nested,
+    `export const size = ${"(".repeat(20_000)}1${")".repeat(20_000)};\n`,
+  );
+  t.equal(
+    await messageOf(loadModels(nested)),
+    "Cannot load 'nested.ts': its expressions are nested too deeply. Use fewer nested parentheses, brackets or calls",
+  );
+  const recursive = join(folder, "recursive.ts");
+  await writeFile(
+    recursive,
+    "function again(): number {\n  return again() + 1;\n}\nagain();\n",
+  );
+  t.equal(
+    await messageOf(loadModels(recursive)),
+    "Cannot load 'recursive.ts': it throws 'Maximum call stack size exceeded'. Correct the file",
+    "a function that calls itself has a position",
+  );
 });

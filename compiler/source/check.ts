@@ -16,7 +16,7 @@ import {
   formatDiagnostic,
 } from "./diagnostic.ts";
 import { pathOf } from "./frame.ts";
-import { parseReference, requireModelFile } from "./load.ts";
+import { isStackOverflow, parseReference, requireModelFile } from "./load.ts";
 import {
   allMistakes,
   atArgument,
@@ -86,9 +86,7 @@ function withinStack<T>(path: string, parse: () => T): T {
   try {
     return parse();
   } catch (error) {
-    if (!(error instanceof RangeError && /call stack/.test(error.message))) {
-      throw error;
-    }
+    if (!isStackOverflow(error)) throw error;
     throw new DataError(
       `Cannot check '${path}': its expressions are nested too deeply for TypeScript. Use fewer nested parentheses, brackets or calls`,
     );

@@ -276,6 +276,14 @@ function loadError(error: unknown, path: string): Error {
     );
   }
   const span = spanInStack(error, path);
+  // Without a position in the file, a parser has exhausted the call stack.
+  if (!span && isStackOverflow(error)) {
+    return new ModelError(
+      `Cannot load '${
+        basename(path)
+      }': its expressions are nested too deeply. Use fewer nested parentheses, brackets or calls`,
+    );
+  }
   const folder = dirname(resolve(path)) + sep;
   const what = error.message.split("\n")[0]!.replaceAll(folder, "");
   // Errors thrown by the file itself have a position in it; errors of Node.js about the file do not.
@@ -286,6 +294,11 @@ function loadError(error: unknown, path: string): Error {
     `Cannot load '${basename(path)}': ${state}. Correct the file`,
     span,
   );
+}
+
+/** Returns whether an error reports an exhausted call stack. */
+export function isStackOverflow(error: unknown): boolean {
+  return error instanceof RangeError && /call stack/.test(error.message);
 }
 
 /** Converts a message to the middle of a sentence. */
