@@ -22,7 +22,7 @@ import {
   productOf,
   sizeOf,
 } from "./context.ts";
-import { matmulAt } from "./matmul/dot.ts";
+import { matmulAt } from "./matmul/operands.ts";
 import { resultOf, writeTarget } from "./epilogue.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue } from "./emit.ts";

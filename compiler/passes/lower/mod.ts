@@ -45,8 +45,9 @@ import {
   ranksOf,
 } from "./context.ts";
 import { lowerContract } from "./matmul/contract.ts";
-import { lowerMatmul, reorderedRight } from "./matmul/dot.ts";
+import { lowerMatmul } from "./matmul/dot.ts";
 import { isMatmul } from "./matmul/is_matmul.ts";
+import { reorderedRight } from "./matmul/operands.ts";
 import {
   lowerCacheWrite,
   lowerElementwise,

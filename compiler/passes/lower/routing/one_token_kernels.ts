@@ -36,7 +36,7 @@ import {
 } from "../../../tuning/tile.ts";
 import { adjacentOf } from "../adjacent.ts";
 import { fixedProduct, type Lowering } from "../context.ts";
-import { weightsOf } from "../matmul/dot.ts";
+import { weightsOf } from "../matmul/operands.ts";
 import { dotShape } from "../matmul/dot_shape.ts";
 import { computeValue, emitValue, finish, type Known } from "../emit.ts";
 import { writeTarget } from "../epilogue.ts";
