@@ -325,6 +325,9 @@ t.test("docs/own_model.md, from file to text", { skip: skipOwnModel }, (t) => {
   symlinkSync(join(PROJECT, "node_modules"), join(folder, "node_modules"));
   const page = readPage("own_model.md");
   writeShownFiles(page, folder);
+  const [, type] = /^npm pkg set (type=.*)$/m.exec(page)!;
+  writeFileSync(join(folder, "package.json"), "{}");
+  call("npm", ["pkg", "set", type!], folder);
   const [, settings] = /```json\n(.*?)```/s.exec(page)!;
   const { compilerOptions } = JSON.parse(settings!);
   const [plugin] = compilerOptions.plugins;
@@ -371,11 +374,12 @@ t.test("docs/own_model.md, from file to text", { skip: skipOwnModel }, (t) => {
   const bytes = readFileSync(join(folder, "y.safetensors"));
   const other = readFileSync(join(folder, "again"));
   t.ok(other.equals(bytes), "the same bytes on another mesh");
+  const typeRoots = [join(ROOT, "node_modules/@types")];
   writeFileSync(
     join(folder, "tsconfig.json"),
     JSON.stringify({
-      compilerOptions: { ...compilerOptions, types: [], target: "es2022" },
-      files: ["layer.ts", "twins.ts", "olmoe.ts"],
+      compilerOptions: { ...compilerOptions, typeRoots, target: "es2022" },
+      files: ["layer.ts", "twins.ts", "olmoe.ts", "next_byte.ts"],
     }),
   );
   const typed = call(process.execPath, [TSC, "-p", "."], folder);
