@@ -450,11 +450,12 @@ t.test("matrixFaults() finds matrix forms that differ from their kernel", (t) =>
   t.strictSame(matrixFaults(kernel), []);
   const change = (
     of: (s: ReturnType<typeof matrixStatements>[number]) => object,
+    changed = kernel,
   ) => {
-    const form = structuredClone(kernel.matrixForm!);
+    const form = structuredClone(changed.matrixForm!);
     for (const s of matrixStatements(form)) Object.assign(s, of(s));
-    const body = expandMatrices(form, kernel.workgroupSize) ?? kernel.body;
-    return matrixFaults({ ...kernel, matrixForm: form, body }).join("; ");
+    const body = expandMatrices(form, changed.workgroupSize) ?? changed.body;
+    return matrixFaults({ ...changed, matrixForm: form, body }).join("; ");
   };
   const { body } = kernelOf({ k: 80 });
   const operand = shared("left_tile", u32(0), "u32");
@@ -481,7 +482,6 @@ t.test("matrixFaults() finds matrix forms that differ from their kernel", (t) =>
         /cannot multiply from element 8 of 'right_tile0'/,
       ],
       [{ results: { values: [] } }, /0 values for results of 1 matrices/],
-      [{ results: { scratch: "left_tile" } }, /store results in array 'left_t/],
       [
         { results: { row: { name: "row", from: operand, end: u32(0) } } },
         /loads from operand 'left_tile'/,
@@ -490,6 +490,19 @@ t.test("matrixFaults() finds matrix forms that differ from their kernel", (t) =>
   ) {
     const changes = change_ as { readonly [op: string]: object };
     t.match(change((s) => changes[s.op] ?? {}), wanted);
+  }
+  const scaled = attentionKernel(false, false);
+  t.strictSame(matrixFaults(scaled), []);
+  for (
+    const [factors, wanted] of [
+      ["ghost", /scales by 64 elements of array 'ghost'/],
+      ["left_tile", /cannot scale by operand 'left_tile'/],
+    ] as const
+  ) {
+    t.match(
+      change((s) => s.op === "scaleRows" ? { factors } : {}, scaled),
+      wanted,
+    );
   }
   t.end();
 });

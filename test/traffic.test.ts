@@ -454,6 +454,29 @@ t.test("subgroups that store one after another have twice as many barriers", (t)
   t.end();
 });
 
+t.test("rows are scaled only if a factor is not 1", (t) => {
+  const names = ["sums"];
+  const scaled = (factor: number, matrices: number) =>
+    count(
+      wgsl`
+        var<workgroup> factors: array<f32, 32>;
+        ${[statement({ op: "matrices", names, rows: 32, columns: 32 })]}
+        if (lane < 32) { factors[lane] = select(1.0, ${factor}, lane == 5); }
+        ${[statement({ op: "scaleRows", names, factors: "factors" })]}`,
+      { workgroupSize: 128, matrices },
+    );
+  // Four subgroups have a matrix each, two have two, in turns.
+  for (const [matrices, barriers, passes] of [[32, 3, 40], [64, 12, 40]]) {
+    const none = scaled(1, matrices!);
+    t.equal(none.barriers, 3);
+    const one = scaled(2, matrices!);
+    t.equal(one.barriers - none.barriers, barriers);
+    t.equal(one.matrices.passes - none.matrices.passes, 4 * passes!);
+    t.ok(one.instructions > none.instructions + 4 * 256 / matrices!);
+  }
+  t.end();
+});
+
 /** A V100 PCIe, as measured by github.com/te42kyfo/gpu-benches (commit 01d2bb5). Latency under load is assumed. */
 const V100: GpuCores = {
   matrix: { rate: 62.5e12, reachable: 1 },

@@ -7,12 +7,12 @@ import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { sum } from "../../spec/sum.ts";
 import {
   type Access,
-  BANKS,
   type LaneMeter,
   type Mask,
   runGroup,
   type RunGroupOptions,
 } from "./lanes.ts";
+import { BANKS } from "./operands.ts";
 
 /** Lanes of a warp; bytes of a sector, the unit of memory traffic, and of a cache line. */
 export const WARP = 32, SECTOR = 32, LINE = 128;

@@ -20,28 +20,13 @@ import type {
   ScalarType,
   Stmt,
 } from "../../spec/kernel/tree.ts";
-import {
-  MATRIX_SIZE,
-  type OnMatrices,
-  operandStrides,
-  tileOfStatement,
-} from "../../spec/kernel/matrices.ts";
 import { someStatement } from "../../spec/kernel/walk.ts";
-import { range } from "../../spec/range.ts";
 import {
-  elementsOfMatrix,
-  firstElement,
-  matricesOf,
   type SubgroupTiles,
   subgroupTiles,
 } from "../../spec/kernel/wgsl/matrices.ts";
-import {
-  firstElements,
-  instructionsOfProduct,
-  limitsOf,
-  loadPasses,
-  madeUp,
-} from "./operands.ts";
+import { countMatrices } from "./on_matrices.ts";
+import { firstElements, limitsOf, madeUp } from "./operands.ts";
 import {
   adjacentLoads,
   adjacentStores,
@@ -119,9 +104,6 @@ export interface RunGroupOptions {
  * those of CDNA 3 have 16 bits in workgroup memory and 12 bits beyond it (ISA, DS and GLOBAL instructions).
  */
 const IMMEDIATE = 1024;
-
-/** Banks of workgroup memory. */
-export const BANKS = 32;
 
 /** Executed iterations of an innermost loop: enough for a block of the numerics contract. Of others: fewer. */
 const INNER_ITERATIONS = 64, OUTER_ITERATIONS = 4;
@@ -368,53 +350,6 @@ export function runGroup(
     }
   }
 
-  /** Multiplies matrices, or stores them and executes the statements for their elements. */
-  function onMatrices(
-    s: Exclude<OnMatrices, { readonly op: "matrices" }>,
-    all: SubgroupTiles,
-    mask: Mask,
-  ): void {
-    const { subgroups, size, turns } = all;
-    const part = tileOfStatement(all.tiles, s)!;
-    const { rows, columns } = part;
-    const elements = subgroups * MATRIX_SIZE ** 2;
-    if (s.op === "multiply") {
-      const { length } = s.products;
-      const depth = s.depth / MATRIX_SIZE;
-      const loads = (rows + length * columns) * depth;
-      const strides = operandStrides(s, part.width);
-      const passes = rows * depth * loadPasses(strides.left) +
-        length * columns * depth * loadPasses(strides.right);
-      const products = rows * columns * length * s.depth / MATRIX_SIZE;
-      meter.barrier();
-      meter.issue(mask, loads + products * instructionsOfProduct(size));
-      return meter.matrices({
-        multiplyAdds: rows * columns * length * s.depth * elements,
-        accesses: loads,
-        passes: subgroups * passes,
-      });
-    }
-    if (s.op === "storeMatrix") {
-      const count = rows * columns;
-      meter.issue(mask, count);
-      const passes = count * elements / BANKS;
-      return meter.matrices({ multiplyAdds: 0, accesses: count, passes });
-    }
-    block(firstElement(s, part), mask);
-    for (const matrix of matricesOf(part)) {
-      for (const _ of s.names) {
-        for (const _ of range(2 * turns)) meter.barrier();
-        const accesses = 1 + MATRIX_SIZE ** 2 / size;
-        // A subgroup compares its turn before stores and before loads.
-        meter.issue(mask, accesses + (turns === 1 ? 0 : 2 * turns));
-        const passes = 2 * elements / BANKS;
-        meter.matrices({ multiplyAdds: 0, accesses, passes });
-      }
-      block(elementsOfMatrix(s, size, matrix), mask);
-    }
-    if (all.scratch !== undefined) meter.barrier();
-  }
-
   function statement(s: MatrixStmt, mask: Mask): void {
     switch (s.op) {
       case "let":
@@ -449,8 +384,9 @@ export function runGroup(
         return;
       case "multiply":
       case "storeMatrix":
+      case "scaleRows":
       case "results":
-        return onMatrices(s, part!, mask);
+        return countMatrices(s, { all: part!, mask, meter, cells, block });
       case "if": {
         const condition = value(s.condition, mask);
         block(s.then, mask.map((m, i) => m && condition[i] ? 1 : 0));

@@ -5,6 +5,9 @@ import type { Expr } from "../../spec/kernel/tree.ts";
 import { MATRIX_SIZE } from "../../spec/kernel/matrices.ts";
 import type { SubgroupTiles } from "../../spec/kernel/wgsl/matrices.ts";
 
+/** Banks of workgroup memory. */
+export const BANKS = 32;
+
 /**
  * Passes that load a matrix of f16 from rows with a stride: 8 parts of rows of 16 bytes at once (`ldmatrix`, PTX ISA),
  * one after another if they are in the same banks.

@@ -83,8 +83,8 @@ export function matrixQueries(
     o.entries === undefined && o.shard === undefined;
   if (!parts || !isSupported) return undefined;
   const words = (blocks: number) =>
-    queries * SCORE_STRIDE + LEFT_ELEMENTS + rightElements(blocks, parts) +
-    parts.lanes;
+    queries * (SCORE_STRIDE + 1) + LEFT_ELEMENTS +
+    rightElements(blocks, parts) + parts.lanes;
   // Devices with less memory keep 32-bit operands for usual dimensions: 16 bits were not compared on them.
   const choices = dim % (2 * MATRIX_SIZE) === 0 ? [2] : [2, 1];
   const blocks = choices.find((count) => 4 * words(count) <= memory);

@@ -33,13 +33,7 @@ import {
   registers,
   setEach,
 } from "./registers.ts";
-import {
-  bodiesOf,
-  mapStatement,
-  someExpression,
-  someStatement,
-  walkExpressions,
-} from "./walk.ts";
+import { bodiesOf, mapStatement, walkExpressions } from "./walk.ts";
 import type {
   Expr,
   Kernel,
@@ -48,6 +42,7 @@ import type {
   MatrixTile,
   MultiplyStmt,
   ResultsStmt,
+  ScaleRowsStmt,
   Stmt,
 } from "./tree.ts";
 
@@ -62,6 +57,7 @@ export type OnMatrices =
   | MatrixTile
   | MultiplyStmt
   | MatrixStoreStmt
+  | ScaleRowsStmt
   | ResultsStmt;
 
 /** A statement on matrices as a hole of kernel text. */
@@ -90,7 +86,7 @@ function tileShare(
 /** Whether a statement is one on matrices. */
 function isMatrixStmt(s: MatrixStmt): s is OnMatrices {
   return s.op === "matrices" || s.op === "multiply" ||
-    s.op === "storeMatrix" || s.op === "results";
+    s.op === "storeMatrix" || s.op === "scaleRows" || s.op === "results";
 }
 
 /** The statements on matrices in a body. */
@@ -126,6 +122,7 @@ export function operandStrides(
 function matricesIn(s: OnMatrices): readonly string[] {
   switch (s.op) {
     case "matrices":
+    case "scaleRows":
     case "results":
       return s.names;
     case "multiply":
@@ -242,6 +239,8 @@ function expanded(s: OnMatrices, tile: SharedTile): readonly Stmt[] {
         const at = add(mul(row, u32(s.stride)), column);
         return sharedStore(s.array, at, register(s.name, indices));
       });
+    case "scaleRows":
+      return scaledRows(s, tile);
     case "results":
       return results(s, tile);
   }
@@ -318,6 +317,30 @@ function multiplied(
   ];
 }
 
+function scaledRows(
+  { names, factors }: ScaleRowsStmt,
+  { share }: SharedTile,
+): readonly Stmt[] {
+  const factor = (r: number) => register(`${names[0]}_factor`, [r]);
+  return [
+    barrier(),
+    ...range(share.rows).map((r) =>
+      letRegister(
+        `${names[0]}_factor`,
+        [r],
+        shared(factors, add(ROW, u32(r)), "f32"),
+      )
+    ),
+    ...names.flatMap((name) =>
+      setEach(
+        registers(name, share.rows, share.columns),
+        "",
+        (element, { indices: [r] }) => mul(element(""), factor(Number(r))),
+      )
+    ),
+  ];
+}
+
 function results(s: ResultsStmt, { share }: SharedTile): readonly Stmt[] {
   return [
     barrier(),
@@ -356,14 +379,6 @@ export const MAX_F16 = 65504;
 /** An f32 value as an operand of a product: rounded to f16, limited to its largest finite number. */
 export function operand16(value: Expr): Expr {
   return call("roundF16", max(min(value, f32(MAX_F16)), f32(-MAX_F16)));
-}
-
-/** Whether statements access an array of workgroup memory. */
-function accesses(body: readonly Stmt[], array: string): boolean {
-  return someStatement(
-    body,
-    (s) => s.op === "sharedStore" && s.array === array,
-  ) || someExpression(body, (e) => e.op === "shared" && e.array === array);
 }
 
 /**
@@ -429,13 +444,13 @@ export function matrixFaults(
           faults.push(`it cannot store a matrix in array '${s.array}'`);
         }
         break;
-      case "results":
-        if (s.scratch !== undefined) {
-          needs("stores", s.scratch, 1);
-          if (operands.has(s.scratch) || accesses(s.body, s.scratch)) {
-            faults.push(`it cannot store results in array '${s.scratch}'`);
-          }
+      case "scaleRows":
+        needs("scales by", s.factors, rows);
+        if (operands.has(s.factors)) {
+          faults.push(`it cannot scale by operand '${s.factors}'`);
         }
+        break;
+      case "results":
         if (
           isSame(s.names, names) && s.values.length === names.length
         ) break;

@@ -197,6 +197,7 @@ export type MatrixStmt =
   | MatrixTile
   | MultiplyStmt
   | MatrixStoreStmt
+  | ScaleRowsStmt
   | ResultsStmt;
 
 /**
@@ -247,9 +248,18 @@ export interface MatrixStoreStmt {
 }
 
 /**
+ * Waits for the workgroup and multiplies the elements of each row of matrices of a tile by `factors[row]`, f32 in
+ * workgroup memory. Subgroups skip it if all factors are 1.
+ */
+export interface ScaleRowsStmt {
+  readonly op: "scaleRows";
+  readonly names: Short<Identifier>;
+  readonly factors: Identifier;
+}
+
+/**
  * Waits for the workgroup and executes `body` for each element of a tile whose row and column are below their ends:
- * with its row and column, counted from `from`, and its value in each matrix of the tile, `values`. `body` does not
- * access the array `scratch`, whose elements change.
+ * with its row and column, counted from `from`, and its value in each matrix of the tile, `values`.
  */
 export interface ResultsStmt {
   readonly op: "results";
@@ -259,8 +269,6 @@ export interface ResultsStmt {
   readonly column: TileIndex;
   readonly values: Short<Identifier>;
   readonly body: readonly Stmt[];
-  /** An array of f32 in which subgroups store matrices, if it is large enough. Default: one of their own. */
-  readonly scratch?: Identifier;
 }
 
 /** The index of an element of a tile along one dimension: `from` plus its index in the tile, if below `end`. */

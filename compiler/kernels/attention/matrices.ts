@@ -1,7 +1,7 @@
 /**
  * Causal attention of many tokens with 16-bit operands. A workgroup multiplies its queries by a block of keys, and the
- * weights of keys by their values, as matrices. A first pass over the keys finds the largest score of each query; the
- * second computes the scores again, so that sums of values are never scaled (`spec/numerics.md`, 16-bit operands).
+ * weights of keys by their values, as matrices. Weights are relative to the largest score of earlier blocks until a
+ * score is much larger: then the sums of its row are scaled (`spec/numerics.md`, 16-bit operands).
  */
 
 import {
@@ -45,6 +45,9 @@ const WIDTH = 4;
 
 /** Words from one query or key to the next in workgroup memory. */
 const STRIDE = operandStride(depth);
+
+/** Difference from the earlier largest score above which sums are scaled: weights are at most exp(10), 22,026 in f16. */
+const MAX_ABOVE_TOP = 10;
 
 /** A kernel: its options, heads and tokens of a workgroup, and the cache of its sequence. */
 interface Tiled {
@@ -102,6 +105,7 @@ export function attentionMatrices(
       rightElements(tile.blocks, parts)
     }>;
       var<workgroup> of_lanes: array<f32, ${lanes}>;
+      var<workgroup> factors: array<f32, ${queries}>;
 
       let first_token = ${GROUP_YZ} * ${tile.tokens};
       let query = lane % ${queries};
@@ -136,7 +140,6 @@ function ofRun(of: Tiled): KernelText {
     ${queryLoads(of)}
     let head = group.x * ${tile.heads} + query % ${tile.heads};
     ${o.sinks && wgsl`let sink = ${sinkOf(o, u("head"))};`}
-    ${largestScores(of)}
     ${[
     statement({
       op: "matrices",
@@ -149,35 +152,32 @@ function ofRun(of: Tiled): KernelText {
     ${results(of)}`;
 }
 
-/** Declares `row_top`, the largest score of the lane's query. */
-function largestScores(of: Tiled): KernelText {
-  const { o, perQuery } = of;
+/**
+ * Declares the largest score of block `n` of keys, `block_top`, and raises `row_top` to it if it is much larger: then
+ * the sum of weights, and the row of the sums of values, are multiplied by a factor.
+ */
+function raisedTop(of: Tiled, n: number): KernelText {
+  const { o, perQuery, sums } = of;
   const top = partsOf(of, u("query")).reduce((a, b) => expr`max(${a}, ${b})`);
-  const scaled = expr`${top} * ${o.scale}`;
   return wgsl`
     var top = f32(${LOWEST});
-    for (var start = first_key; start < keys_end; start += ${of.atOnce}) {
-      ${productsOf(of)}
-      ${
-    of.products.map((name, n) =>
-      wgsl`
-      ${n > 0 && wgsl`workgroupBarrier();`}
-      ${[storedScores(name)]}
-      workgroupBarrier();
-      for (var c = 0u; c < ${keys / perQuery}; c += ${WIDTH}) {
-        let own_key = part * ${keys / perQuery} + c;
-        ${scoresFrom(n, WIDTH)}
-        @unroll (i < ${WIDTH}) {
-          top = max(top, select(f32(${LOWEST}), score[i], after_first + i < seen_count));
-        }
-      }`
-    )
-  }
+    for (var c = 0u; c < ${keys / perQuery}; c += ${WIDTH}) {
+      let own_key = part * ${keys / perQuery} + c;
+      ${scoresFrom(n, WIDTH)}
+      @unroll (i < ${WIDTH}) {
+        top = max(top, select(f32(${LOWEST}), score[i], after_first + i < seen_count));
+      }
     }
     of_lanes[lane] = top;
     workgroupBarrier();
-    let row_top = ${o.sinks ? wgsl`max(${scaled}, sink)` : scaled};
-    workgroupBarrier();`;
+    let block_top = ${top} * ${o.scale};
+    let is_larger = block_top > row_top + ${MAX_ABOVE_TOP};
+    let factor = select(1.0, exp(row_top - block_top), is_larger);
+    row_top = select(row_top, block_top, is_larger);
+    sum *= factor;
+    // Sums of values are 0 before the first key that the query sees.
+    if (part == 0) { factors[query] = select(1.0, factor, block_start > seen_first); }
+    ${[statement({ op: "scaleRows", names: sums, factors: "factors" })]}`;
 }
 
 /**
@@ -330,10 +330,10 @@ function elementsOf(
 
 /** The sums of values, and of the weights of each lane, `of_lanes`. */
 function weightedValues(of: Tiled): KernelText {
-  const { o } = of;
-  const ofSink = wgsl`select(0.0, exp(sink - row_top), part == 0)`;
+  const { sinks } = of.o;
   return wgsl`
-    var sum = ${o.sinks ? ofSink : wgsl`0.0`};
+    var row_top = ${sinks ? wgsl`sink` : wgsl`f32(${LOWEST})`};
+    var sum = ${sinks ? wgsl`select(0.0, 1.0, part == 0)` : wgsl`0.0`};
     for (var start = first_key; start < keys_end; start += ${of.atOnce}) {
       ${productsOf(of)}
       ${of.products.map((name, n) => weightedBlock(of, name, n))}
@@ -350,6 +350,7 @@ function weightedBlock(of: Tiled, product: string, n: number): KernelText {
       let block_start = start + ${n * keys};
       ${[storedScores(product)]}
       workgroupBarrier();
+      ${raisedTop(of, n)}
       for (var c = 0u; c < ${keys}; c += ${depth}) {
         workgroupBarrier();
         let own_key = c + part * ${each};
@@ -435,7 +436,6 @@ function results(of: Tiled): KernelText {
       row: { name: "of_query", from: expr`0u`, end: expr`${queries}u` },
       column: { name: "column", from: expr`0u`, end: expr`${parts.width}u` },
       values: sums.map((_, n) => `value${n}`),
-      scratch: "scores",
       body: [
         {
           op: "let",

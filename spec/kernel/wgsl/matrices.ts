@@ -20,11 +20,11 @@ import { sum } from "../../sum.ts";
 import type {
   Expr,
   Kernel,
-  MatrixStmt,
   MatrixStoreStmt,
   MatrixTile,
   MultiplyStmt,
   ResultsStmt,
+  ScaleRowsStmt,
   Stmt,
 } from "../tree.ts";
 
@@ -37,8 +37,11 @@ const ELEMENTS = MATRIX_SIZE ** 2;
  */
 const LARGE_SUBGROUP = 64;
 
-/** The array in which subgroups store results, if the kernel has none for them. */
+/** The array in which subgroups store results. */
 const RESULTS = "subgroup_results";
+
+/** The array of subgroups: 1 if one of their lanes has a factor other than 1. */
+const SCALED = "subgroup_scaled";
 
 /**
  * Directives before the declarations of a kernel with subgroup matrices. The rules of the tree determine uniformity.
@@ -77,8 +80,8 @@ export interface SubgroupTiles {
   readonly bytes: number;
   /** Arrays with elements of f16. */
   readonly operands: ReadonlySet<string>;
-  /** The array of the kernel in which subgroups store results. Absent: they have one of their own. */
-  readonly scratch?: string;
+  /** Whether subgroups scale rows. */
+  readonly scales: boolean;
 }
 
 /**
@@ -94,13 +97,11 @@ export function subgroupTiles(
     return undefined;
   }
   const operands = operandArrays(matrixForm);
-  const scratch = scratchOf(matrixForm);
-  const length = shared.find(({ name }) => name === scratch)?.length ?? 0;
-  const isScratch = length >= subgroups * ELEMENTS;
-  const turns = !isScratch && size === LARGE_SUBGROUP && subgroups % 2 === 0
-    ? 2
-    : 1;
-  const bytes = (isScratch ? 0 : subgroups / turns * ELEMENTS * 4) +
+  const scales = matrixStatements(matrixForm)
+    .some(({ op }) => op === "scaleRows");
+  const turns = size === LARGE_SUBGROUP && subgroups % 2 === 0 ? 2 : 1;
+  const bytes = subgroups / turns * ELEMENTS * 4 +
+    (scales ? subgroups * 4 : 0) +
     sum(
       shared.map(({ name, length }) => length * (operands.has(name) ? 2 : 4)),
     );
@@ -136,28 +137,18 @@ export function subgroupTiles(
       turns,
       bytes,
       operands,
-      ...isScratch && scratch !== undefined ? { scratch } : {},
+      scales,
     }
     : undefined;
 }
 
-/** The array that all results of a form name. Undefined: they name none, or several. */
-function scratchOf(form: readonly MatrixStmt[]): string | undefined {
-  const names = new Set(
-    matrixStatements(form).flatMap((s) =>
-      s.op === "results" ? [s.scratch] : []
-    ),
-  );
-  return names.size === 1 ? [...names][0] : undefined;
-}
-
-/** Declares the workgroup memory in which subgroups store their results, unless the kernel does. */
-export function resultsArray(
-  { subgroups, turns, scratch }: SubgroupTiles,
+/** Declares the workgroup memory in which subgroups store their results, and whether they scale rows. */
+export function subgroupArrays(
+  { subgroups, turns, scales }: SubgroupTiles,
 ): readonly string[] {
-  if (scratch !== undefined) return [];
   return [
     `var<workgroup> ${RESULTS}: array<f32, ${subgroups / turns * ELEMENTS}>;`,
+    ...scales ? [`var<workgroup> ${SCALED}: array<u32, ${subgroups}>;`] : [],
   ];
 }
 
@@ -195,8 +186,10 @@ export function printMatrixStmt(
       return multiplied(s, part, array);
     case "storeMatrix":
       return stored(s, part, array);
+    case "scaleRows":
+      return scaledRows(s, part, { all, array });
     case "results":
-      return results(s, part, { all, block, array });
+      return results(s, part, { all, block });
   }
 }
 
@@ -293,21 +286,68 @@ function stored(
   );
 }
 
+/** Stores each matrix, scales its elements, and loads it again, if a subgroup has a factor other than 1. */
+function scaledRows(
+  { names, factors }: ScaleRowsStmt,
+  part: SubgroupTile,
+  { all, array }: Pick<Printer, "array"> & { readonly all: SubgroupTiles },
+): string[] {
+  const { size, subgroups } = all;
+  const { number } = part;
+  const of = array(factors);
+  const each = matricesOf(part).flatMap(([r, c]) =>
+    names.flatMap((name) => {
+      const to = matrix(part, name, [r, c]);
+      const load = `subgroupMatrixLoad<${
+        typeOf("result")
+      }, row_major>(&${RESULTS}, ${firstResult(all)}, ${MATRIX_SIZE}u)`;
+      const scaled = range(ELEMENTS / size).map((n) => {
+        const down = Math.floor(n * size / MATRIX_SIZE);
+        const row = `subgroup_row${number} + subgroup_lane_row + ${
+          r * MATRIX_SIZE + down
+        }u`;
+        return `${resultAt(all, n)} *= ${of}[${row}];`;
+      });
+      return inTurns(all, [[storedResult(all, to)], scaled, [
+        `${to} = ${load};`,
+      ]]);
+    })
+  );
+  const rows = part.rows * MATRIX_SIZE * subgroups / part.across;
+  const lanes = size * subgroups;
+  const isOther = range(Math.ceil(rows / lanes))
+    .map((n) => n === 0 ? "lane" : `(lane + ${n * lanes}u)`)
+    .map((row) => `${of}[${row} % ${rows}u] != 1.0f`)
+    .join(" || ");
+  const anyScales = range(subgroups).map((n) => `subgroup_all[${n}]`).join(
+    " | ",
+  );
+  return [
+    "{",
+    "  workgroupBarrier();",
+    `  let subgroup_scales = subgroupAny(${isOther});`,
+    `  if (subgroup_lane == 0u) { ${SCALED}[subgroup_number] = u32(subgroup_scales); }`,
+    `  let subgroup_all = workgroupUniformLoad(&${SCALED});`,
+    `  if ((${anyScales}) != 0u) {`,
+    ...each.map((line) => `    ${line}`),
+    "  }",
+    "}",
+  ];
+}
+
 /** Matrices are opaque, so each is stored and its elements are distributed over the subgroup. */
 function results(
   s: ResultsStmt,
   part: SubgroupTile,
-  { all, block, array }: Printer & { readonly all: SubgroupTiles },
+  { all, block }: Pick<Printer, "block"> & { readonly all: SubgroupTiles },
 ): string[] {
-  const { size, scratch } = all;
-  const to = scratch === undefined ? RESULTS : array(scratch);
+  const { size } = all;
   const each = matricesOf(part).flatMap(([r, c]) => [
     "{",
     ...s.names.flatMap((name, i) =>
       valuesOfMatrix(all, {
         name: `subgroup_value${i}_`,
         of: matrix(part, name, [r, c]),
-        to,
       })
     ),
     ...block(elementsOfMatrix(s, size, [r, c]), "  "),
@@ -318,54 +358,63 @@ function results(
     ...block(firstElement(s, part), "  "),
     ...each.map((line) => `  ${line}`),
     "}",
-    // Other statements may store in the array of the kernel.
-    ...scratch === undefined ? [] : ["workgroupBarrier();"],
   ];
 }
 
 /** Stores a matrix of each subgroup, and declares the values of a lane: `name` and their numbers. */
 function valuesOfMatrix(
-  { size, subgroups, turns }: SubgroupTiles,
-  { name, of, to }: {
-    readonly name: string;
-    /** The matrix, and the array that it is stored in. */
-    readonly of: string;
-    readonly to: string;
-  },
+  all: SubgroupTiles,
+  { name, of }: { readonly name: string; readonly of: string },
 ): string[] {
-  const values = range(ELEMENTS / size);
+  const values = range(ELEMENTS / all.size);
+  const declares = all.turns === 1;
+  return [
+    ...declares ? [] : values.map((n) => `  var ${name}${n} = 0.0f;`),
+    ...inTurns(all, [
+      [storedResult(all, of)],
+      values.map((n) =>
+        `${declares ? "let " : ""}${name}${n} = ${resultAt(all, n)};`
+      ),
+    ]).map((line) => `  ${line}`),
+  ];
+}
+
+/** Statements of each turn of subgroups, after barriers. */
+function inTurns(
+  { subgroups, turns }: SubgroupTiles,
+  statements: readonly (readonly string[])[],
+): string[] {
   const together = subgroups / turns;
+  return range(turns).flatMap((turn) =>
+    statements.flatMap((some) => [
+      "workgroupBarrier();",
+      ...turns === 1 ? some : [
+        `if (subgroup_number / ${together}u == ${turn}u) {`,
+        ...some.map((line) => `  ${line}`),
+        "}",
+      ],
+    ])
+  );
+}
+
+/** The first element of a subgroup in the array of results. */
+function firstResult({ subgroups, turns }: SubgroupTiles): string {
   const number = turns === 1
     ? "subgroup_number"
-    : `(subgroup_number % ${together}u)`;
-  const store =
-    `subgroupMatrixStore<row_major>(&${to}, ${number} * ${ELEMENTS}u, ${of}, ${MATRIX_SIZE}u);`;
-  const stored = (n: number) =>
-    `${to}[${number} * ${ELEMENTS}u + ${n * size}u + subgroup_lane]`;
-  if (turns === 1) {
-    return [
-      "  workgroupBarrier();",
-      `  ${store}`,
-      "  workgroupBarrier();",
-      ...values.map((n) => `  let ${name}${n} = ${stored(n)};`),
-    ];
-  }
-  return [
-    ...values.map((n) => `  var ${name}${n} = 0.0f;`),
-    ...range(turns).flatMap((turn) => {
-      const isTurn = `  if (subgroup_number / ${together}u == ${turn}u) {`;
-      return [
-        "  workgroupBarrier();",
-        isTurn,
-        `    ${store}`,
-        "  }",
-        "  workgroupBarrier();",
-        isTurn,
-        ...values.map((n) => `    ${name}${n} = ${stored(n)};`),
-        "  }",
-      ];
-    }),
-  ];
+    : `(subgroup_number % ${subgroups / turns}u)`;
+  return `${number} * ${ELEMENTS}u`;
+}
+
+/** Element `n` of a lane in the array of results. */
+function resultAt(all: SubgroupTiles, n: number): string {
+  return `${RESULTS}[${firstResult(all)} + ${n * all.size}u + subgroup_lane]`;
+}
+
+/** Stores a matrix in the array of results. */
+function storedResult(all: SubgroupTiles, of: string): string {
+  return `subgroupMatrixStore<row_major>(&${RESULTS}, ${
+    firstResult(all)
+  }, ${of}, ${MATRIX_SIZE}u);`;
 }
 
 /** Declares the first row and column of a lane's elements, once for all matrices of its subgroup. */

@@ -24,9 +24,10 @@ const TAKEN = new Set([
   array atomic bool f16 f32 i32 u32 mat2x2f mat3x3f mat4x4f ptr sampler vec2 vec3 vec4 vec2f vec3f vec4f vec2i vec3i
   vec4i vec2u vec3u vec4u read write read_write storage uniform private workgroup function
   bitcast inverseSqrt max min quantizeToF16 select unpack2x16float workgroupBarrier
-  main group lane special_bits round_f16 subgroup_lane subgroupBroadcast`.split(
-    /\s+/,
-  ),
+  main group lane special_bits round_f16 subgroup_lane subgroupBroadcast subgroupAny workgroupUniformLoad`
+    .split(
+      /\s+/,
+    ),
 ]);
 
 /** Printed names of a kernel's bindings and workgroup arrays, and of its locals. */

@@ -67,6 +67,7 @@ function printStatement(s: MatrixStmt, on: Printing): string[] {
     case "matrices":
     case "multiply":
     case "storeMatrix":
+    case "scaleRows":
     case "results":
       return printMatrixStmt(s, tile!, {
         block: (statements, indent) =>

@@ -6,7 +6,7 @@ import { isReadOnly, type Kernel } from "../tree.ts";
 import { declaredFunctions, DOT4_PACKED } from "./functions.ts";
 import {
   MATRIX_HEADER,
-  resultsArray,
+  subgroupArrays,
   subgroupElements,
   subgroupTiles,
 } from "./matrices.ts";
@@ -101,7 +101,7 @@ function declarations(
       names.global(name)
     }: array<${element}, ${length}>;`;
   });
-  return [...bindings, ...arrays, ...tile ? resultsArray(tile) : []];
+  return [...bindings, ...arrays, ...tile ? subgroupArrays(tile) : []];
 }
 
 function entryPoint(kernel: Kernel, { lanes, tile }: Printing): string[] {
