@@ -208,4 +208,12 @@ t.test("generate stops at the end of the context with a message", async (t) => {
     err,
     "Sequence 1 stopped at the end of its context of 4 tokens. Raise --max-context for more\n",
   );
+  const all = await switchyard([
+    ...["generate", MIXTRAL, "--tokens", Array(255).fill(5).join(",")],
+    ...["-n", "9", "--adapter", "cpu"],
+  ]);
+  t.equal(
+    all.err,
+    "Sequence 1 stopped at the end of its context of 256 tokens. The model has 256 positions. Use a shorter prompt for more\n",
+  );
 });

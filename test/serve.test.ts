@@ -359,6 +359,21 @@ t.test("a conversation is answered as by generate --chat", async (t) => {
   t.equal(final.choices[0]!.finish_reason, "length");
 });
 
+t.test("answers end at the end of the context", async (t) => {
+  const [served] = (await client.models.list()).data as unknown as [
+    { readonly max_model_len: number },
+  ];
+  const length = served.max_model_len;
+  const request = { model, temperature: 0, prompt: Array(length - 2).fill(65) };
+  const answer = await client.completions.create({ ...request, max_tokens: 9 });
+  t.match(answer, {
+    choices: [{ finish_reason: "length" }],
+    usage: { completion_tokens: 3, total_tokens: length + 1 },
+  });
+  const whole = await client.completions.create({ ...request, max_tokens: 3 });
+  t.equal(answer.choices[0]!.text, whole.choices[0]!.text);
+});
+
 t.test("bad requests give errors with the field", async (t) => {
   const create = (more: object) =>
     refused(

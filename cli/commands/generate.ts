@@ -162,7 +162,11 @@ export async function generateCommand(
         ),
       });
     }
-    sayEndings(io, sequences, plan.axes["context"]?.size ?? 0);
+    const { maxPositions } = target.checkpoint.published.decoder;
+    sayEndings(io, sequences, {
+      context: plan.axes["context"]?.size ?? 0,
+      maxPositions,
+    });
     await opened.finish();
     if (flags.job !== undefined) {
       await io.out(`${finishLine(flags.job)}\n`);
@@ -180,14 +184,20 @@ export async function generateCommand(
 function sayEndings(
   io: CliIo,
   sequences: readonly GeneratedSequence[],
-  context: number,
+  { context, maxPositions }: {
+    readonly context: number;
+    readonly maxPositions: number;
+  },
 ): void {
+  const remedy = context < maxPositions
+    ? "Raise --max-context for more"
+    : `The model has ${maxPositions} positions. Use a shorter prompt for more`;
   sequences.forEach(({ ending }, i) => {
     if (ending !== "context") return;
     io.err(
       `Sequence ${
         i + 1
-      } stopped at the end of its context of ${context} tokens. Raise --max-context for more`,
+      } stopped at the end of its context of ${context} tokens. ${remedy}`,
     );
   });
 }
