@@ -53,18 +53,22 @@ export async function openGrammarProgram(
   const compile = async (source: GrammarSource): Promise<CompiledGrammar> => {
     messages.length = 0;
     try {
-      return source.kind === "ebnf"
-        ? await compiler.compileGrammar(source.text)
-        : await compiler.compileJSONSchema(
-          JSON.stringify(
-            source.kind === "schema" ? source.schema : { type: "object" },
-          ),
-          source.kind === "object" || !source.compact,
-          undefined,
-          undefined,
-          source.kind === "schema",
-          SPACES,
-        );
+      if (source.kind === "ebnf") {
+        return await compiler.compileGrammar(source.text);
+      }
+      const grammar = await xgrammar.Grammar.fromJSONSchema(
+        JSON.stringify(
+          source.kind === "schema" ? source.schema : { type: "object" },
+        ),
+        source.kind === "object" || !source.compact,
+        undefined,
+        undefined,
+        source.kind === "schema",
+        SPACES,
+      );
+      const text = limitSpaces(grammar.toString());
+      grammar.dispose();
+      return await compiler.compileGrammar(text);
     } catch (error) {
       const said = messages.find((text) => text.startsWith("[FATAL]"));
       throw said ? new Error(reasonOf(said)) : error;
@@ -107,6 +111,14 @@ export async function openGrammarProgram(
       matchers.delete(id);
     },
   };
+}
+
+/** Limits spaces in the rules of values without a schema, to which XGrammar does not apply its limit. */
+function limitSpaces(grammar: string): string {
+  return grammar.replace(
+    /^basic_(array|object).*/gm,
+    (rule) => rule.replaceAll("[ \\n\\t]*", `[ \\n\\t]{0,${SPACES}}`),
+  );
 }
 
 /** The reason in a message, without the place in XGrammar's source and the condition that failed there. */
