@@ -370,9 +370,10 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
   t.equal(found[0].text, wanted[0].text);
   const [a, b] = [numbers(wanted), numbers(found)];
   t.ok(a.length > 20);
+  // Merged weights are rounded to f32.
   t.ok(
     a.every((value, i) =>
-      Math.abs(value - b[i]!) <= 1e-6 * Math.max(1, -value)
+      Math.abs(value - b[i]!) <= 4e-6 * Math.max(1, -value)
     ),
     "merged and unmerged log-probabilities agree",
   );
