@@ -18,6 +18,8 @@ import t from "tap";
 import { availableCores } from "../runtime/available_cores.ts";
 import { findCompiler } from "../runtime/native/mod.ts";
 import { type CFunction, ObjectCache } from "../runtime/native/objects.ts";
+import { groupsOfText } from "../runtime/native/shared_text.ts";
+import { importKoffi } from "../runtime/koffi.ts";
 import { ModuleCache } from "../runtime/cpu/module_cache.ts";
 import { readUsed, removeOldest } from "../runtime/cache/used_files.ts";
 import { skipUnasked } from "./helpers/needs.ts";
@@ -67,6 +69,52 @@ t.test("functions are printed and compiled once", { skip }, async (t) => {
       { of: undefined, progress: () => {} },
     ),
     /^Cannot compile a kernel: .* error: .*\. Name another compiler/,
+  );
+});
+
+/** A long function that stores a number and counts to another. */
+function counts(value: number, bound = 3): CFunction {
+  const loop = `for (u i = 0u; i < ${bound}u; i += 1u) x[1] += x[1] / 4u + 1u;`;
+  return {
+    prelude: "typedef unsigned u;\n#define KERNEL void",
+    text: `(u *x) {\n  x[0u] = ${value}u;\n  ${loop}\n${
+      "  // A long text.\n".repeat(1000)
+    }}`,
+    scratch: 0,
+  };
+}
+
+t.test("long functions share a text without constants", { skip }, async (t) => {
+  const functions = [
+    counts(5),
+    counts(4_000_000_000),
+    counts(6, 7),
+    counts(7),
+    stores(8),
+    stores(9),
+  ];
+  const texts = new Map(
+    functions.map(({ text }, i) => [`f_${i}`, text]),
+  );
+  const groups = groupsOfText(texts);
+  t.strictSame(
+    groups,
+    [["f_0", "f_1", "f_3"], ["f_2"], ["f_4"], ["f_5"]],
+    "bounds of loops and short functions are compiled with their constants",
+  );
+  const found = await new ObjectCache(compiler!, t.testdir())
+    .functions(() => functions, { of: undefined, progress: () => {} });
+  const koffi = await importKoffi();
+  const results = found.slice(0, 4).map(({ path, name }) => {
+    const words = Uint32Array.of(0, 1);
+    koffi.load(path).func(`void ${name}(void *x)`)(words);
+    return [...words];
+  });
+  t.strictSame(results, [[5, 4], [4_000_000_000, 4], [6, 14], [7, 4]]);
+  t.equal(
+    new Set(found.slice(0, 2).map(({ path }) => path)).size,
+    1,
+    "compiled together",
   );
 });
 

@@ -29,6 +29,7 @@ import {
   tidy,
   writeSynced,
 } from "../cache/used_files.ts";
+import { groupsOfText, printGroup } from "./shared_text.ts";
 
 /** A kernel as a C function without a name. */
 export interface CFunction {
@@ -246,10 +247,13 @@ export class ObjectCache {
         const left = batch.filter((name) => missing.has(name));
         if (left.length === 0) continue;
         const { prelude } = missing.get(left[0]!)!;
-        const texts = left.map((name) =>
-          `KERNEL ${name}${missing.get(name)!.text}`
+        const texts = new Map(
+          left.map((name) => [name, missing.get(name)!.text]),
         );
-        const text = [prelude, ...texts].join("\n");
+        const printed = groupsOfText(texts).map((names) =>
+          printGroup(names, (name) => texts.get(name)!)
+        );
+        const text = [prelude, ...printed].join("\n");
         const object = await this.#compile(folder, text, {
           names: left,
           ...options,
@@ -373,18 +377,33 @@ function batchesOf(
   functions: ReadonlyMap<string, CFunction>,
   workers: number,
 ): string[][] {
-  const all = sum(Array.from(functions.values(), ({ text }) => text.length));
+  const preludes = new Map<string, Map<string, string>>();
+  for (const [name, { prelude, text }] of functions) {
+    let texts = preludes.get(prelude);
+    if (!texts) preludes.set(prelude, texts = new Map());
+    texts.set(name, text);
+  }
+  const groups = Array.from(
+    preludes,
+    ([prelude, texts]) =>
+      groupsOfText(texts).map((names) => ({
+        prelude,
+        names,
+        length: texts.get(names[0]!)!.length,
+      })),
+  ).flat();
+  const all = sum(groups.map(({ length }) => length));
   const max = Math.min(MAX_CHARACTERS, all / workers);
   const batches: { readonly names: string[]; length: number }[] = [];
   const open = new Map<string, { readonly names: string[]; length: number }>();
-  for (const [name, { prelude, text }] of functions) {
+  for (const { prelude, names, length } of groups) {
     let batch = open.get(prelude);
-    if (!batch || batch.length + text.length > max) {
+    if (!batch || batch.length + length > max) {
       open.set(prelude, batch = { names: [], length: 0 });
       batches.push(batch);
     }
-    batch.names.push(name);
-    batch.length += text.length;
+    batch.names.push(...names);
+    batch.length += length;
   }
   return batches.sort((a, b) => b.length - a.length).map(({ names }) => names);
 }
