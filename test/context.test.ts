@@ -353,7 +353,8 @@ t.test("search uses cp if the context does not fit otherwise", async (t) => {
     phase: "decode",
     context: 131072,
     compile: {},
-  }, { objective: "latency" });
+    objective: "latency",
+  });
   t.ok(thrownOut.some(({ mesh: { pp, cp } }) => pp === undefined && !cp));
   t.strictSame(
     new Set(found.flatMap(({ mesh }) => Object.keys(mesh))),

@@ -401,7 +401,8 @@ t.test("search uses stages if the model does not fit otherwise", async (t) => {
     phase: "decode",
     context: 1024,
     compile: {},
-  }, { objective: "memory" });
+    objective: "memory",
+  });
   t.ok(thrownOut.some(({ mesh }) => mesh.pp === undefined));
   t.ok(found.length > 0 && found.every(({ mesh }) => mesh.pp === 2));
 });

@@ -355,7 +355,7 @@ t.test("a mesh that cannot shard the model is excluded with the axis", async (t)
 t.test("a mesh with buffers that kernels cannot index is excluded", async (t) => {
   const file = path.join(temporaryFolder(t), "machine.json");
   const limits = { maxBufferSize: 1e13, maxStorageBufferBindingSize: 1e13 };
-  const device = { ...NODE.devices["d"]!, memory: 6e11, limits };
+  const device = { ...NODE.devices["d"]!, memory: 6e12, limits };
   writeFileSync(file, JSON.stringify({ ...NODE, devices: { d: device } }));
   // Keys of 8 heads of 64 at 2^24 positions: kernels can index those of 2 heads.
   const { found, thrownOut } = await searched(

@@ -62,7 +62,7 @@ export async function searchWith(
     revision,
     extent: "headers",
   });
-  const { objective = "throughput", ranks } = flags;
+  const { ranks } = flags;
   const machine = await findMachine(io, flags.target, {
     model,
     ...ranks === undefined ? {} : { ranks },
@@ -70,9 +70,8 @@ export async function searchWith(
   const start: SearchStart = { model, flags, machine };
   thread?.begin(start);
   const task = await searchTask(io, start);
-  const { phase } = task;
+  const { phase, objective } = task;
   const searched = await search(task, {
-    objective,
     ranks,
     curve: flags.svg !== undefined,
     helper: thread,
@@ -119,7 +118,7 @@ export async function searchTask(
   io: CliIo,
   { model, flags, machine }: SearchStart,
 ): Promise<SearchTask> {
-  const { phase = "decode" } = flags;
+  const { phase = "decode", objective = "throughput" } = flags;
   const target = await targetOf(io, model, {
     family: flags.family,
     withoutWeights: true,
@@ -138,6 +137,7 @@ export async function searchTask(
     target,
     machine,
     phase,
+    objective,
     files: io.files,
     context: flags.maxContext ?? Math.min(CONTEXT, decoder.maxPositions),
     experts: await expertLoad(io, flags.experts),

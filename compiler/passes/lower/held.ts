@@ -13,6 +13,7 @@ import { addParam } from "./params/params.ts";
 /** The buffer of a weight or a state. */
 export interface HeldBuffer {
   readonly name: string;
+  readonly kind: "param" | "state";
   /** 0 on ranks of other stages. */
   readonly bytes: PerRank;
 }
@@ -26,16 +27,17 @@ export function lowerHeld(lowering: Lowering): HeldBuffer[] {
   const readers = readingStages(graph);
   const all: HeldBuffer[] = [];
   for (const node of graph.nodes) {
-    if (node.primitive !== "param" && node.primitive !== "state") continue;
+    const { primitive: kind } = node;
+    if (kind !== "param" && kind !== "state") continue;
     const known = buffers.size;
-    if (node.primitive === "param") addParam(lowering, node);
+    if (kind === "param") addParam(lowering, node);
     else addSource(lowering, node, "state");
     const on = ranksOf(placed, [...readers.get(node) ?? []]);
     for (const { name, bytes } of [...buffers.values()].slice(known)) {
       const held = range(placed.ranks).map((rank) =>
         isIn(on, placed.mesh, rank) ? onRank(bytes, rank) : 0
       );
-      all.push({ name, bytes: perRank(held) });
+      all.push({ name, kind, bytes: perRank(held) });
     }
   }
   return all;

@@ -1,10 +1,10 @@
 /** Tasks of a search, shared by two threads: the main thread takes them in order, the helper in the opposite order. */
 
-import { isSame } from "../../../spec/same.ts";
 import { affinity, claimOrder, meshOfTask } from "./claim_order.ts";
 import {
   compileReplica,
   hasCompiled,
+  type Replica,
   type ReplicaStep,
   type SearchTask,
   stepReplica,
@@ -20,7 +20,7 @@ import {
 } from "./fit.ts";
 import type { ReplicaMesh } from "./meshes.ts";
 
-/** A task: the steps of a mesh; those of a replica with other strategies or sliced experts; or those of given loads. */
+/** A task: steps of a mesh, or of a replica with other strategies, sliced experts or given loads. */
 export type Claimable =
   | { readonly kind: "mesh"; readonly mesh: ReplicaMesh }
   | StepsOfReplica & {
@@ -31,9 +31,7 @@ export type Claimable =
   | StepsOfReplica & { readonly kind: "slices" }
   | {
     readonly kind: "loads";
-    readonly mesh: ReplicaMesh;
-    /** Load that the plan has capacity for. */
-    readonly capacity: number;
+    readonly of: Replica;
     readonly loads: readonly number[];
   };
 
@@ -54,9 +52,6 @@ export interface SearchHelper {
   /** Executes free tasks. Resolves to the results; failed tasks have none. */
   help(batch: Batch): Promise<ClaimedResults>;
 }
-
-/** Tasks that the helper has executed. */
-const helped = new WeakMap<SearchTask, Claimable[]>();
 
 /** Meshes whose tasks this thread has executed. */
 const executed = new WeakMap<SearchTask, ReplicaMesh[]>();
@@ -106,8 +101,8 @@ async function execute(
     return await stepsWithSlices(task, claimed, known);
   }
   if (claimed.kind === "loads") {
-    const { mesh, capacity, loads } = claimed;
-    const plan = await compileReplica(task, mesh, { load: capacity });
+    const { of, loads } = claimed;
+    const plan = await compileReplica(task, of.mesh, of);
     return "why" in plan
       ? plan
       : loads.map((load) => stepReplica(task, plan, load));
@@ -133,13 +128,11 @@ export async function executeAll(
   const shares = tasks.length > 1 && !tasks.every((one) => isQuick(task, one));
   const answer = shares ? helper?.help(batch) : undefined;
   const order = claimOrder(tasks, known)
-    .filter((i) => !answer || !isLeft(task, tasks[i]!));
+    .filter((i) => !answer || !isElsewhere(task, tasks[i]!));
   const results = new Map(await claim(task, known, { batch, order }));
   // The helper may not even have started.
   const others = results.size < tasks.length ? await answer ?? [] : [];
   for (const [i, result] of others) results.set(i, result);
-  const byHelper = others.map(([i]) => tasks[i]!);
-  helped.set(task, [...helped.get(task) ?? [], ...byHelper]);
   // Tasks that failed in the helper are executed again: they fail here with their error.
   const failed = [...tasks.keys()].filter((i) => !results.has(i));
   for (const i of failed) {
@@ -150,27 +143,15 @@ export async function executeAll(
 
 /** Whether a task is one step of a plan that this thread has. */
 function isQuick(task: SearchTask, claimed: Claimable): boolean {
-  if (claimed.kind !== "loads" || claimed.loads.length > 1) return false;
-  return hasCompiled(task, claimed.mesh, { load: claimed.capacity });
+  return claimed.kind === "loads" && claimed.loads.length === 1 &&
+    !isElsewhere(task, claimed);
 }
 
-/**
- * Whether the helper has the plan of a task with one step, or kernels for one with more steps, and this thread has
- * none.
- */
-function isLeft(task: SearchTask, claimed: Claimable): boolean {
+/** Whether the other of two threads has the plan of a task. */
+function isElsewhere(task: SearchTask, claimed: Claimable): boolean {
   if (claimed.kind !== "loads") return false;
-  const { mesh, capacity, loads } = claimed;
-  const others = helped.get(task) ?? [];
-  if (loads.length > 1) {
-    return affinity(claimed, executed.get(task) ?? []) === 0 &&
-      affinity(claimed, others.map(meshOfTask)) > 0;
-  }
-  return !hasCompiled(task, mesh, { load: capacity }) &&
-    others.some((other) =>
-      other.kind === "loads" && other.capacity === capacity &&
-      isSame(other.mesh, mesh)
-    );
+  const { of } = claimed;
+  return !hasCompiled(task, of.mesh, of);
 }
 
 /** Executes free tasks as a helper. */
@@ -178,6 +159,7 @@ export async function helpSearch(
   task: SearchTask,
   { known, batch }: { readonly known: Known; readonly batch: Batch },
 ): Promise<ClaimedResults> {
-  const order = claimOrder(batch.tasks, known).reverse();
+  const order = claimOrder(batch.tasks, known).reverse()
+    .filter((i) => !isElsewhere(task, batch.tasks[i]!));
   return await claim(task, known, { batch, order, skipsFailed: true });
 }

@@ -1,5 +1,6 @@
 /** Compares replicas with expert parallelism: the loads from which the other one is faster. */
 
+import { invariant } from "../../../spec/errors.ts";
 import { isSame } from "../../../spec/same.ts";
 import {
   type Claimable,
@@ -7,7 +8,7 @@ import {
   executeAll,
   type SearchHelper,
 } from "./claims.ts";
-import type { SearchTask } from "./evaluate.ts";
+import type { Replica, SearchTask } from "./evaluate.ts";
 import type { Known } from "./fit.ts";
 import { type ReplicaMesh, replicaRanks } from "./meshes.ts";
 import type { Bottleneck } from "../../../spec/plan_summary.ts";
@@ -44,25 +45,25 @@ export interface Crossover {
   readonly speed: number;
 }
 
-/** Maximum compared loads, unless kernels could not index that much. Memory is checked elsewhere. */
+/** Maximum compared loads, if both replicas have memory for them. */
 const MAX_LOAD = { decode: 256, prefill: 2048, train: 1 } as const;
 
-/** The compared meshes. */
+/** The compared replicas. */
 interface Compared {
-  /** The smallest replica that fits, and the best one with more ranks. */
-  readonly small: Found;
-  readonly large: Found;
-  /** The first compared load, and the others. */
-  readonly from: number;
-  readonly compared: readonly number[];
-  /** That of the smallest replica. */
+  /** The smallest one that fits, and the best one with more ranks. */
+  readonly small: Replica;
+  readonly large: Replica;
+  /** The compared loads, ascending. */
+  readonly loads: readonly number[];
+  /** That of the best step of the smallest replica. */
   readonly load: number;
 }
 
+/** The compared replicas among the first one of each mesh, which has the largest load. */
 function comparedOf(
-  task: SearchTask,
+  { phase, context }: SearchTask,
   found: readonly Found[],
-  max: number,
+  replicas: readonly Replica[],
 ): Compared | undefined {
   const min = Math.min(...found.map(({ mesh }) => replicaRanks(mesh)));
   const small = found.find(({ mesh }) => replicaRanks(mesh) === min);
@@ -70,40 +71,41 @@ function comparedOf(
     mesh.ep > (small?.mesh.ep ?? 0) && mesh.tp === small?.mesh.tp
   );
   if (!small || !large) return undefined;
-  const from = task.phase === "decode" ? 1 : Math.min(16, max);
-  const load = Math.min(max, Math.max(1, small.step.of.load));
-  return { small, large, from, compared: loadsBetween(from, max), load };
+  const [one, other] = [small, large].map((found) =>
+    replicas.find(({ mesh }) => isSame(mesh, found.mesh)) ?? found.step.of
+  ) as [Replica, Replica];
+  const max = Math.min(MAX_LOAD[phase], context, one.load, other.load);
+  const from = phase === "decode" ? 1 : Math.min(16, max);
+  return {
+    small: one,
+    large: other,
+    loads: loadsBetween(from, max),
+    load: Math.min(max, Math.max(1, small.step.of.load)),
+  };
 }
 
-/** Tasks that predict steps of both meshes. */
+/** Tasks that predict steps of both replicas. */
 function loadTasks(
   { small, large }: Compared,
-  capacity: number,
   loads: readonly number[],
 ): Claimable[] {
-  return [large, small].map(({ mesh }) =>
-    ({ kind: "loads", mesh, capacity, loads }) as const
-  );
-}
-
-function maxLoadOf({ phase, context }: SearchTask): number {
-  return Math.min(MAX_LOAD[phase], context);
+  return [large, small].map((of) => ({ kind: "loads", of, loads }) as const);
 }
 
 /** The tasks with which `findCrossover` starts. None for training. */
 export function crossoverTasks(
   task: SearchTask,
   found: readonly Found[],
+  replicas: readonly Replica[],
 ): Claimable[] {
-  const max = maxLoadOf(task);
   const between = task.phase === "train"
     ? undefined
-    : comparedOf(task, found, max);
-  return between ? loadTasks(between, max, firstLoads(between)) : [];
+    : comparedOf(task, found, replicas);
+  return between ? loadTasks(between, firstLoads(between)) : [];
 }
 
-function firstLoads({ compared, load }: Compared): number[] {
-  return [...new Set([...compared, load])];
+function firstLoads({ loads, load }: Compared): number[] {
+  return [...new Set([...loads, load])];
 }
 
 /** An executed task. */
@@ -116,22 +118,22 @@ export interface ExecutedTask {
 export async function findCrossover(
   task: SearchTask,
   found: readonly Found[],
-  { known, helper, executed, max = maxLoadOf(task) }: {
+  { known, helper, executed, replicas }: {
     readonly known: Known;
     readonly helper: SearchHelper | undefined;
     /** Tasks that need not be executed again. */
     readonly executed: readonly ExecutedTask[];
-    /** Maximum compared load. */
-    readonly max?: number;
+    /** The first replica of each mesh. */
+    readonly replicas: readonly Replica[];
   },
 ): Promise<Crossover | undefined> {
-  const between = comparedOf(task, found, max);
+  const between = comparedOf(task, found, replicas);
   if (!between) return undefined;
-  const { small, large, from, compared, load } = between;
-  const steps = new Map<number, readonly [Prediction, Prediction]>();
-  /** Predicts steps of both meshes. Returns false if one cannot be compiled. */
-  const predict = async (loads: readonly number[]): Promise<boolean> => {
-    const tasks = loadTasks(between, max, loads);
+  const { small, large, loads: compared, load } = between;
+  const [from, to] = [compared[0]!, compared.at(-1)!];
+  const steps = new Map<number, Pair>();
+  const predict = async (loads: readonly number[]): Promise<void> => {
+    const tasks = loadTasks(between, loads);
     const results = tasks.flatMap((one) =>
       executed.filter(({ task }) => isSame(task, one))
         .map(({ result }) => result)
@@ -139,22 +141,11 @@ export async function findCrossover(
     const [y, x] = results.length === tasks.length
       ? results
       : await executeAll(task, known, { tasks, helper });
-    if ("why" in x! || "why" in y!) return false;
     for (const [i, load] of loads.entries()) {
-      steps.set(load, [x![i]!.step, y![i]!.step]);
+      steps.set(load, [stepAt(x!, i), stepAt(y!, i)]);
     }
-    return true;
   };
-  if (!await predict(firstLoads(between))) {
-    return max > 1
-      ? await findCrossover(task, found, {
-        known,
-        helper,
-        executed,
-        max: Math.floor(max / 2),
-      })
-      : undefined;
-  }
+  await predict(firstLoads(between));
   const winner = async (load: number): Promise<Crossover["first"]> => {
     if (!steps.has(load)) await predict([load]);
     const [x, y] = steps.get(load)!;
@@ -172,7 +163,7 @@ export async function findCrossover(
     replicas: small.mesh,
     experts: large.mesh,
     from,
-    to: max,
+    to,
     first: await winner(from),
     crossings,
     load,
@@ -180,6 +171,15 @@ export async function findCrossover(
     saved: (x.parts.memory - y.parts.memory) / load,
     speed: y.seconds / x.seconds,
   };
+}
+
+/** Steps of both replicas. */
+type Pair = readonly [Prediction, Prediction];
+
+/** A predicted step of a replica that was compiled before. */
+function stepAt(steps: Claimed, i: number): Prediction {
+  invariant(!("why" in steps), "a compared replica was rejected");
+  return steps[i]!.step;
 }
 
 /** The cause of time with the largest saving of one step over another. */

@@ -1,6 +1,6 @@
 /** Evaluates one replica on a mesh: the memory of its ranks, by exact bytes, and the times of its steps. */
 
-import type { ZeroStage } from "../../../compiler/mod.ts";
+import type { HeldBuffer, ZeroStage } from "../../../compiler/mod.ts";
 import { heldAxis, partLengths } from "../../../spec/axis_parts.ts";
 import { isPageAxis, WITHIN } from "../../../spec/pages.ts";
 import { cachedWith } from "../../../spec/bounded_cache.ts";
@@ -48,6 +48,9 @@ import {
 /** The optimized phase: prefill of many prompts, decode of many sequences, or a training step. */
 export type SearchPhase = "prefill" | "decode" | "train";
 
+/** Objective: throughput of all devices, step time, or memory of a rank. */
+export type Objective = "throughput" | "latency" | "memory";
+
 /** Dispatch strategy, and for training ZeRO stage and recomputation. */
 export interface SearchStrategy extends Strategy {
   readonly chunks: number;
@@ -70,6 +73,7 @@ export interface SearchTask {
   readonly files: FileSystem;
   readonly machine: Machine;
   readonly phase: SearchPhase;
+  readonly objective: Objective;
   /** Positions per sequence. */
   readonly context: number;
   readonly experts?: ExpertLoad | undefined;
@@ -272,15 +276,22 @@ function representativeOptions(
   };
 }
 
+/** Bytes on the rank with the most. */
+export interface HeldBytes {
+  /** Weights and states. */
+  readonly total: number;
+  readonly state: number;
+}
+
 /**
- * Bytes of weights and states of a replica with capacity for a load, on the rank with the most, without compiling
- * kernels. Undefined if the model has no such sharding.
+ * Bytes of weights and states of a replica with capacity for a load, without compiling kernels. Undefined if the model
+ * has no such sharding.
  */
 export async function heldBytes(
   task: SearchTask,
   mesh: ReplicaMesh,
   { strategy, load }: Pick<ReplicaPlan, "strategy" | "load">,
-): Promise<number | undefined> {
+): Promise<HeldBytes | undefined> {
   const options = representativeOptions(task, mesh, { strategy, load });
   try {
     const { held, weights: { representatives } } = await heldRepresentatives(
@@ -288,11 +299,14 @@ export async function heldBytes(
       task.files,
       options,
     );
-    return maxOverRanks(sumPerRank(
-      held.map(({ name, bytes }) =>
-        mapRanks([bytes], ([n]) => representatives.times(name) * n!)
-      ),
-    ));
+    const most = (buffers: readonly HeldBuffer[]) =>
+      maxOverRanks(sumPerRank(
+        buffers.map(({ name, bytes }) =>
+          mapRanks([bytes], ([n]) => representatives.times(name) * n!)
+        ),
+      ));
+    const states = held.filter(({ kind }) => kind === "state");
+    return { total: most(held), state: most(states) };
   } catch (error) {
     if (isRejection(error, strategy)) return undefined;
     throw error;

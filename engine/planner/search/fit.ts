@@ -9,6 +9,7 @@ import type { ModelWeights } from "../summary/weights.ts";
 import {
   compileReplica,
   fits,
+  type HeldBytes,
   heldBytes,
   type Replica,
   type ReplicaPlan,
@@ -52,6 +53,9 @@ const PARTS = [1, 1 / 8];
 /** The same if steps have a maximum time. */
 const GOAL_PARTS = Array.from({ length: 13 }, (_, i) => 2 ** (-i / 2));
 
+/** Fraction of the memory beside weights that states may use; the rest is for scratch memory. */
+const STATE_SHARE = 0.97;
+
 /** Receive buffers for a nearly even load. */
 const BY_NEED: SearchStrategy = { chunks: 1, receiveRows: "1.25x" };
 
@@ -94,15 +98,12 @@ export async function firstThatFits(
   const all = FITTED[task.phase].map((strategy): SearchStrategy =>
     sliceExperts ? { ...strategy, sliceExperts } : strategy
   );
-  const held = await exceedingBytes(task, mesh, { known, strategy: all[0]! });
-  if (held !== undefined) {
-    const load = smallestLoadText(task);
-    const why = `weights and states alone are ${
-      sizeText(held)
-    } a rank with ${load} each, of ${sizeText(limit)}`;
-    return { mesh, why };
-  }
+  const memory = Math.max(
+    ...Object.values(task.machine.devices).map(usableMemory),
+  );
   let why = "";
+  // Strategies differ in neither, except those of training.
+  let held: HeldBytes | undefined;
   for (const strategy of all) {
     const min = task.phase === "train"
       ? minTrainingBytes(weights, mesh, strategy)
@@ -117,41 +118,50 @@ export async function firstThatFits(
       }`;
       continue;
     }
+    if (task.phase !== "train") {
+      held ??= await heldBytes(task, mesh, {
+        strategy,
+        load: smallestLoadOf(task),
+      });
+      if (held && held.total > memory) {
+        const load = smallestLoadText(task);
+        const bytes = sizeText(held.total);
+        why =
+          `weights and states alone are ${bytes} a rank with ${load} each, of ${
+            sizeText(limit)
+          }`;
+        break;
+      }
+    }
+    const large = held && largestEstimate(task, held, limit);
+    const plan = large && await largestUpTo(task, { mesh, strategy }, large);
+    if (plan) return stepsOf(task, plan);
     const one = await smallestLoad(task, mesh, strategy);
-    if ("why" in one) why = one.why;
-    else {
+    if (!("why" in one)) {
+      const isEnough = task.phase === "train" || large !== undefined;
       return [
         ...stepsOf(task, one),
-        ...task.phase === "train" ? [] : await largerSteps(task, one),
+        ...isEnough ? [] : await largerSteps(task, one),
       ];
     }
+    why = one.why;
   }
   return { mesh, why };
 }
 
-/** Fraction of memory from which weights leave so little that other bytes of a replica rarely fit. */
-const TIGHT = 0.95;
-
 /**
- * Bytes of weights and states of the smallest load, if they exceed the memory of every device. No other strategy has
- * fewer. Undefined if weights alone exceed the memory or are not close to it, and in training, whose strategies differ
- * in states.
+ * The loads among which the largest one that fits is sought, if bytes of states are proportional to the load.
+ * Undefined for objectives that the smallest load may meet best.
  */
-async function exceedingBytes(
+function largestEstimate(
   task: SearchTask,
-  mesh: ReplicaMesh,
-  { known: { weights, limit }, strategy }: {
-    readonly known: Known;
-    readonly strategy: SearchStrategy;
-  },
-): Promise<number | undefined> {
-  if (task.phase === "train") return undefined;
-  const min = minWeightBytes(weights, mesh, strategy);
-  if (min > limit || min < TIGHT * limit) return undefined;
-  const load = smallestLoadOf(task);
-  const held = await heldBytes(task, mesh, { strategy, load });
-  const memory = Object.values(task.machine.devices).map(usableMemory);
-  return held !== undefined && held > Math.max(...memory) ? held : undefined;
+  { total, state }: HeldBytes,
+  limit: number,
+): LoadRange | undefined {
+  if (task.objective !== "throughput") return undefined;
+  const above = smallestLoadOf(task);
+  const most = STATE_SHARE * above * (limit - (total - state)) / state;
+  return { above, max: Math.min(maxLoadOf(task), most) };
 }
 
 /** Steps of the largest load that fits, if it is larger than that of a plan. */
@@ -159,7 +169,8 @@ export async function largerSteps(
   task: SearchTask,
   one: Replica,
 ): Promise<ReplicaStep[]> {
-  const larger = await largestThatFits(task, one);
+  const max = Math.min(maxLoadOf(task), loadThatFits(task, one));
+  const larger = await largestUpTo(task, one, { above: one.load, max });
   return larger ? stepsOf(task, larger) : [];
 }
 
@@ -200,25 +211,38 @@ function smallestLoadOf({ phase, context }: SearchTask): number {
   return phase === "prefill" ? Math.min(128, context) : 1;
 }
 
-/** The plan with the largest load that fits. Undefined if it is not larger. */
-async function largestThatFits(
+function maxLoadOf({ phase, context }: SearchTask): number {
+  return Math.min(MAX_LOAD[phase], phase === "prefill" ? context : Infinity);
+}
+
+/** Loads above one, up to another. */
+interface LoadRange {
+  readonly above: number;
+  readonly max: number;
+}
+
+/** The plan with the largest of these loads that fits. Undefined if there is none. */
+async function largestUpTo(
   task: SearchTask,
-  one: Replica,
+  { mesh, strategy }: Pick<Replica, "mesh" | "strategy">,
+  { above, max }: LoadRange,
 ): Promise<ReplicaPlan | undefined> {
-  const { mesh, strategy } = one;
-  const { bytes, limit = Infinity } = one.fullest;
-  const max = Math.min(
-    MAX_LOAD[task.phase],
-    task.phase === "prefill" ? task.context : Infinity,
-  );
-  const fixed = bytes.weights + (task.phase === "train" ? bytes.state : 0);
-  const times = (limit - fixed) / (bytes.total - fixed);
-  const enough = Math.min(max, one.load * times);
-  for (let load = rounded(enough); load > one.load; load = rounded(load - 1)) {
+  for (let load = rounded(max); load > above;) {
     const plan = await compileReplica(task, mesh, { strategy, load });
     if (!("why" in plan) && fits(plan)) return plan;
+    const next = "why" in plan ? load : loadThatFits(task, plan);
+    load = rounded(Math.min(load - 1, next));
   }
   return undefined;
+}
+
+/** The load of a replica that fits, if its bytes except fixed ones are proportional to the load. */
+function loadThatFits(
+  { phase }: SearchTask,
+  { load, fullest: { bytes, limit = Infinity } }: Replica,
+): number {
+  const fixed = bytes.weights + (phase === "train" ? bytes.state : 0);
+  return load * (limit - fixed) / (bytes.total - fixed);
 }
 
 /** The load of a rank in a sentence. */
@@ -233,8 +257,9 @@ function smallestLoadText(task: SearchTask): string {
   }
 }
 
-/** 1, 2, 3, 4, 6, 8, 12, …: the largest that does not exceed the value. */
+/** 1, 2, 3, 4, 6, 8, 12, …: the largest that does not exceed the value. 0 for less than 1. */
 function rounded(value: number): number {
+  if (!(value >= 1)) return 0;
   const power = 2 ** Math.floor(Math.log2(value));
   return value >= 1.5 * power && power > 1 ? 1.5 * power : power;
 }
@@ -315,10 +340,12 @@ function isOther(a: Replica, b: Replica): boolean {
 
 /** Steps of several loads of one plan, and of a single sequence. */
 function stepsOf(task: SearchTask, plan: ReplicaPlan): ReplicaStep[] {
+  const parts = task.goal === undefined ? PARTS : GOAL_PARTS;
   const loads = new Set(
-    (task.goal === undefined ? PARTS : GOAL_PARTS).map((part) =>
-      Math.floor(plan.load * part)
-    ).filter((n) => n > 0),
+    [
+      ...parts.map((part) => Math.floor(plan.load * part)),
+      ...task.phase === "train" ? [] : [smallestLoadOf(task)],
+    ].filter((n) => n > 0 && n <= plan.load),
   );
   const single = task.phase === "decode" ||
     task.phase === "prefill" && plan.mesh.ep * plan.load >= task.context;

@@ -1,10 +1,7 @@
 /** Configurations that fit, and their order. */
 
-import type { ReplicaStep, SearchStrategy } from "./evaluate.ts";
+import type { Objective, ReplicaStep, SearchStrategy } from "./evaluate.ts";
 import { meshName, type ReplicaMesh, replicaRanks } from "./meshes.ts";
-
-/** Objective: throughput of all devices, step time, or memory of a rank. */
-export type Objective = "throughput" | "latency" | "memory";
 
 /** A configuration that fits. */
 export interface Found {

@@ -2,6 +2,7 @@
 
 export type { Crossover } from "./crossover.ts";
 export {
+  type Objective,
   SEARCH_NUMERICS,
   type SearchPhase,
   type SearchTask,
@@ -9,7 +10,7 @@ export {
 } from "./evaluate.ts";
 export { meshName, meshOf, type ReplicaMesh } from "./meshes.ts";
 export type { CurvePoint } from "./curve.ts";
-export type { Found, Objective } from "./found.ts";
+export type { Found } from "./found.ts";
 export {
   type Batch,
   type ClaimedResults,

@@ -22,7 +22,6 @@ import {
   type Found,
   foundOf,
   misses,
-  type Objective,
   paretoOf,
 } from "./found.ts";
 import {
@@ -49,7 +48,6 @@ export interface Searched {
 
 /** Options of `search`. */
 export interface SearchOptions {
-  readonly objective: Objective;
   /** Number of ranks. Default: all of the machine. */
   readonly ranks?: number | undefined;
   /** For training: whether to compute the curve, which takes a search per number of devices. */
@@ -82,9 +80,9 @@ export async function knownOf(
 /** Searches. Throws DataError if the machine has fewer ranks than requested. */
 export async function search(
   task: SearchTask,
-  { objective, ranks: asked, curve = false, helper }: SearchOptions,
+  { ranks: asked, curve = false, helper }: SearchOptions = {},
 ): Promise<Searched> {
-  const { machine, goal } = task;
+  const { machine, objective, goal } = task;
   const placements = placeRanks(machine);
   const ranks = asked ?? placements.length;
   if (ranks > placements.length) {
@@ -154,8 +152,9 @@ export async function search(
   }
   const entire = (found: readonly Found[]) =>
     bestOfMeshes(found).filter(({ mesh }) => hasEntireExperts(mesh, known));
+  const replicas = steps.map(({ of }) => of);
   // Other strategies rarely change the compared meshes.
-  const compared = crossoverTasks(task, entire(last));
+  const compared = crossoverTasks(task, entire(last), replicas);
   // The threads start with different strategies.
   const batch = [...tasks.slice(0, 1), ...compared, ...tasks.slice(1)];
   const results = await executeAll(task, known, { tasks: batch, helper });
@@ -181,7 +180,7 @@ export async function search(
     crossover: trains ? undefined : await findCrossover(
       task,
       entire(all),
-      { known, helper, executed },
+      { known, helper, executed, replicas },
     ),
     curve: !trains
       ? curveOf(steps, better)
