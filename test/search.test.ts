@@ -143,6 +143,12 @@ t.test("replicas win if exchanges cost more than they save, and the crossover is
   const { at, to, because } = crossing!;
   t.ok(at > 1 && at <= 8, `experts are sharded from ${at} sequences on`);
   t.strictSame([to, because], ["experts", "memory"]);
+  const latency = await searched(t, fast, "--objective", "latency");
+  t.strictSame(
+    [latency.crossover!.to, latency.crossover!.crossings.map(({ at }) => at)],
+    [crossover!.to, crossover!.crossings.map(({ at }) => at)],
+    "the objective changes no compared load",
+  );
   for (const { bytes, limit } of found) t.ok(bytes <= limit);
   t.ok(
     found.every(({ tokensPerSecond }, i) =>

@@ -59,7 +59,7 @@ interface Compared {
   readonly load: number;
 }
 
-/** The compared replicas among the first one of each mesh, which has the largest load. */
+/** The compared replicas: of the largest load of their mesh among these. */
 function comparedOf(
   { phase, context }: SearchTask,
   found: readonly Found[],
@@ -71,9 +71,10 @@ function comparedOf(
     mesh.ep > (small?.mesh.ep ?? 0) && mesh.tp === small?.mesh.tp
   );
   if (!small || !large) return undefined;
-  const [one, other] = [small, large].map((found) =>
-    replicas.find(({ mesh }) => isSame(mesh, found.mesh)) ?? found.step.of
-  ) as [Replica, Replica];
+  const largestOf = ({ mesh, step }: Found): Replica =>
+    replicas.filter((one) => isSame(one.mesh, mesh))
+      .sort((a, b) => b.load - a.load)[0] ?? step.of;
+  const [one, other] = [largestOf(small), largestOf(large)];
   const max = Math.min(MAX_LOAD[phase], context, one.load, other.load);
   const from = phase === "decode" ? 1 : Math.min(16, max);
   return {
@@ -123,7 +124,7 @@ export async function findCrossover(
     readonly helper: SearchHelper | undefined;
     /** Tasks that need not be executed again. */
     readonly executed: readonly ExecutedTask[];
-    /** The first replica of each mesh. */
+    /** Replicas of all meshes, with the first strategy that fits. */
     readonly replicas: readonly Replica[];
   },
 ): Promise<Crossover | undefined> {
