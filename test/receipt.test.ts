@@ -70,10 +70,20 @@ t.test("a response has a receipt, and its replay is equal", async (t) => {
   const [code, text] = await replay("--mesh", "ep=2");
   t.equal(code, 0);
   t.match(text, `${usage.completion_tokens} tokens and `);
-  t.match(
-    await ask("/v1/completions", { ...request, echo: true, logprobs: 1 }),
-    /Cannot use 'receipt': with 'echo' and 'logprobs'/,
-  );
+  for (
+    const [more, reason] of [
+      [{ echo: true, logprobs: 1 }, "with 'echo' and 'logprobs'"],
+      [{ echo: true, logprobs: 1, prompt: [5] }, "with 'echo' and 'logprobs'"],
+      [{ grammar: 'root ::= "a"' }, "a replay does not restrict tokens"],
+    ] as const
+  ) {
+    for (const stream of [false, true]) {
+      const body = { ...request, ...more, stream };
+      const response = await server.post("/v1/completions", body);
+      t.equal(response.status, 400);
+      t.match(await response.text(), `Cannot use 'receipt': ${reason}`);
+    }
+  }
 });
 
 t.test("a receipt is replayed on other meshes, and differences are named", async (t) => {

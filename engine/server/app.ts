@@ -10,6 +10,7 @@ import type { Connection } from "./connection.ts";
 import { quantity } from "../../spec/quantity.ts";
 import { RequestError } from "./errors.ts";
 import type { Prepared } from "./format.ts";
+import { checkReceipt } from "./receipts.ts";
 import { respondOnce, respondStream } from "./respond.ts";
 import { prepareResponse } from "./responses.ts";
 import type { Served } from "./served.ts";
@@ -217,6 +218,7 @@ class RequestGate {
       });
       checkModel(body["model"], served);
       const prepared = await prepare(body, served);
+      checkReceipt(prepared, served);
       this.#check(prepared.choices.length);
       if (!prepared.stream) {
         const response = await respondOnce(prepared, { served, signal });

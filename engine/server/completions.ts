@@ -40,7 +40,7 @@ export async function prepareCompletion(
       options: {
         ...sampling,
         stream,
-        forced,
+        ...forces ? { forced } : {},
         grammar,
         maxNewTokens: forced.length + max_tokens,
         ...logprobs === undefined ? {} : { logprobs },

@@ -2,17 +2,17 @@
 
 import { type Receipt, receiptOf } from "../generation/receipt/receipt.ts";
 import { RequestError } from "./errors.ts";
-import type { Collected, PreparedCompletion } from "./format.ts";
+import type { Collected, Prepared, PreparedCompletion } from "./format.ts";
 import type { Served } from "./served.ts";
 
 /** Whether a response has a receipt. */
-export function hasReceipt({ choices }: PreparedCompletion): boolean {
+export function hasReceipt({ choices }: Prepared): boolean {
   return choices.some(({ options }) => options.receipt);
 }
 
 /** Throws RequestError for a receipt that could not be replayed. */
 export function checkReceipt(
-  prepared: PreparedCompletion,
+  prepared: Prepared,
   { receipt }: Served,
 ): void {
   if (!hasReceipt(prepared)) return;
@@ -25,7 +25,7 @@ export function checkReceipt(
   }
   for (const { options: { grammar, forced } } of prepared.choices) {
     if (grammar) throw refuse("a replay does not restrict tokens to a grammar");
-    if (forced?.length) {
+    if (forced) {
       throw refuse(
         "with 'echo' and 'logprobs', tokens of the prompt are new ones",
       );

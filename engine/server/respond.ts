@@ -12,7 +12,7 @@ import {
   usageOf,
 } from "./format.ts";
 import { type ChoiceEvent, generateChoices } from "./generation.ts";
-import { checkReceipt, hasReceipt, receiptFields } from "./receipts.ts";
+import { hasReceipt, receiptFields } from "./receipts.ts";
 import { VERSION } from "../version.ts";
 import type { Served } from "./served.ts";
 
@@ -52,7 +52,6 @@ export async function respondOnce(
     }
     return resource.result();
   }
-  checkReceipt(prepared, options.served);
   const collected = await begin(prepared);
   for await (const events of eventsOf(prepared, options)) {
     for (const event of events) collect(collected[event.choice]!, event);
@@ -120,7 +119,6 @@ async function* streamChoices(
     `${before}${JSON.stringify(choice)}${after}`;
   const counted: CountedTokens = { completion: 0, cached: 0 };
   try {
-    checkReceipt(prepared, options.served);
     const collected = await begin(prepared);
     for (const [i, begun] of collected.entries()) {
       const first = await prepared.first(i, begun);
