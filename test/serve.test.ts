@@ -522,15 +522,23 @@ t.test("routed experts of tokens, their load, and bytes sent", async (t) => {
       t.ok(chosen.every((expert) => expert >= 0 && expert < 8));
     }
   }
-  const lines = (await (await server.post("/v1/completions", {
-    ...ask,
-    routed_experts: true,
-    stream: true,
-  })).text()).split("\n").filter((line) => line.startsWith("data: {"));
-  const streamed = lines.flatMap((line) =>
-    (JSON.parse(line.slice("data: ".length)) as Body).choices[0]!.routed_experts
-  );
-  t.strictSame(streamed, experts);
+  const streamed = async (body: object) => {
+    const response = await server.post("/v1/completions", {
+      ...body,
+      routed_experts: true,
+      stream: true,
+    });
+    return (await response.text()).split("\n")
+      .filter((line) => line.startsWith("data: {"))
+      .flatMap((line) =>
+        (JSON.parse(line.slice("data: ".length)) as Body).choices[0]!
+          .routed_experts
+      );
+  };
+  t.strictSame(await streamed(ask), experts);
+  // The first token is half of a character, without text.
+  const halved = { ...ask, max_tokens: 2, grammar: 'root ::= "é"' };
+  t.equal((await streamed(halved)).length, 2);
   const layer = (name: string) =>
     metricOf(stats, `switchyard_${name}{layer="0"}`);
   t.ok(await layer("expert_choices") > 0);

@@ -89,7 +89,8 @@ export async function prepareCompletion(
       echo ? await choiceOf(choice, begun) : undefined,
     delta: async (choice, added) => {
       const says = added.text !== "" || added.reason !== undefined ||
-        logprobs !== undefined && added.pieces.length > 0;
+        (logprobs !== undefined || request.routed_experts) &&
+          added.pieces.length > 0;
       return says ? await choiceOf(choice, added) : undefined;
     },
   };
