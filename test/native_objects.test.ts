@@ -18,7 +18,7 @@ import t from "tap";
 import { availableCores } from "../runtime/available_cores.ts";
 import { findCompiler } from "../runtime/native/mod.ts";
 import { type CFunction, ObjectCache } from "../runtime/native/objects.ts";
-import { groupsOfText } from "../runtime/native/shared_text.ts";
+import { groupsOfText, printGroup } from "../runtime/native/shared_text.ts";
 import { importKoffi } from "../runtime/koffi.ts";
 import { ModuleCache } from "../runtime/cpu/module_cache.ts";
 import { readUsed, removeOldest } from "../runtime/cache/used_files.ts";
@@ -102,6 +102,8 @@ t.test("long functions share a text without constants", { skip }, async (t) => {
     [["f_0", "f_1", "f_3"], ["f_2"], ["f_4"], ["f_5"]],
     "bounds of loops and short functions are compiled with their constants",
   );
+  const printed = printGroup(groups[0]!, (name) => texts.get(name)!);
+  t.equal(printed.split("for (u i").length - 1, 1, "printed once");
   const found = await new ObjectCache(compiler!, t.testdir())
     .functions(() => functions, { of: undefined, progress: () => {} });
   const koffi = await importKoffi();

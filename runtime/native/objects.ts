@@ -13,6 +13,7 @@ import {
 import { tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
+import { cachedIn } from "../../spec/bounded_cache.ts";
 import { MachineError } from "../../spec/errors.ts";
 import { sum } from "../../spec/sum.ts";
 import { availableCores } from "../available_cores.ts";
@@ -379,31 +380,28 @@ function batchesOf(
 ): string[][] {
   const preludes = new Map<string, Map<string, string>>();
   for (const [name, { prelude, text }] of functions) {
-    let texts = preludes.get(prelude);
-    if (!texts) preludes.set(prelude, texts = new Map());
-    texts.set(name, text);
+    cachedIn(preludes, prelude, { create: () => new Map() }).set(name, text);
   }
   const groups = Array.from(
-    preludes,
-    ([prelude, texts]) =>
+    preludes.values(),
+    (texts) =>
       groupsOfText(texts).map((names) => ({
-        prelude,
         names,
         length: texts.get(names[0]!)!.length,
       })),
-  ).flat();
-  const all = sum(groups.map(({ length }) => length));
+  );
+  const all = sum(groups.flat().map(({ length }) => length));
   const max = Math.min(MAX_CHARACTERS, all / workers);
   const batches: { readonly names: string[]; length: number }[] = [];
-  const open = new Map<string, { readonly names: string[]; length: number }>();
-  for (const { prelude, names, length } of groups) {
-    let batch = open.get(prelude);
-    if (!batch || batch.length + length > max) {
-      open.set(prelude, batch = { names: [], length: 0 });
-      batches.push(batch);
+  for (const ofPrelude of groups) {
+    let batch = { names: [] as string[], length: Infinity };
+    for (const { names, length } of ofPrelude) {
+      if (batch.length + length > max) {
+        batches.push(batch = { names: [], length: 0 });
+      }
+      batch.names.push(...names);
+      batch.length += length;
     }
-    batch.names.push(...names);
-    batch.length += length;
   }
   return batches.sort((a, b) => b.length - a.length).map(({ names }) => names);
 }

@@ -1,5 +1,7 @@
 /** C functions that differ only in constants, compiled once. */
 
+import { cachedIn } from "../../spec/bounded_cache.ts";
+
 /** Minimum characters of a text that functions share: shorter ones take less time to compile than a call costs. */
 const MIN_CHARACTERS = 1 << 14;
 
@@ -21,6 +23,12 @@ interface Template {
   /** The text between the places. */
   readonly key: string;
   readonly constants: readonly string[];
+}
+
+/** Functions with one text. */
+interface Group {
+  readonly names: string[];
+  readonly templates: Template[];
 }
 
 function templateOf(text: string): Template {
@@ -48,16 +56,12 @@ function columnsOf(templates: readonly Template[]): string[] {
 export function groupsOfText(
   texts: ReadonlyMap<string, string>,
 ): readonly (readonly string[])[] {
-  const groups = new Map<
-    string,
-    { readonly names: string[]; readonly templates: Template[] }[]
-  >();
+  const groups = new Map<string, Group[]>();
   for (const [name, text] of texts) {
     const template = text.length < MIN_CHARACTERS
       ? { key: text, constants: [] }
       : templateOf(text);
-    let same = groups.get(template.key);
-    if (!same) groups.set(template.key, same = []);
+    const same = cachedIn(groups, template.key, { create: () => [] });
     const found = same.find(({ templates }) =>
       parametersOf([...templates, template]).size <= MAX_PARAMETERS
     );
