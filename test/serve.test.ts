@@ -419,6 +419,43 @@ t.test("bad requests give errors with the field", async (t) => {
   t.match(await create({ guided_json: {} }), {
     message: "'guided_json': it is not supported. Use 'json_schema'",
   });
+  const ofOthers: {
+    readonly [path: string]: readonly (readonly [object, string])[];
+  } = {
+    completions: [
+      [{ max_completion_tokens: 2 }, "Use 'max_tokens'"],
+      [{ n_predict: 2 }, "Use 'max_tokens'"],
+      [{ top_logprobs: 2 }, "Leave it out"],
+    ],
+    "chat/completions": [
+      [{ max_output_tokens: 2 }, "Use 'max_completion_tokens'"],
+      [{ echo: true }, "Leave it out"],
+    ],
+    responses: [
+      [{ max_tokens: 2 }, "Use 'max_output_tokens'"],
+      [{ n: 2 }, "Leave it out"],
+      [{ receipt: true }, "Leave it out"],
+      [{ routed_experts: true }, "Leave it out"],
+      [{ include: ["message.output_text.logprobs"] }, "Leave it out"],
+    ],
+  };
+  for (const [path, cases] of Object.entries(ofOthers)) {
+    for (const [more, remedy] of cases) {
+      const messages = [{ role: "user", content: PROMPT }];
+      const body = path === "responses"
+        ? { input: PROMPT, ...more }
+        : { prompt: PROMPT, messages, ...more };
+      const answer = await server.post(`/v1/${path}`, body);
+      const [field] = Object.keys(more);
+      t.equal(answer.status, 400, `${path} ${field}`);
+      t.match(await answer.json(), {
+        error: {
+          message: `Cannot use '${field}': it is not supported. ${remedy}`,
+          param: field,
+        },
+      });
+    }
+  }
   t.match(await create({ repeat_penalty: 1.1 }), {
     message: "'repeat_penalty': it is not supported. Use 'repetition_penalty'",
   });

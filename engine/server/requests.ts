@@ -15,118 +15,44 @@ import {
   completionErrors,
   responseErrors,
 } from "./request_validator.ts";
+import {
+  CHAT,
+  COMPLETION,
+  refuseUnsupported,
+  RESPONSE,
+  type Unsupported,
+} from "./unsupported.ts";
 
 type Body = { readonly [field: string]: unknown };
 
 /** Checks a body of `/v1/completions`. Throws RequestError. */
 export function completionRequest(body: Body): CompletionRequest {
-  return checked(body, completionErrors) as unknown as CompletionRequest;
+  return checked(
+    body,
+    completionErrors,
+    COMPLETION,
+  ) as unknown as CompletionRequest;
 }
 
 /** Checks a body of `/v1/chat/completions`. Throws RequestError. */
 export function chatRequest(body: Body): ChatRequest {
-  return checked(body, chatErrors) as unknown as ChatRequest;
+  return checked(body, chatErrors, CHAT) as unknown as ChatRequest;
 }
 
 /** Checks a body of `/v1/responses`. Throws RequestError. */
 export function responseRequest(body: Body): ResponseRequest {
-  return checked(body, responseErrors) as unknown as ResponseRequest;
+  return checked(body, responseErrors, RESPONSE) as unknown as ResponseRequest;
 }
 
 function checked(
   body: Body,
   errorsOf: (body: Body) => readonly ErrorObject[],
+  unsupported: Unsupported,
 ): Body {
   const request = present(body);
   refuse(errorsOf(request));
-  refuseUnsupported(request);
+  refuseUnsupported(request, unsupported);
   return request;
-}
-
-/**
- * Fields of OpenAI, vLLM and llama.cpp that would change a response and are not supported, and whether a value changes
- * nothing.
- */
-const UNSUPPORTED: {
-  readonly [field: string]: (value: unknown, request: Body) => boolean;
-} = {
-  add_generation_prompt: (value) => value === true,
-  allowed_token_ids: isEmpty,
-  audio: never,
-  background: isOff,
-  bad_words: isEmpty,
-  best_of: (value, { n = 1 }) => value === n,
-  chat_template: never,
-  continue_final_message: isOff,
-  conversation: never,
-  documents: isEmpty,
-  dry_multiplier: isOff,
-  dynatemp_range: isOff,
-  functions: isEmpty,
-  guided_choice: never,
-  guided_grammar: never,
-  guided_json: never,
-  guided_regex: never,
-  include_stop_str_in_output: isOff,
-  logits_processors: isEmpty,
-  min_tokens: isOff,
-  mirostat: isOff,
-  n_predict: never,
-  previous_response_id: never,
-  prompt_embeds: never,
-  prompt_logprobs: never,
-  repeat_penalty: (value) => value === 1,
-  return_token_ids: isOff,
-  return_tokens_as_token_ids: isOff,
-  skip_special_tokens: (value) => value === true,
-  stop_token_ids: isEmpty,
-  structured_outputs: never,
-  suffix: (value) => value === "",
-  truncate_prompt_tokens: never,
-  top_n_sigma: (value) => typeof value === "number" && value <= 0,
-  typ_p: (value) => value === 1,
-  typical_p: (value) => value === 1,
-  use_beam_search: isOff,
-  web_search_options: never,
-  xtc_probability: isOff,
-};
-
-/** Supported fields with the same effect. */
-const INSTEAD: { readonly [field: string]: string } = {
-  guided_choice: "grammar",
-  guided_grammar: "grammar",
-  guided_json: "json_schema",
-  guided_regex: "grammar",
-  n_predict: "max_tokens",
-  repeat_penalty: "repetition_penalty",
-  structured_outputs: "response_format",
-};
-
-function isEmpty(value: unknown): boolean {
-  return Array.isArray(value) && value.length === 0;
-}
-
-function isOff(value: unknown): boolean {
-  return value === false || value === 0;
-}
-
-function never(): boolean {
-  return false;
-}
-
-function refuseUnsupported(request: Body): void {
-  for (const [field, changesNothing] of Object.entries(UNSUPPORTED)) {
-    const value = request[field];
-    if (value === undefined || changesNothing(value, request)) continue;
-    throw new RequestError(
-      `Cannot use '${field}': it is not supported. ${
-        INSTEAD[field] === undefined
-          ? "Leave it out"
-          : `Use '${INSTEAD[field]}'`
-      }`,
-      { param: field, code: "unsupported_parameter" },
-    );
-  }
 }
 
 /** Fields with a JSON Schema or arguments of a template, where null is a value. */
