@@ -499,6 +499,9 @@ t.test("bad requests give errors with the field", async (t) => {
   t.equal(await status(`{"a":${"[".repeat(1e5)}`), 400, "deep");
   t.equal(await status(" ".repeat(5 << 20)), 413);
   t.equal(await status("{}", { "content-type": "text/plain" }), 415);
+  t.equal(await status(new Uint8Array(2), { "content-encoding": "gzip" }), 415);
+  const plain = JSON.stringify({ prompt: PROMPT, max_tokens: 1 });
+  t.equal(await status(plain, { "content-encoding": "identity" }), 200);
   t.equal((await fetch(`${server.address}/v1/completion`)).status, 404);
   const got = await fetch(`${server.address}/v1/completions`);
   t.strictSame([got.status, got.headers.get("allow")], [405, "POST"]);

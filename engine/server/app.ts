@@ -214,6 +214,7 @@ class RequestGate {
       const headers = Object.fromEntries(c.res.headers);
       const body = await readBody(connection, {
         type: c.req.header("content-type") ?? "",
+        encoding: c.req.header("content-encoding") ?? "",
         maxBytes: maxBody,
       });
       checkModel(body["model"], served);

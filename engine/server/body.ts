@@ -11,15 +11,23 @@ const DEPTH = 64;
  */
 export async function readBody(
   connection: Connection,
-  { type, maxBytes }: {
+  { type, encoding, maxBytes }: {
     /** The content type. */
     readonly type: string;
+    /** The content encoding. Empty: none. */
+    readonly encoding: string;
     readonly maxBytes: number;
   },
 ): Promise<{ readonly [field: string]: unknown }> {
   if (!/^application\/json\s*(;|$)/i.test(type)) {
     throw new RequestError(
       "Cannot read the request: its body is not JSON. Send the header 'Content-Type: application/json'",
+      { kind: "media" },
+    );
+  }
+  if (!/^(identity)?$/i.test(encoding)) {
+    throw new RequestError(
+      "Cannot read the request: its body is compressed. Send it without the header 'Content-Encoding'",
       { kind: "media" },
     );
   }

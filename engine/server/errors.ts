@@ -88,7 +88,11 @@ export function malformedResponse(error: Error): Response {
         { kind: "late" },
       )
       : new RequestError(
-        `Cannot read the request: ${error.message}. Send a valid URL and the header 'Host'`,
+        `Cannot read the request: ${error.message}. Send ${
+          String(code).startsWith("HPE_")
+            ? "a valid request of HTTP/1.1"
+            : "a valid URL and the header 'Host'"
+        }`,
       ),
   );
 }
