@@ -7,6 +7,7 @@ import { expertsOfRows } from "../axis_parts.ts";
 import { countsPerRank, expertRanges, movesTokens } from "../plan/bytes.ts";
 import type { AllToAllStep, StepPart } from "../plan/plan.ts";
 import { checkSums, flowsTo } from "./returns.ts";
+import { checkOrder, isFar, sentValues } from "./routing_order.ts";
 import {
   permutationsOf,
   type RoutingFacts,
@@ -39,136 +40,112 @@ const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
   "sum": "launch",
 };
 
-/** Pairs of steps that belong together, in order. */
-function pairs(
-  early: readonly StepFacts[],
-  late: readonly StepFacts[],
-): [StepFacts, StepFacts][] {
-  return early.slice(0, late.length).map((at, i) => [at, late[i]!]);
-}
-
 /** Checks that every routing counts, permutes, exchanges, regroups and combines, in that order, on the same ranks. */
 export function checkParts(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
+    checkSteps(routing, report);
+    if (!hasStages(routing, report)) continue;
     const title = titleOf(routing);
-    const first = routing.all[0]!;
-    for (const at of routing.all) {
-      const { op, part } = at.step.part!;
-      const legal = part === "exchange" || part === "wait" ||
-        (part === "combine" || part === "sum") === (op === "combine");
-      if (at.step.op !== OPS[part] || !legal) {
-        report(title, `${at.step.op} is no '${part}' of a ${op}`, at);
-      }
-      if (!sameList(at.ranks, first.ranks)) {
-        report(title, `'${part}' is not on the ranks of ${first.name}`, at);
-      }
-      if (
-        at.step.op === "allToAll" &&
-        (at.step.direction === "forward") !== (op === "dispatch")
-      ) report(title, `a ${op} does not exchange ${at.step.direction}`, at);
-    }
-    const { count, permute, gather, forward, regroup, back, combine } = routing;
-    const far = gather.length + forward.length + back.length > 0;
-    const [sent, returned] = [valuesOf(forward), valuesOf(back)];
-    // Each rounds send the values that they need.
-    const gone = routing.rounds.length === 0
-      ? sent
-      : sent.filter(([at], i) =>
-        i === sent.findIndex(([other]) => other!.step.from === at!.step.from)
-      );
-    const stages: readonly (readonly [string, readonly StepFacts[]])[] = [
-      ["count", count],
-      ["combine", combine],
-      // A count that lists rows by expert: rows are local, and tokens are read in place.
-      ...!far && count.some(({ step }) => step.part?.lists)
-        ? []
-        : [["permute", permute], ["regroup", regroup]] as const,
-      ...far
-        ? [
-          ["exchange counts", gather],
-          ["exchange", forward],
-          ["exchange back", back],
-        ] as const
-        : [],
-    ];
-    for (const [name, steps] of stages) {
-      if (steps.length === 0) report(title, `it has no '${name}'`, first);
-    }
-    if (stages.some(([, steps]) => steps.length === 0)) continue;
-    if (!far && !hasTerms(facts, routing)) {
+    const { gather } = routing;
+    if (!isFar(routing) && !hasTerms(facts, routing)) {
       report(
         title,
         "its experts are on several ranks and it has no 'exchange'",
-        first,
+        routing.all[0],
       );
     }
     if (gather.length > 1) {
       report(title, "its counts are exchanged twice", gather[1]);
     }
-    const { indices } = routing;
-    const times = valuesOf(indices).length;
-    const once = forward.some(({ step }) => movesTokens(step));
-    if (times !== (once ? 1 : 0)) {
-      report(
-        title,
-        `it sends ${
-          once ? "tokens once" : "rows of choices"
-        } and says ${times} times where choices find tokens`,
-        indices[0] ?? forward[0],
-      );
-      continue;
-    }
+    if (!hasIndices(routing, report)) continue;
     checkSums(facts, routing, report);
-    if (far && gone.length !== permute.length) {
-      report(
-        title,
-        `${permute.length} values are permuted and ${gone.length} exchanged`,
-        forward.at(-1),
-      );
+    checkValues(routing, report);
+    checkOrder(routing, report);
+  }
+}
+
+/** Checks that each step has the op of its part, the routing's ranks, and the direction of its part. */
+function checkSteps(routing: RoutingFacts, report: Report): void {
+  const title = titleOf(routing);
+  const first = routing.all[0]!;
+  for (const at of routing.all) {
+    const { op, part } = at.step.part!;
+    const legal = part === "exchange" || part === "wait" ||
+      (part === "combine" || part === "sum") === (op === "combine");
+    if (at.step.op !== OPS[part] || !legal) {
+      report(title, `${at.step.op} is no '${part}' of a ${op}`, at);
     }
-    if (far && returned.length !== combine.length) {
-      report(
-        title,
-        `${returned.length} values return and ${combine.length} are combined`,
-        combine.at(-1),
-      );
+    if (!sameList(at.ranks, first.ranks)) {
+      report(title, `'${part}' is not on the ranks of ${first.name}`, at);
     }
-    // Rounds regroup once for each returned value, otherwise all regroups are first.
-    const lastRegroup = routing.rounds.length > 0 ? regroup[0] : regroup.at(-1);
-    const order: readonly (readonly [StepFacts, StepFacts])[] = [
-      [count.at(-1)!, combine[0]!],
-      ...permute.slice(0, 1).map((at) => [count.at(-1)!, at] as const),
-      ...regroup.slice(0, 1).map((at) => [count.at(-1)!, at] as const),
-      ...lastRegroup ? [[lastRegroup, combine[0]!] as const] : [],
-      ...far
-        ? [
-          [count.at(-1)!, gather[0]!],
-          [gather.at(-1)!, forward[0]!],
-          [gather.at(-1)!, regroup[0]!],
-          [lastRegroup!, back[0]!],
-          ...routing.rounds.length > 0 ? pairs(regroup, back) : [],
-          ...indices.flatMap((at) =>
-            [
-              [gather.at(-1)!, at],
-              [at, regroup.at(-1)!],
-            ] as const
-          ),
-          // A routing may have several values, one after another.
-          [forward[0]!, back[0]!],
-          ...pairs(permute, gone.map((chunks) => chunks[0]!)),
-          ...pairs(returned.map((chunks) => chunks.at(-1)!), combine),
-        ] as const
-        : [],
-    ];
-    for (const [early, late] of order) {
-      if (early.index >= late.index) {
-        report(
-          title,
-          `'${early.step.part!.part}' in ${locationOf(early)} must come first`,
-          late,
-        );
-      }
-    }
+    if (
+      at.step.op === "allToAll" &&
+      (at.step.direction === "forward") !== (op === "dispatch")
+    ) report(title, `a ${op} does not exchange ${at.step.direction}`, at);
+  }
+}
+
+/** Checks that a routing has steps of all stages that it needs. Returns whether it has. */
+function hasStages(routing: RoutingFacts, report: Report): boolean {
+  const { count, permute, gather, forward, regroup, back, combine } = routing;
+  const far = isFar(routing);
+  const stages: readonly (readonly [string, readonly StepFacts[]])[] = [
+    ["count", count],
+    ["combine", combine],
+    // A count that lists rows by expert: rows are local, and tokens are read in place.
+    ...!far && count.some(({ step }) => step.part?.lists)
+      ? []
+      : [["permute", permute], ["regroup", regroup]] as const,
+    ...far
+      ? [
+        ["exchange counts", gather],
+        ["exchange", forward],
+        ["exchange back", back],
+      ] as const
+      : [],
+  ];
+  const missing = stages.filter(([, steps]) => steps.length === 0);
+  for (const [name] of missing) {
+    report(titleOf(routing), `it has no '${name}'`, routing.all[0]);
+  }
+  return missing.length === 0;
+}
+
+/** Checks that tokens that are sent once are followed by the places of their choices. Returns whether they are. */
+function hasIndices(routing: RoutingFacts, report: Report): boolean {
+  const { indices, forward } = routing;
+  const times = valuesOf(indices).length;
+  const once = forward.some(({ step }) => movesTokens(step));
+  if (times === (once ? 1 : 0)) return true;
+  report(
+    titleOf(routing),
+    `it sends ${
+      once ? "tokens once" : "rows of choices"
+    } and says ${times} times where choices find tokens`,
+    indices[0] ?? forward[0],
+  );
+  return false;
+}
+
+/** Checks that all permuted values are exchanged, and all returned ones combined. */
+function checkValues(routing: RoutingFacts, report: Report): void {
+  if (!isFar(routing)) return;
+  const { permute, forward, back, combine } = routing;
+  const [sent, returned] = [sentValues(routing), valuesOf(back)];
+  const title = titleOf(routing);
+  if (sent.length !== permute.length) {
+    report(
+      title,
+      `${permute.length} values are permuted and ${sent.length} exchanged`,
+      forward.at(-1),
+    );
+  }
+  if (returned.length !== combine.length) {
+    report(
+      title,
+      `${returned.length} values return and ${combine.length} are combined`,
+      combine.at(-1),
+    );
   }
 }
 
